@@ -1,0 +1,115 @@
+"""The error tree: every message says what happened, with which values, where, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AlignmentError",
+    "BadParameterError",
+    "CircuitlabError",
+    "DownloadError",
+    "EditDidNotFireError",
+    "EmptyGapError",
+    "ForeignFileError",
+    "IncompatibleError",
+    "ModelError",
+    "ScoreFileError",
+    "StoreError",
+    "TaskFileError",
+    "TokenizationError",
+    "UnknownNameError",
+    "WeightsError",
+]
+
+
+class CircuitlabError(Exception):
+    """Base of every error circuitlab raises on purpose; the command line prints it in one line and exits with 2.
+
+    Parameters
+    ----------
+    what : str
+        What happened, with the values involved and where.
+    fix : str
+        What to do next; appended to the message.
+    """
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        self.what = what
+        self.fix = fix
+        super().__init__(f"{what} {fix}".strip())
+
+
+class UnknownNameError(CircuitlabError):
+    """A task, model, method, metric, mark or node that does not exist; the nearest known name is suggested.
+
+    Parameters
+    ----------
+    kind : str
+        What the name should have named, for example ``"task"``.
+    name : str
+        The name that was asked for.
+    known : iterable of str
+        Every name that would have been accepted.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        lowered = {candidate.lower(): candidate for candidate in self.known}
+        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+        fix = f"Did you mean {lowered[near[0]]!r}? " if near else ""
+        shown = ", ".join(self.known[:20]) + (", ..." if len(self.known) > 20 else "")
+        super().__init__(f"Unknown {kind} {name!r}.", f"{fix}Known: {shown or '(none)'}.")
+
+
+class BadParameterError(CircuitlabError):
+    """A parameter whose value cannot be used."""
+
+
+class TaskFileError(CircuitlabError):
+    """A task file with a wrong field, an empty pool, an impossible ``distinct`` or a broken template."""
+
+
+class TokenizationError(CircuitlabError):
+    """An answer or foil that is not one token, or a model that has no tokenizer where one is needed."""
+
+
+class AlignmentError(CircuitlabError):
+    """Clean and corrupt prompts that do not line up token by token."""
+
+
+class ModelError(CircuitlabError):
+    """A model that cannot be loaded or lacks a part that was asked for."""
+
+
+class EditDidNotFireError(ModelError):
+    """An edit that was asked for but never reached the forward pass, so its result would be a silent no-op."""
+
+
+class WeightsError(ModelError):
+    """A weights file that is damaged, truncated or not the one that was pinned."""
+
+
+class DownloadError(WeightsError):
+    """Weights that could not be fetched."""
+
+
+class ScoreFileError(CircuitlabError):
+    """A result file that cannot be read as scores: damaged, cut short, or from a newer schema."""
+
+
+class ForeignFileError(ScoreFileError):
+    """A file that was not written by circuitlab."""
+
+
+class StoreError(CircuitlabError):
+    """A run store that could not be written or read."""
+
+
+class IncompatibleError(CircuitlabError):
+    """Two results that cannot be combined: other model shapes, other axes, other units."""
+
+
+class EmptyGapError(CircuitlabError):
+    """The clean-corrupt gap cannot be told from zero, so a fraction of it means nothing."""

@@ -1,0 +1,208 @@
+"""ContrastBatch: aligned clean and corrupt prompts as token ids, with answers, foils and marked positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.errors import AlignmentError, BadParameterError, UnknownNameError
+from circuitlab.provenance import TaskRef, digest
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+    from torch import Tensor
+
+__all__ = ["ContrastBatch"]
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastBatch:
+    """Pairs of prompts that differ only in what the task turns on.
+
+    Parameters
+    ----------
+    clean, corrupt : Tensor of int, shape (pair, pos)
+        Right-padded token ids; row i of both has the same length.
+    mask : Tensor of bool, shape (pair, pos)
+        True on real tokens.
+    end : Tensor of int, shape (pair,)
+        The last real token, whose next-token logits are scored.
+    marks : dict of str to Tensor of int, shape (pair,)
+        Named positions; always holds ``"END"``.
+    answers, foils, distractors : Tensor of int, shape (pair, k)
+        Sets of token ids, padded with -1. The metric contrasts answers with foils; accuracy asks whether an answer beats
+        every foil and distractor.
+    task : TaskRef
+        Identity of these prompts.
+    metric : str
+        Name of the metric the task asks for.
+    text : tuple of (str, str), optional
+        Clean and corrupt prompt of each pair, for display.
+    """
+
+    clean: Int[Tensor, "pair pos"]
+    corrupt: Int[Tensor, "pair pos"]
+    mask: Bool[Tensor, "pair pos"]
+    end: Int[Tensor, " pair"]
+    marks: Mapping[str, Int[Tensor, " pair"]]
+    answers: Int[Tensor, "pair answer"]
+    foils: Int[Tensor, "pair foil"]
+    distractors: Int[Tensor, "pair distractor"]
+    task: TaskRef
+    metric: str = "logit_diff"
+    text: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean: Sequence[Sequence[int]],
+        corrupt: Sequence[Sequence[int]],
+        answers: Sequence[Iterable[int] | int],
+        foils: Sequence[Iterable[int] | int],
+        *,
+        marks: Mapping[str, Sequence[int]] | None = None,
+        distractors: Sequence[Iterable[int]] | None = None,
+    ) -> ContrastBatch:
+        """Build a batch straight from token ids; no tokenizer is needed.
+
+        Parameters
+        ----------
+        clean, corrupt : sequences of token-id sequences
+            Unpadded prompts; ``clean[i]`` and ``corrupt[i]`` have equal length, different i may differ.
+        answers, foils : sequences of token ids or of sets of token ids
+            One entry per pair.
+        marks : mapping of str to sequence of int, optional
+            One position per pair for each named mark.
+        distractors : sequence of sets of token ids, optional
+            Further candidates that accuracy is measured against.
+
+        Raises
+        ------
+        AlignmentError
+            If a clean and a corrupt prompt differ in length; the rows are named.
+        BadParameterError
+            If the counts differ, a prompt or an answer set is empty, or a mark lies outside its prompt.
+
+        Examples
+        --------
+        >>> batch = ContrastBatch.from_tokens([[5, 6, 7]], [[5, 8, 7]], answers=[1], foils=[2], marks={"S2": [1]})
+        >>> batch.n_pairs, batch.end.tolist(), sorted(batch.marks)
+        (1, [2], ['END', 'S2'])
+        """
+        _check_rows(clean, corrupt, answers, foils)
+        lengths = [len(row) for row in clean]
+        named = {**{k: list(v) for k, v in (marks or {}).items()}, "END": [n - 1 for n in lengths]}
+        for name, positions in named.items():
+            bad = [i for i, n in enumerate(lengths) if i >= len(positions) or not 0 <= positions[i] < n]
+            if bad or len(positions) != len(lengths):
+                what = f"Mark {name!r} has {len(positions)} positions for {len(lengths)} prompts; rows {bad[:5]} fall outside."
+                raise BadParameterError(what, "Give one position inside the prompt for each pair.")
+        sets = [_as_sets(answers), _as_sets(foils), _as_sets(distractors or [()] * len(lengths))]
+        if any(not row for row in (*sets[0], *sets[1])):
+            raise BadParameterError("A pair has no answer or no foil token.", "Give at least one of each for every pair.")
+        content = [list(map(list, clean)), list(map(list, corrupt)), *[list(map(list, s)) for s in sets], named]
+        identity = TaskRef(id="tokens", variant="none", version=0, n_pairs=len(lengths), seed=0, digest=digest(content))
+        return cls._pad(clean, corrupt, sets, named, identity)
+
+    @classmethod
+    def _pad(
+        cls,
+        clean: Sequence[Sequence[int]],
+        corrupt: Sequence[Sequence[int]],
+        sets: Sequence[Sequence[Sequence[int]]],
+        marks: Mapping[str, Sequence[int]],
+        task: TaskRef,
+    ) -> ContrastBatch:
+        import torch  # noqa: PLC0415 - keeps this module importable without torch
+
+        lengths = torch.tensor([len(row) for row in clean])
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        answers, foils, distractors = (torch.from_numpy(_rectangle(rows, -1)) for rows in sets)
+        return cls(
+            clean=torch.from_numpy(_rectangle(clean, 0)),
+            corrupt=torch.from_numpy(_rectangle(corrupt, 0)),
+            mask=mask,
+            end=lengths - 1,
+            marks={name: torch.tensor(list(positions)) for name, positions in marks.items()},
+            answers=answers,
+            foils=foils,
+            distractors=distractors,
+            task=task,
+        )
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs."""
+        return int(self.clean.shape[0])
+
+    def mark(self, name: str) -> Int[Tensor, " pair"]:
+        """Position of a named mark in each pair; an unknown name raises `UnknownNameError`."""
+        if name not in self.marks:
+            raise UnknownNameError("mark", name, self.marks)
+        return self.marks[name]
+
+    def select(self, pairs: Sequence[int]) -> ContrastBatch:
+        """The same batch with only these pairs, in this order; the identity follows the content."""
+        import torch  # noqa: PLC0415
+
+        index = torch.as_tensor(list(pairs), dtype=torch.long)
+        if index.numel() == 0:
+            raise BadParameterError("No pair was selected.", "Keep at least one pair.")
+        longest = int(self.end[index].max()) + 1
+        task = replace_digest(self.task, [self.task.digest, index.tolist()], len(index))
+        if index.tolist() == list(range(self.n_pairs)):
+            task = self.task
+        return replace(
+            self,
+            clean=self.clean[index, :longest],
+            corrupt=self.corrupt[index, :longest],
+            mask=self.mask[index, :longest],
+            end=self.end[index],
+            marks={name: positions[index] for name, positions in self.marks.items()},
+            answers=self.answers[index],
+            foils=self.foils[index],
+            distractors=self.distractors[index],
+            task=task,
+            text=tuple(self.text[i] for i in index.tolist()) if self.text else (),
+        )
+
+    def chance(self) -> float:
+        """Mean probability that a blind guess among answers, foils and distractors is right."""
+        right = (self.answers >= 0).sum(1).double()
+        wrong = (self.foils >= 0).sum(1) + (self.distractors >= 0).sum(1)
+        return float((right / (right + wrong)).mean())
+
+
+def replace_digest(task: TaskRef, content: object, n_pairs: int) -> TaskRef:
+    """The same reference for other content."""
+    import msgspec  # noqa: PLC0415
+
+    return msgspec.structs.replace(task, digest=digest(content), n_pairs=n_pairs)
+
+
+def _check_rows(clean: Sequence[Sequence[int]], corrupt: Sequence[Sequence[int]], answers: Sequence[object], foils: Sequence[object]) -> None:
+    counts = {"clean": len(clean), "corrupt": len(corrupt), "answers": len(answers), "foils": len(foils)}
+    if len(set(counts.values())) != 1 or not clean:
+        what = f"A batch needs the same number of rows in each part and at least one; got {counts}."
+        raise BadParameterError(what, "Give one clean, corrupt, answer and foil entry per pair.")
+    if empty := [i for i, row in enumerate(clean) if not row]:
+        raise BadParameterError(f"Prompts {empty[:5]} hold no token.", "Give at least one token.")
+    uneven = [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if len(a) != len(b)]
+    if uneven:
+        shown = ", ".join(f"row {i}: {len(clean[i])} and {len(corrupt[i])} tokens" for i in uneven[:5])
+        what = f"{len(uneven)} of {len(clean)} pairs do not align ({shown})."
+        raise AlignmentError(what, "Clean and corrupt prompts need equal token counts; drop these rows or change their words.")
+
+
+def _as_sets(rows: Sequence[Iterable[int] | int]) -> list[list[int]]:
+    return [[int(row)] if isinstance(row, int | np.integer) else list(map(int, row)) for row in rows]
+
+
+def _rectangle(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out

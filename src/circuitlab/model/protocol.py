@@ -1,0 +1,167 @@
+"""What circuitlab asks of a model: five verbs, the sites they read and edit, and the weights a linear readout needs.
+
+Importing this module does not import torch; tensors appear in annotations only.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from circuitlab.model.norms import FrozenNorm
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["Edit", "Model", "Runner", "Site", "Weights"]
+
+
+class Site(enum.Enum):
+    """A place inside every layer that can be read and edited. Shapes are per row and layer.
+
+    RESID_PRE, RESID_MID, RESID_POST
+        (pos, d_model). The residual stream itself, on the un-normed side: entering the layer, between attention and MLP,
+        leaving the layer. RESID_MID does not exist in parallel blocks (GPT-NeoX).
+    ATTN_OUT, MLP_OUT
+        (pos, d_model). What is added to the residual stream: after the output projection, its bias, and the post-norm of
+        models that have one (Gemma 2 and 3).
+    Z
+        (pos, head, d_head). Each query head's attention-weighted value, before the output projection.
+    Q
+        (pos, head, d_head). Queries as projected: before any q-norm and before rotation.
+    K, V
+        (pos, kv_head, d_head). Keys (before any k-norm and rotation) and values, one per shared key/value head.
+    PATTERN
+        (head, query_pos, key_pos). Attention weights after the softmax.
+    """
+
+    RESID_PRE = "resid_pre"
+    RESID_MID = "resid_mid"
+    RESID_POST = "resid_post"
+    ATTN_OUT = "attn_out"
+    MLP_OUT = "mlp_out"
+    Z = "z"
+    Q = "q"
+    K = "k"
+    V = "v"
+    PATTERN = "pattern"
+
+    @property
+    def per_head(self) -> bool:
+        """Whether the site has a head axis."""
+        return self in {Site.Z, Site.Q, Site.K, Site.V, Site.PATTERN}
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Replace the value at one site of one layer during a run.
+
+    Parameters
+    ----------
+    site, layer : Site, int
+        Where.
+    value : Tensor
+        The new value: (row, pos, ...) for all positions, or (row, ...) where ``positions`` is given; without the head axis
+        where ``head`` is given. Rows are those of ``rows``.
+    head : int, optional
+        Edit only this head (key/value head at K and V).
+    positions : Tensor of int, shape (row,), optional
+        Edit one position of each row.
+    rows : slice, optional
+        Edit only these rows of the batch; all rows by default. Lets one forward pass carry many edits.
+    """
+
+    site: Site
+    layer: int
+    value: Float[Tensor, ...]
+    head: int | None = None
+    positions: Int[Tensor, " row"] | None = None
+    rows: slice | None = None
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """The running half of a model; an edited model offers just this."""
+
+    def logits(self, tokens: Int[Tensor, "row pos"], at: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
+        """Next-token logits at one position of each row (final softcap applied), without gradients."""
+        ...
+
+    def capture(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        sites: Sequence[Site],
+        *,
+        layers: Sequence[int] | None = None,
+        at: Int[Tensor, " row"] | None = None,
+    ) -> dict[Site, Float[Tensor, ...]]:
+        """Activations at sites, shape (row, layer, pos, ...), or (row, layer, ...) with ``at``, without gradients.
+
+        PATTERN is (row, layer, head, query_pos, key_pos), or (row, layer, head, key_pos) with ``at``. ``layers`` restricts
+        the layer axis (in the order given).
+        """
+        ...
+
+
+class Weights(Protocol):
+    """The weights that a linear readout of the residual stream needs; all detached, in the model's own basis."""
+
+    final_norm: FrozenNorm
+    softcap: float | None
+
+    def output(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Output projection W_O of each query head."""
+        ...
+
+    def output_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """Output bias b_O of the attention layer, or None."""
+        ...
+
+    def post_attention_norm(self, layer: int) -> FrozenNorm | None:
+        """The norm between the output projection and the residual stream, or None."""
+        ...
+
+    def unembed(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
+        """Unembedding column of each token id."""
+        ...
+
+    def unembed_bias(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "..."] | None:
+        """Unembedding bias of each token id, or None."""
+        ...
+
+
+@runtime_checkable
+class Model(Runner, Protocol):
+    """A decoder language model as circuitlab uses it. Right-padded rows are exact: a causal model never looks right."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Shapes, family and identity."""
+        ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, or None for a model that is only fed token ids."""
+        ...
+
+    @property
+    def weights(self) -> Weights:
+        """Weights of the readout."""
+        ...
+
+    @property
+    def sites(self) -> frozenset[Site]:
+        """The sites this model has."""
+        ...
+
+    def edited(self, edits: Sequence[Edit]) -> Runner:
+        """The same model with edits in place. A run in which an edit does not fire raises `EditDidNotFireError`.
+
+        The model itself is never changed, also not when a run fails.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Scores: labelled arrays with one value per pair and node, their intervals, tables and files."""

@@ -1,0 +1,246 @@
+"""HeadScores: what every method returns. One value per pair and node, one sign convention, with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.nodes import Node, Universe
+from circuitlab.provenance import Provenance
+from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
+from circuitlab.scores.parts import PARTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["HeadScores", "NodeScore"]
+
+_PER_PAIR = ("total", "clean", "corrupt", "bias")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeScore:
+    """One node's mean score with its interval."""
+
+    node: Node
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Scores of a model's nodes on a set of prompt pairs.
+
+    Positive always means *helps the answer*. Values are in the raw units of the metric (see ``provenance.units``).
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        ``heads (pair[, mark], layer, head)`` and any other variable of `circuitlab.scores.parts.PARTS`;
+        ``clean (pair)`` and ``corrupt (pair)``, the metric of the two unedited runs; ``total (pair)``, what the scores are a
+        share of (the clean-corrupt gap for contrastive methods, the clean metric for attribution of one run); and
+        ``bias (pair)``, what an additive method assigns to no node. Build it with `HeadScores.build`.
+    provenance : Provenance
+        Method, parameters, model, prompts and metric.
+    """
+
+    dataset: xr.Dataset
+    provenance: Provenance
+
+    @classmethod
+    def build(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        provenance: Provenance,
+        marks: Sequence[str] | None = None,
+    ) -> HeadScores:
+        """Label plain arrays and check their shapes.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            Part name (``"heads"``, ``"mlps"``, ...) or per-pair name (``"total"``, ``"clean"``, ``"corrupt"``, ``"bias"``) to
+            its values; parts have shape (pair, layer, ...) or, with ``marks``, (pair, mark, layer, ...).
+        provenance : Provenance
+            Kept with the scores.
+        marks : sequence of str, optional
+            Names along the mark axis of every part.
+
+        Raises
+        ------
+        BadParameterError
+            If a shape does not fit the model or the other arrays, a value is not finite, or a required array is missing.
+        """
+        import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s; only results need it
+
+        spec = provenance.model
+        sizes = {"layer": spec.n_layers, "head": spec.n_heads, "kv_head": spec.n_kv_heads}
+        if missing := {"total", "clean", "corrupt"} - set(arrays):
+            what = f"Scores of {provenance.method!r} lack {', '.join(sorted(missing))}."
+            raise BadParameterError(what, "Give one value per pair for each.")
+        n_pairs = int(np.shape(arrays["total"])[0])
+        variables = {}
+        for name, values in arrays.items():
+            if name not in PARTS and name not in _PER_PAIR:
+                raise UnknownNameError("score part", name, [*PARTS, *_PER_PAIR])
+            mark_axis = ("mark",) if marks is not None and name in PARTS else ()
+            axes = ("pair", *mark_axis, *(PARTS[name].axes if name in PARTS else ()))
+            expected = tuple({"pair": n_pairs, "mark": len(marks or ()), **sizes}[axis] for axis in axes)
+            array = np.asarray(values)
+            if array.shape != expected:
+                what = f"Part {name!r} has shape {array.shape}; {axes} needs {expected}."
+                raise BadParameterError(what, "Return one value per pair and node.")
+            if not np.isfinite(array).all():
+                what = f"Part {name!r} of {provenance.method!r} holds values that are not finite."
+                raise BadParameterError(what, "Check the metric and the dtype of the run.")
+            variables[name] = (axes, array)
+        coords: dict[str, object] = {"pair": np.arange(n_pairs)}
+        if marks is not None:
+            coords["mark"] = list(marks)
+        return cls(xr.Dataset(variables, coords=coords), provenance)
+
+    @property
+    def universe(self) -> Universe:
+        """The nodes that the scored model has."""
+        spec = self.provenance.model
+        return Universe(spec.n_layers, spec.n_heads, spec.n_kv_heads)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that were scored, in table order."""
+        return tuple(name for name in PARTS if name in self.dataset)
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of prompt pairs."""
+        return int(self.dataset.sizes["pair"])
+
+    @property
+    def marks(self) -> tuple[str, ...] | None:
+        """Names along the mark axis, or None where scores cover all positions at once."""
+        return tuple(map(str, self.dataset["mark"].values)) if "mark" in self.dataset.coords else None
+
+    def values(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
+        """Scores per pair, shape (pair, layer, ...); with a mark axis and no ``mark``, (pair, mark, layer, ...).
+
+        Raises
+        ------
+        UnknownNameError
+            If the part was not scored or the mark does not exist.
+        """
+        if part not in self.parts:
+            raise UnknownNameError("score part", part, self.parts)
+        array = self.dataset[part]
+        if mark is not None:
+            if mark not in (self.marks or ()):
+                raise UnknownNameError("mark", mark, self.marks or ())
+            array = array.sel(mark=mark)
+        return np.asarray(array.values)
+
+    def mean(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
+        """Mean over pairs, shape (layer, ...)."""
+        return self.values(part, mark=mark).mean(axis=0, dtype=np.float64)
+
+    def interval(
+        self,
+        part: str = "heads",
+        *,
+        mark: str | None = None,
+        confidence: float = 0.95,
+        method: IntervalMethod = "t",
+    ) -> Interval:
+        """Confidence interval of the mean over pairs; see `circuitlab.scores.intervals.mean_interval`."""
+        return mean_interval(self.values(part, mark=mark), confidence=confidence, method=method)
+
+    def gap(self, *, confidence: float = 0.95) -> Interval:
+        """Mean clean-minus-corrupt metric with its interval."""
+        difference = self.dataset["clean"].values - self.dataset["corrupt"].values
+        return mean_interval(difference, confidence=confidence)
+
+    def fraction(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
+        """Mean score as a fraction of the mean of ``total`` (a view: raw units are what is stored).
+
+        Raises
+        ------
+        EmptyGapError
+            If the interval of the mean total holds 0, so that the fraction has no meaning.
+        """
+        total = mean_interval(self.dataset["total"].values)
+        if not bool(total.excludes_zero()):
+            what = f"The total this score is a share of is {total.mean:.3g} [{total.low:.3g}, {total.high:.3g}]: it may be 0."
+            raise EmptyGapError(what, "Use raw units (mean), more pairs, or a task the model can do.")
+        return self.mean(part, mark=mark) / float(total.mean)
+
+    def residual(self) -> np.ndarray:
+        """Total minus the sum of all parts and the bias, per pair; zero up to rounding for an additive method.
+
+        Raises
+        ------
+        BadParameterError
+            If the method is not additive.
+        """
+        if not self.provenance.additive:
+            what = f"{self.provenance.method!r} is not additive: its scores need not sum to the total."
+            raise BadParameterError(what, "Only additive methods, such as logit_attribution, have a residual.")
+        total = self.dataset["total"].values.astype(np.float64)
+        parts = sum(self.values(part).reshape(self.n_pairs, -1).sum(axis=1, dtype=np.float64) for part in self.parts)
+        return total - parts - (self.dataset["bias"].values if "bias" in self.dataset else 0.0)
+
+    def nodes(self, part: str = "heads", *, mark: str | None = None, confidence: float = 0.95) -> list[NodeScore]:
+        """Every node of a part with mean and interval, in forward order; give ``mark`` where scores have a mark axis."""
+        if self.marks is not None and mark is None:
+            what = f"These scores are resolved by mark ({', '.join(self.marks)})."
+            raise BadParameterError(what, "Name one: mark=...")
+        found = self.interval(part, mark=mark, confidence=confidence)
+        mean, low, high = (np.asarray(x) for x in found)
+        build = PARTS[part].node
+        return [NodeScore(build(*map(int, i)), float(mean[i]), float(low[i]), float(high[i])) for i in np.ndindex(mean.shape)]
+
+    def top(self, k: int = 10, part: str = "heads", *, mark: str | None = None, by: str = "absolute") -> list[NodeScore]:
+        """The ``k`` strongest nodes; ties keep forward order.
+
+        Parameters
+        ----------
+        k : int
+            How many; fewer if the part is smaller.
+        part, mark : str
+            Which scores.
+        by : {"absolute", "positive", "negative"}
+            Rank by magnitude, by most helpful, or by most harmful.
+        """
+        orders = {"absolute": lambda s: -abs(s.mean), "positive": lambda s: -s.mean, "negative": lambda s: s.mean}
+        if by not in orders:
+            raise UnknownNameError("ranking", by, orders)
+        return sorted(self.nodes(part, mark=mark), key=orders[by])[:k]
+
+    def sel(self, pairs: Sequence[int] | np.ndarray) -> HeadScores:
+        """The same scores on a subset of pairs (indices or a boolean mask); provenance is kept."""
+        index = np.asarray(pairs)
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        return HeadScores(self.dataset.isel(pair=index), self.provenance)
+
+    def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Tidy table, one row per node (and mark): part, node, layer, head, mark, mean, low, high, n, and provenance keys."""
+        from circuitlab.scores.frame import tidy  # noqa: PLC0415 - pandas is slow to import
+
+        return tidy(self, confidence)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write`."""
+        from circuitlab.scores.netcdf import write  # noqa: PLC0415 - h5py is slow to import
+
+        return write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadScores:
+        """Read a file written by `save`; foreign, damaged or newer files raise a `ScoreFileError` that names them."""
+        from circuitlab.scores.netcdf import read  # noqa: PLC0415
+
+        return read(Path(path))

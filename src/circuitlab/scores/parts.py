@@ -1,0 +1,48 @@
+"""The parts a score can cover, and which axes and node each one has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from circuitlab.nodes import Attn, Embed, Head, KVHead, Mlp, Node, Resid
+
+__all__ = ["PARTS", "Part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One labelled variable of a score.
+
+    Parameters
+    ----------
+    name : str
+        Variable name in the dataset, for example ``"heads"``.
+    axes : tuple of str
+        Axes after ``pair`` (and ``mark``, where scores are resolved by mark).
+    node : callable
+        Builds the node from the indices along ``axes``.
+    title : str
+        What a reader should see on a figure.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    node: Callable[..., Node]
+    title: str
+
+
+PARTS: dict[str, Part] = {
+    part.name: part
+    for part in (
+        Part("heads", ("layer", "head"), Head, "attention heads"),
+        Part("kv_heads", ("layer", "kv_head"), KVHead, "key/value heads"),
+        Part("attns", ("layer",), Attn, "attention layers"),
+        Part("mlps", ("layer",), Mlp, "MLPs"),
+        Part("resid_pre", ("layer",), lambda layer: Resid(layer, "pre"), "residual stream before attention"),
+        Part("resid_mid", ("layer",), lambda layer: Resid(layer, "mid"), "residual stream before the MLP"),
+        Part("resid_post", ("layer",), lambda layer: Resid(layer, "post"), "residual stream after the layer"),
+        Part("embed", (), Embed, "embedding"),
+    )
+}
+"""Every part in the order tables and figures list them."""
