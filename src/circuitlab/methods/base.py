@@ -1,0 +1,110 @@
+"""What a method is, how its runs are identified, and how it reports progress."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from circuitlab.errors import BadParameterError
+from circuitlab.metrics import metric_params
+from circuitlab.provenance import Provenance
+
+if TYPE_CHECKING:
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["Method", "effective_params", "provenance_of", "report_progress", "require_linear", "step"]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A frozen dataclass that scores the nodes of a model on a batch.
+
+    Class variables
+    ---------------
+    name : str
+        The name the command line and the store use.
+    estimand : str
+        In words, what the number estimates.
+    additive : bool
+        Whether the scores (with the bias) sum to ``total`` on every pair.
+    contrastive : bool
+        Whether the scores vanish when clean and corrupt prompts are the same.
+    needs : tuple of str
+        What it asks of the model: ``"hooks"``, ``"weights"``, ``"gradients"``.
+    cost : str
+        Forward passes as a function of pairs, layers and heads.
+    cite : tuple of str
+        BibTeX keys.
+    """
+
+    name: ClassVar[str]
+    estimand: ClassVar[str]
+    additive: ClassVar[bool]
+    contrastive: ClassVar[bool]
+    needs: ClassVar[tuple[str, ...]]
+    cost: ClassVar[str]
+    cite: ClassVar[tuple[str, ...]]
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
+        """Score every node on every pair."""
+        ...
+
+
+def effective_params(method: Method) -> dict[str, Any]:
+    """Every parameter that can change a score, defaults included.
+
+    Fields declared with ``metadata={"identity": False}`` (chunk sizes and the like) are left out: they change the cost of
+    a run and not its result.
+    """
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    values = {f.name: getattr(method, f.name) for f in fields if f.metadata.get("identity", True)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def provenance_of(method: Method, model: Model, batch: ContrastBatch, metric: Metric) -> Provenance:
+    """The provenance a run will carry; known before it starts, so that a stored run can be found instead."""
+    return Provenance(
+        method=method.name,
+        params=effective_params(method),
+        estimand=method.estimand,
+        additive=method.additive,
+        metric=metric.name,
+        metric_params=metric_params(metric),
+        units=metric.units,
+        model=model.spec,
+        task=batch.task,
+        cite=method.cite,
+    )
+
+
+def require_linear(method: Method, metric: Metric) -> None:
+    """Raise `BadParameterError` unless the metric is linear in the logits."""
+    if not metric.linear:
+        what = f"{method.name!r} needs a metric that is linear in the logits; {metric.name!r} with {metric_params(metric)} is not."
+        raise BadParameterError(what, "Use metric='logit_diff' with reduce='mean'.")
+
+
+_listener: contextvars.ContextVar[Callable[[int, int], None] | None] = contextvars.ContextVar("progress", default=None)
+
+
+@contextmanager
+def report_progress(callback: Callable[[int, int], None]) -> Iterator[None]:
+    """Call ``callback(done, total)`` for every step that a method finishes inside the ``with`` block."""
+    token = _listener.set(callback)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def step(done: int, total: int) -> None:
+    """Tell the listener, if any, that ``done`` of ``total`` steps are finished; called by methods."""
+    callback = _listener.get()
+    if callback is not None:
+        callback(done, total)

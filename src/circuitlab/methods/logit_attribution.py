@@ -1,0 +1,140 @@
+"""Logit attribution: how much each head, MLP and the embedding writes along the metric's direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from einops import einsum
+
+from circuitlab.errors import BadParameterError
+from circuitlab.methods.base import provenance_of, require_linear, step
+from circuitlab.model.protocol import Site
+from circuitlab.scores.head_scores import HeadScores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.metrics import LogitDiff
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["LogitAttribution"]
+
+_RUNS = ("clean", "corrupt", "contrast")
+
+
+@dataclass(frozen=True)
+class LogitAttribution:
+    """Direct logit attribution at the answer position (Elhage et al. 2021; Wang et al. 2022).
+
+    The residual stream before the final norm is a sum of what the embedding, every head, every MLP and the attention biases
+    wrote. With the scale of the final norm (and of Gemma's post-norms, and the slope of a final softcap) held at its value
+    in the run, the metric is linear in that sum, so each summand has an exact share: for a head,
+    ``(z @ W_O) . pull_back(W_U[answers] - W_U[foils])``.
+
+    Parameters
+    ----------
+    run : {"clean", "corrupt", "contrast"}
+        Attribute the metric of the clean run (default), of the corrupt run, or their difference.
+
+    Notes
+    -----
+    Two forward passes per pair. Scores and ``bias`` sum to ``total`` up to rounding of the forward pass
+    (`HeadScores.residual`). A direct share says nothing about what a node does through later nodes. ``bias`` holds the
+    attention output biases, the final norm's bias and the unembedding bias, which belong to no node.
+
+    Raises
+    ------
+    BadParameterError
+        On a metric that is not linear in the logits, or an unknown ``run``.
+
+    References
+    ----------
+    Elhage et al. (2021), A Mathematical Framework for Transformer Circuits. Wang et al. (2022), arXiv:2211.00593.
+    """
+
+    name: ClassVar[str] = "logit_attribution"
+    estimand: ClassVar[str] = "direct contribution of a node's output to the metric, norm scales frozen"
+    additive: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("hooks", "weights")
+    cost: ClassVar[str] = "2 forward passes per pair"
+    cite: ClassVar[tuple[str, ...]] = ("elhage2021", "wang2022")
+
+    run: Literal["clean", "corrupt", "contrast"] = "clean"
+
+    def __post_init__(self) -> None:
+        if self.run not in _RUNS:
+            what = f"run={self.run!r} is none of {_RUNS}."
+            raise BadParameterError(what, "Use 'clean', 'corrupt' or 'contrast'.")
+
+    @property
+    def contrastive(self) -> bool:
+        """Only the contrast of both runs vanishes when they are the same."""
+        return self.run == "contrast"
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: LogitDiff) -> HeadScores:
+        """Score heads, MLPs and the embedding; arrays are (pair, layer, head), (pair, layer) and (pair,), in metric units."""
+        require_linear(self, metric)
+        clean = _attribute(model, batch, metric, batch.clean)
+        step(1, 2)
+        corrupt = _attribute(model, batch, metric, batch.corrupt)
+        step(2, 2)
+        if self.run == "contrast":
+            arrays = {name: clean[name] - corrupt[name] for name in clean}
+        else:
+            arrays = dict(clean if self.run == "clean" else corrupt)
+        arrays |= {"clean": clean["total"], "corrupt": corrupt["total"]}
+        return HeadScores.build(arrays, provenance_of(self, model, batch, metric))
+
+
+def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, tokens: Int[Tensor, "pair pos"]) -> dict[str, np.ndarray]:
+    """Shares of one run, in float64 from the run's own activations; ``total`` comes from its logits."""
+    weights, layers = model.weights, range(model.spec.n_layers)
+    read = model.capture(tokens, [Site.Z, Site.MLP_OUT], at=batch.end)
+    first = model.capture(tokens, [Site.RESID_PRE], layers=[0], at=batch.end)[Site.RESID_PRE][:, 0].double()
+    final = model.capture(tokens, [Site.RESID_POST], layers=[layers[-1]], at=batch.end)[Site.RESID_POST][:, 0].double()
+    direction, bias = _direction(model, batch, metric, final)
+    along = weights.final_norm.pull_back(direction, final)
+    bias = bias + weights.final_norm.bias_dot(direction)
+    heads = []
+    for layer in layers:
+        z, w_out, b_out = read[Site.Z][:, layer].double(), weights.output(layer).double(), weights.output_bias(layer)
+        seen = along
+        if (post := weights.post_attention_norm(layer)) is not None:
+            raw = einsum(z, w_out, "pair head d_head, head d_head d_model -> pair d_model")
+            seen = post.pull_back(along, raw if b_out is None else raw + b_out.double())
+            bias = bias + post.bias_dot(along)
+        heads.append(einsum(z, w_out, seen, "pair head d_head, head d_head d_model, pair d_model -> pair head"))
+        if b_out is not None:
+            bias = bias + einsum(seen, b_out.double(), "pair d_model, d_model -> pair")
+    mlps = einsum(read[Site.MLP_OUT].double(), along, "pair layer d_model, pair d_model -> pair layer")
+    return {
+        "heads": np.stack([share.cpu().numpy() for share in heads], axis=1),
+        "mlps": mlps.cpu().numpy(),
+        "embed": einsum(first, along, "pair d_model, pair d_model -> pair").cpu().numpy(),
+        "bias": bias.cpu().numpy(),
+        "total": metric(model.logits(tokens, batch.end).double(), batch).cpu().numpy(),
+    }
+
+
+def _direction(
+    model: Model,
+    batch: ContrastBatch,
+    metric: LogitDiff,
+    final: Float[Tensor, "pair d_model"],
+) -> tuple[Float[Tensor, "pair d_model"], Float[Tensor, " pair"]]:
+    """The metric's direction after the final norm, and its constant part; a softcap enters as its secant slope in this run."""
+    ids, coefficients = metric.coefficients(batch)
+    ids, coefficients = ids.to(final.device), coefficients.double().to(final.device)
+    columns, offset = model.weights.unembed(ids).double(), model.weights.unembed_bias(ids)
+    constant = coefficients * 0.0 if offset is None else offset.double()
+    if (cap := model.weights.softcap) is not None:
+        plain = einsum(model.weights.final_norm.apply(final), columns, "pair d_model, pair k d_model -> pair k") + constant
+        ratio = plain / cap
+        slope = (ratio.tanh() / ratio).nan_to_num(nan=1.0)
+        coefficients = coefficients * slope
+    direction = einsum(columns, coefficients, "pair k d_model, pair k -> pair d_model")
+    return direction, einsum(constant, coefficients, "pair k, pair k -> pair")
