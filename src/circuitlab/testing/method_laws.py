@@ -1,0 +1,215 @@
+"""check_method: the laws every method must obey, run on tiny random models and on a model with a planted circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from circuitlab.metrics import LogitDiff
+from circuitlab.model import load_model
+from circuitlab.model.toy import planted_model
+from circuitlab.scores.head_scores import HeadScores
+from circuitlab.testing.laws import LawResult, raise_on_failure
+from circuitlab.testing.surgery import kill_head, relabel_heads, scale_readout
+from circuitlab.testing.tiny import tiny_batch, tiny_hf
+
+if TYPE_CHECKING:
+    from circuitlab.methods.base import Method
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["FAMILIES", "check_method", "method_laws"]
+
+FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
+"""Every family the laws are run on; three of them have separate projections and no softcap and serve the surgery laws."""
+
+_RELABEL = ("llama", "qwen3", "gemma3")
+_METRIC = LogitDiff()
+
+
+def check_method(method: Method, *, families: tuple[str, ...] = FAMILIES) -> list[LawResult]:
+    """Run every law on a method.
+
+    Parameters
+    ----------
+    method : Method
+        A method with its parameters set; it must score the part ``"heads"``.
+    families : tuple of str
+        Families of tiny random models to run on.
+
+    Returns
+    -------
+    list of LawResult
+        One entry per law and model.
+
+    Raises
+    ------
+    LawError
+        If a law fails; the message lists each failed law with its value and tolerance.
+
+    Examples
+    --------
+    >>> from circuitlab.methods.logit_attribution import LogitAttribution
+    >>> all(law.ok for law in check_method(LogitAttribution(), families=("llama",)))
+    True
+    """
+    return raise_on_failure(f"method {method.name!r}", list(method_laws(method, families)))
+
+
+def method_laws(method: Method, families: tuple[str, ...] = FAMILIES) -> Iterator[LawResult]:
+    """Yield each law's result without raising."""
+    for family in families:
+        model = load_model(tiny_hf(family))
+        batch = tiny_batch(model)
+        scores = method(model, batch, _METRIC)
+        for law in (_shape, _null, _pair_order, _batch_size, _purity, _determinism, _round_trip, _completeness):
+            yield from law(method, model, batch, scores, family)
+        yield _dead_head(method, family)
+        if family in _RELABEL and family in families:
+            yield _relabelling(method, family)
+        if family != "gemma2":  # a softcap makes logits nonlinear in the readout's scale
+            yield _scale(method, family, scores)
+    yield from _planted(method)
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).max(initial=0.0))
+
+
+def _unit(scores: HeadScores) -> float:
+    """The size that rounding is measured against: the largest score or metric value, at least 1."""
+    largest = max(float(np.abs(scores.values(part)).max(initial=0.0)) for part in scores.parts)
+    return max(1.0, largest, float(np.abs(scores.dataset["clean"].values).max()))
+
+
+def _result(name: str, family: str, value: float, tolerance: float, detail: str = "") -> LawResult:
+    return LawResult(name=f"{name} [{family}]", ok=bool(value <= tolerance), value=value, tolerance=tolerance, detail=detail)
+
+
+Law = Callable[["Method", "Model", "ContrastBatch", HeadScores, str], Iterator[LawResult]]
+
+
+def _shape(_m: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    spec = model.spec
+    got = scores.dataset["heads"].sizes
+    wanted = {"pair": batch.n_pairs, "layer": spec.n_layers, "head": spec.n_heads}
+    wrong = [axis for axis, size in wanted.items() if got.get(axis) != size]
+    yield _result("shape", family, float(len(wrong)), 0.0, f"axes {wrong} differ from {wanted}")
+
+
+def _null(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    if not method.contrastive:
+        return
+    same = method(model, replace(batch, corrupt=batch.clean), _METRIC)
+    worst = max(float(np.abs(same.values(part)).max()) for part in same.parts)
+    yield _result("null: clean = corrupt scores 0", family, worst, 1e-5 * _unit(scores))
+
+
+def _pair_order(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    order = list(reversed(range(batch.n_pairs)))
+    turned = method(model, batch.select(order), _METRIC)
+    worst = max(_distance(turned.values(part), scores.values(part)[order]) for part in scores.parts)
+    yield _result("pair order", family, worst, 1e-4 * _unit(scores))
+
+
+def _batch_size(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    singles = [method(model, batch.select([i]), _METRIC) for i in range(batch.n_pairs)]
+    worst = max(_distance(np.concatenate([s.values(p) for s in singles]), scores.values(p)) for p in scores.parts)
+    yield _result("batch size: one by one = together", family, worst, 1e-4 * _unit(scores))
+
+
+def _purity(method: Method, model: Model, batch: ContrastBatch, _s: HeadScores, family: str) -> Iterator[LawResult]:
+    before = model.logits(batch.clean, batch.end)
+    state, grad = torch.get_rng_state(), torch.is_grad_enabled()
+
+    def broken(_logits: torch.Tensor, _batch: ContrastBatch) -> torch.Tensor:
+        raise _DeliberateError
+
+    broken_metric = _Metric(broken)
+    raised = 0.0
+    for metric in (_METRIC, broken_metric):
+        try:
+            method(model, batch, metric)  # type: ignore[arg-type]
+        except _DeliberateError:
+            raised = 1.0
+    changed = _distance(before.numpy(), model.logits(batch.clean, batch.end).numpy())
+    changed += float(not torch.equal(state, torch.get_rng_state())) + float(grad != torch.is_grad_enabled())
+    yield _result("purity: model, RNG and grad mode as before", family, changed, 0.0)
+    yield _result("purity: an exception in the metric comes through", family, 1.0 - raised, 0.0)
+
+
+class _DeliberateError(Exception):
+    """Raised on purpose inside a method."""
+
+
+class _Metric(LogitDiff):
+    """A linear metric whose value is computed by a given function."""
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "reduce", "mean")
+
+    def __call__(self, logits: torch.Tensor, batch: ContrastBatch) -> torch.Tensor:
+        """Call the function."""
+        value: torch.Tensor = self.function(logits, batch)  # type: ignore[attr-defined]
+        return value
+
+
+def _determinism(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    again = method(model, batch, _METRIC)
+    worst = max(_distance(again.values(part), scores.values(part)) for part in scores.parts)
+    yield _result("determinism", family, worst, 0.0)
+
+
+def _round_trip(_m: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    with TemporaryDirectory() as folder:
+        back = HeadScores.load(scores.save(f"{folder}/scores.nc"))
+    worst = max(_distance(back.values(part), scores.values(part)) for part in scores.parts)
+    same = back.provenance == scores.provenance and back.provenance.run_id() == scores.provenance.run_id()
+    yield _result("provenance round trip", family, worst + float(not same), 0.0)
+
+
+def _completeness(method: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    if method.additive:
+        yield _result("completeness: parts + bias = total", family, float(np.abs(scores.residual()).max()), 1e-4 * _unit(scores))
+
+
+def _dead_head(method: Method, family: str) -> LawResult:
+    layer, head = 1, 2
+    model = load_model(kill_head(tiny_hf(family), layer, head))
+    scores = method(model, tiny_batch(model), _METRIC)
+    value = float(np.abs(scores.values("heads")[:, layer, head]).max())
+    return _result("dead head: W_O = 0 scores 0", family, value, 1e-5 * _unit(scores))
+
+
+def _relabelling(method: Method, family: str) -> LawResult:
+    plain, turned = load_model(tiny_hf(family)), load_model(relabel_heads(tiny_hf(family), [1, 0]))
+    batch = tiny_batch(plain)
+    scores, other = method(plain, batch, _METRIC), method(turned, batch, _METRIC)
+    heads = scores.values("heads")
+    size = plain.spec.n_heads // plain.spec.n_kv_heads
+    moved = np.concatenate([heads[..., size:], heads[..., :size]], axis=-1)
+    return _result("head relabelling", family, _distance(other.values("heads"), moved), 1e-4 * _unit(scores))
+
+
+def _scale(method: Method, family: str, scores: HeadScores) -> LawResult:
+    doubled = load_model(scale_readout(tiny_hf(family), 2.0))
+    other = method(doubled, tiny_batch(doubled), _METRIC)
+    value = _distance(other.values("heads"), 2.0 * scores.values("heads"))
+    return _result("scale: doubled logits double the scores", family, value, 2e-4 * _unit(scores))
+
+
+def _planted(method: Method) -> Iterator[LawResult]:
+    planted = planted_model()
+    scores = method(planted.model, planted.batch(), _METRIC)
+    best = scores.top(1, by="positive")[0]
+    worst = scores.top(1, by="negative")[0]
+    found = float(best.node not in planted.helpers) + float(best.mean <= 0)
+    yield _result("planted helper is positive and first", "toy", found, 0.0, f"first is {best}")
+    found = float(worst.node not in planted.hinderers) + float(worst.mean >= 0)
+    yield _result("planted hinderer is negative and last", "toy", found, 0.0, f"last is {worst}")

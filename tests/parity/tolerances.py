@@ -1,0 +1,4 @@
+"""Every parity tolerance in one table, in logits."""
+
+TINY_FLOAT32 = 1e-4
+REAL_FLOAT32 = 1e-3

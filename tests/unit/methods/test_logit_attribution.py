@@ -1,0 +1,56 @@
+"""Logit attribution sums to the metric on every family, and equals what removing a head's write does to a linear readout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from circuitlab.errors import BadParameterError
+from circuitlab.methods.logit_attribution import LogitAttribution
+from circuitlab.metrics import AnswerLogit, LogitDiff, ProbDiff
+from circuitlab.model import load_model
+from circuitlab.model.protocol import Site
+from circuitlab.testing.method_laws import FAMILIES
+from circuitlab.testing.tiny import tiny_batch, tiny_hf
+
+
+@pytest.mark.parametrize("run", ["clean", "corrupt", "contrast"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_sum_to_the_metric(family: str, run: str) -> None:
+    model = load_model(tiny_hf(family))
+    batch = tiny_batch(model, n=4, unequal=True)
+    for metric in (LogitDiff(), AnswerLogit()):
+        scores = LogitAttribution(run=run)(model, batch, metric)
+        total = scores.dataset["total"].values
+        np.testing.assert_allclose(scores.residual(), 0, atol=2e-5 * max(1, np.abs(total).max()))
+        tokens = {"clean": batch.clean, "corrupt": batch.corrupt, "contrast": batch.clean}[run]
+        expected = metric(model.logits(tokens, batch.end), batch)
+        if run == "contrast":
+            expected = expected - metric(model.logits(batch.corrupt, batch.end), batch)
+        np.testing.assert_allclose(total, expected.numpy(), atol=1e-5)
+
+
+def test_a_head_share_is_its_write_through_the_frozen_norm() -> None:
+    model = load_model(tiny_hf("llama"))
+    batch = tiny_batch(model, n=3)
+    scores = LogitAttribution()(model, batch, LogitDiff())
+    last = model.spec.n_layers - 1
+    final = model.capture(batch.clean, [Site.RESID_POST], layers=[last], at=batch.end)[Site.RESID_POST][:, 0].double()
+    z = model.capture(batch.clean, [Site.Z], layers=[1], at=batch.end)[Site.Z][:, 0, 2].double()
+    write = z @ model.weights.output(1)[2].double()
+    gain = model.weights.final_norm.gain.double()
+    rms = (final.pow(2).mean(-1, keepdim=True) + model.weights.final_norm.eps).sqrt()
+    ids = torch.cat([batch.answers[:, :1], batch.foils[:, :1]], 1)
+    columns = model.weights.unembed(ids).double()
+    expected = ((write / rms * gain)[:, None] * columns).sum(-1)
+    np.testing.assert_allclose(scores.values("heads")[:, 1, 2], (expected[:, 0] - expected[:, 1]).numpy(), atol=1e-6)
+
+
+def test_a_nonlinear_metric_is_refused_by_name() -> None:
+    model = load_model(tiny_hf("llama"))
+    for metric in (ProbDiff(), LogitDiff(reduce="max")):
+        with pytest.raises(BadParameterError, match="linear in the logits"):
+            LogitAttribution()(model, tiny_batch(model), metric)
+    with pytest.raises(BadParameterError, match="none of"):
+        LogitAttribution(run="both")  # type: ignore[arg-type]

@@ -1,0 +1,36 @@
+"""Methods are found by name, with near-name suggestions."""
+
+from __future__ import annotations
+
+import pytest
+
+from circuitlab.errors import UnknownNameError
+from circuitlab.methods import get_method, list_methods, method_classes
+from circuitlab.methods.base import Method, effective_params
+
+
+def test_every_method_is_listed_and_complete() -> None:
+    assert {"activation_patching", "logit_attribution"} <= set(list_methods())
+    for name, cls in method_classes().items():
+        method = get_method(name)
+        assert isinstance(method, Method)
+        assert cls.name == name
+        assert cls.estimand
+        assert cls.cite
+
+
+def test_parameters_reach_the_method_and_lists_become_tuples() -> None:
+    method = get_method("activation_patching", {"parts": ["mlps"], "direction": "noising"})
+    assert effective_params(method) == {"direction": "noising", "parts": ["mlps"], "positions": ["all"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "hint"),
+    [
+        ("activation_patchin", {}, "Did you mean 'activation_patching'"),
+        ("activation_patching", {"directon": "noising"}, "Did you mean 'direction'"),
+    ],
+)
+def test_unknown_names_suggest_the_near_one(name: str, params: dict, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=hint):
+        get_method(name, params)
