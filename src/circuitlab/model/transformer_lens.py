@@ -7,7 +7,6 @@ every edited run.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from circuitlab.errors import BadParameterError, ModelError
 from circuitlab.model.bridge_sites import Hook, SiteMap, edit_hooks
-from circuitlab.model.blank_tokenizer import blank_tokenizer
+from circuitlab.model.bridge_tokenizer import tokenizer_for_bridge
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.model.readout import Readout, source
 
@@ -43,8 +42,8 @@ def bridge_of(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     if not getattr(config, "architectures", None):
         config.architectures = [type(hf_model).__name__]
     hf_model.eval()
-    # The bridge looks for a tokenizer on the hub unless it gets one, and it edits the one it gets.
-    own = copy.deepcopy(tokenizer) if tokenizer is not None else blank_tokenizer(config.vocab_size)
+
+    own = tokenizer_for_bridge(tokenizer)
     with _quiet():
         return TransformerBridge.boot_transformers("local/model", hf_model=hf_model, tokenizer=own, dtype=hf_model.dtype)
 
