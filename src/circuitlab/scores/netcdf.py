@@ -1,0 +1,125 @@
+"""Scores as one netCDF file: written whole or not at all, and read only when every byte is what was written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from circuitlab.errors import ForeignFileError, ScoreFileError, StoreError
+from circuitlab.provenance import SCHEMA, Provenance
+from circuitlab.scores.head_scores import HeadScores
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["read", "replace_file", "write"]
+
+_FORMAT = "circuitlab scores"
+
+
+def write(scores: HeadScores, path: Path) -> Path:
+    """Write scores to a netCDF 4 file.
+
+    Parameters
+    ----------
+    scores : HeadScores
+        What to write; dtypes are kept.
+    path : Path
+        Target. An existing file is replaced only once the new one is complete on disk.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full or the folder cannot be written; a file that was there before stays as it was.
+    """
+    dataset = scores.dataset.copy()
+    dataset.attrs = {
+        "format": _FORMAT,
+        "schema": SCHEMA,
+        "provenance": msgspec.json.encode(scores.provenance).decode(),
+        "checksum": _checksum(scores.dataset),
+    }
+    encoding = {str(name): {"zlib": True, "complevel": 4} for name, values in dataset.data_vars.items() if values.ndim}
+    replace_file(path, lambda target: dataset.to_netcdf(target, engine="h5netcdf", encoding=encoding))
+    return path
+
+
+def replace_file(path: Path, fill: object) -> None:
+    """Let ``fill(temporary_path)`` make a file beside ``path``, then move it into place in one step.
+
+    Raises
+    ------
+    StoreError
+        On any operating-system error (full disk, no permission); the temporary file is removed and ``path`` untouched.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        fill(Path(temporary))  # type: ignore[operator]
+        with Path(temporary).open("rb+") as done:
+            os.fsync(done.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
+        what = f"Could not write {path}: {reason}."
+        raise StoreError(what, "Nothing was changed; free some space or choose another folder, then run again.") from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def read(path: Path) -> HeadScores:
+    """Read scores written by `write`.
+
+    Raises
+    ------
+    ForeignFileError
+        If circuitlab did not write the file.
+    ScoreFileError
+        If there is no such file, it is damaged or cut short, or it has a newer schema.
+    """
+    import xarray as xr  # noqa: PLC0415
+
+    if not path.is_file():
+        what = f"There is no score file {path}."
+        raise ScoreFileError(what, "Check the path, or run the study again.")
+    if path.read_bytes()[:8] != b"\x89HDF\r\n\x1a\n":
+        what = f"{path} is no netCDF 4 file."
+        raise ForeignFileError(what, "Give a file written by HeadScores.save or a run store.")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as opened:
+            dataset = opened.load()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        what = f"{path} is damaged or cut short ({type(error).__name__})."
+        raise ScoreFileError(what, "Remove it and compute the run again.") from error
+    attributes, dataset.attrs = dict(dataset.attrs), {}
+    if attributes.get("format") != _FORMAT:
+        what = f"{path} is a netCDF file that circuitlab did not write."
+        raise ForeignFileError(what, "Give a file written by HeadScores.save or a run store.")
+    if int(attributes["schema"]) > SCHEMA:
+        what = f"{path} has schema {attributes['schema']}; this version reads schemas up to {SCHEMA}."
+        raise ScoreFileError(what, "Upgrade circuitlab, or compute the run again.")
+    for values in dataset.variables.values():
+        values.encoding = {}
+    if attributes["checksum"] != _checksum(dataset):
+        what = f"{path} is damaged: its values do not match their checksum."
+        raise ScoreFileError(what, "Remove it and compute the run again.")
+    return HeadScores(dataset, msgspec.json.decode(attributes["provenance"], type=Provenance))
+
+
+def _checksum(dataset: xr.Dataset) -> str:
+    total = hashlib.sha256()
+    for name in sorted(map(str, dataset.data_vars)):
+        values = np.ascontiguousarray(dataset[name].values)
+        total.update(f"{name} {dataset[name].dims} {values.shape} {values.dtype.str}".encode())
+        total.update(values.tobytes())
+    return total.hexdigest()

@@ -1,0 +1,15 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct, loaded once."""
+    from circuitlab.model import load_model  # noqa: PLC0415
+
+    torch.set_num_threads(2)
+    return load_model("smollm2-135m")
