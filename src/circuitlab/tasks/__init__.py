@@ -1,1 +1,7 @@
-"""TODO."""
+"""Tasks: data files that say what is asked, and the deterministic prompt pairs they yield. Imports no numpy and no torch."""
+
+from circuitlab.tasks.load import list_tasks, load_task, tasks_folder
+from circuitlab.tasks.pairs import sample_pairs
+from circuitlab.tasks.spec import Example, TaskSpec
+
+__all__ = ["Example", "TaskSpec", "list_tasks", "load_task", "sample_pairs", "tasks_folder"]

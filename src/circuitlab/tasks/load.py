@@ -1,0 +1,90 @@
+"""Finding and reading task files."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from circuitlab.errors import TaskFileError, UnknownNameError
+from circuitlab.tasks.spec import TaskSpec
+
+__all__ = ["list_tasks", "load_pools", "load_task", "task_file", "tasks_folder"]
+
+_POOLS = "pools.toml"
+
+
+def tasks_folder() -> Path:
+    """The folder of task files: ``$CIRCUITLAB_TASKS``, ``./tasks``, the checkout's, or the one inside the installed package.
+
+    Raises
+    ------
+    TaskFileError
+        If none of these exists.
+    """
+    package = Path(__file__).resolve().parents[1]
+    chosen = os.environ.get("CIRCUITLAB_TASKS")
+    places = [Path(chosen)] if chosen else [Path("tasks"), package.parents[1] / "tasks", package / "_tasks"]
+    for place in places:
+        if (place / _POOLS).is_file():
+            return place.resolve()
+    what = f"No task folder with a {_POOLS} found in {', '.join(map(str, places))}."
+    raise TaskFileError(what, "Run inside a checkout, or set CIRCUITLAB_TASKS.")
+
+
+def list_tasks() -> list[str]:
+    """Ids of every task in the task folder, sorted."""
+    return sorted(path.stem for path in tasks_folder().glob("*.toml") if path.name != _POOLS)
+
+
+def task_file(name: str | Path) -> Path:
+    """The file of a task given by id or by path."""
+    given = Path(name)
+    if given.suffix == ".toml":
+        if not given.is_file():
+            what = f"There is no task file {given}."
+            raise TaskFileError(what, "Check the path, or give a task id.")
+        return given.resolve()
+    if str(name) not in list_tasks():
+        raise UnknownNameError("task", str(name), list_tasks())
+    return tasks_folder() / f"{name}.toml"
+
+
+def load_task(name: str | Path) -> TaskSpec:
+    """Read a task by id (``"ioi"``) or from a path to a TOML file.
+
+    Raises
+    ------
+    UnknownNameError
+        If no task has this id; the nearest is suggested.
+    TaskFileError
+        If the file is no TOML, a field is missing, unknown or of the wrong kind, or the file name is not the id.
+    """
+    path = task_file(name)
+    try:
+        spec = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), TaskSpec)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        what = f"Task file {path} cannot be used: {error}."
+        raise TaskFileError(what, "See tasks/README.md for the fields a task has.") from error
+    if spec.id != path.stem:
+        what = f"Task file {path} says id = {spec.id!r}."
+        raise TaskFileError(what, "Give the file the name of its id.")
+    if spec.default_variant not in spec.variants:
+        raise UnknownNameError(f"default_variant in {path}", spec.default_variant, spec.variants)
+    return spec
+
+
+@cache
+def load_pools(folder: Path) -> dict[str, list[str]]:
+    """The shared word lists beside a task file (falling back to those of the task folder)."""
+    path = folder / _POOLS
+    if not path.is_file():
+        path = tasks_folder() / _POOLS
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), dict[str, list[str]])
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        what = f"Word lists {path} cannot be used: {error}."
+        raise TaskFileError(what, 'Write each list as name = ["word", ...].') from error

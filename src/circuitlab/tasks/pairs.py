@@ -1,0 +1,125 @@
+"""Sampling: a task's deterministic stream of prompt pairs. The first n of a longer draw are the same pairs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from circuitlab.errors import TaskFileError, UnknownNameError
+from circuitlab.tasks.load import load_pools, load_task, task_file
+from circuitlab.tasks.sources import Context, draw_rows
+from circuitlab.tasks.spec import Example, TaskSpec, Variant
+from circuitlab.tasks.templates import Row, fill, fill_set, parse
+from circuitlab.tasks.templates import Template as Parsed
+
+__all__ = ["Sampler", "sample_pairs"]
+
+_PATIENCE = 2000
+"""Draws without a new pair after which the stream counts as exhausted."""
+
+
+def sample_pairs(task: TaskSpec | str | Path, *, variant: str | None = None, seed: int = 0, folder: Path | None = None) -> Iterator[Example]:
+    """Prompt pairs of a task, never the same twice, until the task has no more.
+
+    Parameters
+    ----------
+    task : TaskSpec, str or Path
+        A task, its id, or its file.
+    variant : str, optional
+        Which corruption; the task's default otherwise.
+    seed : int
+        Another seed gives another order.
+    folder : Path, optional
+        Where tables and ``pools.toml`` lie, for a spec that was made in memory.
+
+    Raises
+    ------
+    UnknownNameError, TaskFileError
+        If the variant does not exist or the task cannot produce a pair.
+    """
+    return Sampler(task, variant=variant, folder=folder).draw(seed)
+
+
+class Sampler:
+    """A task with one variant, checked and ready to draw from."""
+
+    def __init__(self, task: TaskSpec | str | Path, *, variant: str | None = None, folder: Path | None = None) -> None:
+        if isinstance(task, TaskSpec):
+            self.task, self._folder = task, folder or _folder_of(task)
+        else:
+            self.task, self._folder = load_task(task), task_file(task).parent
+        self.variant_name = variant or self.task.default_variant
+        if self.variant_name not in self.task.variants:
+            raise UnknownNameError(f"variant of task {self.task.id!r}", self.variant_name, self.task.variants)
+        self.variant: Variant = self.task.variants[self.variant_name]
+        self._templates = self._parse_templates()
+        self._swap = {mark: parse(text, f"swap of {self.variant_name!r}") for mark, text in self.variant.swap.items()}
+        self._corrupt = None if self.variant.corrupt is None else parse(self.variant.corrupt, f"corrupt of {self.variant_name!r}")
+
+    def _parse_templates(self) -> dict[str, Parsed]:
+        texts = self.variant.templates or self.task.templates
+        if unknown := set(self.variant.only) - {template.name for template in texts}:
+            raise UnknownNameError(f"template in only of {self.variant_name!r}", min(unknown), {t.name for t in texts})
+        chosen = [t for t in texts if not self.variant.only or t.name in self.variant.only]
+        parsed = {t.name: parse(t.text, f"template {t.name!r} of task {self.task.id!r}") for t in chosen}
+        if not parsed:
+            what = f"Task {self.task.id!r} has no template."
+            raise TaskFileError(what, "Add a [[templates]] entry.")
+        kinds = {tuple(sorted(template.marks)) for template in parsed.values()}
+        if len(kinds) > 1:
+            what = f"Templates of task {self.task.id!r} carry different marks: {sorted(kinds)}."
+            raise TaskFileError(what, "Give every template the same marks.")
+        marks = next(iter(kinds))
+        for mark in self.variant.swap:
+            if mark not in marks:
+                raise UnknownNameError(f"mark in swap of {self.variant_name!r}", mark, marks)
+        if not self.variant.swap and self.variant.corrupt is None:
+            what = f"Variant {self.variant_name!r} of task {self.task.id!r} changes nothing."
+            raise TaskFileError(what, "Give it swap or corrupt.")
+        return parsed
+
+    def draw(self, seed: int) -> Iterator[Example]:
+        """The stream for one seed."""
+        generator = random.Random(f"{self.task.id}/{self.variant_name}/{seed}")  # noqa: S311 - sampling, no secret
+        pools = {**load_pools(self._folder), **self.task.pools}
+        context = Context(self.task.id, self._folder, pools, generator)
+        seen: set[tuple[str, str]] = set()
+        names = list(self._templates)
+        misses = 0
+        for row in draw_rows(self.variant.source or self.task.source, context):
+            name = generator.choice(names)
+            example = self._example(len(seen), name, row)
+            if (example.clean, example.corrupt) in seen or example.clean == example.corrupt:
+                misses += 1
+                if misses >= _PATIENCE:
+                    return
+                continue
+            misses = 0
+            seen.add((example.clean, example.corrupt))
+            yield example
+
+    def _example(self, number: int, name: str, row: Row) -> Example:
+        where = f"template {name!r} of task {self.task.id!r}"
+        template = self._templates[name]
+        clean, clean_marks = fill(template, row, where)
+        corrupt, corrupt_marks = fill(self._corrupt or template, row, where, self._swap)
+        if set(corrupt_marks) != set(clean_marks):
+            what = f"The corrupt text of {self.variant_name!r} has marks {sorted(corrupt_marks)}, the clean one {sorted(clean_marks)}."
+            raise TaskFileError(what, "Give both the same marks.")
+        sets = {}
+        for key in ("answers", "foils", "distractors"):
+            own = getattr(self.variant, key)
+            sets[key] = fill_set(getattr(self.task, key) if own is None else own, row, f"{key} of task {self.task.id!r}")
+        sets["distractors"] = tuple(w for w in sets["distractors"] if w not in {*sets["answers"], *sets["foils"]})
+        if clash := set(sets["answers"]) & set(sets["foils"]):
+            what = f"Task {self.task.id!r} names {sorted(clash)} both as answer and as foil of {clean!r}."
+            raise TaskFileError(what, "Make the slots distinct.")
+        return Example(number, name, clean, corrupt, clean_marks, corrupt_marks, **sets)
+
+
+def _folder_of(task: TaskSpec) -> Path:
+    from circuitlab.tasks.load import tasks_folder  # noqa: PLC0415
+
+    del task
+    return tasks_folder()

@@ -1,0 +1,55 @@
+"""What a source may use: the task's word lists, its folder, and its own random numbers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuitlab.errors import TaskFileError, UnknownNameError
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Surroundings of one draw.
+
+    Parameters
+    ----------
+    task : str
+        For messages.
+    folder : Path
+        Where the task file lies; tables are read from here.
+    pools : dict of str to list of str
+        Word lists: the shared ones and the task's own.
+    random : random.Random
+        Seeded by task, variant and seed.
+    """
+
+    task: str
+    folder: Path
+    pools: dict[str, list[str]]
+    random: random.Random
+
+    def pool(self, name: str) -> list[str]:
+        """A word list.
+
+        Raises
+        ------
+        UnknownNameError
+            If no pool has this name.
+        TaskFileError
+            If the pool is empty or repeats a word.
+        """
+        if name not in self.pools:
+            raise UnknownNameError(f"pool in task {self.task!r}", name, self.pools)
+        words = self.pools[name]
+        if not words:
+            what = f"Pool {name!r} of task {self.task!r} is empty."
+            raise TaskFileError(what, "Put at least one word into it.")
+        if len(set(words)) != len(words):
+            twice = sorted({word for word in words if words.count(word) > 1})
+            what = f"Pool {name!r} of task {self.task!r} repeats {', '.join(twice[:5])}."
+            raise TaskFileError(what, "List every word once.")
+        return words

@@ -1,0 +1,40 @@
+"""One-digit sums, differences and products, with worked examples before the question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from circuitlab.errors import UnknownNameError
+from circuitlab.tasks.sources.context import Context
+from circuitlab.tasks.spec import SumSource
+from circuitlab.tasks.templates import Row
+
+__all__ = ["rows"]
+
+_OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+_LARGEST_DIGIT = 9
+
+
+def rows(source: SumSource, context: Context) -> Iterator[Row]:
+    """Draw a problem, the same problem with another second operand and result, and examples that are neither."""
+    if source.operation not in _OPERATIONS:
+        raise UnknownNameError(f"operation in task {context.task!r}", source.operation, _OPERATIONS)
+    function = _OPERATIONS[source.operation]
+    lowest = 2 if source.operation == "*" else 1
+    digits = range(lowest, 10)
+    problems = [(a, b, function(a, b)) for a in digits for b in digits if 0 <= function(a, b) <= _LARGEST_DIGIT]
+    if source.operation == "*":
+        problems += [(a, 1, a) for a in range(1, 10)] + [(1, b, b) for b in range(2, 10)]
+    while True:
+        a, b, result = context.random.choice(problems)
+        others = [(q, r) for p, q, r in problems if p == a and r != result]
+        if not others:
+            continue
+        b2, result2 = context.random.choice(others)
+        free = [problem for problem in problems if problem[:2] not in {(a, b), (a, b2)}]
+        shots = context.random.sample(free, source.shots)
+        row: dict[str, str | list[str]] = {"a": str(a), "b": str(b), "result": str(result), "b2": str(b2), "result2": str(result2)}
+        for i, shot in enumerate(shots):
+            row |= {f"s{i}{key}": str(value) for key, value in zip("abr", shot, strict=True)}
+        row["digits"] = [str(d) for d in range(10) if d != result]
+        yield row
