@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -139,10 +140,23 @@ class ContrastBatch:
         return int(self.clean.shape[0])
 
     def mark(self, name: str) -> Int[Tensor, " pair"]:
-        """Position of a named mark in each pair; an unknown name raises `UnknownNameError`."""
-        if name not in self.marks:
+        """Position of a named mark in each pair; ``"S1+1"`` and ``"S1-1"`` are the places beside one.
+
+        Raises
+        ------
+        UnknownNameError
+            If no mark has this name.
+        BadParameterError
+            If the place lies outside a prompt.
+        """
+        base, sign, offset = re.fullmatch(r"(.+?)(?:([+-])(\d+))?", name).groups() if name else ("", None, None)
+        if base not in self.marks:
             raise UnknownNameError("mark", name, self.marks)
-        return self.marks[name]
+        places = self.marks[base] + (int(f"{sign}{offset}") if sign else 0)
+        if bool(((places < 0) | (places > self.end)).any()):
+            what = f"Mark {name!r} lies outside some prompts."
+            raise BadParameterError(what, "Choose a place between the first token and END.")
+        return places
 
     def select(self, pairs: Sequence[int]) -> ContrastBatch:
         """The same batch with only these pairs, in this order; the identity follows the content."""

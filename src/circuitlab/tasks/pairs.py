@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from circuitlab.errors import TaskFileError, UnknownNameError
-from circuitlab.tasks.load import load_pools, load_task, task_file
+from circuitlab.tasks.load import load_pools, load_task, task_file, tasks_folder
 from circuitlab.tasks.sources import Context, draw_rows
 from circuitlab.tasks.spec import Example, TaskSpec, Variant
 from circuitlab.tasks.templates import Row, fill, fill_set, parse
@@ -46,7 +46,7 @@ class Sampler:
 
     def __init__(self, task: TaskSpec | str | Path, *, variant: str | None = None, folder: Path | None = None) -> None:
         if isinstance(task, TaskSpec):
-            self.task, self._folder = task, folder or _folder_of(task)
+            self.task, self._folder = task, folder or tasks_folder()
         else:
             self.task, self._folder = load_task(task), task_file(task).parent
         self.variant_name = variant or self.task.default_variant
@@ -117,9 +117,3 @@ class Sampler:
             raise TaskFileError(what, "Make the slots distinct.")
         return Example(number, name, clean, corrupt, clean_marks, corrupt_marks, **sets)
 
-
-def _folder_of(task: TaskSpec) -> Path:
-    from circuitlab.tasks.load import tasks_folder  # noqa: PLC0415
-
-    del task
-    return tasks_folder()

@@ -29,7 +29,7 @@ class TableSource(msgspec.Struct, tag="table", tag_field="kind", frozen=True, fo
 
     file: str
     answer: str
-    rows: list[str] = ["item", "other"]
+    rows: tuple[str, ...] = ("item", "other")
     shots: list[str] = []
 
 
