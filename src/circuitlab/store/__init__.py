@@ -1,1 +1,5 @@
-"""TODO."""
+"""Run store: finished runs on disk, found by what they are."""
+
+from circuitlab.store.run_store import RunStore
+
+__all__ = ["RunStore"]

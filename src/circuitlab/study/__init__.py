@@ -1,1 +1,1 @@
-"""TODO."""
+"""Studies: tasks times methods on one model, run cell by cell into a store, and the figures built from it."""

@@ -1,0 +1,69 @@
+"""The index of a study: which stored run holds each finished cell. Figures are built from it without loading a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from circuitlab.errors import StoreError
+from circuitlab.store import RunStore
+from circuitlab.study.spec import Cell, StudySpec
+
+__all__ = ["StudyIndex"]
+
+
+class StudyIndex:
+    """Cell keys and run ids of one study, in ``<store>/studies/<study>.json``.
+
+    Parameters
+    ----------
+    store : RunStore
+        Where the runs are.
+    study : StudySpec
+        Whose cells.
+    """
+
+    def __init__(self, store: RunStore, study: StudySpec) -> None:
+        self.store, self.study = store, study
+        self.path = store.root / "studies" / f"{study.id}.json"
+
+    def finished(self, cell: Cell) -> str | None:
+        """Run id of a cell whose run is stored and whole, or None."""
+        run_id = self._read().get(self.study.key(cell))
+        return run_id if run_id and self.store.has(run_id) else None
+
+    def record(self, cell: Cell, run_id: str) -> None:
+        """Note that a cell is finished; written in one step, under a lock that other shards respect."""
+        from filelock import FileLock  # noqa: PLC0415
+
+        from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            entries = self._read() | {self.study.key(cell): run_id}
+            text = msgspec.json.format(msgspec.json.encode(entries), indent=2)
+            replace_file(self.path, lambda target: target.write_bytes(text))
+
+    def require(self, cells: list[Cell], command: str) -> dict[Cell, str]:
+        """Run ids of all cells.
+
+        Raises
+        ------
+        StoreError
+            If some are not finished; they are named with the command to run.
+        """
+        found = [(cell, self.finished(cell)) for cell in cells]
+        if missing := [cell.label for cell, run_id in found if run_id is None]:
+            what = f"{len(missing)} of {len(cells)} cells of study {self.study.id!r} are not finished: {', '.join(missing[:6])}."
+            raise StoreError(what, f"Run `{command}`; finished cells are kept.")
+        return {cell: run_id for cell, run_id in found if run_id is not None}
+
+    def _read(self) -> dict[str, str]:
+        if not self.path.is_file():
+            return {}
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=dict[str, str])
+        except msgspec.MsgspecError as error:
+            what = f"The study index {self.path} is damaged: {error}."
+            raise StoreError(what, "Remove it; the runs stay, and `study run` finds them again.") from error

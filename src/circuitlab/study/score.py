@@ -1,0 +1,133 @@
+"""Score one task with one method: draw pairs, judge fitness, run or find the run, attach where it comes from."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from circuitlab.methods import get_method
+from circuitlab.methods.base import Method, provenance_of
+from circuitlab.metrics import get_metric
+from circuitlab.model.prepare import prepare_batch
+from circuitlab.provenance import FitnessFlag, capture_environment
+from circuitlab.store import RunStore
+from circuitlab.study.fitness import check_task
+
+if TYPE_CHECKING:
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.tasks.spec import TaskSpec
+
+__all__ = ["FITNESS_PAIRS", "Scored", "run_checks", "score_batch", "score_task"]
+
+FITNESS_PAIRS = 64
+"""Pairs that fitness is judged on: forward passes are cheap beside patching, and a verdict needs more than 16 pairs."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores, and whether they were found in the store."""
+
+    scores: HeadScores
+    cached: bool
+    seconds: float
+
+
+def score_task(
+    model: Model,
+    task: str | Path | TaskSpec,
+    method: str | Method = "activation_patching",
+    *,
+    n: int = 16,
+    variant: str | None = None,
+    seed: int = 0,
+    metric: str | Metric | None = None,
+    store: RunStore | None = None,
+) -> Scored:
+    """Score a task on a model.
+
+    Parameters
+    ----------
+    model : Model
+        From `circuitlab.load_model`.
+    task : str, Path or TaskSpec
+        Task id, file or spec.
+    method : str or Method
+        Name, or an instance with its parameters set.
+    n : int
+        Prompt pairs.
+    variant, seed
+        Corruption, and seed of the stream of pairs.
+    metric : str or Metric, optional
+        The task's own otherwise.
+    store : RunStore, optional
+        Where to look for the run first and to keep it after.
+
+    Returns
+    -------
+    Scored
+        The scores carry the fitness verdict of model and task (judged on at least 64 pairs where the task has them).
+
+    Raises
+    ------
+    CircuitlabError
+        Any of the errors of tasks, models, methods and stores; each says what to do.
+    """
+    built = get_method(method) if isinstance(method, str) else method
+    batch = prepare_batch(model, task, n, variant=variant, seed=seed)
+    chosen = get_metric(metric or batch.metric) if not metric or isinstance(metric, str) else metric
+
+    def fitness() -> FitnessFlag:
+        return check_task(model, task, max(n, FITNESS_PAIRS), variant=variant, seed=seed).flag()
+
+    return score_batch(model, batch, built, chosen, store=store, fitness=fitness)
+
+
+def score_batch(
+    model: Model,
+    batch: ContrastBatch,
+    method: Method,
+    metric: Metric,
+    *,
+    store: RunStore | None = None,
+    fitness: Any = None,
+) -> Scored:
+    """Score a batch that is ready; ``fitness`` is a function giving a `FitnessFlag`, called only if the run is not stored."""
+    run_id = provenance_of(method, model, batch, metric).run_id()
+    started = time.perf_counter()
+
+    def compute() -> HeadScores:
+        flag = fitness() if fitness is not None else None
+        scores = method(model, batch, metric)
+        environment = capture_environment(time.perf_counter() - started)
+        return replace(scores, provenance=msgspec.structs.replace(scores.provenance, fitness=flag, environment=environment))
+
+    if store is None:
+        return Scored(compute(), False, time.perf_counter() - started)
+    scores, cached = store.get_or_compute(run_id, compute)
+    return Scored(scores, cached, time.perf_counter() - started)
+
+
+def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
+    """Self-checks of a run: each with ``ok`` and ``value``.
+
+    ``finite``: share of values that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from the
+    total, relative to the mean size of the total. ``task_ready``: 1 if the model can do the task.
+    """
+    heads = scores.values(scores.parts[0])
+    share = float(np.isfinite(heads).mean())
+    checks: dict[str, dict[str, Any]] = {"finite": {"ok": share == 1.0, "value": share}}
+    if scores.provenance.additive:
+        size = max(float(np.abs(scores.dataset["total"].values).mean()), 1e-12)
+        worst = float(np.abs(scores.residual()).max()) / size
+        checks["residual"] = {"ok": worst < 1e-3, "value": worst}  # noqa: PLR2004 - a thousandth of the metric
+    if (flag := scores.provenance.fitness) is not None:
+        checks["task_ready"] = {"ok": flag.ready, "value": flag.accuracy["mean"]}
+    return checks
