@@ -57,6 +57,7 @@ class TerminalProgress:
     """A bar on standard error, or a line every ten seconds where standard error is no terminal."""
 
     _EVERY = 10.0
+    _TOO_EARLY = 0.02
 
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415
@@ -108,8 +109,8 @@ class TerminalProgress:
             return
         self._said = now
         share = done / sum(self._weights)
-        left = (now - self._began) * (1 - share) / share if share > 0 else float("nan")
-        sys.stderr.write(f"{share:4.0%}  {self._label}  about {format_seconds(left)} left\n")
+        left = (now - self._began) * (1 - share) / share if share > self._TOO_EARLY else float("nan")
+        sys.stderr.write(f"{share:4.0%}  {self._label}  {format_seconds(left)} left\n")
         sys.stderr.flush()
 
 

@@ -13,7 +13,7 @@ from circuitlab.methods.base import report_progress
 from circuitlab.store import RunStore
 from circuitlab.study.index import StudyIndex
 from circuitlab.study.progress import Progress, SilentProgress, format_seconds
-from circuitlab.study.score import Scored, score_task
+from circuitlab.study.score import FITNESS_PAIRS, Scored, score_task
 from circuitlab.study.spec import Cell, StudySpec
 
 if TYPE_CHECKING:
@@ -142,9 +142,9 @@ def _load(name: str) -> Model:
 
 
 def _weight(cell: Cell) -> float:
-    """Relative cost: patching runs one forward pass per node and pair, attribution two per pair; longer prompts cost more."""
+    """Relative cost: forward passes (patching runs one per node and pair; judging fitness adds two per pair) times prompt length."""
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
     example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
-    nodes = 300 if "patching" in cell.method.name else 4
-    return nodes * cell.n * max(20, len(example.clean))
+    passes = 300 * cell.n if "patching" in cell.method.name else 4 * cell.n
+    return (passes + 2 * FITNESS_PAIRS) * max(20, len(example.clean))
