@@ -1,0 +1,117 @@
+"""Circuit: a set of nodes (and edges) of one model, with the rule and the runs it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.nodes import Edge, Node, Universe, parse_edge, parse_node
+
+__all__ = ["Circuit"]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Nodes that carry a behaviour.
+
+    Parameters
+    ----------
+    nodes : frozenset of Node
+        Its nodes.
+    universe : Universe
+        The model shape the nodes belong to; circuits of different universes do not combine.
+    edges : frozenset of Edge, optional
+        Its edges, or None for a circuit of nodes alone.
+    rule : str
+        How it was picked, in words.
+    sources : tuple of str
+        Run ids it was picked from.
+    ready : bool
+        False where the model could not do the task: such a circuit describes noise.
+
+    Raises
+    ------
+    BadParameterError
+        If a node or an edge's end lies outside the universe.
+    """
+
+    nodes: frozenset[Node]
+    universe: Universe
+    edges: frozenset[Edge] | None = None
+    rule: str = "given"
+    sources: tuple[str, ...] = ()
+    ready: bool = True
+
+    def __post_init__(self) -> None:
+        ends = {end for edge in self.edges or () for end in (edge.sender, edge.receiver)}
+        if outside := sorted(str(node) for node in {*self.nodes, *ends} if node not in self.universe):
+            what = f"{', '.join(outside[:5])} lie outside {self.universe}."
+            raise BadParameterError(what, "Count layers and heads from 0.")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(sorted(self.nodes))
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __contains__(self, node: Node | str) -> bool:
+        return (parse_node(node) if isinstance(node, str) else node) in self.nodes
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combine(other, "|")
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._combine(other, "&")
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combine(other, "-")
+
+    def __xor__(self, other: Circuit) -> Circuit:
+        return self._combine(other, "^")
+
+    def _combine(self, other: Circuit, sign: str) -> Circuit:
+        """Set algebra on nodes, and on edges where both have them."""
+        self.require_same_universe(other)
+        function = {"|": frozenset.union, "&": frozenset.intersection, "-": frozenset.difference, "^": frozenset.symmetric_difference}[sign]
+        edges = None if self.edges is None or other.edges is None else function(self.edges, other.edges)
+        sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
+        rule = f"({self.rule}) {sign} ({other.rule})"
+        return Circuit(function(self.nodes, other.nodes), self.universe, edges, rule, sources, self.ready and other.ready)
+
+    def require_same_universe(self, other: Circuit) -> None:
+        """Raise `IncompatibleError` unless both circuits belong to models of one shape."""
+        if self.universe != other.universe:
+            what = f"Circuits of {self.universe} and {other.universe} cannot be combined."
+            raise IncompatibleError(what, "Compare circuits of one model.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: ``{"nodes", "edges", "rule", "sources", "ready", "universe"}``; `from_dict` reads it."""
+        size = {"n_layers": self.universe.n_layers, "n_heads": self.universe.n_heads, "n_kv_heads": self.universe.n_kv_heads}
+        edges = None if self.edges is None else [str(edge) for edge in sorted(self.edges)]
+        return {
+            "nodes": [str(node) for node in self],
+            "edges": edges,
+            "rule": self.rule,
+            "sources": list(self.sources),
+            "ready": self.ready,
+            "universe": size,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Circuit:
+        """Read what `to_dict` wrote."""
+        missing = {"nodes", "universe"} - set(data)
+        if missing:
+            what = f"A circuit lacks {', '.join(sorted(missing))}."
+            raise BadParameterError(what, "Give the data that to_dict wrote.")
+        edges = data.get("edges")
+        return cls(
+            nodes=frozenset(map(parse_node, data["nodes"])),
+            universe=Universe(**data["universe"]),
+            edges=None if edges is None else frozenset(map(parse_edge, edges)),
+            rule=data.get("rule", "given"),
+            sources=tuple(data.get("sources", ())),
+            ready=bool(data.get("ready", True)),
+        )

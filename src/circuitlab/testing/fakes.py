@@ -1,0 +1,81 @@
+"""Scores made by hand, for testing everything that stands after a score without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from circuitlab.provenance import FitnessFlag, ModelSpec, Provenance, TaskRef, digest
+from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["fake_provenance", "fake_scores"]
+
+
+def fake_provenance(n_layers: int, n_heads: int, **changes: Any) -> Provenance:  # noqa: ANN401 - fields of Provenance
+    """Provenance of a model of the given shape; keyword arguments replace fields of `Provenance`."""
+    model = ModelSpec(
+        name="fake",
+        family="llama",
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=1,
+        d_model=8 * n_heads,
+        d_head=8,
+        d_vocab=50,
+        norm="rms",
+        post_norm=False,
+        parallel=False,
+        dtype="float32",
+        weights=digest(["fake", n_layers, n_heads]),
+    )
+    fields: dict[str, Any] = {
+        "method": "activation_patching",
+        "params": {"direction": "denoising"},
+        "estimand": "a fake effect",
+        "additive": False,
+        "metric": "logit_diff",
+        "metric_params": {"reduce": "mean"},
+        "units": "logits",
+        "model": model,
+        "task": TaskRef(id="a", variant="none", version=1, n_pairs=1, seed=0, digest="0"),
+        "cite": ("wang2022",),
+    }
+    return Provenance(**(fields | changes))
+
+
+def fake_scores(
+    heads: np.ndarray,
+    *,
+    task: str = "a",
+    mlps: np.ndarray | None = None,
+    ready: bool | None = True,
+    additive: bool = False,
+) -> HeadScores:
+    """Scores with the given values.
+
+    Parameters
+    ----------
+    heads : ndarray, shape (pair, layer, head)
+        Per-pair head scores.
+    task : str
+        Task id; also makes the prompts' digest.
+    mlps : ndarray, shape (pair, layer), optional
+        Per-pair MLP scores.
+    ready : bool or None
+        Fitness verdict; None leaves the flag out.
+    additive : bool
+        Claim additivity, with the total set to the sum of the parts.
+    """
+    heads = np.asarray(heads, dtype=float)
+    n = heads.shape[0]
+    arrays = {"heads": heads} | ({} if mlps is None else {"mlps": np.asarray(mlps, dtype=float)})
+    total = sum(values.reshape(n, -1).sum(1) for values in arrays.values()) if additive else np.full(n, 3.0) + np.arange(n) * 0.01
+    arrays |= {"total": total, "clean": total, "corrupt": np.zeros(n)}
+    interval = {"mean": 0.9 if ready else 0.5, "low": 0.8 if ready else 0.4, "high": 0.95 if ready else 0.6}
+    reason = "fake can do it." if ready else f"fake on {task} is at chance: a circuit for it would describe noise."
+    flag = None
+    if ready is not None:
+        flag = FitnessFlag(accuracy=interval, gap={"mean": 3.0, "low": 2.9, "high": 3.1}, chance=0.5, gate=0.75, ready=ready, reason=reason)
+    reference = TaskRef(id=task, variant="none", version=1, n_pairs=n, seed=0, digest=digest([task, n]))
+    return HeadScores.build(arrays, fake_provenance(*heads.shape[1:], task=reference, fitness=flag, additive=additive))
