@@ -45,8 +45,8 @@ class StudyIndex:
             text = msgspec.json.format(msgspec.json.encode(entries), indent=2)
             replace_file(self.path, lambda target: target.write_bytes(text))
 
-    def require(self, cells: list[Cell], command: str) -> dict[Cell, str]:
-        """Run ids of all cells.
+    def require(self, cells: list[Cell], command: str) -> list[tuple[Cell, str]]:
+        """Every cell with its run id, in the order given.
 
         Raises
         ------
@@ -55,9 +55,9 @@ class StudyIndex:
         """
         found = [(cell, self.finished(cell)) for cell in cells]
         if missing := [cell.label for cell, run_id in found if run_id is None]:
-            what = f"{len(missing)} of {len(cells)} cells of study {self.study.id!r} are not finished: {', '.join(missing[:6])}."
+            what = f"{len(missing)} of {len(cells)} cells of study {self.study.id!r} are not finished: {', '.join(missing)}."
             raise StoreError(what, f"Run `{command}`; finished cells are kept.")
-        return {cell: run_id for cell, run_id in found if run_id is not None}
+        return [(cell, run_id) for cell, run_id in found if run_id is not None]
 
     def _read(self) -> dict[str, str]:
         if not self.path.is_file():

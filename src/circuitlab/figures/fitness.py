@@ -1,0 +1,130 @@
+"""Can the model do the tasks? Accuracy against chance and gate, and the clean-corrupt gap, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuitlab.errors import BadParameterError
+from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
+from circuitlab.provenance import FitnessFlag
+
+__all__ = ["fitness_table"]
+
+_ROW = 34
+
+
+def fitness_table(
+    flags: Mapping[str, FitnessFlag],
+    *,
+    units: str = "metric units",
+    title: str = "Can the model do the tasks?",
+    subtitle: str = "",
+    theme: Theme = "light",
+) -> go.Figure:
+    """One row per task: accuracy (Wilson interval) against chance and gate, the clean-corrupt gap, and the verdict.
+
+    Parameters
+    ----------
+    flags : mapping of str to FitnessFlag
+        Task title to verdict, in the order to draw.
+    units : str
+        Units of the gap.
+    title, subtitle : str
+        Heading.
+    theme : {"light", "dark"}
+        Template.
+
+    Returns
+    -------
+    Figure
+        Filled blue points are tasks the model can do; open orange points are near chance, and their label says so.
+
+    Raises
+    ------
+    BadParameterError
+        If there is no task.
+    """
+    if not flags:
+        what = "There is no task to judge."
+        raise BadParameterError(what, "Give at least one fitness flag; scores made from a bare batch carry none.")
+    figure = make_subplots(1, 2, shared_yaxes=True, column_widths=[0.62, 0.38], horizontal_spacing=0.05)
+    names = list(flags)
+    _references(figure, flags)
+    for ready in (True, False):
+        rows = [name for name in names if flags[name].ready is ready]
+        if rows:
+            _points(figure, flags, rows, ready=ready)
+    labels = [f"{plain(name)}<br><span style='font-size:10px'>{_verdict(flags[name])}</span>" for name in names]
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=labels,
+        range=[len(names) - 0.45, -0.55],
+        showgrid=True,
+        zeroline=False,
+        tickfont={"size": 12},
+    )
+    figure.update_xaxes(title_text="accuracy (95 % Wilson interval)", range=[-0.03, 1.03], tickformat=".0%", row=1, col=1, zeroline=False)
+    figure.update_xaxes(title_text=f"clean-corrupt gap ({plain(units)})", row=1, col=2, zeroline=True, rangemode="tozero")
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
+    frame = Frame(title, subtitle, width=560, height=max(96, _ROW * len(names) + 16), margin_left=190, margin_bottom=92)
+    return finish(figure, frame, theme)
+
+
+def _verdict(flag: FitnessFlag) -> str:
+    return "ready" if flag.ready else "<b>near chance: no circuit to find</b>" if flag.accuracy["low"] <= flag.chance else "<b>not ready</b>"
+
+
+def _references(figure: go.Figure, flags: Mapping[str, FitnessFlag]) -> None:
+    """Short upright ticks at chance and at the gate of each task, since both differ by task."""
+    looks: tuple[tuple[Literal["chance", "gate"], str], ...] = (("chance", "dot"), ("gate", "solid"))
+    for what, dash in looks:
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for i, flag in enumerate(flags.values()):
+            x += [getattr(flag, what), getattr(flag, what), None]
+            y += [i - 0.36, i + 0.36, None]
+        line = {"color": NEUTRAL, "width": 2, "dash": dash}
+        figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=what, hoverinfo="skip"), row=1, col=1)
+
+
+def _points(figure: go.Figure, flags: Mapping[str, FitnessFlag], rows: list[str], *, ready: bool) -> None:
+    places = [list(flags).index(name) for name in rows]
+    colour, symbol = (HELPS, "circle") if ready else (HINDERS, "circle-open")
+    for column, what in ((1, "accuracy"), (2, "gap")):
+        found = [getattr(flags[name], what) for name in rows]
+        arms = np.array([[entry["high"] - entry["mean"], entry["mean"] - entry["low"]] for entry in found])
+        texts = [
+            f"<b>{plain(name)}</b><br>{what} {entry['mean']:.3g}<br>95 % interval {entry['low']:.3g} to {entry['high']:.3g}"
+            f"<br>chance {flags[name].chance:.2f}, gate {flags[name].gate:.2f}"
+            for name, entry in zip(rows, found, strict=True)
+        ]
+        figure.add_trace(
+            go.Scatter(
+                x=rounded([entry["mean"] for entry in found]),
+                y=places,
+                mode="markers",
+                marker={"size": 10, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": rounded(arms[:, 0]),
+                    "arrayminus": rounded(arms[:, 1]),
+                    "color": colour,
+                    "thickness": 2,
+                    "width": 4,
+                },
+                name="ready" if ready else "not ready",
+                legendgroup=str(ready),
+                showlegend=column == 1,
+                hovertext=texts,
+                hoverinfo="text",
+            ),
+            row=1,
+            col=column,
+        )

@@ -1,0 +1,137 @@
+"""What every picture shares: a wrapped title, a line saying where the numbers come from, the near-chance banner, plain text.
+
+Text from task files and tokens reaches a figure only through `plain`, because plotly reads a subset of HTML.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from circuitlab.figures.theme import Theme, template
+from circuitlab.provenance import FitnessFlag, Provenance
+from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "wrapped"]
+
+_TITLE_LINE, _SUBTITLE_LINE, _BANNER_LINE = 21, 16, 16
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Title, subtitle and banner of a figure, and the size of its plotting area in pixels (margins come on top)."""
+
+    title: str
+    subtitle: str
+    width: int
+    height: int
+    banner: str = ""
+    margin_left: int = 64
+    margin_right: int = 24
+    margin_top: int = 12
+    margin_bottom: int = 56
+
+
+def finish(figure: go.Figure, frame: Frame, theme: Theme) -> go.Figure:
+    """Lay out title, subtitle and banner above the plot without overlap and set the theme.
+
+    ``layout.meta`` keeps ``title`` and ``subtitle`` as unescaped text and the pixels they take, for pages that print them as
+    headings of their own.
+    """
+    total = frame.margin_left + frame.width + frame.margin_right
+    title, subtitle = wrapped(frame.title, total - 16, 16, bold=True), wrapped(frame.subtitle, total - 16, 12)
+    # Lines are counted here because plotly neither wraps a title nor makes room for one.
+    lines_title, lines_subtitle = title.count("<br>") + 1, subtitle.count("<br>") + 1 if subtitle else 0
+    title_px = 12 + lines_title * _TITLE_LINE + lines_subtitle * _SUBTITLE_LINE
+    banner = wrapped(frame.banner, total - 32, 12) if frame.banner else ""
+    banner_px = (banner.count("<br>") + 1) * _BANNER_LINE + 20 if banner else 0
+    top = title_px + banner_px + frame.margin_top
+    figure.update_layout(
+        template=template(theme),
+        width=total,
+        height=top + frame.height + frame.margin_bottom,
+        margin={"l": frame.margin_left, "r": frame.margin_right, "t": top, "b": frame.margin_bottom},
+        title={"text": f"<b>{title}</b>", "subtitle": {"text": subtitle, "font": {"size": 12}}, "x": 0, "xref": "container"},
+        title_y=1,
+        title_yref="container",
+        title_yanchor="top",
+        title_pad={"t": 8, "l": 8},
+        meta={"title": frame.title, "subtitle": frame.subtitle, "title_px": title_px, "max_width": total},
+    )
+    if banner:
+        _add_banner(figure, banner, banner_px, frame)
+    return figure
+
+
+def _add_banner(figure: go.Figure, banner: str, banner_px: int, frame: Frame) -> None:
+    figure.add_annotation(
+        name="near-chance",
+        text=banner,
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        xshift=8 - frame.margin_left,
+        yshift=frame.margin_top + max(0, banner_px - (banner.count("<br>") + 1) * _BANNER_LINE - 14),
+        align="left",
+        showarrow=False,
+        bgcolor="#ffe3a3",
+        bordercolor="#c98a00",
+        borderpad=5,
+        font={"size": 12, "color": "#4d3800"},
+    )
+
+
+def plain(text: str) -> str:
+    """Text with every character that plotly would read as markup escaped."""
+    return html.escape(text, quote=False)
+
+
+def wrapped(text: str, width: int, font_px: int, *, bold: bool = False) -> str:
+    """Text broken into lines that fit ``width`` pixels, escaped, joined by ``<br>``."""
+    per_line = max(16, int(width / (font_px * (0.56 if bold else 0.53))))
+    return "<br>".join(plain(line) for line in textwrap.wrap(text, per_line))
+
+
+def method_title(where: Provenance) -> str:
+    """The method in words, with its direction or positions where it has them, for example "activation patching (denoising)"."""
+    said = where.method.replace("_", " ")
+    direction = where.params.get("direction")
+    return f"{said} ({direction})" if direction else said
+
+
+def source_line(scores: HeadScores) -> str:
+    """Model, number of pairs, method, metric and run id of a score, in one line."""
+    where = scores.provenance
+    variant = f"/{where.task.variant}" if where.task.variant else ""
+    parts = [where.model.name, f"{scores.n_pairs} prompt pairs ({where.task.id}{variant})", method_title(where)]
+    return " · ".join([*parts, f"run {where.run_id()}"])
+
+
+def near_chance(flag: FitnessFlag | None, who: str = "") -> str:
+    """The banner of a task the model cannot do; empty when it can, or when that was not judged."""
+    if flag is None or flag.ready:
+        return ""
+    return f"{who + ' - ' if who else ''}near chance: {flag.reason}"
+
+
+def symmetric_limit(values: Iterable[Any]) -> float:
+    """Largest magnitude among arrays, so that a colour range can run from minus to plus it; 1 where all are zero."""
+    largest = max((float(np.nanmax(np.abs(array), initial=0.0)) for array in map(np.asarray, values)), default=0.0)
+    return rounded(largest) if largest > 0 else 1.0
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Numbers with ``digits`` significant digits (lists for arrays, None for NaN): short files, equal on every machine."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim:
+        return [rounded(item, digits) for item in array]
+    return None if np.isnan(array) else float(f"{float(array):.{digits}g}")

@@ -1,0 +1,141 @@
+"""Figures as web pages that need no network: figure JSON in the page, one copy of plotly.js, light and dark by media query."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+import plotly
+import plotly.graph_objects as go
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+from circuitlab.figures.theme import template
+
+__all__ = ["PLOTLY_VERSION", "figure_json", "figure_page", "inline_json", "inline_script", "plot_block", "plot_script", "plotly_js"]
+
+PLOTLY_VERSION: str = plotly.__version__
+"""Version of the library that draws; its plotly.js is what pages carry."""
+
+_DRAW = """
+(function () {
+  var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
+  var templates = read("cl-templates");
+  var dark = window.matchMedia("(prefers-color-scheme: dark)");
+  var config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  var draw = function (div) {
+    var figure = read(div.dataset.figure);
+    figure.layout.template = templates[dark.matches ? "dark" : "light"];
+    Plotly.react(div, figure.data, figure.layout, config).then(function () { div.dataset.drawn = "yes"; });
+  };
+  var plots = Array.prototype.slice.call(document.querySelectorAll(".cl-plot"));
+  var drawn = function (div) { return div.dataset.drawn === "yes"; };
+  if (typeof IntersectionObserver === "undefined") { plots.forEach(draw); } else {
+    var seen = new IntersectionObserver(function (entries) {
+      entries.forEach(function (e) { if (e.isIntersecting) { seen.unobserve(e.target); draw(e.target); } });
+    }, {rootMargin: "1200px"});
+    plots.forEach(function (div) { seen.observe(div); });
+  }
+  dark.addEventListener("change", function () { plots.filter(drawn).forEach(draw); });
+  window.addEventListener("beforeprint", function () { plots.forEach(draw); });
+})();
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root {{ background: #ffffff; color: #1f2328; }}
+@media (prefers-color-scheme: dark) {{ :root {{ background: #0d1117; color: #e6edf3; }} }}
+body {{ margin: 0; padding: 16px; font-family: system-ui, sans-serif; }}
+</style>
+</head>
+<body>
+{plot}
+<noscript><p>This figure needs JavaScript; its numbers are in heads.csv and overlap.csv beside it.</p></noscript>
+<script src="plotly.min.js"></script>
+{script}
+</body>
+</html>
+"""
+
+
+def plotly_js() -> str:
+    """The plotly.js that comes with the installed plotly, as text."""
+    return str(get_plotlyjs())
+
+
+def figure_json(figure: go.Figure) -> str:
+    """The whole figure as JSON text, template included; equal figures give equal text."""
+    return json.dumps(json.loads(plotly.io.to_json(figure, engine="json")), ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def figure_page(figure: go.Figure, name: str) -> str:
+    """A page with one figure that loads ``plotly.min.js`` from its own folder.
+
+    Parameters
+    ----------
+    figure : Figure
+        Made by a function of `circuitlab.figures`.
+    name : str
+        Id of the figure in the page.
+    """
+    title = (figure.layout.meta or {}).get("title", name)
+    return _PAGE.format(title=html.escape(title), plot=plot_block(figure, name, titled=True), script=plot_script())
+
+
+def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:
+    """The place of one figure in a page, with its JSON.
+
+    Parameters
+    ----------
+    figure : Figure
+        What will be drawn there.
+    name : str
+        Id; unique in the page.
+    titled : bool
+        False leaves out title and subtitle, and their room, for pages that print them as headings.
+    """
+    plain = _page_figure(figure, titled=titled)
+    size = f"max-width:{figure.layout.width}px;height:{plain['layout']['height']}px"
+    key = html.escape(name, quote=True)
+    return (
+        f'<div class="cl-plot" id="plot-{key}" data-figure="data-{key}" style="{size}"></div>\n'
+        f'<script type="application/json" id="data-{key}">{inline_json(plain)}</script>'
+    )
+
+
+def plot_script() -> str:
+    """The templates and the script that draws every plot of a page; goes after plotly.js and after the plots."""
+    both: dict[str, Any] = {theme: template(theme).to_plotly_json() for theme in ("light", "dark")}
+    return f'<script type="application/json" id="cl-templates">{inline_json(both)}</script>\n<script>{_DRAW}</script>'
+
+
+def inline_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def inline_script(text: str) -> str:
+    """Script text that cannot end the script element it stands in."""
+    return "<script>" + text.replace("</script", "<\\/script") + "</script>"
+
+
+def _page_figure(figure: go.Figure, *, titled: bool) -> dict[str, Any]:
+    """The figure as plain data without template and fixed width, which the page decides."""
+    plain: dict[str, Any] = json.loads(plotly.io.to_json(figure, engine="json"))
+    layout = plain["layout"]
+    layout.pop("template", None)
+    layout.pop("width", None)
+    if not titled:
+        room = layout["meta"]["title_px"] - 4
+        layout.pop("title", None)
+        layout["margin"]["t"] -= room
+        layout["height"] -= room
+    return plain

@@ -1,0 +1,85 @@
+"""Two plotly templates, light and dark, used by name and never registered: importing this changes nobody else's figures.
+
+Backgrounds are transparent. The diverging scale runs from orange (hinders) through a neutral middle to blue (helps), which
+readers with any common form of colour blindness can tell apart. Figures name no scale of their own: a heatmap whose range
+spans zero takes the template's diverging scale, so that a page can switch theme by swapping the template.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import plotly.graph_objects as go
+
+from circuitlab.errors import UnknownNameError
+
+__all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "template", "themed"]
+
+Theme: TypeAlias = Literal["light", "dark"]
+
+HELPS = "#3182bd"
+"""Positive scores; a mid tone that reads on white and on near-black."""
+HINDERS = "#d9691e"
+"""Negative scores."""
+NEUTRAL = "#7d8590"
+"""Rules, chance levels and everything that is context."""
+
+_FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
+_DIVERGING = {
+    "light": ["#8c3a04", "#d9691e", "#f3b98a", "#f5f5f3", "#9ec9e8", "#3182bd", "#08407e"],
+    "dark": ["#ffc48f", "#f08a3c", "#8a4a1c", "#20262e", "#1f5583", "#4ba0dc", "#b5dcfa"],
+}
+_SEQUENTIAL = {
+    "light": ["#f5f5f3", "#d3ded3", "#9cc3ad", "#549a86", "#1d6b66", "#0a4247"],
+    "dark": ["#20262e", "#1c4247", "#216a68", "#3f9585", "#83c3a6", "#cfeed9"],
+}
+_INK = {
+    "light": {"text": "#1f2328", "soft": "#59636e", "grid": "#e4e7eb", "line": "#aab2bb", "hover": "#ffffff"},
+    "dark": {"text": "#e6edf3", "soft": "#9198a1", "grid": "#2a313a", "line": "#59636e", "hover": "#161b22"},
+}
+
+
+def template(theme: Theme = "light") -> go.layout.Template:
+    """A fresh copy of one template.
+
+    Raises
+    ------
+    UnknownNameError
+        If the theme is neither ``"light"`` nor ``"dark"``.
+    """
+    if theme not in _INK:
+        raise UnknownNameError("theme", theme, _INK)
+    ink = _INK[theme]
+    axis = {"gridcolor": ink["grid"], "linecolor": ink["line"], "zerolinecolor": ink["line"], "zerolinewidth": 1}
+    axis |= {"ticks": "", "automargin": True, "title": {"standoff": 8, "font": {"size": 13, "color": ink["soft"]}}}
+    axis |= {"tickfont": {"size": 11, "color": ink["soft"]}}
+    bar = {"outlinewidth": 0, "thickness": 12, "ticks": "", "tickfont": {"size": 11, "color": ink["soft"]}}
+    layout = {
+        "font": {"family": _FONT, "size": 13, "color": ink["text"]},
+        "title": {"x": 0, "xanchor": "left", "xref": "container", "font": {"size": 16}},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "colorway": [HELPS, HINDERS, "#3f9585", "#8e6bbf", "#b8862b", "#c2538b"],
+        "colorscale": {"diverging": _steps(_DIVERGING[theme]), "sequential": _steps(_SEQUENTIAL[theme])},
+        "coloraxis": {"colorbar": bar},
+        "hoverlabel": {"align": "left", "bgcolor": ink["hover"], "bordercolor": ink["line"], "font": {"color": ink["text"]}},
+        "hovermode": "closest",
+        "xaxis": axis,
+        "yaxis": axis,
+    }
+    return go.layout.Template(
+        layout=layout,
+        data={
+            "bar": [{"error_x": {"color": ink["text"], "thickness": 1.2, "width": 3}, "marker": {"line": {"width": 0}}}],
+            "heatmap": [{"hoverongaps": False}],
+        },
+    )
+
+
+def themed(figure: go.Figure, theme: Theme) -> go.Figure:
+    """The same figure in another theme; the one given is left as it was."""
+    return go.Figure(figure).update_layout(template=template(theme))
+
+
+def _steps(colours: list[str]) -> list[list[float | str]]:
+    return [[round(i / (len(colours) - 1), 4), colour] for i, colour in enumerate(colours)]
