@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from circuitlab.scores.head_scores import HeadScores
 __all__ = ["fake_provenance", "fake_scores"]
 
 
-def fake_provenance(n_layers: int, n_heads: int, **changes: Any) -> Provenance:  # noqa: ANN401 - fields of Provenance
-    """Provenance of a model of the given shape; keyword arguments replace fields of `Provenance`."""
+def fake_provenance(n_layers: int, n_heads: int, changes: Mapping[str, Any] | None = None) -> Provenance:
+    """Provenance of a model of the given shape; ``changes`` replaces fields of `Provenance`."""
     model = ModelSpec(
         name="fake",
         family="llama",
@@ -41,7 +42,7 @@ def fake_provenance(n_layers: int, n_heads: int, **changes: Any) -> Provenance: 
         "task": TaskRef(id="a", variant="none", version=1, n_pairs=1, seed=0, digest="0"),
         "cite": ("wang2022",),
     }
-    return Provenance(**(fields | changes))
+    return Provenance(**(fields | dict(changes or {})))
 
 
 def fake_scores(
@@ -74,8 +75,10 @@ def fake_scores(
     arrays |= {"total": total, "clean": total, "corrupt": np.zeros(n)}
     interval = {"mean": 0.9 if ready else 0.5, "low": 0.8 if ready else 0.4, "high": 0.95 if ready else 0.6}
     reason = "fake can do it." if ready else f"fake on {task} is at chance: a circuit for it would describe noise."
+    gap = {"mean": 3.0, "low": 2.9, "high": 3.1}
     flag = None
     if ready is not None:
-        flag = FitnessFlag(accuracy=interval, gap={"mean": 3.0, "low": 2.9, "high": 3.1}, chance=0.5, gate=0.75, ready=ready, reason=reason)
+        flag = FitnessFlag(accuracy=interval, gap=gap, chance=0.5, gate=0.75, ready=ready, reason=reason)
     reference = TaskRef(id=task, variant="none", version=1, n_pairs=n, seed=0, digest=digest([task, n]))
-    return HeadScores.build(arrays, fake_provenance(*heads.shape[1:], task=reference, fitness=flag, additive=additive))
+    changes = {"task": reference, "fitness": flag, "additive": additive}
+    return HeadScores.build(arrays, fake_provenance(*heads.shape[1:], changes))
