@@ -74,7 +74,8 @@ class Circuit:
     def _combine(self, other: Circuit, sign: str) -> Circuit:
         """Set algebra on nodes, and on edges where both have them."""
         self.require_same_universe(other)
-        function = {"|": frozenset.union, "&": frozenset.intersection, "-": frozenset.difference, "^": frozenset.symmetric_difference}[sign]
+        functions = {"|": frozenset.union, "&": frozenset.intersection, "-": frozenset.difference, "^": frozenset.symmetric_difference}
+        function = functions[sign]
         edges = None if self.edges is None or other.edges is None else function(self.edges, other.edges)
         sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
         rule = f"({self.rule}) {sign} ({other.rule})"

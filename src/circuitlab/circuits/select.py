@@ -14,7 +14,7 @@ from circuitlab.scores.parts import PARTS
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Ranking", "Rule", "Significant", "Threshold", "TopK", "ranked", "top_mask"]
+__all__ = ["Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "ranked", "top_mask"]
 
 Ranking: TypeAlias = Literal["absolute", "positive", "negative"]
 _RANKINGS = ("absolute", "positive", "negative")
@@ -43,6 +43,24 @@ def top_mask(values: np.ndarray, k: int, by: Ranking = "absolute") -> np.ndarray
     return mask
 
 
+def mean_of(scores: HeadScores, part: str, mark: str | None) -> np.ndarray:
+    """Mean score of each node of a part, shape (layer, ...); scores resolved by mark need one mark named.
+
+    Raises
+    ------
+    BadParameterError
+        If the scores have a mark axis and no mark is given.
+    """
+    _require_mark(scores, mark)
+    return scores.mean(part, mark=mark)
+
+
+def _require_mark(scores: HeadScores, mark: str | None) -> None:
+    if scores.marks is not None and mark is None:
+        what = f"These scores are resolved by mark ({', '.join(scores.marks)}), and a circuit is picked at one."
+        raise BadParameterError(what, "Name it: TopK(..., mark=...).")
+
+
 @dataclass(frozen=True)
 class TopK:
     """The ``k`` nodes with the largest mean score.
@@ -55,11 +73,14 @@ class TopK:
         Which part of the scores.
     by : {"absolute", "positive", "negative"}
         Magnitude, most helpful, or most harmful.
+    mark : str, optional
+        Which mark, where scores are resolved by mark.
     """
 
     k: int = 20
     part: str = "heads"
     by: Ranking = "absolute"
+    mark: str | None = None
 
     def __post_init__(self) -> None:
         ranked(np.zeros(1), self.by)
@@ -75,7 +96,7 @@ class TopK:
         BadParameterError
             If the part has fewer than ``k`` nodes.
         """
-        mean = scores.mean(self.part)
+        mean = mean_of(scores, self.part, self.mark)
         if self.k > mean.size:
             what = f"TopK(k={self.k}) asks for more than the {mean.size} {PARTS[self.part].title} there are."
             raise BadParameterError(what, "Use a smaller k.")
@@ -97,12 +118,15 @@ class Threshold:
         What is compared with the value.
     units : {"raw", "fraction"}
         ``"fraction"`` raises `EmptyGapError` where the total may be 0.
+    mark : str, optional
+        Which mark, where scores are resolved by mark.
     """
 
     value: float
     part: str = "heads"
     by: Ranking = "absolute"
     units: Literal["raw", "fraction"] = "raw"
+    mark: str | None = None
 
     def __post_init__(self) -> None:
         ranked(np.zeros(1), self.by)
@@ -111,7 +135,9 @@ class Threshold:
 
     def __call__(self, scores: HeadScores) -> Circuit:
         """The circuit of the nodes at or beyond the value."""
-        mean = scores.mean(self.part) if self.units == "raw" else scores.fraction(self.part)
+        mean = mean_of(scores, self.part, self.mark)
+        if self.units == "fraction":
+            mean = scores.fraction(self.part, mark=self.mark)
         unit = scores.provenance.units if self.units == "raw" else "of the total"
         return _circuit(scores, self.part, ranked(mean, self.by) >= self.value, f"{self.by} mean score >= {self.value:g} {unit}")
 
@@ -129,22 +155,32 @@ class Significant:
         Expected share of false discoveries.
     part : str
         Which part of the scores.
+    mark : str, optional
+        Which mark, where scores are resolved by mark.
     """
 
     rate: float = 0.05
     part: str = "heads"
+    mark: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            what = f"Significant(rate={self.rate}) is no false-discovery rate."
+            raise BadParameterError(what, "Use a rate between 0 and 1, such as 0.05.")
 
     def __call__(self, scores: HeadScores) -> Circuit:
         """The circuit of the significant nodes; needs at least two pairs."""
         from scipy import stats  # noqa: PLC0415
 
-        values = scores.values(self.part).astype(float)
-        if values.shape[0] < 2:  # noqa: PLR2004
+        _require_mark(scores, self.mark)
+        values = scores.values(self.part, mark=self.mark).astype(float)
+        if values.shape[0] < 2:
             what = "One pair cannot show that an effect is significant."
             raise BadParameterError(what, "Score more pairs.")
-        spread = values.std(axis=0, ddof=1)
-        t = np.divide(values.mean(axis=0), spread / np.sqrt(len(values)), out=np.zeros(spread.shape), where=spread > 0)
-        p = 2 * stats.t.sf(np.abs(t), len(values) - 1)
+        mean, spread = np.abs(values.mean(axis=0)), values.std(axis=0, ddof=1)
+        # No spread: a dead head (mean 0) shows nothing, any other constant is certain.
+        t = np.divide(mean, spread / np.sqrt(len(values)), out=np.where(mean > 0, np.inf, 0.0), where=np.ptp(values, axis=0) > 0)
+        p = 2 * stats.t.sf(t, len(values) - 1)
         mask = stats.false_discovery_control(p.ravel()).reshape(p.shape) <= self.rate
         return _circuit(scores, self.part, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.circuits.select import TopK, ranked, top_mask
+from circuitlab.circuits.select import TopK, mean_of, ranked, top_mask
 from circuitlab.compare.bootstrap import bootstrap_interval
 from circuitlab.compare.nulls import overlap_null, spearman_null
 from circuitlab.compare.overlap import containment, jaccard
@@ -31,9 +31,9 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     """Two tasks compared.
 
     ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}`` with bootstrap limits over prompt pairs; ``spearman`` is of mean
-    magnitudes; ``null_mean`` and ``null_high`` are the mean and the 95 % quantile of the Jaccard index by chance (layer-stratified);
-    ``p`` is one-sided and exact, ``q`` corrected over all pairs of tasks (Benjamini-Hochberg). ``ready`` is false if the model cannot
-    do one of the tasks.
+    magnitudes; ``null_mean`` and ``null_high`` are the mean and the 95 % quantile of the Jaccard index by chance
+    (layer-stratified); ``p`` is one-sided and exact, ``q`` corrected over all pairs of tasks (Benjamini-Hochberg). ``ready`` is
+    false if the model cannot do one of the tasks.
     """
 
     task_a: str
@@ -124,7 +124,13 @@ class OverlapTable:
         return pd.DataFrame(flat)
 
 
-def compare_tasks(scores: Mapping[str, HeadScores], rule: TopK | None = None, *, n_boot: int = 1000, seed: int = 0) -> OverlapTable:
+def compare_tasks(
+    scores: Mapping[str, HeadScores],
+    rule: TopK | None = None,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> OverlapTable:
     """Compare the circuits of several tasks on one model.
 
     Parameters
@@ -146,13 +152,13 @@ def compare_tasks(scores: Mapping[str, HeadScores], rule: TopK | None = None, *,
     Raises
     ------
     IncompatibleError
-        If the scores come from different weights, methods or method parameters.
+        If the scores come from different weights, methods, method parameters or metrics.
     BadParameterError
         If there are fewer than two tasks, or a task has fewer than two pairs.
     """
     rule = rule or TopK()
     names = tuple(scores)
-    if len(names) < 2:  # noqa: PLR2004
+    if len(names) < 2:
         what = f"Comparing needs at least two tasks; got {list(names)}."
         raise BadParameterError(what, "Name another task.")
     if rule.part != "heads":
@@ -163,7 +169,7 @@ def compare_tasks(scores: Mapping[str, HeadScores], rule: TopK | None = None, *,
     partial = [_compare(a, b, scores, circuits, rule, (n_boot, seed)) for a, b in itertools.combinations(names, 2)]
     corrected = _corrected([row["p"] for row in partial])
     rows = tuple(PairRow(**row, q=float(q)) for row, q in zip(partial, corrected, strict=True))
-    stability = {name: top_k_stability(one, rule.k, by=rule.by, seed=seed).as_dict() for name, one in scores.items()}
+    stability = {name: top_k_stability(one, rule.k, by=rule.by, mark=rule.mark, seed=seed).as_dict() for name, one in scores.items()}
     about = next(iter(scores.values())).provenance
     return OverlapTable(names, rows, circuits, stability, next(iter(circuits.values())).rule, about.method, about.model.name)
 
@@ -179,8 +185,8 @@ def _compare(
     """Everything about one pair but the corrected p-value."""
     a, b = scores[first], scores[second]
     one, two = circuits[first], circuits[second]
-    values = [s.values("heads").reshape(s.n_pairs, -1) for s in (a, b)]
-    means = [a.mean("heads"), b.mean("heads")]
+    values = [s.values("heads", mark=rule.mark).reshape(s.n_pairs, -1) for s in (a, b)]
+    means = [mean_of(s, "heads", rule.mark) for s in (a, b)]
     masks = [top_mask(mean.reshape(-1), rule.k, rule.by).reshape(mean.shape) for mean in means]
     null = overlap_null(*masks)
     n_boot, seed = sampling
@@ -221,6 +227,7 @@ def _same_kind(scores: Mapping[str, HeadScores]) -> None:
             ("weights", first.provenance.model.identity(), one.provenance.model.identity()),
             ("methods", first.provenance.method, one.provenance.method),
             ("method parameters", first.provenance.params, one.provenance.params),
+            ("metrics", (first.provenance.metric, first.provenance.metric_params), (one.provenance.metric, one.provenance.metric_params)),
         ):
             if mine != theirs:
                 what = f"{first_name!r} and {name!r} were scored with different {label}: {mine} and {theirs}."

@@ -1,7 +1,8 @@
 """What overlap and rank agreement would be by chance, with each circuit keeping its number of heads in every layer.
 
 Heads that matter sit in the middle and late layers for almost any task, so two unrelated circuits overlap more than two random
-sets of heads would. The layer-stratified null keeps every layer's count and lets only the choice of heads inside a layer be random.
+sets of heads would. The layer-stratified null keeps every layer's count and lets only the choice of heads inside a layer be
+random.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def spearman_null(first: np.ndarray, second: np.ndarray, *, n: int = 2000, seed:
     -------
     p_value : float
         Share of permutations (with the observed one counted in) that deviate at least as far from the null's mean.
+        1 where the scores of one task are constant: they rank nothing.
     null : ndarray, shape (n,)
         Spearman correlations under the null.
     """
@@ -118,6 +120,8 @@ def spearman_null(first: np.ndarray, second: np.ndarray, *, n: int = 2000, seed:
     shuffled = np.take_along_axis(np.broadcast_to(second, order.shape), order, axis=-1).reshape(n, -1)
     null = spearman(np.asarray(first, float).reshape(1, -1), shuffled)
     observed = float(spearman(np.asarray(first).ravel(), second.ravel()))
+    if np.isnan(observed):
+        return 1.0, null
     centre = null.mean()
     beyond = np.abs(null - centre) >= abs(observed - centre) - 1e-12
     return float((1 + beyond.sum()) / (n + 1)), null

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["top_k_stability"]
 
 
-def top_k_stability(scores: HeadScores, k: int = 20, *, by: Ranking = "absolute", n: int = 400, seed: int = 0) -> Interval:
+def top_k_stability(
+    scores: HeadScores,
+    k: int = 20,
+    *,
+    by: Ranking = "absolute",
+    mark: str | None = None,
+    n: int = 400,
+    seed: int = 0,
+) -> Interval:
     """Jaccard overlap of the top-k heads of two random halves of the pairs: mean, and 2.5 and 97.5 % quantiles over splits.
 
     This is the ceiling for an overlap between tasks: lists that half the prompts reproduce poorly cannot agree with anything.
     Halves hold half the pairs, so the stability of the full list is higher.
     """
-    values = scores.values("heads").reshape(scores.n_pairs, -1)
+    values = scores.values("heads", mark=mark).reshape(scores.n_pairs, -1)
     generator = np.random.default_rng(seed)
     resampled_means(values, 1, generator)  # the same check and message for a single pair
     half = scores.n_pairs // 2

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
-__all__ = ["Progress", "SilentProgress", "TerminalProgress", "format_seconds"]
+from circuitlab.methods.base import report_progress
+
+__all__ = ["CellProgress", "Progress", "SilentProgress", "TerminalProgress", "format_seconds"]
 
 
 class Progress(Protocol):
@@ -120,3 +123,21 @@ def format_seconds(seconds: float) -> str:
         return "an unknown time"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class CellProgress:
+    """A bar for one run: ``with CellProgress("ioi x activation_patching"): ...`` shows what the method reports."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._shown = label, TerminalProgress()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> CellProgress:
+        self._shown.start([1.0])
+        self._shown.cell(0, self._label)
+        self._stack.enter_context(report_progress(self._shown.step))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+        self._shown.stop()

@@ -1,0 +1,47 @@
+# `make figures` runs the main study and builds its figures; `make test` checks everything. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+STUDY ?= figures/core.toml
+# PyPI's torch for Linux brings several GB of CUDA; name another index here for a CPU build, for example
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup weights figures test lint notebooks clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH_FLAGS) $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## Make .venv and install the pinned dependencies
+
+weights: setup  ## Fetch and convert the default model (93 MB, once)
+	$(BIN)/circuitlab models fetch smollm2-135m
+
+figures: weights  ## Run the main study (resumes after an interruption) and build figures/built
+	$(BIN)/circuitlab study run $(STUDY)
+	$(BIN)/circuitlab figures build $(STUDY)
+
+lint: setup  ## Ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: weights lint  ## Everything continuous integration checks
+	$(BIN)/python -m pytest
+
+notebooks: weights  ## Execute the notebooks in place
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+clean:  ## Remove built figures and caches (runs and .venv stay)
+	rm -rf figures/built .pytest_cache .ruff_cache .mypy_cache

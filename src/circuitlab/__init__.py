@@ -1,0 +1,73 @@
+"""circuitlab: find, check and compare circuits in decoder language models, with error bars.
+
+>>> import circuitlab as cl
+>>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
+>>> scores = cl.score_task(model, "ioi", "activation_patching").scores  # doctest: +SKIP
+>>> cl.figures.head_heatmap(scores)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuitlab import circuits, compare, errors, figures, methods, metrics
+    from circuitlab.circuits import Circuit, TopK
+    from circuitlab.model import load_model
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.nodes import Head
+    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.store import RunStore
+    from circuitlab.study.fitness import check_task
+    from circuitlab.study.score import score_task
+    from circuitlab.tasks import load_task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Circuit": "circuitlab.circuits",
+    "ContrastBatch": "circuitlab.model.batch",
+    "Head": "circuitlab.nodes",
+    "HeadScores": "circuitlab.scores.head_scores",
+    "RunStore": "circuitlab.store",
+    "TopK": "circuitlab.circuits",
+    "check_task": "circuitlab.study.fitness",
+    "load_model": "circuitlab.model",
+    "load_task": "circuitlab.tasks",
+    "score_task": "circuitlab.study.score",
+}
+_MODULES = ("circuits", "compare", "errors", "figures", "methods", "metrics")
+
+__all__ = [
+    "Circuit",
+    "ContrastBatch",
+    "Head",
+    "HeadScores",
+    "RunStore",
+    "TopK",
+    "check_task",
+    "circuits",
+    "compare",
+    "errors",
+    "figures",
+    "load_model",
+    "load_task",
+    "methods",
+    "metrics",
+    "score_task",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    # Names are found when they are first used, so that importing circuitlab costs nothing.
+    if name in _MODULES:
+        return importlib.import_module(f"circuitlab.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    what = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(what)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,88 @@
+"""What to cite: BibTeX entries by key, and the keys a task or a method names."""
+
+from __future__ import annotations
+
+from circuitlab.errors import UnknownNameError
+
+__all__ = ["CITATIONS", "bibtex", "keys_for"]
+
+CITATIONS: dict[str, tuple[str, str, str, str]] = {
+    "elhage2021": (
+        "A Mathematical Framework for Transformer Circuits",
+        "Elhage, Nelson and Nanda, Neel and Olsson, Catherine and others",
+        "2021",
+        "Transformer Circuits Thread",
+    ),
+    "gould2024": (
+        "Successor Heads: Recurring, Interpretable Attention Heads In The Wild",
+        "Gould, Rhys and Ong, Euan and Ogden, George and Conmy, Arthur",
+        "2024",
+        "ICLR, arXiv:2312.09230",
+    ),
+    "hanna2023": (
+        "How does GPT-2 compute greater-than?: Interpreting mathematical abilities in a pre-trained language model",
+        "Hanna, Michael and Liu, Ollie and Variengien, Alexandre",
+        "2023",
+        "NeurIPS, arXiv:2305.00586",
+    ),
+    "heimersheim2023": (
+        "A circuit for Python docstrings in a 4-layer attention-only transformer",
+        "Heimersheim, Stefan and Janiak, Jett",
+        "2023",
+        "AI Alignment Forum",
+    ),
+    "heimersheim2024": ("How to use and interpret activation patching", "Heimersheim, Stefan and Nanda, Neel", "2024", "arXiv:2404.15255"),
+    "lv2024": (
+        "Interpreting Key Mechanisms of Factual Recall in Transformer-Based Language Models",
+        "Lv, Ang and others",
+        "2024",
+        "arXiv:2403.19521",
+    ),
+    "merullo2024": (
+        "Circuit Component Reuse Across Tasks in Transformer Language Models",
+        "Merullo, Jack and Eickhoff, Carsten and Pavlick, Ellie",
+        "2024",
+        "ICLR, arXiv:2310.08744",
+    ),
+    "wang2022": (
+        "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small",
+        "Wang, Kevin and Variengien, Alexandre and Conmy, Arthur and Shlegeris, Buck and Steinhardt, Jacob",
+        "2022",
+        "arXiv:2211.00593",
+    ),
+    "zhang2024": (
+        "Towards Best Practices of Activation Patching in Language Models: Metrics and Methods",
+        "Zhang, Fred and Nanda, Neel",
+        "2024",
+        "ICLR, arXiv:2309.16042",
+    ),
+    "zhang2024arithmetic": (
+        "Interpreting and Improving Large Language Models in Arithmetic Calculation",
+        "Zhang, Wei and others",
+        "2024",
+        "ICML, arXiv:2409.01659",
+    ),
+}
+"""Title, authors, year and venue by key."""
+
+
+def bibtex(key: str) -> str:
+    """The BibTeX entry of a key; an unknown key raises `UnknownNameError`."""
+    if key not in CITATIONS:
+        raise UnknownNameError("citation", key, CITATIONS)
+    title, authors, year, venue = CITATIONS[key]
+    return f"@misc{{{key},\n  title = {{{title}}},\n  author = {{{authors}}},\n  year = {{{year}}},\n  note = {{{venue}}}\n}}"
+
+
+def keys_for(name: str) -> list[str]:
+    """Citation keys of a task, a method, or a key itself."""
+    from circuitlab.methods import method_classes  # noqa: PLC0415 - only this command needs it
+    from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
+
+    if name in CITATIONS:
+        return [name]
+    if name in list_tasks():
+        return load_task(name).cite
+    if name in method_classes():
+        return list(method_classes()[name].cite)
+    raise UnknownNameError("task, method or citation", name, [*CITATIONS, *list_tasks(), *method_classes()])

@@ -1,0 +1,52 @@
+"""``circuitlab figures`` and ``circuitlab report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from circuitlab.cli.output import print_json, print_text
+
+__all__ = ["app", "report"]
+
+app = typer.Typer(help="Figures from stored runs; no model is loaded.", no_args_is_help=True)
+_STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
+_OUT = typer.Option(Path("figures/built"), "--out", help="Where the files go.")
+_JSON = typer.Option(False, "--json", help="Print one JSON document.")
+
+
+@app.command("build")
+def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
+    """Build every figure, the tables and the report of a study."""
+    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.study.build import build_figures  # noqa: PLC0415
+
+    result = build_figures(file, store=RunStore(store), out=out)
+    if as_json:
+        print_json(result)
+    else:
+        print_text(f"{len(result.files)} files in {out}; open {out / 'report.html'}.")
+
+
+@app.command("check")
+def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
+    """Rebuild in memory and compare with what lies in the folder."""
+    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.study.build import check_figures  # noqa: PLC0415
+
+    result = check_figures(file, store=RunStore(store), out=out)
+    if as_json:
+        print_json(result)
+    else:
+        print_text("Every file is what its runs give." if result.ok else "Differs: " + ", ".join(result.differing))
+    if not result.ok:
+        raise typer.Exit(2)
+
+
+def report(file: Path, store: Path = _STORE, out: Path = typer.Option(Path("report.html"), "--out", help="The HTML file.")) -> None:
+    """Write only the self-contained report of a study."""
+    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.study.build import write_report  # noqa: PLC0415
+
+    print_text(str(write_report(file, store=RunStore(store), out=out)))

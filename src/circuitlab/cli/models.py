@@ -1,0 +1,84 @@
+"""``circuitlab models`` and ``circuitlab doctor``."""
+
+from __future__ import annotations
+
+import typer
+
+from circuitlab.cli.output import print_json, print_table, print_text
+
+__all__ = ["app", "doctor"]
+
+app = typer.Typer(help="Models that load by a short name.", no_args_is_help=True)
+_JSON = typer.Option(False, "--json", help="Print one JSON document.")
+
+
+@app.command("list")
+def list_models(as_json: bool = _JSON) -> None:
+    """List the aliases with their size, licence, and whether they are in the cache."""
+    from circuitlab.model.aliases import ALIASES  # noqa: PLC0415
+    from circuitlab.model.weights.cache import cache_dir  # noqa: PLC0415
+
+    root = cache_dir()
+    entries = []
+    for alias in ALIASES.values():
+        folder = root / f"{alias.name}-{alias.sha256[:12]}"
+        entry = {"name": alias.name, "about": alias.about, "megabytes": alias.megabytes, "licence": alias.licence, "terms": alias.terms}
+        entries.append(entry | {"packages": alias.packages, "sha256": alias.sha256, "cached": folder.is_dir()})
+    if as_json:
+        print_json({"models": entries})
+        return
+    rows = [[e["name"], f"{e['megabytes']} MB", "yes" if e["cached"] else "no", e["licence"], e["about"]] for e in entries]
+    print_table(["name", "download", "cached", "licence", "about"], rows)
+    print_text("\nA path to a GGUF file, a Hugging Face folder or a hub name works wherever one of these names does.")
+
+
+@app.command("fetch")
+def fetch(name: str, as_json: bool = _JSON) -> None:
+    """Download, verify and convert a model; nothing happens if the cache holds it."""
+    from circuitlab.model.aliases import ALIASES  # noqa: PLC0415
+    from circuitlab.model.weights import resolve  # noqa: PLC0415
+
+    before = resolve.cached_path(name)
+    if before is None:
+        alias = ALIASES[name]
+        typer.echo(f"Fetching {name} ({alias.megabytes} MB) under {alias.licence}: {alias.terms}", err=True)
+    folder = resolve.fetch(name)
+    if as_json:
+        print_json({"name": name, "path": str(folder), "fetched": before is None, "licence": ALIASES[name].licence})
+    else:
+        print_text(str(folder))
+
+
+@app.command("path")
+def path(name: str, as_json: bool = _JSON) -> None:
+    """Show where a fetched model lies."""
+    from circuitlab.errors import ModelError  # noqa: PLC0415
+    from circuitlab.model.weights import resolve  # noqa: PLC0415
+
+    folder = resolve.cached_path(name)
+    if folder is None:
+        what = f"{name} is not in the cache."
+        raise ModelError(what, f"Run `circuitlab models fetch {name}`.")
+    if as_json:
+        print_json({"name": name, "path": str(folder)})
+    else:
+        print_text(str(folder))
+
+
+def doctor(model: str, as_json: bool = _JSON) -> None:
+    """Run the model laws on a checkpoint: is it served exactly, do edits fire, do the parts sum up?"""
+    from circuitlab.model import load_model  # noqa: PLC0415
+    from circuitlab.testing.model_laws import model_laws  # noqa: PLC0415
+
+    loaded = load_model(model)
+    results = model_laws(loaded)
+    sound = all(result.ok for result in results)
+    if as_json:
+        laws = [{"name": r.name, "ok": r.ok, "value": r.value, "tolerance": r.tolerance, "detail": r.detail} for r in results]
+        print_json({"model": model, "spec": loaded.spec, "ok": sound, "laws": laws})
+    else:
+        for result in results:
+            print_text(f"{'ok  ' if result.ok else 'FAIL'}  {result}")
+        print_text(f"{model}: {'every law holds' if sound else 'some laws do not hold; do not trust scores on this model'}.")
+    if not sound:
+        raise typer.Exit(2)

@@ -1,0 +1,41 @@
+"""What every command shares: one JSON document or readable text on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+__all__ = ["interval_text", "print_json", "print_table", "print_text"]
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - any plain data
+    """Write one JSON document; NaN becomes null."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(_without_nan(value)), indent=2).decode() + "\n")
+
+
+def print_text(text: str) -> None:
+    """Write a line."""
+    sys.stdout.write(text + "\n")
+
+
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """Write aligned columns that stay readable in a pipe."""
+    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+    for row in [headings, *rows]:
+        print_text("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def interval_text(interval: dict[str, float], digits: int = 2) -> str:
+    """``0.91 [0.81, 0.96]``."""
+    return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401
+    plain = msgspec.to_builtins(value)
+    if isinstance(plain, dict):
+        return {key: _without_nan(entry) for key, entry in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_without_nan(entry) for entry in plain]
+    return None if isinstance(plain, float) and plain != plain else plain  # noqa: PLR0124 - the usual test for NaN

@@ -1,0 +1,47 @@
+"""``circuitlab study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from circuitlab.cli.output import print_json, print_text
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Studies: tasks times methods on one model, into a store.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``study run`` two words."""
+
+
+@app.command("run")
+def run(
+    file: Path,
+    store: Path = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise."),
+    shard: str = typer.Option(None, "--shard", help="i/n: run every n-th cell from the i-th on."),
+    executor: str = typer.Option("local", "--executor", help="Where cells run; this version has 'local'."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+) -> None:
+    """Run every cell that is not finished; an interrupted study goes on where it stopped."""
+    from circuitlab.errors import StoreError, UnknownNameError  # noqa: PLC0415
+    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.study.progress import TerminalProgress  # noqa: PLC0415
+    from circuitlab.study.run import run_study  # noqa: PLC0415
+    from circuitlab.study.spec import load_study  # noqa: PLC0415
+
+    if executor != "local":
+        raise UnknownNameError("executor", executor, ["local"])
+    result = run_study(load_study(file), RunStore(store), shard=shard, progress=TerminalProgress())
+    if as_json:
+        print_json(result)
+    else:
+        fresh = [cell for cell in result.cells if not cell.cached and cell.error is None]
+        print_text(f"Study {result.study}: {len(result.cells) - len(result.failed)} of {len(result.cells)} cells finished, {len(fresh)} now.")
+    if result.failed:
+        first = result.failed[0]
+        what = f"{len(result.failed)} cells failed; the first is {first.task} x {first.method}: {first.error}"
+        raise StoreError(what, "The other cells are finished and kept.")
