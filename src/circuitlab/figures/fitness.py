@@ -72,7 +72,7 @@ def fitness_table(
     figure.update_xaxes(title_text="accuracy (95 % Wilson interval)", range=[-0.03, 1.03], tickformat=".0%", row=1, col=1, zeroline=False)
     figure.update_xaxes(title_text=f"clean-corrupt gap ({plain(units)})", row=1, col=2, zeroline=True, rangemode="tozero")
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
-    frame = Frame(title, subtitle, width=560, height=max(96, _ROW * len(names) + 16), margin_left=190, margin_bottom=92)
+    frame = Frame(title, subtitle, width=560, height=max(96, _ROW * len(names) + 16), margin_left=224, margin_bottom=92)
     return finish(figure, frame, theme)
 
 

@@ -44,50 +44,43 @@ def finish(figure: go.Figure, frame: Frame, theme: Theme) -> go.Figure:
     ``layout.meta`` keeps ``title`` and ``subtitle`` as unescaped text and the pixels they take, for pages that print them as
     headings of their own.
     """
+    # Lines are counted here because plotly neither wraps a title nor makes room for one; hence annotations.
     total = frame.margin_left + frame.width + frame.margin_right
-    title, subtitle = wrapped(frame.title, total - 16, 16, bold=True), wrapped(frame.subtitle, total - 16, 12)
-    # Lines are counted here because plotly neither wraps a title nor makes room for one.
-    lines_title, lines_subtitle = title.count("<br>") + 1, subtitle.count("<br>") + 1 if subtitle else 0
-    title_px = 12 + lines_title * _TITLE_LINE + lines_subtitle * _SUBTITLE_LINE
-    banner = wrapped(frame.banner, total - 32, 12) if frame.banner else ""
-    banner_px = (banner.count("<br>") + 1) * _BANNER_LINE + 20 if banner else 0
-    top = title_px + banner_px + frame.margin_top
+    title = wrapped(frame.title, total - 48, 16, bold=True)
+    subtitle = wrapped(frame.subtitle, total - 48, 12)
+    banner = wrapped(frame.banner, total - 48, 12)
+    title_px = 14 + _lines(title) * _TITLE_LINE
+    subtitle_px = _lines(subtitle) * _SUBTITLE_LINE + 8 if subtitle else 0
+    banner_px = _lines(banner) * _BANNER_LINE + 24 if banner else 0
+    top = title_px + subtitle_px + banner_px + frame.margin_top
     figure.update_layout(
         template=template(theme),
         width=total,
         height=top + frame.height + frame.margin_bottom,
         margin={"l": frame.margin_left, "r": frame.margin_right, "t": top, "b": frame.margin_bottom},
-        title={"text": f"<b>{title}</b>", "subtitle": {"text": subtitle, "font": {"size": 12}}, "x": 0, "xref": "container"},
-        title_y=1,
-        title_yref="container",
-        title_yanchor="top",
-        title_pad={"t": 8, "l": 8},
-        meta={"title": frame.title, "subtitle": frame.subtitle, "title_px": title_px, "max_width": total},
+        meta={"title": frame.title, "subtitle": frame.subtitle, "title_px": title_px + subtitle_px, "max_width": total},
     )
+    note = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False}
+    note |= {"xshift": 8 - frame.margin_left, "borderpad": 0}
+    figure.add_annotation(note, name="title", text=f"<b>{title}</b>", yshift=top - 10, font={"size": 16})
+    if subtitle:
+        figure.add_annotation(note, name="subtitle", text=subtitle, yshift=top - title_px, font={"size": 12})
     if banner:
-        _add_banner(figure, banner, banner_px, frame)
+        figure.add_annotation(
+            note,
+            name="near-chance",
+            text=banner,
+            yshift=frame.margin_top + banner_px - 8,
+            bgcolor="#ffe3a3",
+            bordercolor="#c98a00",
+            borderpad=5,
+            font={"size": 12, "color": "#4d3800"},
+        )
     return figure
 
 
-def _add_banner(figure: go.Figure, banner: str, banner_px: int, frame: Frame) -> None:
-    figure.add_annotation(
-        name="near-chance",
-        text=banner,
-        xref="paper",
-        yref="paper",
-        x=0,
-        y=1,
-        xanchor="left",
-        yanchor="bottom",
-        xshift=8 - frame.margin_left,
-        yshift=frame.margin_top + max(0, banner_px - (banner.count("<br>") + 1) * _BANNER_LINE - 14),
-        align="left",
-        showarrow=False,
-        bgcolor="#ffe3a3",
-        bordercolor="#c98a00",
-        borderpad=5,
-        font={"size": 12, "color": "#4d3800"},
-    )
+def _lines(text: str) -> int:
+    return text.count("<br>") + 1
 
 
 def plain(text: str) -> str:

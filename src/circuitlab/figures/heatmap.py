@@ -141,7 +141,7 @@ def _column(scores: HeadScores, part: str, mark: str | None, at: float) -> go.He
     texts = [[text] for text in hover_texts(scores, part, mark)]
     column = _map(mean[:, None], texts, [at - 0.65, at + 0.65])  # the two edges of the cells
     column.update(
-        text=[[f"{value:+.2g}" if abs(value) < 10 else f"{value:+.0f}"] for value in mean],  # noqa: PLR2004 - two digits fit
+        text=[[f"{value:+.2f}" if abs(value) < 10 else f"{value:+.0f}"] for value in mean],  # noqa: PLR2004 - two digits fit
         texttemplate="%{text}",
         textfont={"size": 9},
         name=_SIDE[part],

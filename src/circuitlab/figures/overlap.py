@@ -2,89 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError
+from circuitlab.compare import OverlapTable
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import Theme
 
 __all__ = ["overlap_matrix", "stars"]
 
 _CELL = 84
+_DAGGER = "† near chance: the model cannot do this task, so its heads and their overlaps describe noise."
 
 
 def overlap_matrix(
-    rows: Sequence[Mapping[str, Any]],
+    table: OverlapTable,
     *,
-    flagged: Sequence[str] = (),
-    stability: Mapping[str, float] | None = None,
+    titles: Mapping[str, str] | None = None,
     title: str = "Are they the same heads?",
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Observed Jaccard overlap below the diagonal, what it exceeds chance by above it.
+    """Observed Jaccard overlap below the diagonal, what it exceeds chance by above it, each task's own stability on it.
 
     Parameters
     ----------
-    rows : sequence of mappings
-        One per pair of tasks: ``task_a``, ``task_b``, ``jaccard`` (``mean``, ``low``, ``high``), ``null_mean`` and ``q``; the
-        rows that ``circuitlab compare --json`` lists under ``pairs``.
-    flagged : sequence of str
-        Tasks the model cannot do; marked with a dagger and explained.
-    stability : mapping of str to float, optional
-        Task to the mean bootstrap Jaccard of its own circuit, drawn on the diagonal: the most an overlap could reach.
+    table : OverlapTable
+        From `circuitlab.compare.compare_tasks`.
+    titles : mapping of str to str, optional
+        What to print for a task's name.
     title, subtitle : str
-        Heading.
+        Heading; the subtitle says model, method and rule otherwise.
     theme : {"light", "dark"}
         Template.
 
     Returns
     -------
     Figure
-        Below: Jaccard index of the two circuits with its 95 % interval. Above: Jaccard minus the mean of the null, with stars
-        for the corrected p-value (* q < 0.05, ** q < 0.01, *** q < 0.001).
-
-    Raises
-    ------
-    BadParameterError
-        If there is no pair of tasks.
+        Below: Jaccard index of the two circuits with its 95 % interval. Above: Jaccard minus the mean of the layer-stratified
+        null, with stars for the corrected p-value (* q < 0.05, ** q < 0.01, *** q < 0.001). Diagonal, in italics: Jaccard
+        of the circuits of two random halves of the task's own prompts. A dagger marks tasks the model cannot do.
     """
-    if not rows:
-        what = "There is no pair of tasks to compare."
-        raise BadParameterError(what, "Give scores of at least two tasks.")
-    tasks = list(dict.fromkeys(name for row in rows for name in (row["task_a"], row["task_b"])))
-    lower, upper = _triangles(rows, tasks)
-    for i, name in enumerate(tasks):
-        if stability and name in stability:
-            lower["z"][i][i] = rounded(stability[name])
-            lower["text"][i][i] = f"<i>{stability[name]:.2f}</i>"
-            lower["hover"][i][i] = f"<b>{plain(name)}</b><br>stability of its own circuit {stability[name]:.2f}"
+    shown = dict(titles or {})
+    names = [shown.get(name, name) for name in table.tasks]
+    flagged = [not table.circuits[name].ready for name in table.tasks]
+    lower, upper = _triangles(table, names)
     figure = go.Figure([_heat(lower, "coloraxis", "observed"), _heat(upper, "coloraxis2", "above chance")])
-    labels = [wrapped(name, 130, 12) + (" †" if name in flagged else "") for name in tasks]
-    places = list(range(len(tasks)))
-    figure.update_xaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[-0.5, len(tasks) - 0.5])
-    figure.update_xaxes(side="bottom", tickangle=-35 if len(tasks) > 3 else 0)  # noqa: PLR2004 - three labels fit side by side
-    figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[len(tasks) - 0.5, -0.5])
-    excess = [abs(z) for line in upper["z"] for z in line if z is not None]
+    labels = [wrapped(name, 130, 12) + (" †" if near else "") for name, near in zip(names, flagged, strict=True)]
+    places = list(range(len(names)))
+    figure.update_xaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[-0.5, len(names) - 0.5])
+    figure.update_xaxes(title_text="task", tickangle=-35 if len(names) > 3 else 0)  # noqa: PLR2004 - three labels fit side by side
+    figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[len(names) - 0.5, -0.5])
+    figure.update_yaxes(title_text="task")
+    excess = max(0.1, *(abs(z) for line in upper["z"] for z in line if z is not None))
     figure.update_layout(
         coloraxis=_bar("Jaccard<br>(below diagonal)", 0, max(0.5, _largest(lower)), 0.5),
-        coloraxis2=_bar("above chance<br>(above diagonal)", -max(0.1, *excess), max(0.1, *excess), 1.0),
+        coloraxis2=_bar("above chance<br>(above diagonal)", -excess, excess, 1.0),
     )
-    side = _CELL * len(tasks)
-    note = "† near chance: the model cannot do this task, so its heads and overlaps describe noise." if flagged else ""
+    side = max(_CELL * len(names), 240)
     frame = Frame(
         title,
-        subtitle,
-        width=max(side, 240),
-        height=int(max(side, 240) * 0.8),
-        margin_left=150,
+        subtitle or f"{table.model} · {table.method.replace('_', ' ')} · {table.rule}",
+        width=side,
+        height=int(side * 0.8),
+        margin_left=176,
         margin_right=130,
-        margin_bottom=110,
-        banner=note,
+        margin_bottom=130,
+        banner=_DAGGER if any(flagged) else "",
     )
     return finish(figure, frame, theme)
 
@@ -94,19 +81,22 @@ def stars(q: float) -> str:
     return next((mark for mark, limit in (("***", 0.001), ("**", 0.01), ("*", 0.05)) if q < limit), "")
 
 
-def _triangles(rows: Sequence[Mapping[str, Any]], tasks: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    lower, upper = ({key: [[empty] * len(tasks) for _ in tasks] for key, empty in (("z", None), ("text", ""), ("hover", ""))} for _ in "ab")
-    for row in rows:
-        i, j = sorted((tasks.index(row["task_a"]), tasks.index(row["task_b"])))
-        found, null, q = row["jaccard"], float(row["null_mean"]), float(row["q"])
-        excess = found["mean"] - null
+def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    lower, upper = ({key: [[empty] * len(names) for _ in names] for key, empty in (("z", None), ("text", ""), ("hover", ""))} for _ in "ab")
+    for i, task in enumerate(table.tasks):
+        own = table.stability[task]["mean"]
+        lower["z"][i][i], lower["text"][i][i] = rounded(own), f"<i>{own:.2f}</i>"
+        lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {own:.2f} {_limits(table.stability[task])}"
+    for row in table.rows:
+        i, j = sorted((table.tasks.index(row.task_a), table.tasks.index(row.task_b)))
+        found, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
         told = (
-            f"<b>{plain(row['task_a'])}</b> and <b>{plain(row['task_b'])}</b><br>Jaccard {found['mean']:.3f} "
-            f"[{found['low']:.3f}, {found['high']:.3f}]<br>by chance {null:.3f}<br>q = {q:.2g}"
+            f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({_limits(found)})"
+            f"<br>by chance {row.null_mean:.3f}, at most {row.null_high:.3f} in 95 % of draws<br>q = {row.q:.2g}"
         )
         lower["z"][j][i], upper["z"][i][j] = rounded(found["mean"]), rounded(excess)
         lower["text"][j][i] = f"{found['mean']:.2f}<br><span style='font-size:10px'>{_limits(found)}</span>"
-        upper["text"][i][j] = f"{excess:+.2f}<br>{stars(q) or '<span>ns</span>'}"
+        upper["text"][i][j] = f"{excess:+.2f}<br>{stars(row.q) or 'ns'}"
         lower["hover"][j][i] = upper["hover"][i][j] = told
     return lower, upper
 
@@ -137,7 +127,7 @@ def _heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
 
 
 def _bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
-    bar = {"title": {"text": title, "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top", "thickness": 12}
+    bar = {"title": {"text": title + "<br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top", "thickness": 12}
     bar |= {"x": 1.03, "outlinewidth": 0, "tickfont": {"size": 11}, "ticks": ""}
     middle = {"cmid": 0} if low < 0 else {}
     return {"cmin": rounded(low), "cmax": rounded(high), "autocolorscale": True, "colorbar": bar} | middle

@@ -23,7 +23,7 @@ _DRAW = """
   var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
   var templates = read("cl-templates");
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
-  var config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  var config = {responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]]};
   var draw = function (div) {
     var figure = read(div.dataset.figure);
     figure.layout.template = templates[dark.matches ? "dark" : "light"];
@@ -135,7 +135,7 @@ def _page_figure(figure: go.Figure, *, titled: bool) -> dict[str, Any]:
     layout.pop("width", None)
     if not titled:
         room = layout["meta"]["title_px"] - 4
-        layout.pop("title", None)
+        layout["annotations"] = [note for note in layout["annotations"] if note.get("name") not in {"title", "subtitle"}]
         layout["margin"]["t"] -= room
         layout["height"] -= room
     return plain

@@ -1,7 +1,7 @@
 """Two plotly templates, light and dark, used by name and never registered: importing this changes nobody else's figures.
 
 Backgrounds are transparent. The diverging scale runs from orange (hinders) through a neutral middle to blue (helps), which
-readers with any common form of colour blindness can tell apart. Figures name no scale of their own: a heatmap whose range
+readers with any common form of colour blindness can tell apart; numbers written on cells stay readable at both ends. Figures name no scale of their own: a heatmap whose range
 spans zero takes the template's diverging scale, so that a page can switch theme by swapping the template.
 """
 
@@ -27,11 +27,11 @@ NEUTRAL = "#7d8590"
 _FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
 _DIVERGING = {
     "light": ["#8c3a04", "#d9691e", "#f3b98a", "#f5f5f3", "#9ec9e8", "#3182bd", "#08407e"],
-    "dark": ["#ffc48f", "#f08a3c", "#8a4a1c", "#20262e", "#1f5583", "#4ba0dc", "#b5dcfa"],
+    "dark": ["#d0631a", "#a85218", "#623719", "#20262e", "#1d466b", "#2a6fae", "#3c8fd6"],
 }
 _SEQUENTIAL = {
-    "light": ["#f5f5f3", "#d3ded3", "#9cc3ad", "#549a86", "#1d6b66", "#0a4247"],
-    "dark": ["#20262e", "#1c4247", "#216a68", "#3f9585", "#83c3a6", "#cfeed9"],
+    "light": ["#f5f5f3", "#e0ebe1", "#c4dfce", "#a2d0b8", "#7cbfa3"],
+    "dark": ["#20262e", "#1f3b40", "#205456", "#226c6a", "#26857d"],
 }
 _INK = {
     "light": {"text": "#1f2328", "soft": "#59636e", "grid": "#e4e7eb", "line": "#aab2bb", "hover": "#ffffff"},
@@ -56,7 +56,6 @@ def template(theme: Theme = "light") -> go.layout.Template:
     bar = {"outlinewidth": 0, "thickness": 12, "ticks": "", "tickfont": {"size": 11, "color": ink["soft"]}}
     layout = {
         "font": {"family": _FONT, "size": 13, "color": ink["text"]},
-        "title": {"x": 0, "xanchor": "left", "xref": "container", "font": {"size": 16}},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "colorway": [HELPS, HINDERS, "#3f9585", "#8e6bbf", "#b8862b", "#c2538b"],
@@ -64,6 +63,7 @@ def template(theme: Theme = "light") -> go.layout.Template:
         "coloraxis": {"colorbar": bar},
         "hoverlabel": {"align": "left", "bgcolor": ink["hover"], "bordercolor": ink["line"], "font": {"color": ink["text"]}},
         "hovermode": "closest",
+        "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": ink["line"], "activecolor": ink["text"]},
         "xaxis": axis,
         "yaxis": axis,
     }
