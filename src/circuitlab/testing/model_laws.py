@@ -1,0 +1,153 @@
+"""check_model: the laws every served model must obey. `circuitlab doctor` runs them on a user's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import einsum
+
+from circuitlab.model.protocol import Edit, Site
+from circuitlab.testing.laws import LawResult, raise_on_failure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuitlab.model.protocol import Model
+
+__all__ = ["check_model", "model_laws"]
+
+_TOKENS = 10
+
+
+def check_model(model: Model) -> list[LawResult]:
+    """Run every law on a model.
+
+    Parameters
+    ----------
+    model : Model
+        From `circuitlab.load_model`.
+
+    Returns
+    -------
+    list of LawResult
+        One entry per law.
+
+    Raises
+    ------
+    LawError
+        If a law fails; the message lists each failed law with its value and tolerance.
+    """
+    return raise_on_failure(f"model {model.spec.name!r}", model_laws(model))
+
+
+def model_laws(model: Model) -> list[LawResult]:
+    """Every law's result, without raising.
+
+    Laws: logits equal the source model's; padding changes nothing; the residual stream is the sum of what is written to it; head
+    outputs sum to the attention output; attention rows sum to 1; the frozen final norm gives the logits; writing a value back
+    changes nothing and writing another one changes the logits, at every site; nothing is left behind, also after an error.
+    Tolerances are 1e-4 (float32) times the size of what is compared, and wider for 16-bit models.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, model.spec.d_vocab, (2, _TOKENS), generator=generator)
+    end = torch.full((2,), _TOKENS - 1)
+    found: list[LawResult] = []
+    for law in (_source, _padding, _additivity, _head_sum, _pattern, _readout, _edits, _purity):
+        found += law(model, tokens, end)
+    return found
+
+
+def _result(model: Model, name: str, apart: Tensor | float, size: Tensor | float = 1.0, factor: float = 1e-4) -> LawResult:
+    wide = {"float64": 1e-4, "float32": 1.0}.get(model.spec.dtype, 300.0)
+    value = float(apart.abs().max()) if isinstance(apart, torch.Tensor) else float(apart)
+    scale = max(1.0, float(size.abs().max()) if isinstance(size, torch.Tensor) else float(size))
+    tolerance = factor * wide * scale
+    return LawResult(name, value <= tolerance, value, tolerance)
+
+
+def _source(model: Model, _tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
+    """Logits of the probe were recorded before the model was wrapped."""
+    probe: Any = getattr(model, "probe", None)
+    if probe is not None:
+        tokens, before = probe
+        after = model.logits(tokens, torch.tensor([tokens.shape[1] - 1]))
+        yield _result(model, "logits equal the source model's", after - before, before)
+
+
+def _padding(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    short = tokens[:, : _TOKENS - 3]
+    alone = model.logits(short, end - 3)
+    yield _result(model, "padding on the right changes nothing", model.logits(tokens, end - 3) - alone, alone)
+    single = torch.cat([model.logits(tokens[i : i + 1], end[:1]) for i in range(2)])
+    yield _result(model, "rows do not see each other", model.logits(tokens, end) - single, single)
+
+
+def _additivity(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
+    read = model.capture(tokens, [Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST])
+    pre, attn, mlp, post = read.values()
+    yield _result(model, "residual stream = what is written to it", pre + attn + mlp - post, post)
+    if Site.RESID_MID in model.sites:
+        mid = model.capture(tokens, [Site.RESID_MID])[Site.RESID_MID]
+        yield _result(model, "middle of a layer = start + attention", pre + attn - mid, mid)
+    yield _result(model, "layers hand on the stream", post[:, :-1] - pre[:, 1:], post)
+
+
+def _head_sum(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
+    read = model.capture(tokens, [Site.Z, Site.ATTN_OUT])
+    worst, size = 0.0, 1.0
+    for layer in range(model.spec.n_layers):
+        z, bias = read[Site.Z][:, layer].double(), model.weights.output_bias(layer)
+        written = einsum(z, model.weights.output(layer).double(), "row pos head d_head, head d_head d_model -> row pos d_model")
+        written = written if bias is None else written + bias.double()
+        norm = model.weights.post_attention_norm(layer)
+        written = written if norm is None else norm.apply(written)
+        out = read[Site.ATTN_OUT][:, layer].double()
+        worst, size = max(worst, float((written - out).abs().max())), max(size, float(out.abs().max()))
+    yield _result(model, "head outputs sum to the attention output", worst, size)
+
+
+def _pattern(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
+    pattern = model.capture(tokens, [Site.PATTERN])[Site.PATTERN]
+    yield _result(model, "attention rows sum to 1", pattern.float().sum(-1) - 1)
+    yield _result(model, "attention never looks ahead", pattern.triu(1))
+
+
+def _readout(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    final = model.capture(tokens, [Site.RESID_POST], layers=[model.spec.n_layers - 1], at=end)[Site.RESID_POST][:, 0].double()
+    ids = torch.arange(min(64, model.spec.d_vocab)).expand(2, -1)
+    columns, bias = model.weights.unembed(ids).double(), model.weights.unembed_bias(ids)
+    plain = einsum(model.weights.final_norm.apply(final), columns, "row d_model, row k d_model -> row k")
+    plain = plain if bias is None else plain + bias
+    cap = model.weights.softcap
+    plain = plain if cap is None else cap * (plain / cap).tanh()
+    logits = model.logits(tokens, end)[:, : ids.shape[1]].double()
+    yield _result(model, "final norm and unembedding give the logits", plain - logits, logits)
+
+
+def _edits(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    base = model.logits(tokens, end)
+    layer = model.spec.n_layers // 2
+    read = model.capture(tokens, sorted(model.sites, key=lambda s: s.value), layers=[layer])
+    for site, values in read.items():
+        same = model.edited([Edit(site, layer, values[:, 0])]).logits(tokens, end)
+        yield _result(model, f"writing {site.value} back changes nothing", same - base, base)
+        moved = float((model.edited([Edit(site, layer, values[:, 0].flip(0))]).logits(tokens, end) - base).abs().max())
+        detail = "the other prompt's values were written and the logits stayed the same"
+        yield LawResult(f"edits of {site.value} reach the logits", moved > 0, float(moved == 0), 0.0, detail)
+
+
+def _purity(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    base = model.logits(tokens, end)
+    state, grad = torch.get_rng_state(), torch.is_grad_enabled()
+    raised = False
+    value = model.capture(tokens, [Site.Z], layers=[0])[Site.Z][:, 0]
+    try:
+        model.edited([Edit(Site.Z, 0, value[:, :, :, :-1])]).logits(tokens, end)
+    except Exception:  # noqa: BLE001 - any refusal will do; what matters is that nothing is left behind
+        raised = True
+    changed = float((model.logits(tokens, end) - base).abs().max())
+    changed += float(not torch.equal(state, torch.get_rng_state())) + float(grad != torch.is_grad_enabled())
+    yield _result(model, "nothing is left behind after an error", changed, factor=0.0)
+    yield _result(model, "an edit of the wrong shape is refused", 0.0 if raised else 1.0, factor=0.0)
