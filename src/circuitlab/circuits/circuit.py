@@ -11,6 +11,13 @@ from circuitlab.nodes import Edge, Node, Universe, parse_edge, parse_node
 
 __all__ = ["Circuit"]
 
+_ALGEBRA = {
+    "|": frozenset.union,
+    "&": frozenset.intersection,
+    "-": frozenset.difference,
+    "^": frozenset.symmetric_difference,
+}
+
 
 @dataclass(frozen=True)
 class Circuit:
@@ -74,8 +81,7 @@ class Circuit:
     def _combine(self, other: Circuit, sign: str) -> Circuit:
         """Set algebra on nodes, and on edges where both have them."""
         self.require_same_universe(other)
-        functions = {"|": frozenset.union, "&": frozenset.intersection, "-": frozenset.difference, "^": frozenset.symmetric_difference}
-        function = functions[sign]
+        function = _ALGEBRA[sign]
         edges = None if self.edges is None or other.edges is None else function(self.edges, other.edges)
         sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
         rule = f"({self.rule}) {sign} ({other.rule})"

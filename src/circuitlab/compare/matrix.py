@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.select import TopK, mean_of, ranked, top_mask
-from circuitlab.compare.bootstrap import bootstrap_interval
+from circuitlab.compare.bootstrap import bootstrap
 from circuitlab.compare.nulls import overlap_null, spearman_null
 from circuitlab.compare.overlap import containment, jaccard
 from circuitlab.compare.ranks import rank_biased_overlap, spearman
@@ -69,6 +69,8 @@ class OverlapTable:
         How circuits were picked.
     method, model : str
         What was compared.
+    notes : tuple of str
+        What a reader must know: tasks that the model cannot do, metrics that differ.
     """
 
     tasks: tuple[str, ...]
@@ -78,6 +80,7 @@ class OverlapTable:
     rule: str
     method: str
     model: str
+    notes: tuple[str, ...] = ()
 
     def row(self, first: str, second: str) -> PairRow:
         """The row of two tasks, in either order."""
@@ -106,6 +109,7 @@ class OverlapTable:
             "method": self.method,
             "model": self.model,
             "stability": self.stability,
+            "notes": list(self.notes),
             "circuits": {task: circuit.to_dict() for task, circuit in self.circuits.items()},
         }
 
@@ -152,7 +156,8 @@ def compare_tasks(
     Raises
     ------
     IncompatibleError
-        If the scores come from different weights, methods, method parameters or metrics.
+        If the scores come from different weights, methods or method parameters. Different metrics are allowed, because only
+        ranks are compared, and noted in the table.
     BadParameterError
         If there are fewer than two tasks, or a task has fewer than two pairs.
     """
@@ -169,9 +174,17 @@ def compare_tasks(
     partial = [_compare(a, b, scores, circuits, rule, (n_boot, seed)) for a, b in itertools.combinations(names, 2)]
     corrected = _corrected([row["p"] for row in partial])
     rows = tuple(PairRow(**row, q=float(q)) for row, q in zip(partial, corrected, strict=True))
-    stability = {name: top_k_stability(one, rule.k, by=rule.by, mark=rule.mark, seed=seed).as_dict() for name, one in scores.items()}
     about = next(iter(scores.values())).provenance
-    return OverlapTable(names, rows, circuits, stability, next(iter(circuits.values())).rule, about.method, about.model.name)
+    return OverlapTable(
+        tasks=names,
+        rows=rows,
+        circuits=circuits,
+        stability={k: top_k_stability(s, rule.k, by=rule.by, mark=rule.mark, seed=seed).as_dict() for k, s in scores.items()},
+        rule=next(iter(circuits.values())).rule,
+        method=about.method,
+        model=about.model.name,
+        notes=_notes(scores, circuits),
+    )
 
 
 def _compare(
@@ -185,7 +198,7 @@ def _compare(
     """Everything about one pair but the corrected p-value."""
     a, b = scores[first], scores[second]
     one, two = circuits[first], circuits[second]
-    values = [s.values("heads", mark=rule.mark).reshape(s.n_pairs, -1) for s in (a, b)]
+    values = [s.values("heads", mark=rule.mark) for s in (a, b)]
     means = [mean_of(s, "heads", rule.mark) for s in (a, b)]
     masks = [top_mask(mean.reshape(-1), rule.k, rule.by).reshape(mean.shape) for mean in means]
     null = overlap_null(*masks)
@@ -195,8 +208,8 @@ def _compare(
         p, q = top_mask(x, rule.k, rule.by), top_mask(y, rule.k, rule.by)
         return (p & q).sum(-1) / (p | q).sum(-1)
 
-    overlap = bootstrap_interval(*values, shared, n=n_boot, seed=seed)
-    agreement = bootstrap_interval(*values, lambda x, y: spearman(np.abs(x), np.abs(y)), n=n_boot, seed=seed)
+    overlap = bootstrap(*values, shared, n=n_boot, seed=seed).extrapolated()
+    agreement = bootstrap(*values, lambda x, y: spearman(np.abs(x), np.abs(y)), n=n_boot, seed=seed).reflected()
     orders = [np.argsort(-ranked(mean.ravel(), rule.by), kind="stable") for mean in means]
     return {
         "task_a": first,
@@ -220,6 +233,17 @@ def _corrected(p_values: list[float]) -> np.ndarray:
     return stats.false_discovery_control(p_values)
 
 
+def _notes(scores: Mapping[str, HeadScores], circuits: Mapping[str, Circuit]) -> tuple[str, ...]:
+    """One sentence for each thing that weakens the comparison."""
+    flags = {name: scores[name].provenance.fitness for name, circuit in circuits.items() if not circuit.ready}
+    notes = [f"{name} is not ready: {flag.reason}" for name, flag in flags.items() if flag is not None]
+    metrics = {name: one.provenance.metric for name, one in scores.items()}
+    if len(set(metrics.values())) > 1:
+        listed = ", ".join(f"{name}: {metric}" for name, metric in metrics.items())
+        notes.append(f"Metrics differ ({listed}); ranks are compared.")
+    return tuple(notes)
+
+
 def _same_kind(scores: Mapping[str, HeadScores]) -> None:
     first_name, first = next(iter(scores.items()))
     for name, one in scores.items():
@@ -227,7 +251,6 @@ def _same_kind(scores: Mapping[str, HeadScores]) -> None:
             ("weights", first.provenance.model.identity(), one.provenance.model.identity()),
             ("methods", first.provenance.method, one.provenance.method),
             ("method parameters", first.provenance.params, one.provenance.params),
-            ("metrics", (first.provenance.metric, first.provenance.metric_params), (one.provenance.metric, one.provenance.metric_params)),
         ):
             if mine != theirs:
                 what = f"{first_name!r} and {name!r} were scored with different {label}: {mine} and {theirs}."
