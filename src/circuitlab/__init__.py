@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+def __getattr__(name: str) -> Any:
     # Names are found when they are first used, so that importing circuitlab costs nothing.
     if name in _MODULES:
         return importlib.import_module(f"circuitlab.{name}")

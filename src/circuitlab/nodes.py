@@ -181,7 +181,8 @@ def parse_node(text: str) -> Node:
     """
     for pattern, build in _PATTERNS.items():
         if match := pattern.fullmatch(text.strip()):
-            return build(match)
+            node: Node = build(match)
+            return node
     what = f"{text!r} is not a node name."
     fix = "Write a9.h6 (head), a9.kv2 (key/value head), a9 (attention), m3 (MLP), r9.pre (residual), embed or logits."
     raise BadParameterError(what, fix)
@@ -215,8 +216,8 @@ class Edge:
         return f"{self.sender}->{self.receiver}" + (f"<{self.port}>" if self.port else "")
 
     def __lt__(self, other: Edge) -> bool:
-        mine = (self.receiver._key(), self.port or "", self.sender._key())  # noqa: SLF001
-        return mine < (other.receiver._key(), other.port or "", other.sender._key())  # noqa: SLF001
+        mine = (self.receiver._key(), self.port or "", self.sender._key())
+        return mine < (other.receiver._key(), other.port or "", other.sender._key())
 
 
 def parse_edge(text: str) -> Edge:

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference.patching import flat_z, patched_logits
 from tolerances import REAL_FLOAT32, TINY_FLOAT32
 
 from circuitlab.methods.activation_patching import ActivationPatching
@@ -15,6 +14,7 @@ from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.testing.method_laws import FAMILIES
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
+from reference.patching import flat_z, patched_logits
 
 METRIC = LogitDiff()
 
@@ -65,9 +65,9 @@ def test_the_parity_check_can_fail() -> None:
 
 @pytest.mark.real_model
 def test_heads_equal_transformer_lens_on_smollm2(smollm2) -> None:
-    from transformer_lens import patching  # noqa: PLC0415
+    from transformer_lens import patching
 
-    from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
+    from circuitlab.model.prepare import prepare_batch
 
     batch = prepare_batch(smollm2, "ioi", 2, seed=3)
     batch = batch.select([0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from circuitlab.cli.output import print_json, print_table, print_text
@@ -19,7 +21,7 @@ def list_models(as_json: bool = _JSON) -> None:
     from circuitlab.model.weights.cache import cache_dir  # noqa: PLC0415
 
     root = cache_dir()
-    entries = []
+    entries: list[dict[str, Any]] = []
     for alias in ALIASES.values():
         folder = root / f"{alias.name}-{alias.sha256[:12]}"
         entry = {"name": alias.name, "about": alias.about, "megabytes": alias.megabytes, "licence": alias.licence, "terms": alias.terms}

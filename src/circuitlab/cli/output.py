@@ -10,7 +10,7 @@ import msgspec
 __all__ = ["interval_text", "print_json", "print_table", "print_text"]
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401 - any plain data
+def print_json(value: Any) -> None:
     """Write one JSON document; NaN becomes null."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(_without_nan(value)), indent=2).decode() + "\n")
 
@@ -32,7 +32,7 @@ def interval_text(interval: dict[str, float], digits: int = 2) -> str:
     return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
 
 
-def _without_nan(value: Any) -> Any:  # noqa: ANN401
+def _without_nan(value: Any) -> Any:
     plain = msgspec.to_builtins(value)
     if isinstance(plain, dict):
         return {key: _without_nan(entry) for key, entry in plain.items()}

@@ -76,7 +76,6 @@ class ActivationPatching:
     name: ClassVar[str] = "activation_patching"
     estimand: ClassVar[str] = "total effect on the metric of swapping a node's output between the clean and the corrupt run"
     additive: ClassVar[bool] = False
-    contrastive: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("hooks",)
     cost: ClassVar[str] = "pairs x nodes x marks forward passes"
     cite: ClassVar[tuple[str, ...]] = ("heimersheim2024", "zhang2024")
@@ -85,6 +84,11 @@ class ActivationPatching:
     parts: tuple[str, ...] = ("heads", "mlps")
     positions: tuple[str, ...] = ("all",)
     tokens_per_pass: int = field(default=2048, metadata={"identity": False})
+
+    @property
+    def contrastive(self) -> bool:
+        """Always: equal prompts leave nothing to swap."""
+        return True
 
     def __post_init__(self) -> None:
         if self.direction not in {"denoising", "noising"}:

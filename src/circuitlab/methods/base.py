@@ -33,8 +33,6 @@ class Method(Protocol):
         In words, what the number estimates.
     additive : bool
         Whether the scores (with the bias) sum to ``total`` on every pair.
-    contrastive : bool
-        Whether the scores vanish when clean and corrupt prompts are the same.
     needs : tuple of str
         What it asks of the model: ``"hooks"``, ``"weights"``, ``"gradients"``.
     cost : str
@@ -46,12 +44,16 @@ class Method(Protocol):
     name: ClassVar[str]
     estimand: ClassVar[str]
     additive: ClassVar[bool]
-    contrastive: ClassVar[bool]
     needs: ClassVar[tuple[str, ...]]
     cost: ClassVar[str]
     cite: ClassVar[tuple[str, ...]]
 
-    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
+    @property
+    def contrastive(self) -> bool:
+        """Whether the scores vanish when clean and corrupt prompts are the same."""
+        ...
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Any) -> HeadScores:
         """Score every node on every pair."""
         ...
 

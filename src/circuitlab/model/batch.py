@@ -149,10 +149,11 @@ class ContrastBatch:
         BadParameterError
             If the place lies outside a prompt.
         """
-        base, sign, offset = re.fullmatch(r"(.+?)(?:([+-])(\d+))?", name).groups() if name else ("", None, None)
+        beside = re.fullmatch(r"(.+?)([+-]\d+)", name)
+        base, offset = (beside[1], int(beside[2])) if beside else (name, 0)
         if base not in self.marks:
             raise UnknownNameError("mark", name, self.marks)
-        places = self.marks[base] + (int(f"{sign}{offset}") if sign else 0)
+        places = self.marks[base] + offset
         if bool(((places < 0) | (places > self.end)).any()):
             what = f"Mark {name!r} lies outside some prompts."
             raise BadParameterError(what, "Choose a place between the first token and END.")
@@ -197,7 +198,12 @@ def replace_digest(task: TaskRef, content: object, n_pairs: int) -> TaskRef:
     return msgspec.structs.replace(task, digest=digest(content), n_pairs=n_pairs)
 
 
-def _check_rows(clean: Sequence[Sequence[int]], corrupt: Sequence[Sequence[int]], answers: Sequence[object], foils: Sequence[object]) -> None:
+def _check_rows(
+    clean: Sequence[Sequence[int]],
+    corrupt: Sequence[Sequence[int]],
+    answers: Sequence[object],
+    foils: Sequence[object],
+) -> None:
     counts = {"clean": len(clean), "corrupt": len(corrupt), "answers": len(answers), "foils": len(foils)}
     if len(set(counts.values())) != 1 or not clean:
         what = f"A batch needs the same number of rows in each part and at least one; got {counts}."

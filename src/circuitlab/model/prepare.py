@@ -11,7 +11,6 @@ from circuitlab.errors import BadParameterError
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.encode import EncodedPair, RejectedRow, count_reasons, encode_pair, need_tokenizer
 from circuitlab.provenance import TaskRef
-from circuitlab.tasks.load import load_task
 from circuitlab.tasks.pairs import Sampler
 
 if TYPE_CHECKING:

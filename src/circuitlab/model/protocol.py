@@ -111,8 +111,15 @@ class Runner(Protocol):
 class Weights(Protocol):
     """The weights that a linear readout of the residual stream needs; all detached, in the model's own basis."""
 
-    final_norm: FrozenNorm
-    softcap: float | None
+    @property
+    def final_norm(self) -> FrozenNorm:
+        """Norm before the unembedding."""
+        ...
+
+    @property
+    def softcap(self) -> float | None:
+        """Softcap of the final logits, or None."""
+        ...
 
     def output(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Output projection W_O of each query head."""
@@ -126,11 +133,11 @@ class Weights(Protocol):
         """The norm between the output projection and the residual stream, or None."""
         ...
 
-    def unembed(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
+    def unembed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_model"]:
         """Unembedding column of each token id."""
         ...
 
-    def unembed_bias(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "..."] | None:
+    def unembed_bias(self, ids: Int[Tensor, ...]) -> Float[Tensor, ...] | None:
         """Unembedding bias of each token id, or None."""
         ...
 

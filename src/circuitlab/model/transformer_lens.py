@@ -170,7 +170,8 @@ def _reader(seen: dict[tuple[Site, int], Tensor], site: Site, layer: int, at: Te
 
 
 def _check_tokens(tokens: Tensor, at: Tensor, spec: ModelSpec) -> None:
-    if tokens.ndim != 2 or at.shape != tokens.shape[:1] or bool(((at < 0) | (at >= tokens.shape[1])).any()):
+    square = tokens.ndim == 2 and at.shape == tokens.shape[:1]  # noqa: PLR2004 - rows and positions
+    if not square or bool(((at < 0) | (at >= tokens.shape[1])).any()):
         what = f"Tokens of shape {tuple(tokens.shape)} cannot be read at positions {at.tolist()[:8]}."
         raise BadParameterError(what, "Give (row, pos) token ids and one position inside each row.")
     if int(tokens.max()) >= spec.d_vocab or int(tokens.min()) < 0:

@@ -16,9 +16,9 @@ IntervalMethod: TypeAlias = Literal["t", "bca"]
 class Interval(NamedTuple):
     """An estimate with its confidence limits; the three arrays (or floats) share one shape."""
 
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    mean: np.ndarray | np.float64
+    low: np.ndarray | np.float64
+    high: np.ndarray | np.float64
 
     def as_dict(self) -> dict[str, float]:
         """``{"mean", "low", "high"}`` of a scalar interval: the shape used in JSON."""

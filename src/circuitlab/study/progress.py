@@ -6,9 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from circuitlab.methods.base import report_progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 __all__ = ["CellProgress", "Progress", "SilentProgress", "TerminalProgress", "format_seconds"]
 
@@ -73,7 +76,7 @@ class TerminalProgress:
         self._weights: list[float] = []
         self._index, self._fraction, self._label = 0, 0.0, ""
         self._began = self._said = time.monotonic()
-        self._task = None
+        self._task: TaskID | None = None
 
     def start(self, weights: Sequence[float]) -> None:
         """Open the bar."""

@@ -82,7 +82,8 @@ def score_task(
     """
     built = get_method(method) if isinstance(method, str) else method
     batch = prepare_batch(model, task, n, variant=variant, seed=seed)
-    chosen = get_metric(metric or batch.metric) if not metric or isinstance(metric, str) else metric
+    asked = metric or batch.metric
+    chosen = get_metric(asked) if isinstance(asked, str) else asked
 
     def fitness() -> FitnessFlag:
         return check_task(model, task, max(n, FITNESS_PAIRS), variant=variant, seed=seed).flag()

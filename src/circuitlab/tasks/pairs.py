@@ -19,7 +19,13 @@ _PATIENCE = 2000
 """Draws without a new pair after which the stream counts as exhausted."""
 
 
-def sample_pairs(task: TaskSpec | str | Path, *, variant: str | None = None, seed: int = 0, folder: Path | None = None) -> Iterator[Example]:
+def sample_pairs(
+    task: TaskSpec | str | Path,
+    *,
+    variant: str | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> Iterator[Example]:
     """Prompt pairs of a task, never the same twice, until the task has no more.
 
     Parameters

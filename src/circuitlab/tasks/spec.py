@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Checks", "Example", "PoolSource", "SequenceSource", "TableSource", "TaskSpec", "Template", "Variant", "YearSource", "SumSource"]
+__all__ = ["Checks", "Example", "PoolSource", "SequenceSource", "SumSource", "TableSource", "TaskSpec", "Template", "Variant", "YearSource"]
 
 
 class PoolSource(msgspec.Struct, tag="pools", tag_field="kind", frozen=True, forbid_unknown_fields=True):

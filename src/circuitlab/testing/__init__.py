@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["check_method", "check_model"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     homes = {"check_method": "circuitlab.testing.method_laws", "check_model": "circuitlab.testing.model_laws"}
     if name not in homes:
         what = f"module {__name__!r} has no attribute {name!r}"

@@ -25,7 +25,7 @@ def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -
     Grouped-query families have 2 key/value heads; Gemma's sliding window is 4 tokens, shorter than the prompts of
     `tiny_batch`; gains and biases are random too, so that no law passes by their being 1 or 0.
     """
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM
 
     config = _config(family)
     state = torch.get_rng_state()
@@ -71,7 +71,7 @@ def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False
 
 
 def _config(family: str) -> Any:
-    import transformers as hf  # noqa: PLC0415
+    import transformers as hf
 
     shared: dict[str, Any] = {
         "vocab_size": _VOCAB,

@@ -30,7 +30,7 @@ def test_a_stored_run_is_found_by_what_it_is(planted, tmp_path) -> None:
     def fitness():
         calls.append(1)
         flag = judge(np.array([True] * 20), np.arange(1, 21.0), 0.5, None, "toy")
-        from circuitlab.provenance import FitnessFlag  # noqa: PLC0415
+        from circuitlab.provenance import FitnessFlag
 
         return FitnessFlag(**flag)
 

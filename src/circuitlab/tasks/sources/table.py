@@ -23,7 +23,7 @@ def rows(source: TableSource, context: Context) -> Iterator[Row]:
         If the file is missing, ragged, lacks a column, or holds too few different answers.
     """
     table, key = _read(context.folder / source.file, source, context)
-    shots = {}
+    shots: dict[str, str] = {}
     for i, name in enumerate(source.shots):
         found = [row for row in table if row[key] == name]
         if not found:
