@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AlignmentError",
@@ -40,6 +41,10 @@ class CircuitlabError(Exception):
         self.fix = fix
         super().__init__(f"{what} {fix}".strip())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from the same arguments, so that a worker process can hand its error to the caller."""
+        return type(self), (self.what, self.fix)
+
 
 class UnknownNameError(CircuitlabError):
     """A task, model, method, metric, mark or node that does not exist; the nearest known name is suggested.
@@ -61,6 +66,10 @@ class UnknownNameError(CircuitlabError):
         fix = f"Did you mean {lowered[near[0]]!r}? " if near else ""
         shown = ", ".join(self.known[:20]) + (", ..." if len(self.known) > 20 else "")
         super().__init__(f"Unknown {kind} {name!r}.", f"{fix}Known: {shown or '(none)'}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from the same arguments."""
+        return type(self), (self.kind, self.name, self.known)
 
 
 class BadParameterError(CircuitlabError):
