@@ -36,7 +36,7 @@ def test_forward_order_is_total(a, b, c):
 def test_one_layer_sorts_as_the_forward_pass_computes_it():
     layer = [Embed(), Resid(0, "pre"), KVHead(0, 0), Head(0, 0), Head(0, 1), Attn(0), Resid(0, "mid"), Mlp(0), Resid(0, "post")]
     after = [Resid(1, "pre"), Head(1, 0), Logits()]
-    assert sorted((layer + after)[::-1]) == layer + after
+    assert sorted(after + layer) == layer + after
 
 
 @pytest.mark.parametrize("text", ["9.6", "L9H6", "l9h6", " a9.h6 "])
@@ -72,7 +72,7 @@ def test_impossible_edges(text):
 
 def test_edges_sort_by_receiver():
     edges = [parse_edge(x) for x in ("embed->a1.h0<k>", "a0.h1->a1.h0<k>", "embed->a1.h0<q>", "embed->m1")]
-    assert sorted(edges[::-1]) == edges
+    assert sorted(edges[2:] + edges[:2]) == edges
 
 
 def test_universe_lists_and_holds_its_nodes():

@@ -77,8 +77,22 @@ def mean_interval(
         return Interval(mean, missing, missing)
     constant = np.ptp(values, axis=0) == 0
     if method == "bca":
+        low, high = _bca_limits(values, confidence, seed)
+        return Interval(mean, low, high)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+    half = np.where(constant, 0.0, half)
+    return Interval(mean, mean - half, mean + half)
+
+
+def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap limits; scipy divides by the spread, so constant entries are left at their mean."""
+    from scipy import stats  # noqa: PLC0415
+
+    limits = np.stack([values.mean(axis=0)] * 2)
+    varies = np.ptp(values, axis=0) > 0
+    if varies.any():
         found = stats.bootstrap(
-            (values,),
+            (values[:, varies],),
             np.mean,
             axis=0,
             confidence_level=confidence,
@@ -86,11 +100,8 @@ def mean_interval(
             method="BCa",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        low, high = (np.where(constant, mean, limit) for limit in found)
-        return Interval(mean, low, high)
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
-    half = np.where(constant, 0.0, half)
-    return Interval(mean, mean - half, mean + half)
+        limits[0, varies], limits[1, varies] = found.low.reshape(-1), found.high.reshape(-1)
+    return limits[0], limits[1]
 
 
 def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:

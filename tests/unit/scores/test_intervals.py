@@ -1,0 +1,122 @@
+"""Intervals cover what they claim to cover, and say nothing where nothing can be said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitlab.errors import BadParameterError
+from circuitlab.scores.intervals import mean_interval, proportion_interval
+
+SIMULATIONS = 2000
+NOISE = 4 * np.sqrt(0.95 * 0.05 / SIMULATIONS)  # four standard errors of a measured coverage
+
+
+def covered(draw, truth, n, method="t"):
+    """Share of simulated data sets (all at once, one per column) whose interval holds the truth."""
+    size = SIMULATIONS if method == "t" else 400
+    found = mean_interval(draw(np.random.default_rng(1), (n, size)), method=method)
+    return float(((found.low <= truth) & (truth <= found.high)).mean())
+
+
+@pytest.mark.parametrize("n", [2, 5, 16, 64])
+def test_t_interval_of_normal_values_is_exact(n):
+    assert covered(lambda rng, size: rng.normal(2.0, 3.0, size), 2.0, n) == pytest.approx(0.95, abs=NOISE)
+
+
+def test_t_interval_of_skewed_values_is_close_from_sixteen_pairs():
+    def draw(rng, size):
+        return rng.exponential(1.0, size)
+
+    assert covered(draw, 1.0, 16) == pytest.approx(0.91, abs=0.03)
+    assert covered(draw, 1.0, 64) == pytest.approx(0.94, abs=0.02)
+
+
+def test_bca_interval_of_skewed_values():
+    assert covered(lambda rng, size: rng.exponential(1.0, size), 1.0, 32, "bca") == pytest.approx(0.93, abs=0.05)
+
+
+def test_confidence_is_respected():
+    values = np.random.default_rng(0).normal(size=(40, 1000))
+    for confidence in (0.5, 0.8, 0.99):
+        found = mean_interval(values, confidence=confidence)
+        assert ((found.low <= 0) & (found.high >= 0)).mean() == pytest.approx(confidence, abs=0.06)
+
+
+def test_shape_follows_the_values():
+    found = mean_interval(np.random.default_rng(0).normal(size=(8, 3, 4)))
+    assert found.mean.shape == found.low.shape == found.high.shape == (3, 4)
+
+
+def test_one_pair_says_nothing_about_spread():
+    found = mean_interval(np.array([[2.0, 3.0]]))
+    assert found.mean.tolist() == [2.0, 3.0]
+    assert np.isnan(found.low).all()
+    assert np.isnan(found.high).all()
+    assert not found.excludes_zero().any()
+
+
+@pytest.mark.parametrize("method", ["t", "bca"])
+def test_constant_values_have_a_point_interval(method):
+    values = np.stack([np.full(9, 0.1), np.arange(9.0)], axis=1)
+    found = mean_interval(values, method=method)
+    assert found.low[0] == found.high[0] == pytest.approx(0.1)
+    assert found.low[1] < 4 < found.high[1]
+
+
+def test_bca_of_plain_numbers():
+    found = mean_interval(np.arange(9.0), method="bca")
+    assert 0 < found.low < 4 < found.high < 8
+    assert mean_interval(np.full(3, 2.0), method="bca").low == 2.0
+
+
+def test_bca_is_seeded():
+    values = np.random.default_rng(0).exponential(size=(20, 2))
+    first, again = (mean_interval(values, method="bca", seed=3) for _ in range(2))
+    assert np.array_equal(first.low, again.low)
+    assert not np.array_equal(first.low, mean_interval(values, method="bca", seed=4).low)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30), st.floats(-1e3, 1e3), st.floats(0.01, 100))
+def test_interval_moves_and_scales_with_the_values(values, shift, scale):
+    x = np.array(values)
+    base, moved = mean_interval(x), mean_interval(scale * x + shift)
+    size = 1e-6 * (1 + np.abs(scale * x).max() + abs(shift))
+    for ours, theirs in zip(base, moved, strict=True):
+        assert scale * ours + shift == pytest.approx(theirs, abs=size)
+
+
+@pytest.mark.parametrize("values", [np.zeros((0, 3)), np.array(1.0)])
+def test_no_pair_is_refused(values):
+    with pytest.raises(BadParameterError, match="at least one pair"):
+        mean_interval(values)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_impossible_confidence_is_refused(confidence):
+    with pytest.raises(BadParameterError, match="between 0 and 1"):
+        mean_interval(np.arange(4.0), confidence=confidence)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 16), (0.9, 32), (0.97, 64)])
+def test_wilson_interval_coverage(share, n):
+    draws = np.random.default_rng(2).binomial(n, share, size=SIMULATIONS)
+    intervals = [proportion_interval(k, n) for k in range(n + 1)]
+    held = [intervals[k].low <= share <= intervals[k].high for k in draws]
+    assert 0.91 <= np.mean(held) <= 0.995  # whole counts make the coverage jump around 0.95
+
+
+def test_wilson_interval_of_all_and_none():
+    everything, nothing = proportion_interval(16, 16), proportion_interval(0, 16)
+    assert everything.high == pytest.approx(1.0)
+    assert 0.75 < everything.low < 1
+    assert nothing.low == pytest.approx(0.0)
+    assert everything.as_dict() == {"mean": 1.0, "low": float(everything.low), "high": float(everything.high)}
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (5, 4), (-1, 4)])
+def test_impossible_proportions(successes, n):
+    with pytest.raises(BadParameterError, match="no proportion"):
+        proportion_interval(successes, n)
