@@ -101,7 +101,7 @@ class TopK:
             what = f"TopK(k={self.k}) asks for more than the {mean.size} {PARTS[self.part].title} there are."
             raise BadParameterError(what, "Use a smaller k.")
         mask = top_mask(mean.reshape(-1), self.k, self.by).reshape(mean.shape)
-        return _circuit(scores, self.part, mask, f"top {self.k} {PARTS[self.part].title} by {self.by} mean score")
+        return _circuit(scores, self, mask, f"top {self.k} {PARTS[self.part].title} by {self.by} mean score")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Threshold:
         if self.units == "fraction":
             mean = scores.fraction(self.part, mark=self.mark)
         unit = scores.provenance.units if self.units == "raw" else "of the total"
-        return _circuit(scores, self.part, ranked(mean, self.by) >= self.value, f"{self.by} mean score >= {self.value:g} {unit}")
+        return _circuit(scores, self, ranked(mean, self.by) >= self.value, f"{self.by} mean score >= {self.value:g} {unit}")
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,12 @@ class Significant:
         t = np.divide(mean, spread / np.sqrt(len(values)), out=np.where(mean > 0, np.inf, 0.0), where=np.ptp(values, axis=0) > 0)
         p = 2 * stats.t.sf(t, len(values) - 1)
         mask = stats.false_discovery_control(p.ravel()).reshape(p.shape) <= self.rate
-        return _circuit(scores, self.part, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
+        return _circuit(scores, self, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
 
 
-def _circuit(scores: HeadScores, part: str, mask: np.ndarray, rule: str) -> Circuit:
-    nodes = frozenset(PARTS[part].node(*map(int, index)) for index in np.argwhere(mask))
+def _circuit(scores: HeadScores, rule: TopK | Threshold | Significant, mask: np.ndarray, words: str) -> Circuit:
+    nodes = frozenset(PARTS[rule.part].node(*map(int, index)) for index in np.argwhere(mask))
     flag = scores.provenance.fitness
     ready = flag is None or flag.ready
-    return Circuit(nodes, scores.universe, None, rule, (scores.provenance.run_id(),), ready)
+    words += f" at {rule.mark}" if rule.mark else ""
+    return Circuit(nodes, scores.universe, None, words, (scores.provenance.run_id(),), ready)
