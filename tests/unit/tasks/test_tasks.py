@@ -1,0 +1,201 @@
+"""Task files: every shipped task yields sound pairs, the stream is deterministic, and bad files are named with what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from circuitlab.errors import CircuitlabError, TaskFileError, UnknownNameError
+from circuitlab.tasks import list_tasks, load_task, sample_pairs, tasks_folder
+from circuitlab.tasks.load import load_pools
+from circuitlab.tasks.render import example_text, marked
+
+CASES = [(task, variant) for task in list_tasks() for variant in load_task(task).variants]
+
+GOOD = """
+id = "made"
+version = 1
+title = "Made"
+about = "A made task."
+cite = ["wang2022"]
+licence = "none"
+answers = [" {a}"]
+foils = [" {b}"]
+default_variant = "swap"
+[pools]
+words = ["x", "y", "z"]
+[source]
+kind = "pools"
+distinct = [["a", "b"]]
+slots = { a = "words", b = "words" }
+[[templates]]
+name = "one"
+text = "Say {a:A}, then"
+[variants.swap]
+about = "The other word."
+swap = { A = "{b}" }
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    (tmp_path / "pools.toml").write_text('shared = ["p", "q"]\n')
+
+    def write(*changes: tuple[str, str], name: str = "made") -> Path:
+        text = GOOD
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text)
+        return path
+
+    load_pools.cache_clear()
+    return write
+
+
+def draw(task, n=20, **options):
+    return list(itertools.islice(sample_pairs(task, **options), n))
+
+
+@pytest.mark.parametrize(("task", "variant"), CASES)
+def test_every_shipped_variant_yields_sound_pairs(task: str, variant: str) -> None:
+    pairs = draw(task, variant=variant)
+    assert len(pairs) == 20
+    assert len({(pair.clean, pair.corrupt) for pair in pairs}) == 20
+    for pair in pairs:
+        assert pair.clean != pair.corrupt
+        assert pair.answers
+        assert pair.foils
+        assert not set(pair.answers) & {*pair.foils, *pair.distractors}
+        assert set(pair.clean_marks) == set(pair.corrupt_marks)
+        for start, stop in pair.clean_marks.values():
+            assert pair.clean[start:stop].strip()
+        assert "{" not in pair.clean
+
+
+def test_the_core_tasks_are_there() -> None:
+    core = {"ioi", "colored_objects", "successor", "capitals", "addition", "greater_than", "docstring"}
+    assert core <= set(list_tasks())
+    assert {"s2_io", "abc"} <= set(load_task("ioi").variants)
+    assert "two_objects" in load_task("colored_objects").variants
+    names = {template.name for template in load_task("ioi").templates}
+    assert sum(name.startswith("ABBA") for name in names) == sum(name.startswith("BABA") for name in names) == 15
+
+
+def test_ioi_says_what_it_should() -> None:
+    for pair in draw("ioi", 40, variant="s2_io"):
+        words = {mark: pair.clean[slice(*span)] for mark, span in pair.clean_marks.items()}
+        assert words["S1"] == words["S2"] != words["IO"]
+        assert pair.answers == (f" {words['IO']}",)
+        assert pair.foils == (f" {words['S1']}",)
+        assert pair.corrupt[slice(*pair.corrupt_marks["S2"])] == words["IO"]
+    for pair in draw("ioi", 40, variant="abc"):
+        names = [pair.corrupt[slice(*pair.corrupt_marks[mark])] for mark in ("IO", "S1", "S2")]
+        assert len(set(names)) == 3
+        assert not set(names) & {pair.clean[slice(*span)] for span in pair.clean_marks.values()}
+
+
+def test_sums_are_right() -> None:
+    for task, sign in (("addition", "+"), ("subtraction", "-"), ("multiplication", "*")):
+        for pair in draw(task, 60):
+            for text, answer in ((pair.clean, pair.answers[0]), (pair.corrupt, pair.foils[0])):
+                *examples, question = text.split(", ")
+                a, b = question.removesuffix(" = ").split(f" {sign} ")
+                assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(answer)
+                for example in examples:
+                    left, right = example.split(" = ")
+                    assert eval(left) == int(right)
+
+
+def test_greater_than_divides_the_digits() -> None:
+    for pair in draw("greater_than", 40):
+        y = int(pair.clean[slice(*pair.clean_marks["Y"])])
+        assert [int(digit) for digit in pair.answers] == list(range(y + 1, 10))
+        assert [int(digit) for digit in pair.foils] == list(range(y + 1))
+
+
+def test_the_first_pairs_of_a_longer_draw_are_the_same() -> None:
+    assert draw("ioi", 10, seed=5) == draw("ioi", 30, seed=5)[:10]
+    assert draw("ioi", 10, seed=5) != draw("ioi", 10, seed=6)
+    assert draw("ioi", 10) != draw("ioi", 10, variant="abc")
+
+
+def test_a_small_task_ends(make) -> None:
+    pairs = draw(make(), 100)
+    assert len(pairs) == 6
+
+
+def test_a_task_is_found_in_the_folder_named_by_the_environment(make, monkeypatch) -> None:
+    folder = make().parent
+    monkeypatch.setenv("CIRCUITLAB_TASKS", str(folder))
+    assert list_tasks() == ["made"]
+    assert tasks_folder() == folder.resolve()
+
+
+def test_rendering_shows_marks_and_leading_spaces() -> None:
+    pair = draw("ioi", 1)[0]
+    assert "]S2" in marked(pair.clean, pair.clean_marks)
+    text = example_text(pair)
+    assert repr(pair.answers[0]) in text
+    assert text.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (("about =", "abuot ="), TaskFileError, "abuot"),
+        (('version = 1', 'version = "one"'), TaskFileError, "version"),
+        (('["x", "y", "z"]', "[]"), TaskFileError, "'words' of task 'made' is empty"),
+        (('["x", "y", "z"]', '["x", "x"]'), TaskFileError, "repeats x"),
+        (('["x", "y", "z"]', '["x"]'), TaskFileError, "needs 2 different words; its pools hold 1"),
+        (('distinct = [["a", "b"]]', 'distinct = [["a", "c"]]'), TaskFileError, "which is no slot"),
+        (('b = "words"', 'b = "wrods"'), UnknownNameError, "Did you mean 'words'"),
+        (("{a:A}, then", "{aa:A}, then"), UnknownNameError, "slot in template 'one'"),
+        (("{a:A}, then", "{a|titel:A}, then"), UnknownNameError, "Did you mean 'title'"),
+        (("{a:A}, then", "{a:A} {, then"), TaskFileError, "brace"),
+        (("{a:A}, then", "{a:A} {b:A}, then"), TaskFileError, "mark twice"),
+        (('swap = { A = "{b}" }', 'swap = { B = "{b}" }'), UnknownNameError, "mark in swap"),
+        (('swap = { A = "{b}" }', ""), TaskFileError, "changes nothing"),
+        (('default_variant = "swap"', 'default_variant = "swop"'), UnknownNameError, "Did you mean 'swap'"),
+        (('foils = [" {b}"]', 'foils = [" {a}"]'), TaskFileError, "both as answer and as foil"),
+        (('kind = "pools"', 'kind = "pool"'), TaskFileError, "pool"),
+        (('id = "made"', 'id = "other"'), TaskFileError, "Give the file the name of its id"),
+        (('title = "Made"', "title = Made"), TaskFileError, "cannot be used"),
+    ],
+)
+def test_a_bad_file_is_refused_with_what_is_wrong(make, change, error, says) -> None:
+    path = make(change)
+    with pytest.raises(error, match=says) as caught:
+        draw(path, 1)
+    assert isinstance(caught.value, CircuitlabError)
+    assert caught.value.fix
+
+
+def test_unknown_names_suggest_the_near_one(tmp_path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'ioi'"):
+        load_task("oii")
+    with pytest.raises(UnknownNameError, match="Did you mean 's2_io'"):
+        draw("ioi", 1, variant="s2io")
+    with pytest.raises(TaskFileError, match="no task file"):
+        load_task(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("item,answer\na,1\nb,1\n", "1 different answers"),
+        ("item,reply\na,1\nb,2\n", "a column 'answer'"),
+        ("item,answer\na,1\nb\n", "ragged lines"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_bad_table_is_refused(make, tmp_path, table, says) -> None:
+    slots = 'kind = "pools"\ndistinct = [["a", "b"]]\nslots = { a = "words", b = "words" }'
+    path = make((slots, 'kind = "table"\nfile = "rows.csv"\nanswer = "answer"'), ("{a:A}", "{item.item:A}"), ("{b}", "{other.item}"))
+    if table is not None:
+        (tmp_path / "rows.csv").write_text(table)
+    with pytest.raises(TaskFileError, match=says):
+        draw(path, 1)
