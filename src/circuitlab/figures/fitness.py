@@ -77,7 +77,9 @@ def fitness_table(
 
 
 def _verdict(flag: FitnessFlag) -> str:
-    return "ready" if flag.ready else "<b>near chance: no circuit to find</b>" if flag.accuracy["low"] <= flag.chance else "<b>not ready</b>"
+    if flag.ready:
+        return "ready"
+    return "<b>near chance: no circuit to find</b>" if flag.accuracy["low"] <= flag.chance else "<b>not ready</b>"
 
 
 def _references(figure: go.Figure, flags: Mapping[str, FitnessFlag]) -> None:

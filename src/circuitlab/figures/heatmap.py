@@ -71,7 +71,7 @@ def head_heatmap(
     figure.add_trace(significance_dots(values))
     columns = n_heads + (_SIDE_WIDTH * len(side) + 0.2 if side else 0)
     cell = float(np.clip(640 / columns, 12, 36))
-    _axes(figure, scores, (n_layers, n_heads), side, part)
+    _axes(figure, (n_layers, n_heads), side, part)
     figure.update_layout(coloraxis=colour_axis(symmetric_limit([mean]), scores.provenance.units))
     where = scores.provenance
     at = f" at {mark}" if mark else ""
@@ -122,7 +122,7 @@ def significance_dots(values: np.ndarray, *, axis: str = "") -> go.Scatter:
     )
 
 
-def _map(mean: np.ndarray, texts: Any, columns: list[float]) -> go.Heatmap:
+def _map(mean: np.ndarray, texts: list[list[str]] | list[str], columns: list[float]) -> go.Heatmap:
     return go.Heatmap(
         z=rounded(mean),
         x=columns,
@@ -149,7 +149,7 @@ def _column(scores: HeadScores, part: str, mark: str | None, at: float) -> go.He
     return column
 
 
-def _axes(figure: go.Figure, scores: HeadScores, shape: tuple[int, int], side: list[str], part: str) -> None:
+def _axes(figure: go.Figure, shape: tuple[int, int], side: list[str], part: str) -> None:
     n_layers, n_heads = shape
     every = max(1, -(-n_heads // 16))
     ticks = list(range(0, n_heads, every))

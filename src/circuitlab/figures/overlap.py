@@ -82,11 +82,12 @@ def stars(q: float) -> str:
 
 
 def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    lower, upper = ({key: [[empty] * len(names) for _ in names] for key, empty in (("z", None), ("text", ""), ("hover", ""))} for _ in "ab")
+    lower, upper = _blank(len(names)), _blank(len(names))
     for i, task in enumerate(table.tasks):
         own = table.stability[task]["mean"]
         lower["z"][i][i], lower["text"][i][i] = rounded(own), f"<i>{own:.2f}</i>"
-        lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {own:.2f} {_limits(table.stability[task])}"
+        limits = _limits(table.stability[task])
+        lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {own:.2f} ({limits})"
     for row in table.rows:
         i, j = sorted((table.tasks.index(row.task_a), table.tasks.index(row.task_b)))
         found, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
@@ -99,6 +100,10 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
         upper["text"][i][j] = f"{excess:+.2f}<br>{stars(row.q) or 'ns'}"
         lower["hover"][j][i] = upper["hover"][i][j] = told
     return lower, upper
+
+
+def _blank(n: int) -> dict[str, Any]:
+    return {key: [[empty] * n for _ in range(n)] for key, empty in (("z", None), ("text", ""), ("hover", ""))}
 
 
 def _limits(found: Mapping[str, float]) -> str:
@@ -127,7 +132,7 @@ def _heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
 
 
 def _bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
-    bar = {"title": {"text": title + "<br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top", "thickness": 12}
-    bar |= {"x": 1.03, "outlinewidth": 0, "tickfont": {"size": 11}, "ticks": ""}
+    bar = {"title": {"text": title + "<br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top"}
+    bar |= {"thickness": 12, "x": 1.03, "outlinewidth": 0, "tickfont": {"size": 11}, "ticks": ""}
     middle = {"cmid": 0} if low < 0 else {}
     return {"cmin": rounded(low), "cmax": rounded(high), "autocolorscale": True, "colorbar": bar} | middle

@@ -1,8 +1,9 @@
 """Two plotly templates, light and dark, used by name and never registered: importing this changes nobody else's figures.
 
 Backgrounds are transparent. The diverging scale runs from orange (hinders) through a neutral middle to blue (helps), which
-readers with any common form of colour blindness can tell apart; numbers written on cells stay readable at both ends. Figures name no scale of their own: a heatmap whose range
-spans zero takes the template's diverging scale, so that a page can switch theme by swapping the template.
+readers with any common form of colour blindness can tell apart; numbers written on cells stay readable at both ends. Figures
+name no scale of their own: a heatmap whose range spans zero takes the template's diverging scale, so that a page can switch
+theme by swapping the template.
 """
 
 from __future__ import annotations
