@@ -1,0 +1,123 @@
+"""Score files: exact round trips, and every way a file can be wrong is named without losing what was there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+
+from circuitlab.errors import ForeignFileError, ScoreFileError, StoreError
+from circuitlab.scores import netcdf
+from circuitlab.scores.head_scores import HeadScores
+from circuitlab.testing.fakes import fake_scores
+
+
+@pytest.fixture
+def scores() -> HeadScores:
+    generator = np.random.default_rng(0)
+    return fake_scores(generator.normal(size=(5, 3, 4)), mlps=generator.normal(size=(5, 3)))
+
+
+@pytest.fixture
+def path(scores, tmp_path):
+    return scores.save(tmp_path / "scores.nc")
+
+
+def test_round_trip_is_exact(scores, path) -> None:
+    back = HeadScores.load(path)
+    assert back.provenance == scores.provenance
+    for name in scores.dataset.data_vars:
+        assert back.dataset[name].dims == scores.dataset[name].dims
+        assert back.dataset[name].dtype == scores.dataset[name].dtype
+        np.testing.assert_array_equal(back.dataset[name].values, scores.dataset[name].values)
+    assert back.to_frame().equals(scores.to_frame())
+
+
+def test_marks_survive(tmp_path, scores) -> None:
+    arrays = {"heads": np.ones((5, 2, 3, 4)), "total": np.ones(5), "clean": np.ones(5), "corrupt": np.zeros(5)}
+    marked = HeadScores.build(arrays, scores.provenance, ["S1", "END"])
+    assert HeadScores.load(marked.save(tmp_path / "m.nc")).marks == ("S1", "END")
+
+
+def test_a_file_cut_anywhere_is_refused(path, tmp_path) -> None:
+    whole = path.read_bytes()
+    for share in (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        cut = tmp_path / "cut.nc"
+        cut.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ScoreFileError, match=r"cut\.nc"):
+            HeadScores.load(cut)
+
+
+def test_changed_values_are_noticed(path, scores, tmp_path) -> None:
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        file["heads"][0, 0, 0] += 1e-9
+    with pytest.raises(ScoreFileError, match="checksum"):
+        HeadScores.load(path)
+
+
+def test_foreign_files_are_named(tmp_path, scores) -> None:
+    text = tmp_path / "text.nc"
+    text.write_text("hello")
+    with pytest.raises(ForeignFileError, match="no netCDF 4 file"):
+        HeadScores.load(text)
+    other = tmp_path / "other.nc"
+    scores.dataset.to_netcdf(other, engine="h5netcdf")
+    with pytest.raises(ForeignFileError, match="did not write"):
+        HeadScores.load(other)
+    with pytest.raises(ScoreFileError, match="There is no score file"):
+        HeadScores.load(tmp_path / "none.nc")
+
+
+def test_a_newer_schema_is_refused_by_number(path, monkeypatch) -> None:
+    monkeypatch.setattr(netcdf, "SCHEMA", 0)
+    with pytest.raises(ScoreFileError, match="has schema 1; this version reads schemas up to 0"):
+        HeadScores.load(path)
+
+
+def test_a_full_disk_leaves_the_old_file(path, scores, monkeypatch) -> None:
+    before = path.read_bytes()
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        scores.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_made_is_named(scores, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Could not write"):
+        scores.save(tmp_path / "file" / "scores.nc")
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(path) -> None:
+    before = path.read_bytes()
+    code = (
+        "import os, sys\n"
+        "from circuitlab.scores.head_scores import HeadScores\n"
+        "scores = HeadScores.load(sys.argv[1])\n"
+        "os.fsync = lambda _: os._exit(9)\n"
+        "scores.save(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == 9
+    assert path.read_bytes() == before
+    HeadScores.load(path)
+
+
+def test_provenance_is_readable_json(path, scores) -> None:
+    import h5py
+
+    with h5py.File(path) as file:
+        text = file.attrs["provenance"]
+    assert msgspec.json.decode(text)["method"] == scores.provenance.method

@@ -1,0 +1,84 @@
+"""The run store: what is finished is found, what is damaged is moved aside and computed again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuitlab.errors import StoreError
+from circuitlab.store import RunStore
+from circuitlab.store.run_store import default_root
+from circuitlab.testing.fakes import fake_scores
+
+
+@pytest.fixture
+def scores():
+    return fake_scores(np.random.default_rng(1).normal(size=(4, 2, 3)))
+
+
+@pytest.fixture
+def store(tmp_path) -> RunStore:
+    return RunStore(tmp_path / "runs")
+
+
+def test_a_run_is_computed_once(store, scores) -> None:
+    run_id, calls = scores.provenance.run_id(), []
+
+    def compute():
+        calls.append(1)
+        return scores
+
+    first, cached = store.get_or_compute(run_id, compute)
+    again, cached_again = store.get_or_compute(run_id, compute)
+    assert (cached, cached_again, len(calls)) == (False, True, 1)
+    np.testing.assert_array_equal(first.values(), again.values())
+    assert store.list() == [run_id]
+    assert store.path(run_id).with_suffix(".json").read_text().startswith("{")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "sidecar", "newer"])
+def test_a_damaged_run_is_moved_aside_named_and_computed_again(store, scores, damage) -> None:
+    run_id = store.put(scores)
+    path = store.path(run_id)
+    whole = path.read_bytes()
+    if damage == "sidecar":
+        path.with_suffix(".json").write_text("{")
+    elif damage == "newer":
+        import h5py
+
+        with h5py.File(path, "r+") as file:
+            file.attrs["schema"] = 99
+        path.with_suffix(".json").unlink()
+    else:
+        path.write_bytes({"cut": whole[:500], "flip": whole[:-3] + b"xyz", "text": b"hello"}[damage])
+    with pytest.warns(UserWarning, match="moved to .*damaged"):
+        back, cached = store.get_or_compute(run_id, lambda: scores)
+    assert not cached
+    np.testing.assert_array_equal(back.values(), scores.values())
+    assert list((store.root / "damaged").glob("*.nc"))
+    assert store.has(run_id)
+
+
+def test_a_run_without_its_sidecar_is_still_whole(store, scores) -> None:
+    run_id = store.put(scores)
+    store.path(run_id).with_suffix(".json").unlink()
+    _, cached = store.get_or_compute(run_id, lambda: pytest.fail("computed again"))
+    assert cached
+
+
+def test_a_run_under_another_name_is_refused(store, scores) -> None:
+    run_id = store.put(scores)
+    store.path(run_id).rename(store.path("abc123"))
+    with pytest.raises(StoreError, match=f"holds run {run_id}"):
+        store.get("abc123")
+    with pytest.raises(StoreError, match="was asked for"):
+        store.get_or_compute("def456", lambda: scores)
+    with pytest.raises(StoreError, match="no run id"):
+        store.path("../x")
+
+
+def test_the_root_follows_the_environment(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CIRCUITLAB_STORE", str(tmp_path))
+    assert default_root() == RunStore().root == tmp_path
+    monkeypatch.delenv("CIRCUITLAB_STORE")
+    assert default_root().name == "runs"
