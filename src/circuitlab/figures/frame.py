@@ -25,13 +25,17 @@ _TITLE_LINE, _SUBTITLE_LINE, _BANNER_LINE = 21, 16, 16
 
 @dataclass(frozen=True)
 class Frame:
-    """Title, subtitle and banner of a figure, and the size of its plotting area in pixels (margins come on top)."""
+    """Title, subtitle and banner of a figure, and the size of its plotting area in pixels (margins come on top).
+
+    ``shrinks`` is how far a page may narrow the figure before it scrolls, as a share of its width.
+    """
 
     title: str
     subtitle: str
     width: int
     height: int
     banner: str = ""
+    shrinks: float = 0.75
     margin_left: int = 64
     margin_right: int = 24
     margin_top: int = 12
@@ -42,7 +46,7 @@ def finish(figure: go.Figure, frame: Frame, theme: Theme) -> go.Figure:
     """Lay out title, subtitle and banner above the plot without overlap and set the theme.
 
     ``layout.meta`` keeps ``title`` and ``subtitle`` as unescaped text and the pixels they take, for pages that print them as
-    headings of their own.
+    headings of their own, and the narrowest width at which nothing overlaps.
     """
     # Lines are counted here because plotly neither wraps a title nor makes room for one; hence annotations.
     total = frame.margin_left + frame.width + frame.margin_right
@@ -53,12 +57,14 @@ def finish(figure: go.Figure, frame: Frame, theme: Theme) -> go.Figure:
     subtitle_px = _lines(subtitle) * _SUBTITLE_LINE + 8 if subtitle else 0
     banner_px = _lines(banner) * _BANNER_LINE + 24 if banner else 0
     top = title_px + subtitle_px + banner_px + frame.margin_top
+    meta = {"title": frame.title, "subtitle": frame.subtitle, "title_px": title_px + subtitle_px}
+    meta["min_width"] = int(total * frame.shrinks)
     figure.update_layout(
         template=template(theme),
         width=total,
         height=top + frame.height + frame.margin_bottom,
         margin={"l": frame.margin_left, "r": frame.margin_right, "t": top, "b": frame.margin_bottom},
-        meta={"title": frame.title, "subtitle": frame.subtitle, "title_px": title_px + subtitle_px, "max_width": total},
+        meta=meta,
     )
     note = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False}
     note |= {"xshift": 8 - frame.margin_left, "borderpad": 0}

@@ -72,6 +72,7 @@ def overlap_matrix(
         margin_right=130,
         margin_bottom=130,
         banner=_DAGGER if any(flagged) else "",
+        shrinks=1.0,
     )
     return finish(figure, frame, theme)
 

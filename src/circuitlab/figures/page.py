@@ -27,18 +27,14 @@ _DRAW = """
   var draw = function (div) {
     var figure = read(div.dataset.figure);
     figure.layout.template = templates[dark.matches ? "dark" : "light"];
-    Plotly.react(div, figure.data, figure.layout, config).then(function () { div.dataset.drawn = "yes"; });
+    return Plotly.react(div, figure.data, figure.layout, config).then(function () { div.dataset.drawn = "yes"; });
   };
   var plots = Array.prototype.slice.call(document.querySelectorAll(".cl-plot"));
-  var drawn = function (div) { return div.dataset.drawn === "yes"; };
-  if (typeof IntersectionObserver === "undefined") { plots.forEach(draw); } else {
-    var seen = new IntersectionObserver(function (entries) {
-      entries.forEach(function (e) { if (e.isIntersecting) { seen.unobserve(e.target); draw(e.target); } });
-    }, {rootMargin: "1200px"});
-    plots.forEach(function (div) { seen.observe(div); });
-  }
-  dark.addEventListener("change", function () { plots.filter(drawn).forEach(draw); });
-  window.addEventListener("beforeprint", function () { plots.forEach(draw); });
+  var next = function (i) {
+    if (i < plots.length) { draw(plots[i]).then(function () { setTimeout(next, 0, i + 1); }); }
+  };
+  next(0);
+  dark.addEventListener("change", function () { plots.forEach(draw); });
 })();
 """
 
@@ -102,7 +98,7 @@ def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:
         False leaves out title and subtitle, and their room, for pages that print them as headings.
     """
     plain = _page_figure(figure, titled=titled)
-    size = f"max-width:{figure.layout.width}px;height:{plain['layout']['height']}px"
+    size = f"min-width:{plain['layout']['meta']['min_width']}px;max-width:{figure.layout.width}px;height:{plain['layout']['height']}px"
     key = html.escape(name, quote=True)
     return (
         f'<div class="cl-plot" id="plot-{key}" data-figure="data-{key}" style="{size}"></div>\n'

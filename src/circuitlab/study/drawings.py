@@ -36,17 +36,20 @@ class Drawing:
 def draw_all(runs: StudyRuns) -> list[Drawing]:
     """Every figure of a study, in the order of the report.
 
-    Fitness; the overlap matrix of each method that scored heads on two or more tasks; and for each task a heatmap and the
-    top heads of every method, and the first two methods against each other.
+    Fitness; the overlap matrix of each method that scored heads on two or more tasks (the study's own choice first); and for
+    each task a heatmap and the top heads of every method, and the first two methods against each other.
     """
     drawings = []
     if flags := fitness_flags(runs):
         shown = figures.fitness_table(flags, units=_units(runs), subtitle=runs.runs[0].scores.provenance.model.name)
         drawings.append(Drawing("task_fitness", "fitness", shown, runs.runs))
-    for key, group in runs.methods().items():
+    main = runs.study.compare.method if runs.study.compare else ""
+    for key, group in sorted(runs.methods().items(), key=lambda item: item[1][0].cell.method.name != main):
         if (table := compare_method(runs, key)) is not None:
             titles = {run.task_key: run.title for run in group}
-            drawings.append(Drawing(f"overlap.{key}", "overlap", figures.overlap_matrix(table, titles=titles), tuple(group)))
+            said = f"Are they the same heads? By {method_title(group[0].scores.provenance)}"
+            shown = figures.overlap_matrix(table, titles=titles, title=said)
+            drawings.append(Drawing(f"overlap.{key}", "overlap", shown, tuple(group)))
     for group in runs.tasks().values():
         for run in group:
             drawings += _of_run(run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from circuitlab.citations import CITATIONS
 from circuitlab.study.collect import StudyRuns
 from circuitlab.study.drawings import compare_method
@@ -12,6 +14,11 @@ from circuitlab.study.score import run_checks
 __all__ = ["checks_section", "how_to_read", "methods_section", "null_text", "overlap_notes", "summary"]
 
 _CLEAR = 0.05
+_CHECKS = {
+    "finite": "Share of values that are finite",
+    "residual": "Sum of parts minus total, share of total",
+    "task_ready": "Accuracy of the model on the task",
+}
 
 
 def summary(runs: StudyRuns) -> str:
@@ -100,18 +107,20 @@ def _citation(key: str) -> str:
 
 
 def checks_section(runs: StudyRuns) -> str:
-    """What every run checked about itself."""
-    meanings = {
-        "finite": "share of values that are finite",
-        "residual": "largest gap between the sum of all parts and the total, as a share of the total",
-        "task_ready": "accuracy of the model on the task",
-    }
+    """What every run checked about itself, one row per run."""
+    found = {run.run_id: run_checks(run.scores) for run in runs.runs}
+    names = list(dict.fromkeys(name for checks in found.values() for name in checks))
     rows = []
     for run in runs.runs:
-        for name, result in run_checks(run.scores).items():
-            badge = '<span class="badge good">ok</span>' if result["ok"] else '<span class="badge warn">not ok</span>'
-            method = escape(run.scores.provenance.method.replace("_", " "))
-            rows.append([escape(run.title), method, escape(meanings.get(name, name)), number(float(result["value"])), badge])
-    bad = sum("not ok" in row[-1] for row in rows)
-    told = "All checks hold." if not bad else f"{bad} of {len(rows)} checks do not hold; they are marked."
-    return f"<p>{told}</p>" + table(["Task", "Method", "What was checked", "Value", "Result"], rows)
+        cells = [_check_cell(found[run.run_id].get(name)) for name in names]
+        rows.append([escape(run.title), escape(run.scores.provenance.method.replace("_", " ")), *cells])
+    bad = sum(not check["ok"] for checks in found.values() for check in checks.values())
+    told = "All checks hold." if not bad else f"{bad} checks do not hold; they are marked."
+    return f"<p>{told}</p>" + table(["Task", "Method", *(_CHECKS.get(name, name) for name in names)], rows)
+
+
+def _check_cell(check: dict[str, Any] | None) -> str:
+    if check is None:
+        return '<span class="soft">does not apply</span>'
+    badge = '<span class="badge good">ok</span>' if check["ok"] else '<span class="badge warn">not ok</span>'
+    return f"{number(float(check['value']))} {badge}"
