@@ -35,9 +35,9 @@ def test_top_k_by_each_ranking():
 
 
 def test_ties_go_to_the_earlier_head():
-    values = np.random.default_rng(0).integers(0, 3, size=(20, 9)).astype(float)  # enough ties to upset an unstable sort
-    expected = sorted(np.ndindex(values.shape), key=lambda index: -values[index])[:40]
-    assert TopK(40)(scores_of(values)).nodes == {Head(*index) for index in expected}
+    values = np.random.default_rng(0).integers(0, 3, size=2000)  # enough ties to upset an unstable sort
+    assert np.flatnonzero(top_mask(values.astype(float), 300)).tolist() == np.flatnonzero(values == 2)[:300].tolist()
+    assert names(TopK(2)(scores_of(np.ones((2, 2))))) == ["a0.h0", "a0.h1"]
 
 
 @given(arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 12)), elements=st.integers(-3, 3)), st.integers(1, 12))

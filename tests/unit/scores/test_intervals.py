@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from circuitlab.errors import BadParameterError
 from circuitlab.scores.intervals import mean_interval, proportion_interval
 
-SIMULATIONS = 2000
+SIMULATIONS = 20000
 NOISE = 4 * np.sqrt(0.95 * 0.05 / SIMULATIONS)  # four standard errors of a measured coverage
 
 
@@ -106,6 +106,13 @@ def test_wilson_interval_coverage(share, n):
     intervals = [proportion_interval(k, n) for k in range(n + 1)]
     held = [intervals[k].low <= share <= intervals[k].high for k in draws]
     assert 0.91 <= np.mean(held) <= 0.995  # whole counts make the coverage jump around 0.95
+
+
+def test_wilson_interval_follows_its_formula():
+    k, n, z = 8, 10, 1.959964
+    centre, half = (k + z**2 / 2) / (n + z**2), z * np.sqrt(k * (n - k) / n + z**2 / 4) / (n + z**2)
+    found = proportion_interval(k, n)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
 
 
 def test_wilson_interval_of_all_and_none():
