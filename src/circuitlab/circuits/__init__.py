@@ -1,6 +1,7 @@
 """Circuits: sets of nodes, how they are picked from scores, and files other tools read."""
 
 from circuitlab.circuits.circuit import Circuit
+from circuitlab.circuits.interchange import read_graph_json, to_graph, write_graph_json, write_graphml
 from circuitlab.circuits.select import Significant, Threshold, TopK
 
-__all__ = ["Circuit", "Significant", "Threshold", "TopK"]
+__all__ = ["Circuit", "Significant", "Threshold", "TopK", "read_graph_json", "to_graph", "write_graph_json", "write_graphml"]
