@@ -1,0 +1,79 @@
+"""A finished study of made-up scores, for testing everything that is built from stored runs without a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from circuitlab.scores.head_scores import HeadScores
+from circuitlab.store import RunStore
+from circuitlab.study.index import StudyIndex
+from circuitlab.study.spec import load_study
+from circuitlab.testing.fakes import fake_scores
+
+__all__ = ["made_up_study"]
+
+_STUDY = """
+id = "made-up"
+title = "A made-up study <of> nothing & nobody"
+model = "made-up"
+n = 8
+
+[[methods]]
+name = "logit_attribution"
+
+[[methods]]
+name = "activation_patching"
+
+[[tasks]]
+id = "successor"
+
+[[tasks]]
+id = "capitals"
+
+[[tasks]]
+id = "colored_objects"
+
+[compare]
+method = "activation_patching"
+top_k = 5
+"""
+
+
+def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, RunStore]:
+    """Write a study file and a store with a made-up run for every cell.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``study.toml`` and ``runs/``.
+    unfinished : str
+        Task whose cells are left out.
+
+    Returns
+    -------
+    tuple of Path and RunStore
+        Three tasks by two methods, 8 pairs, 6 layers of 4 heads; the model cannot do ``colored_objects``.
+    """
+    file = folder / "study.toml"
+    file.write_text(_STUDY, encoding="utf-8")
+    store = RunStore(folder / "runs")
+    study = load_study(file)
+    index = StudyIndex(store, study)
+    for cell in study.cells():
+        if cell.task.id != unfinished:
+            index.record(cell, store.put(_made_up(cell.task.id, cell.method.name)))
+    return file, store
+
+
+def _made_up(task: str, method: str) -> HeadScores:
+    generator = np.random.default_rng([*map(ord, task + method)])
+    truth = np.zeros((6, 4))
+    truth[4, 1], truth[5, 2], truth[3, generator.integers(4)] = 1.2, -0.8, 0.6
+    heads = truth + generator.normal(0, 0.1, (8, 6, 4))
+    mlps = generator.normal(0.2, 0.4, (8, 6))
+    scores = fake_scores(heads, task=task, mlps=mlps, ready=task != "colored_objects", additive=method == "logit_attribution")
+    return replace(scores, provenance=msgspec.structs.replace(scores.provenance, method=method))
