@@ -12,6 +12,8 @@ from circuitlab.errors import WeightsError
 __all__ = ["convert_gguf", "read_folder"]
 
 _MAGIC = b"GGUF"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_SIZES = ("block_count", "embedding_length", "attention.head_count")
 
 
 def convert_gguf(path: Path, folder: Path) -> str:
@@ -52,10 +54,9 @@ def read_folder(folder: Path | str, dtype: Any) -> tuple[Any, Any]:
 
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, TypeError, KeyError):
-            tokenizer = None  # a folder of weights alone is fine: such a model is fed token ids
+        # Of a folder of weights alone transformers would make up an empty tokenizer; such a model is fed token ids instead.
+        bare = Path(folder).is_dir() and not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
+        tokenizer = None if bare else AutoTokenizer.from_pretrained(folder)
     return model, tokenizer
 
 
@@ -68,7 +69,8 @@ def _check_whole(path: Path) -> None:
             what = f"{path} is no GGUF file: it does not begin with 'GGUF'."
             raise WeightsError(what, "Give a GGUF file or a Hugging Face folder.")
     try:
-        tensors = GGUFReader(str(path)).tensors
+        reader = GGUFReader(str(path))
+        tensors, fields = reader.tensors, set(reader.fields)
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         what = f"{path} is cut short or damaged ({path.stat().st_size} bytes; {type(error).__name__} while reading its table of tensors)."
@@ -76,6 +78,10 @@ def _check_whole(path: Path) -> None:
     if end > path.stat().st_size:
         what = f"{path} is cut short: {path.stat().st_size} bytes of {end}."
         raise WeightsError(what, "Fetch it again.")
+    # Without these, transformers falls back to the default sizes of the family: several billion parameters.
+    if missing := [key for key in _SIZES if not any(field.endswith(f".{key}") for field in fields)]:
+        what = f"{path} does not say how large its model is: it lacks {', '.join(missing)}."
+        raise WeightsError(what, "It may hold an adapter or a vocabulary; give a GGUF file of a whole model.")
 
 
 @contextlib.contextmanager
