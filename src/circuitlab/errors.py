@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_SHOWN = 20  # names listed when one is unknown
+
+
 class CircuitlabError(Exception):
     """Base of every error circuitlab raises on purpose; the command line prints it in one line and exits with 2.
 
@@ -64,7 +67,7 @@ class UnknownNameError(CircuitlabError):
         lowered = {candidate.lower(): candidate for candidate in self.known}
         near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
         fix = f"Did you mean {lowered[near[0]]!r}? " if near else ""
-        shown = ", ".join(self.known[:20]) + (", ..." if len(self.known) > 20 else "")
+        shown = ", ".join(self.known[:_SHOWN]) + (", ..." if len(self.known) > _SHOWN else "")
         super().__init__(f"Unknown {kind} {name!r}.", f"{fix}Known: {shown or '(none)'}.")
 
     def __reduce__(self) -> tuple[Any, ...]:

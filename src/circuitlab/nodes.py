@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from circuitlab.errors import BadParameterError
 
@@ -143,14 +143,14 @@ class Logits(_Ordered):
 
 Node: TypeAlias = Embed | Resid | KVHead | Head | Attn | Mlp | Logits
 
-_PATTERNS = {
+_PATTERNS: dict[re.Pattern[str], Callable[[re.Match[str]], Node]] = {
     re.compile(r"a(\d+)\.h(\d+)"): lambda m: Head(int(m[1]), int(m[2])),
     re.compile(r"(\d+)\.(\d+)"): lambda m: Head(int(m[1]), int(m[2])),
     re.compile(r"[lL](\d+)[hH](\d+)"): lambda m: Head(int(m[1]), int(m[2])),
     re.compile(r"a(\d+)\.kv(\d+)"): lambda m: KVHead(int(m[1]), int(m[2])),
     re.compile(r"a(\d+)"): lambda m: Attn(int(m[1])),
     re.compile(r"m(\d+)"): lambda m: Mlp(int(m[1])),
-    re.compile(r"r(\d+)\.(pre|mid|post)"): lambda m: Resid(int(m[1]), m[2]),
+    re.compile(r"r(\d+)\.(pre|mid|post)"): lambda m: Resid(int(m[1]), cast("ResidPoint", m[2])),
     re.compile(r"embed"): lambda _m: Embed(),
     re.compile(r"logits"): lambda _m: Logits(),
 }
@@ -181,8 +181,7 @@ def parse_node(text: str) -> Node:
     """
     for pattern, build in _PATTERNS.items():
         if match := pattern.fullmatch(text.strip()):
-            node: Node = build(match)
-            return node
+            return build(match)
     what = f"{text!r} is not a node name."
     fix = "Write a9.h6 (head), a9.kv2 (key/value head), a9 (attention), m3 (MLP), r9.pre (residual), embed or logits."
     raise BadParameterError(what, fix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from circuitlab.nodes import Edge, Node, Universe, parse_edge, parse_node
 
 __all__ = ["Circuit"]
 
-_ALGEBRA = {
+_ALGEBRA: dict[str, Callable[[frozenset[Any], frozenset[Any]], frozenset[Any]]] = {
     "|": frozenset.union,
     "&": frozenset.intersection,
     "-": frozenset.difference,

@@ -16,7 +16,7 @@ from circuitlab.provenance import ModelSpec
 
 __all__ = ["read_graph_json", "to_graph", "write_graph_json", "write_graphml"]
 
-_NAMES = {"input": Embed(), "logits": Logits()}
+_NAMES: dict[str, Node] = {"input": Embed(), "logits": Logits()}
 
 
 def to_graph(circuit: Circuit, model: ModelSpec | None = None) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def to_graph(circuit: Circuit, model: ModelSpec | None = None) -> dict[str, Any]
         what = f"The graph format has no name for {', '.join(map(str, foreign[:5]))}."
         raise BadParameterError(what, "Use Circuit.to_dict, or keep query heads, MLPs, embed and logits.")
     universe = circuit.universe
-    every = (Embed(), *sorted([*universe.heads(), *universe.mlps()]), Logits())
+    middle: list[Node] = [*universe.heads(), *universe.mlps()]
+    every: tuple[Node, ...] = (Embed(), *sorted(middle), Logits())
     shape: dict[str, Any] = {"n_layers": universe.n_layers, "n_heads": universe.n_heads, "n_kv_heads": universe.n_kv_heads}
     if model is not None:
         shape |= {"d_model": model.d_model, "parallel_attn_mlp": model.parallel}

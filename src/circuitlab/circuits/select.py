@@ -174,7 +174,7 @@ class Significant:
 
         _require_mark(scores, self.mark)
         values = scores.values(self.part, mark=self.mark).astype(float)
-        if values.shape[0] < 2:
+        if len(values) <= 1:
             what = "One pair cannot show that an effect is significant."
             raise BadParameterError(what, "Score more pairs.")
         mean, spread = np.abs(values.mean(axis=0)), values.std(axis=0, ddof=1)

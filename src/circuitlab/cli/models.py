@@ -68,7 +68,7 @@ def path(name: str, as_json: bool = _JSON) -> None:
 
 
 def doctor(model: str, as_json: bool = _JSON) -> None:
-    """Run the model laws on a checkpoint: is it served exactly, do edits fire, do the parts sum up?"""
+    """Run the model laws on a checkpoint: exact logits, edits that fire, parts that sum up."""
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.testing.model_laws import model_laws  # noqa: PLC0415
 

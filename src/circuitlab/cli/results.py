@@ -176,9 +176,7 @@ def score_document(scored: Scored) -> dict[str, Any]:
         "mlps": [],
     }
     for part in scores.parts:
-        document[part] = [
-            _entry(node, mark) for mark in scores.marks or (None,) for node in scores.nodes(part, mark=mark)
-        ]
+        document[part] = [_entry(node, mark) for mark in scores.marks or (None,) for node in scores.nodes(part, mark=mark)]
     return document
 
 
@@ -247,9 +245,7 @@ def _print_scores(scored: Scored) -> None:
     print_text(f"{where.method} on {where.task.id} ({where.task.variant}), {where.model.name}, {scores.n_pairs} pairs, {note}")
     print_text(f"run {where.run_id()}: {where.estimand}, in {where.units}; positive helps the answer\n")
     for mark in scores.marks or (None,):
-        rows = [
-            [str(e.node), f"{e.mean:+.3f}", f"[{e.low:+.3f}, {e.high:+.3f}]"] for e in scores.top(15, scores.parts[0], mark=mark)
-        ]
+        rows = [[str(e.node), f"{e.mean:+.3f}", f"[{e.low:+.3f}, {e.high:+.3f}]"] for e in scores.top(15, scores.parts[0], mark=mark)]
         print_table([mark or "node", "mean", "95 % interval"], rows)
     _warn_if_unfit(scores)
 

@@ -40,7 +40,9 @@ def run(
         print_json(result)
     else:
         fresh = [cell for cell in result.cells if not cell.cached and cell.error is None]
-        print_text(f"Study {result.study}: {len(result.cells) - len(result.failed)} of {len(result.cells)} cells finished, {len(fresh)} now.")
+        print_text(
+            f"Study {result.study}: {len(result.cells) - len(result.failed)} of {len(result.cells)} cells finished, {len(fresh)} now."
+        )
     if result.failed:
         first = result.failed[0]
         what = f"{len(result.failed)} cells failed; the first is {first.task} x {first.method}: {first.error}"

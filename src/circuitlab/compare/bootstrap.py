@@ -26,7 +26,7 @@ def resampled_means(values: np.ndarray, n: int, generator: np.random.Generator) 
         If there are fewer than two pairs.
     """
     pairs = values.shape[0]
-    if pairs < 2:
+    if pairs <= 1:
         what = "A bootstrap over pairs needs at least two of them."
         raise BadParameterError(what, "Score more pairs.")
     weights = generator.multinomial(pairs, np.full(pairs, 1 / pairs), size=n) / pairs

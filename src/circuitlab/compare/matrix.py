@@ -163,7 +163,7 @@ def compare_tasks(
     """
     rule = rule or TopK()
     names = tuple(scores)
-    if len(names) < 2:
+    if len(names) <= 1:
         what = f"Comparing needs at least two tasks; got {list(names)}."
         raise BadParameterError(what, "Name another task.")
     if rule.part != "heads":
@@ -198,7 +198,7 @@ def _compare(
     """Everything about one pair but the corrected p-value."""
     a, b = scores[first], scores[second]
     one, two = circuits[first], circuits[second]
-    values = [s.values("heads", mark=rule.mark) for s in (a, b)]
+    values = a.values("heads", mark=rule.mark), b.values("heads", mark=rule.mark)
     means = [mean_of(s, "heads", rule.mark) for s in (a, b)]
     masks = [top_mask(mean.reshape(-1), rule.k, rule.by).reshape(mean.shape) for mean in means]
     null = overlap_null(*masks)
@@ -208,8 +208,8 @@ def _compare(
         p, q = top_mask(x, rule.k, rule.by), top_mask(y, rule.k, rule.by)
         return (p & q).sum(-1) / (p | q).sum(-1)
 
-    overlap = bootstrap(*values, shared, n=n_boot, seed=seed).extrapolated()
-    agreement = bootstrap(*values, lambda x, y: spearman(np.abs(x), np.abs(y)), n=n_boot, seed=seed).reflected()
+    overlap = bootstrap(values[0], values[1], shared, n=n_boot, seed=seed).extrapolated()
+    agreement = bootstrap(values[0], values[1], lambda x, y: spearman(np.abs(x), np.abs(y)), n=n_boot, seed=seed).reflected()
     orders = [np.argsort(-ranked(mean.ravel(), rule.by), kind="stable") for mean in means]
     return {
         "task_a": first,

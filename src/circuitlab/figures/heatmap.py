@@ -89,7 +89,7 @@ def head_heatmap(
     return finish(figure, frame, theme)
 
 
-def hover_texts(scores: HeadScores, part: str, mark: str | None) -> list[list[str]] | list[str]:
+def hover_texts(scores: HeadScores, part: str, mark: str | None) -> Any:
     """What hovering a node says: name, mean, 95 % interval, n; in the shape of the part."""
     units, n = plain(scores.provenance.units), scores.n_pairs
     shape = scores.values(part, mark=mark).shape[1:]
@@ -122,7 +122,7 @@ def significance_dots(values: np.ndarray, *, axis: str = "") -> go.Scatter:
     )
 
 
-def _map(mean: np.ndarray, texts: list[list[str]] | list[str], columns: list[float]) -> go.Heatmap:
+def _map(mean: np.ndarray, texts: Any, columns: list[float]) -> go.Heatmap:
     return go.Heatmap(
         z=rounded(mean),
         x=columns,

@@ -122,4 +122,3 @@ class Sampler:
             what = f"Task {self.task.id!r} names {sorted(clash)} both as answer and as foil of {clean!r}."
             raise TaskFileError(what, "Make the slots distinct.")
         return Example(number, name, clean, corrupt, clean_marks, corrupt_marks, **sets)
-

@@ -81,4 +81,4 @@ def fake_scores(
         flag = FitnessFlag(accuracy=interval, gap=gap, chance=0.5, gate=0.75, ready=ready, reason=reason)
     reference = TaskRef(id=task, variant="none", version=1, n_pairs=n, seed=0, digest=digest([task, n]))
     changes = {"task": reference, "fitness": flag, "additive": additive}
-    return HeadScores.build(arrays, fake_provenance(*heads.shape[1:], changes))
+    return HeadScores.build(arrays, fake_provenance(heads.shape[1], heads.shape[2], changes))

@@ -149,8 +149,8 @@ def test_text_of_a_task_stays_text(tmp_path, monkeypatch) -> None:
     shutil.copytree(tasks_folder(), folder)
     task = folder / "successor.toml"
     evil = "<script>alert('x')</script>"
-    changed = re.sub(r'(?m)^title = .*$', f'title = "{evil}"', task.read_text(encoding="utf-8"), count=1)
-    task.write_text(re.sub(r'(?m)^about = .*$', f'about = "{evil}"', changed, count=1), encoding="utf-8")
+    changed = re.sub(r"(?m)^title = .*$", f'title = "{evil}"', task.read_text(encoding="utf-8"), count=1)
+    task.write_text(re.sub(r"(?m)^about = .*$", f'about = "{evil}"', changed, count=1), encoding="utf-8")
     monkeypatch.setenv("CIRCUITLAB_TASKS", str(folder))
     file, store = made_up_study(tmp_path)
     build_figures(file, store=store, out=tmp_path / "out")
@@ -161,7 +161,9 @@ def test_text_of_a_task_stays_text(tmp_path, monkeypatch) -> None:
 
 def test_missing_cells_are_named_with_the_command(tmp_path) -> None:
     file, store = made_up_study(tmp_path, unfinished="capitals")
-    with pytest.raises(StoreError, match=r"2 of 6 cells.*capitals x logit_attribution, capitals x activation_patching.*study run") as raised:
+    with pytest.raises(
+        StoreError, match=r"2 of 6 cells.*capitals x logit_attribution, capitals x activation_patching.*study run"
+    ) as raised:
         build_figures(file, store=store, out=tmp_path / "out")
     assert f"circuitlab study run {file}" in str(raised.value)
     assert not (tmp_path / "out").exists()
@@ -245,6 +247,6 @@ def test_building_imports_no_torch(built, tmp_path) -> None:
         "bad = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules); assert not bad, bad"
     )
     command = [sys.executable, "-c", code, str(file), str(store.root), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CIRCUITLAB_TASKS": str(tasks_folder())})
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"CIRCUITLAB_TASKS": str(tasks_folder())})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").is_file()

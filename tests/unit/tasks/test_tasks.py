@@ -147,7 +147,7 @@ def test_rendering_shows_marks_and_leading_spaces() -> None:
     ("change", "error", "says"),
     [
         (("about =", "abuot ="), TaskFileError, "abuot"),
-        (('version = 1', 'version = "one"'), TaskFileError, "version"),
+        (("version = 1", 'version = "one"'), TaskFileError, "version"),
         (('["x", "y", "z"]', "[]"), TaskFileError, "'words' of task 'made' is empty"),
         (('["x", "y", "z"]', '["x", "x"]'), TaskFileError, "repeats x"),
         (('["x", "y", "z"]', '["x"]'), TaskFileError, "needs 2 different words; its pools hold 1"),
