@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuitlab import circuits, compare, errors, figures, methods, metrics
-    from circuitlab.circuits import Circuit, TopK
+    from circuitlab.circuits import Circuit, TopK, top_heads
+    from circuitlab.citations import cite
     from circuitlab.model import load_model
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.nodes import Head
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.store import RunStore
     from circuitlab.study.fitness import check_task
     from circuitlab.study.score import score_task
+    from circuitlab.study.study import Study
     from circuitlab.tasks import load_task
 
 __version__ = "0.1.0"
@@ -31,11 +33,14 @@ _HOMES = {
     "Head": "circuitlab.nodes",
     "HeadScores": "circuitlab.scores.head_scores",
     "RunStore": "circuitlab.store",
+    "Study": "circuitlab.study.study",
     "TopK": "circuitlab.circuits",
     "check_task": "circuitlab.study.fitness",
+    "cite": "circuitlab.citations",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
     "score_task": "circuitlab.study.score",
+    "top_heads": "circuitlab.circuits",
 }
 _MODULES = ("circuits", "compare", "errors", "figures", "methods", "metrics")
 
@@ -45,9 +50,11 @@ __all__ = [
     "Head",
     "HeadScores",
     "RunStore",
+    "Study",
     "TopK",
     "check_task",
     "circuits",
+    "cite",
     "compare",
     "errors",
     "figures",
@@ -56,6 +63,7 @@ __all__ = [
     "methods",
     "metrics",
     "score_task",
+    "top_heads",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from circuitlab.errors import UnknownNameError
 
-__all__ = ["CITATIONS", "bibtex", "keys_for"]
+__all__ = ["CITATIONS", "bibtex", "cite", "keys_for"]
 
 CITATIONS: dict[str, tuple[str, str, str, str]] = {
     "elhage2021": (
@@ -86,3 +86,14 @@ def keys_for(name: str) -> list[str]:
     if name in method_classes():
         return list(method_classes()[name].cite)
     raise UnknownNameError("task, method or citation", name, [*CITATIONS, *list_tasks(), *method_classes()])
+
+
+def cite(name: str) -> str:
+    """BibTeX of everything to cite for a task, a method or a citation key.
+
+    Raises
+    ------
+    UnknownNameError
+        If nothing has that name; the nearest known name is suggested.
+    """
+    return "\n\n".join(map(bibtex, keys_for(name)))

@@ -11,6 +11,7 @@ from circuitlab.nodes import Edge, Node, Universe, parse_edge, parse_node
 
 __all__ = ["Circuit"]
 
+_SHOWN = 12  # nodes named in a repr
 _ALGEBRA: dict[str, Callable[[frozenset[Any], frozenset[Any]], frozenset[Any]]] = {
     "|": frozenset.union,
     "&": frozenset.intersection,
@@ -19,7 +20,7 @@ _ALGEBRA: dict[str, Callable[[frozenset[Any], frozenset[Any]], frozenset[Any]]] 
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Circuit:
     """Nodes that carry a behaviour.
 
@@ -56,6 +57,13 @@ class Circuit:
         if outside := sorted(str(node) for node in {*self.nodes, *ends} if node not in self.universe):
             what = f"{', '.join(outside[:5])} lie outside {self.universe}."
             raise BadParameterError(what, "Count layers and heads from 0.")
+
+    def __repr__(self) -> str:
+        names = [str(node) for node in self]
+        shown = ", ".join(names[:_SHOWN]) + (f", ... {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        edges = "" if self.edges is None else f", {len(self.edges)} edges"
+        warning = "" if self.ready else "; NOT READY: the model cannot do the task"
+        return f"Circuit of {len(names)} nodes{edges} ({self.rule}){warning}: {shown or 'empty'}"
 
     def __iter__(self) -> Iterator[Node]:
         return iter(sorted(self.nodes))

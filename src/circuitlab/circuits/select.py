@@ -14,7 +14,7 @@ from circuitlab.scores.parts import PARTS
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "ranked", "top_mask"]
+__all__ = ["Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "ranked", "top_heads", "top_mask"]
 
 Ranking: TypeAlias = Literal["absolute", "positive", "negative"]
 _RANKINGS = ("absolute", "positive", "negative")
@@ -191,3 +191,20 @@ def _circuit(scores: HeadScores, rule: TopK | Threshold | Significant, mask: np.
     ready = flag is None or flag.ready
     words += f" at {rule.mark}" if rule.mark else ""
     return Circuit(nodes, scores.universe, None, words, (scores.provenance.run_id(),), ready)
+
+
+def top_heads(scores: HeadScores, k: int = 20, *, by: Ranking = "absolute", mark: str | None = None) -> Circuit:
+    """The circuit of the ``k`` strongest heads: `TopK` in one word.
+
+    Parameters
+    ----------
+    scores : HeadScores
+        From any method.
+    k : int
+        How many heads.
+    by : {"absolute", "positive", "negative"}
+        What strong means.
+    mark : str, optional
+        Which position, for scores by mark.
+    """
+    return TopK(k, by=by, mark=mark)(scores)

@@ -14,6 +14,7 @@ from circuitlab.nodes import Node, Universe
 from circuitlab.provenance import Provenance
 from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
 from circuitlab.scores.parts import PARTS
+from circuitlab.scores.words import describe_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ class NodeScore:
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadScores:
     """Scores of a model's nodes on a set of prompt pairs.
 
@@ -105,6 +106,9 @@ class HeadScores:
         if marks is not None:
             coords["mark"] = list(marks)
         return cls(xr.Dataset(variables, coords=coords), provenance)
+
+    def __repr__(self) -> str:
+        return describe_scores(self)
 
     @property
     def universe(self) -> Universe:

@@ -45,6 +45,14 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     reason: str
 
+    def __repr__(self) -> str:
+        verdict = "ready" if self.ready else "NOT READY"
+        right, gap = ("{mean:.2f} [{low:.2f}, {high:.2f}]".format(**values) for values in (self.accuracy, self.gap))
+        return (
+            f"{self.task} ({self.variant}) on {self.model}: {verdict}. Accuracy {right}, chance {self.chance:.2f}, gate {self.gate:.2f}; "
+            f"clean-corrupt gap {gap} {self.units}; {self.n} pairs. {self.reason}"
+        )
+
     def flag(self) -> FitnessFlag:
         """The part that travels with scores."""
         return FitnessFlag(
