@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores, NodeScore
     from circuitlab.study.score import Scored
 
-__all__ = ["circuit", "cite", "compare", "methods_app", "score"]
+__all__ = ["circuit", "cite", "compare", "methods_app", "score", "score_document"]
 
 methods_app = typer.Typer(help="Methods that score heads.", no_args_is_help=True)
 

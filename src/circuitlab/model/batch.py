@@ -167,7 +167,7 @@ class ContrastBatch:
         if index.numel() == 0:
             raise BadParameterError("No pair was selected.", "Keep at least one pair.")
         longest = int(self.end[index].max()) + 1
-        task = replace_digest(self.task, [self.task.digest, index.tolist()], len(index))
+        task = _replace_digest(self.task, [self.task.digest, index.tolist()], len(index))
         if index.tolist() == list(range(self.n_pairs)):
             task = self.task
         return replace(
@@ -191,7 +191,7 @@ class ContrastBatch:
         return float((right / (right + wrong)).mean())
 
 
-def replace_digest(task: TaskRef, content: object, n_pairs: int) -> TaskRef:
+def _replace_digest(task: TaskRef, content: object, n_pairs: int) -> TaskRef:
     """The same reference for other content."""
     import msgspec  # noqa: PLC0415
 

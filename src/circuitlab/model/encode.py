@@ -12,7 +12,7 @@ from circuitlab.tasks.spec import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["EncodedPair", "RejectedRow", "TokenizedPrompt", "encode_pair", "need_tokenizer"]
+__all__ = ["EncodedPair", "RejectedRow", "TokenizedPrompt", "count_reasons", "encode_pair", "need_tokenizer"]
 
 
 class RejectedRow(AlignmentError, TokenizationError):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from circuitlab.provenance import ModelSpec
 
-__all__ = ["Readout"]
+__all__ = ["Readout", "source"]
 
 
 class Readout:

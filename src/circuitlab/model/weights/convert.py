@@ -31,7 +31,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
 
     _check_whole(path)
     try:
-        with quiet_transformers():
+        with _quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError, IndexError) as error:
@@ -42,7 +42,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.config.tie_word_embeddings = bool(getattr(model.config, "tie_word_embeddings", False))
-    with quiet_transformers():
+    with _quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return hash_weights(model)
@@ -52,7 +52,7 @@ def read_folder(folder: Path | str, dtype: Any) -> tuple[Any, Any]:
     """Load (model, tokenizer or None) from a Hugging Face folder or hub name; safetensors only, eager attention."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    with quiet_transformers():
+    with _quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
         # Of a folder of weights alone transformers would make up an empty tokenizer; such a model is fed token ids instead.
         bare = Path(folder).is_dir() and not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
@@ -85,7 +85,7 @@ def _check_whole(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Any:
+def _quiet_transformers() -> Any:
     """Progress bars and advice of transformers stay out of the terminal; errors still raise."""
     from transformers.utils import logging as hf_logging  # noqa: PLC0415
 
