@@ -6,7 +6,7 @@ import ast
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from source_tree import Defined, Function, Source, definitions, docstring_lines, dotted
+from source_tree import Defined, Function, Source, definitions, docstring_lines, dotted, is_command
 
 FILE_LINES = 400
 MEDIAN_LINES = 200
@@ -121,5 +121,4 @@ def _commands(sources: Iterable[Source]) -> set[str]:
 
 
 def _is_command(source: Source, entry: Defined, commands: set[str]) -> bool:
-    decorated = any(dotted(decorator).endswith((".command", ".callback")) for decorator in entry.node.decorator_list)
-    return decorated or f"{source.module.rpartition('.')[2]}.{entry.qualname}" in commands
+    return is_command(entry.node) or f"{source.module.rpartition('.')[2]}.{entry.qualname}" in commands

@@ -116,3 +116,8 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
             name = node.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 yield node, name.value, ""
+
+
+def is_command(node: Function | ast.ClassDef) -> bool:
+    """Whether Typer registers the function: it is decorated with ``@app.command`` or ``@app.callback``."""
+    return any(dotted(decorator).endswith((".command", ".callback")) for decorator in node.decorator_list)
