@@ -63,7 +63,7 @@ class Circuit:
         shown = ", ".join(names[:_SHOWN]) + (f", ... {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         edges = "" if self.edges is None else f", {len(self.edges)} edges"
         warning = "" if self.ready else "; NOT READY: the model cannot do the task"
-        return f"Circuit of {len(names)} nodes{edges} ({self.rule}){warning}: {shown or 'empty'}"
+        return f"Circuit of {len(names)} nodes{edges}, {self.rule}{warning}: {shown or 'empty'}"
 
     def __iter__(self) -> Iterator[Node]:
         return iter(sorted(self.nodes))

@@ -28,7 +28,7 @@ def test_a_circuit_names_its_nodes_its_rule_and_what_is_left_out() -> None:
     values = np.random.default_rng(0).normal(size=(5, 4, 4))
     scores = fake_scores(values, ready=False)
     small, large = repr(top_heads(scores, 2)), repr(top_heads(scores, 14))
-    assert small.startswith("Circuit of 2 nodes (")
+    assert small.startswith("Circuit of 2 nodes, top 2 ")
     assert "NOT READY" in small
     assert "... 2 more" in large
     assert top_heads(scores, 3, by="positive") == TopK(3, by="positive")(scores)
