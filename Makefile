@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test lint notebooks clean
+.PHONY: help setup weights figures test lint notebooks picture clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ test: weights lint  ## Everything continuous integration checks
 
 notebooks: weights  ## Execute the notebooks in place
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+picture: setup  ## Redraw the README's picture from the stored runs (needs Chrome or Chromium)
+	$(PIP) install -c constraints.txt -e '.[images]'
+	$(BIN)/circuitlab figures build $(STUDY)
+	mkdir -p docs/images
+	cp figures/built/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
 	rm -rf figures/built .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,9 @@
-"""Shared fixtures."""
+"""Shared fixtures; and no test reaches the network."""
 
 from __future__ import annotations
+
+import ipaddress
+import socket
 
 import pytest
 import torch
@@ -13,3 +16,35 @@ def smollm2():
 
     torch.set_num_threads(2)
     return load_model("smollm2-135m")
+
+
+def _is_local(address) -> bool:
+    if not isinstance(address, tuple):  # a Unix socket's path
+        return True
+    host = str(address[0])
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in {"localhost", ""}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Connections and name look-ups to anything but this machine raise; notebooks talk to their kernel over the loopback."""
+    patch = pytest.MonkeyPatch()
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self, address):
+        if not _is_local(address):
+            pytest.fail(f"A test connects to {address}.")
+        return connect(self, address)
+
+    def guarded_look_up(host, *args, **kwargs):
+        if not _is_local((host or "",)):
+            pytest.fail(f"A test looks up {host}.")
+        return look_up(host, *args, **kwargs)
+
+    patch.setattr(socket.socket, "connect", guarded_connect)
+    patch.setattr(socket, "getaddrinfo", guarded_look_up)
+    yield
+    patch.undo()

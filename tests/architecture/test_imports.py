@@ -19,8 +19,6 @@ BAD_IMPORTS = {
     "Only the adapter imports transformer_lens": ("model/load.py", "import transformer_lens"),
     "Only figures and notebook import plotly": ("study/build.py", "import plotly.graph_objects"),
 }
-# Packages without a place among the layers, so that nothing checks what they import.
-UNLAYERED = {"citations"}
 
 HEAVY_AT_IMPORT = {"torch", "transformers", "transformer_lens", "xarray", "pandas", "plotly"}
 HEAVY_IN_COMMANDS = {"torch", "transformers", "transformer_lens"}
@@ -68,7 +66,7 @@ def test_every_contract_has_an_import_that_breaks_it() -> None:
 
 def test_every_package_has_its_layer() -> None:
     names = {source.module.partition(".")[0] for source in package_sources()} - {"__init__"}
-    assert set(unlayered(names, CONTRACTS["Layers point down"]["layers"])) <= UNLAYERED
+    assert set(unlayered(names, CONTRACTS["Layers point down"]["layers"])) == set()
 
 
 def test_a_package_without_a_layer_is_found() -> None:

@@ -110,7 +110,6 @@ def test_every_dependency_that_make_installs_is_pinned(group: str) -> None:
     assert set(unpinned(PYPROJECT, CONSTRAINTS, group)) <= UNPINNED
 
 
-@pytest.mark.xfail(reason="kaleido, which `make` does not install, has no pin yet", strict=False)
 def test_every_optional_dependency_is_pinned() -> None:
     assert unpinned(PYPROJECT, CONSTRAINTS, "images") == []
 

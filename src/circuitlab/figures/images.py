@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import plotly
 import plotly.graph_objects as go
 import plotly.io
 
-__all__ = ["image_problem", "render_image"]
+__all__ = ["exporter", "image_problem", "render_image"]
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -21,6 +27,24 @@ def image_problem() -> str:
     if not any(shutil.which(name) for name in _BROWSERS):
         return "not made: no Chrome or Chromium was found"
     return ""
+
+
+@contextmanager
+def exporter() -> Iterator[None]:
+    """One browser for every `render_image` inside the ``with`` block; starting one takes longer than drawing."""
+    kaleido = importlib.import_module("kaleido")
+    kaleido.start_sync_server(plotlyjs=str(_plotly_js()), mathjax=False, silence_warnings=True)
+    try:
+        with warnings.catch_warnings():
+            # plotly passes its own start options with every figure; the running browser rightly ignores them.
+            warnings.filterwarnings("ignore", message=".*kopts.*|.*kaleido.*argument.*")
+            yield
+    finally:
+        kaleido.stop_sync_server(silence_warnings=True)
+
+
+def _plotly_js() -> Path:
+    return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 def render_image(figure: go.Figure, kind: str) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from circuitlab.errors import StoreError
-from circuitlab.figures.images import image_problem, render_image
+from circuitlab.figures.images import exporter, image_problem, render_image
 from circuitlab.figures.page import figure_json, figure_page, plotly_js
 from circuitlab.scores.netcdf import replace_file
 from circuitlab.store import RunStore
@@ -131,13 +131,14 @@ def _images(drawings: list[Drawing]) -> tuple[dict[str, _File], str]:
     if problem := image_problem():
         return {}, problem
     files = {}
-    for drawing in drawings:
-        for kind in ("svg", "png"):
-            try:
-                files[f"{drawing.name}.{kind}"] = _File(render_image(drawing.figure, kind), drawing.runs)
-            except Exception as error:
-                reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
-                return {}, f"not made: the exporter failed ({type(error).__name__}: {reason})"
+    try:
+        with exporter():
+            for drawing in drawings:
+                for kind in ("svg", "png"):
+                    files[f"{drawing.name}.{kind}"] = _File(render_image(drawing.figure, kind), drawing.runs)
+    except Exception as error:
+        reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
+        return {}, f"not made: the exporter failed ({type(error).__name__}: {reason})"
     return files, "made"
 
 

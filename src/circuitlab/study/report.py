@@ -81,7 +81,7 @@ def _fitness(runs: StudyRuns, drawings: list[Drawing]) -> str:
         "its 95 % Wilson interval. The gap is how much the metric drops from the clean to the corrupt prompt. A task is ready when its "
         "accuracy interval lies above chance, its accuracy reaches the gate, and its gap is surely above zero.</p>"
     )
-    headings = ["Task", "Accuracy", "Chance", "Gate", "Gap", "Verdict", "In words"]
+    headings = ["Task", "Accuracy", "Chance", "Gate", "Gap", "Verdict"]
     return warning + explained + _figures(drawings, "fitness") + table(headings, rows)
 
 

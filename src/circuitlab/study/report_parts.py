@@ -58,7 +58,7 @@ def fitness_rows(runs: StudyRuns) -> list[list[str]]:
             continue
         badge = '<span class="badge good">ready</span>' if flag.ready else '<span class="badge warn">near chance</span>'
         numbers = [interval(flag.accuracy), f"{flag.chance:.2f}", f"{flag.gate:.2f}", interval(flag.gap)]
-        rows.append([f"<b>{escape(group[0].title)}</b>", *numbers, badge, escape(flag.reason)])
+        rows.append([f"<b>{escape(group[0].title)}</b>", *numbers, badge])
     return rows
 
 

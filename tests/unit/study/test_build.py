@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import html.parser
 import json
@@ -221,6 +222,7 @@ def test_images_that_cannot_be_made_are_stated(built, tmp_path, monkeypatch) -> 
         raise RuntimeError(msg)
 
     monkeypatch.setattr(building, "image_problem", lambda: "")
+    monkeypatch.setattr(building, "exporter", contextlib.nullcontext)
     monkeypatch.setattr(building, "render_image", broken)
     result = build_figures(file, store=store, out=tmp_path)
     assert result.images == "not made: the exporter failed (RuntimeError: no browser here)"
@@ -231,6 +233,7 @@ def test_images_that_cannot_be_made_are_stated(built, tmp_path, monkeypatch) -> 
 def test_images_are_listed_but_not_compared_between_browsers(built, tmp_path, monkeypatch) -> None:
     file, store, _, _ = built
     monkeypatch.setattr(building, "image_problem", lambda: "")
+    monkeypatch.setattr(building, "exporter", contextlib.nullcontext)
     monkeypatch.setattr(building, "render_image", lambda figure, kind: f"made-up {kind}".encode())
     assert build_figures(file, store=store, out=tmp_path).images == "made"
     entry = json.loads((tmp_path / "MANIFEST.json").read_bytes())["files"]["task_fitness.svg"]
