@@ -10,7 +10,9 @@ import copy
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["tokenizer_for_bridge"]
+__all__ = ["own_tokenizer", "tokenizer_for_bridge"]
+
+_STAND_IN = {"-": 0}
 
 
 def tokenizer_for_bridge(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
@@ -21,9 +23,14 @@ def tokenizer_for_bridge(tokenizer: PreTrainedTokenizerBase | None) -> PreTraine
     return own
 
 
+def own_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a bridge, or None where it is only the stand-in."""
+    return None if tokenizer is None or tokenizer.get_vocab() == _STAND_IN else tokenizer
+
+
 def _blank() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
 
-    backend = Tokenizer(models.WordLevel({"-": 0}, unk_token="-"))  # noqa: S106 - a token of text, no secret
+    backend = Tokenizer(models.WordLevel(_STAND_IN, unk_token="-"))  # noqa: S106 - a token of text, no secret
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="-", pad_token="-", bos_token="-", eos_token="-")  # noqa: S106

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitlab.errors import BadParameterError, ModelError
+from circuitlab.model.bridge_tokenizer import own_tokenizer
 from circuitlab.model.transformer_lens import BridgeModel, bridge_of, is_bridge
 from circuitlab.provenance import ModelSpec
 
@@ -96,7 +97,7 @@ def _from_bridge(bridge: Any, tokenizer: Any, name: str | None) -> BridgeModel:
         raise ModelError(what, "Pass a bridge on which enable_compatibility_mode() was not called.")
     hf_model = bridge.original_model
     spec = _spec(hf_model, name or str(bridge.cfg.model_name), hash_weights(hf_model), blocks=bridge.blocks)
-    return BridgeModel(bridge, spec, tokenizer if tokenizer is not None else bridge.tokenizer)
+    return BridgeModel(bridge, spec, tokenizer if tokenizer is not None else own_tokenizer(bridge.tokenizer))
 
 
 def hash_weights(hf_model: Any) -> str:
