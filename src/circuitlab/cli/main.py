@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib.metadata import version
 
 import typer
@@ -58,18 +59,42 @@ def run(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     # Accepted anywhere on the line: people add it to the end of the command that failed.
     given = ["--debug"] * debug + [word for word in given if word != "--debug"]
+    warnings.formatwarning = _plain_warning
     try:
-        app(args=given, prog_name="circuitlab")
+        code = app(args=given, prog_name="circuitlab", standalone_mode=False)
     except CircuitlabError as error:
         if debug:
             raise
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; finished work is kept.\n")
-        sys.exit(_INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except Exception as error:  # the outermost handler: a reader gets a sentence, --debug gives the traceback
         if debug:
             raise
+        if (usage := _usage_error(error)) is not None:
+            sys.stderr.write(f"Error: {usage}\n")
+            sys.exit(2)
         sys.stderr.write(f"circuitlab failed: {type(error).__name__}: {error}\nRun again with --debug for the traceback.\n")
         sys.exit(1)
+    if code == _INTERRUPTED:  # typer turns an interruption inside a command into this code
+        sys.stderr.write("Interrupted; finished work is kept.\n")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plain_warning(message: Warning | str, *_: object) -> str:
+    """A warning as one line, without the line of code that gave it."""
+    return f"Warning: {message}\n"
+
+
+def _usage_error(error: Exception) -> str | None:
+    """What typer says about words it cannot read; None for any other error.
+
+    Typer has moved click's exceptions into a private module of its own, so they are known by what they offer.
+    """
+    message = getattr(error, "format_message", None)
+    if message is None or not hasattr(error, "exit_code"):
+        return None
+    context = getattr(error, "ctx", None)
+    said = str(message()).rstrip(".")
+    return f"{said}. Try '{context.command_path} --help'." if context is not None else f"{said}."

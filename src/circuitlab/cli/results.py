@@ -186,16 +186,14 @@ def _entry(node: NodeScore, mark: str | None) -> dict[str, Any]:
 
 
 def _scored(tasks: list[str], request: _Request) -> dict[str, Scored]:
-    """Score tasks; every name is checked before the model is loaded."""
+    """Score tasks; every name is checked, and one pair of every task made, before the model is loaded."""
     from circuitlab.methods import get_method  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
     from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.tasks import load_task  # noqa: PLC0415
-    from circuitlab.tasks.pairs import Sampler  # noqa: PLC0415
+    from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
     for task in tasks:
-        load_task(task)
-        Sampler(task, variant=request.variant)
+        next(sample_pairs(task, variant=request.variant, seed=request.seed))
     method = get_method(request.method, _params(request.params))
     if request.metric:
         get_metric(request.metric)

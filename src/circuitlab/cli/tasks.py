@@ -60,9 +60,9 @@ def check(
     as_json: bool = _JSON,
 ) -> None:
     """Measure whether a model can do a task, and say so plainly."""
-    from circuitlab.tasks import load_task  # noqa: PLC0415
+    from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
-    load_task(task)  # a wrong name is found before the model is loaded
+    next(sample_pairs(task, variant=variant, seed=seed))  # a task that cannot be used is found before the model is loaded
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.study.fitness import check_task  # noqa: PLC0415
 

@@ -101,8 +101,12 @@ def draw_pairs(
     variant: str | None = None,
     seed: int = 0,
     strict: bool = False,
+    least: int | None = None,
 ) -> Draw:
-    """Draw and encode until ``n`` rows fit the tokenizer, before any filter by what the model knows."""
+    """Draw and encode until ``n`` rows fit the tokenizer, before any filter by what the model knows.
+
+    A task that has fewer raises, unless it has ``least`` of them.
+    """
     if n < 1:
         what = f"n={n} pairs cannot be drawn."
         raise BadParameterError(what, "Ask for at least one.")
@@ -117,7 +121,7 @@ def draw_pairs(
             pairs.append(found)
         if len(pairs) == n or len(pairs) + len(rejected) >= _MOST_DRAWS_PER_PAIR * n:
             break
-    if len(pairs) < n:
+    if len(pairs) < (n if least is None else least):
         shown = f" First: {rejected[0].what}" if rejected else ""
         what = f"Task {spec.id!r} gave {len(pairs)} usable pairs, {n} were asked for (dropped: {count_reasons(rejected)}).{shown}"
         raise BadParameterError(what, "Ask for fewer pairs, or add words that are single tokens for this model.")

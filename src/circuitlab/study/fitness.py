@@ -65,7 +65,9 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def check_task(model: Model, task: str | Path | TaskSpec, n: int = 64, *, variant: str | None = None, seed: int = 0) -> TaskReport:
+def check_task(
+    model: Model, task: str | Path | TaskSpec, n: int = 64, *, variant: str | None = None, seed: int = 0, least: int | None = None
+) -> TaskReport:
     """Measure whether a model can do a task, before any filter by what it knows.
 
     Parameters
@@ -76,6 +78,8 @@ def check_task(model: Model, task: str | Path | TaskSpec, n: int = 64, *, varian
         Task id, file or spec.
     n : int
         Pairs to measure on.
+    least : int, optional
+        Be content with this many pairs where the task does not hold ``n``.
     variant : str, optional
         Corruption the gap is measured with.
     seed : int
@@ -87,7 +91,7 @@ def check_task(model: Model, task: str | Path | TaskSpec, n: int = 64, *, varian
         Ready only if the whole accuracy interval lies above chance, the accuracy reaches the gate, and the whole interval of
         the gap lies above 0.
     """
-    draw = draw_pairs(model, task, n, variant=variant, seed=seed)
+    draw = draw_pairs(model, task, n, variant=variant, seed=seed, least=least)
     batch = to_batch(draw)
     right, gap, units = _measure(model, batch)
     dropped = count_reasons(draw.rejected)

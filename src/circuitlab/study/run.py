@@ -85,8 +85,9 @@ def run_study(
     if done:
         told.note(f"{len(done)} of {len(cells)} cells are finished already and are kept.")
     if todo:
+        weights = [_weight(cell) for cell in todo]  # makes one pair of every task: a task that cannot be used is found here
         model = (load or _load)(study.model)
-        told.start([_weight(cell) for cell in todo])
+        told.start(weights)
         try:
             for i, cell in enumerate(todo):
                 told.cell(i, cell.label)

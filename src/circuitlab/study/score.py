@@ -86,7 +86,7 @@ def score_task(
     chosen = get_metric(asked) if isinstance(asked, str) else asked
 
     def fitness() -> FitnessFlag:
-        return check_task(model, task, max(n, FITNESS_PAIRS), variant=variant, seed=seed).flag()
+        return check_task(model, task, max(n, FITNESS_PAIRS), variant=variant, seed=seed, least=n).flag()
 
     return score_batch(model, batch, built, chosen, store=store, fitness=fitness)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -14,13 +14,15 @@ from circuitlab.tasks.load import load_pools, load_task, task_file
 
 __all__ = ["Cell", "CompareSpec", "MethodEntry", "StudySpec", "TaskEntry", "load_study"]
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class TaskEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One task of a study; ``n`` overrides the study's number of pairs."""
 
     id: str
     variant: str | None = None
-    n: int | None = None
+    n: Count | None = None
 
 
 class MethodEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +37,7 @@ class CompareSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How circuits of different tasks are compared: the ``top_k`` heads by ``method``, ranked by ``by``."""
 
     method: str
-    top_k: int = 20
+    top_k: Count = 20
     by: str = "absolute"
 
 
@@ -77,7 +79,7 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     tasks: list[TaskEntry]
     methods: list[MethodEntry]
-    n: int = 16
+    n: Count = 16
     seed: int = 0
     compare: CompareSpec | None = None
 
