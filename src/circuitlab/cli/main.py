@@ -82,7 +82,13 @@ def run(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _plain_warning(message: Warning | str, *_: object) -> str:
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001 - the signature of warnings.formatwarning
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> str:
     """A warning as one line, without the line of code that gave it."""
     return f"Warning: {message}\n"
 
