@@ -2,4 +2,7 @@
 
 from circuitlab.cli.main import run
 
-run()
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    run()

@@ -72,7 +72,7 @@ def prepare_batch(
     AlignmentError, TokenizationError
         With ``strict``, on the first row that does not fit.
     """
-    found = draw_pairs(model, task, n, variant=variant, seed=seed, strict=strict)
+    found = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, strict=strict)
     if not found.task.checks.known:
         return to_batch(found)
     kept: list[EncodedPair] = []
@@ -95,10 +95,9 @@ def prepare_batch(
 
 def draw_pairs(
     model: Model,
-    task: str | Path | TaskSpec,
+    sampler: Sampler,
     n: int,
     *,
-    variant: str | None = None,
     seed: int = 0,
     strict: bool = False,
     least: int | None = None,
@@ -110,7 +109,6 @@ def draw_pairs(
     if n < 1:
         what = f"n={n} pairs cannot be drawn."
         raise BadParameterError(what, "Ask for at least one.")
-    sampler = Sampler(task, variant=variant)
     spec = sampler.task
     pairs: list[EncodedPair] = []
     rejected: list[RejectedRow] = []

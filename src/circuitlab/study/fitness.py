@@ -13,6 +13,7 @@ from circuitlab.model.encode import count_reasons
 from circuitlab.model.prepare import draw_pairs, to_batch
 from circuitlab.provenance import FitnessFlag
 from circuitlab.scores.intervals import mean_interval, proportion_interval
+from circuitlab.tasks.pairs import Sampler
 
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
@@ -91,7 +92,7 @@ def check_task(
         Ready only if the whole accuracy interval lies above chance, the accuracy reaches the gate, and the whole interval of
         the gap lies above 0.
     """
-    draw = draw_pairs(model, task, n, variant=variant, seed=seed, least=least)
+    draw = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, least=least)
     batch = to_batch(draw)
     right, gap, units = _measure(model, batch)
     dropped = count_reasons(draw.rejected)
