@@ -24,10 +24,15 @@ Reduce: TypeAlias = Literal["mean", "max", "logsumexp"]
 
 
 class Metric(Protocol):
-    """One value per pair; larger means better for the answer."""
+    """One value per pair; larger means better for the answer.
+
+    ``whole_vocabulary`` says whether it reads every logit; if not, it only reads those of answers and foils, and a method may
+    unembed nothing else.
+    """
 
     name: ClassVar[str]
     units: ClassVar[str]
+    whole_vocabulary: ClassVar[bool]
 
     @property
     def linear(self) -> bool:
@@ -64,6 +69,7 @@ class LogitDiff:
 
     name: ClassVar[str] = "logit_diff"
     units: ClassVar[str] = "logits"
+    whole_vocabulary: ClassVar[bool] = False
     reduce: Reduce = "mean"
 
     @property
@@ -89,6 +95,7 @@ class AnswerLogit:
 
     name: ClassVar[str] = "answer_logit"
     units: ClassVar[str] = "logits"
+    whole_vocabulary: ClassVar[bool] = False
     linear: ClassVar[bool] = True
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
@@ -106,6 +113,7 @@ class ProbDiff:
 
     name: ClassVar[str] = "prob_diff"
     units: ClassVar[str] = "probability"
+    whole_vocabulary: ClassVar[bool] = True
     linear: ClassVar[bool] = False
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
@@ -121,6 +129,7 @@ class LogProb:
 
     name: ClassVar[str] = "log_prob"
     units: ClassVar[str] = "nats"
+    whole_vocabulary: ClassVar[bool] = True
     linear: ClassVar[bool] = False
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:

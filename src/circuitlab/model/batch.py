@@ -184,6 +184,25 @@ class ContrastBatch:
             text=tuple(self.text[i] for i in index.tolist()) if self.text else (),
         )
 
+    def over_tokens(self) -> tuple[Int[Tensor, " token"], ContrastBatch]:
+        """The tokens among answers and foils, and this batch with answers and foils as places in that list.
+
+        For metrics that read only those logits: unembed the tokens, then give the metric the second.
+        """
+        import torch  # noqa: PLC0415
+
+        ids = torch.cat([self.answers.flatten(), self.foils.flatten()])
+        ids = ids[ids >= 0].unique()
+        answers, foils = (torch.where(part >= 0, torch.searchsorted(ids, part), -1) for part in (self.answers, self.foils))
+        return ids, replace(self, answers=answers, foils=foils)
+
+    def first_difference(self) -> Int[Tensor, " pair"]:
+        """First position at which clean and corrupt differ, per pair; the prompt's length where they are equal."""
+        import torch  # noqa: PLC0415
+
+        differs = (self.clean != self.corrupt) & self.mask
+        return torch.where(differs.any(1), differs.int().argmax(1), self.end + 1)
+
     def chance(self) -> float:
         """Mean probability that a blind guess among answers, foils and distractors is right."""
         right = (self.answers >= 0).sum(1).double()

@@ -44,13 +44,13 @@ class FrozenNorm:
         ModelError
             If it is neither an RMSNorm (with gain w or 1 + w) nor a LayerNorm.
         """
-        weight = module.weight.detach().float()
+        weight = _at_least_float32(module.weight)
         bias = getattr(module, "bias", None)
-        bias = bias.detach().float() if isinstance(bias, torch.Tensor) else None
+        bias = _at_least_float32(bias) if isinstance(bias, torch.Tensor) else None
         eps = next(float(getattr(module, name)) for name in ("eps", "variance_epsilon") if hasattr(module, name))
-        probe = torch.linspace(-2.0, 3.0, 3 * weight.numel(), device=weight.device).reshape(3, -1).sin() * 1.7 + 0.3
+        probe = torch.linspace(-2.0, 3.0, 3 * weight.numel(), device=weight.device, dtype=weight.dtype).reshape(3, -1).sin() * 1.7 + 0.3
         with torch.no_grad():
-            expected = module(probe.to(module.weight.dtype)).float()
+            expected = module(probe.to(module.weight.dtype)).to(weight.dtype)
         candidates = (cls("rms", weight, None, eps), cls("rms", 1 + weight, None, eps), cls("layer", weight, bias, eps))
         tolerance = 1e-4 if module.weight.dtype in {torch.float32, torch.float64} else 5e-2
         for candidate in candidates:
@@ -72,6 +72,17 @@ class FrozenNorm:
         """The vector v with ``v . y == direction . norm(y)`` when the scale is that of x and the bias is left out."""
         return self._centred(direction * self.gain.to(direction.dtype)) / self.scale(x)
 
+    def vjp(self, gradient: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Gradient at the input x from a gradient at the output, the change of the scale included."""
+        unit = self._centred(x) / self.scale(x)
+        weighted = gradient * self.gain.to(gradient.dtype)
+        return (self._centred(weighted) - unit * (weighted * unit).mean(-1, keepdim=True)) / self.scale(x)
+
+    def jvp(self, change: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """First-order change of the output for a change of the input x, the change of the scale included."""
+        unit = self._centred(x) / self.scale(x)
+        return self.gain.to(change.dtype) * (self._centred(change) - unit * (change * unit).mean(-1, keepdim=True)) / self.scale(x)
+
     def bias_dot(self, direction: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
         """What the bias adds along a direction; zeros without one."""
         if self.bias is None:
@@ -80,3 +91,8 @@ class FrozenNorm:
 
     def _centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    value = value.detach()
+    return value if value.dtype == torch.float64 else value.float()

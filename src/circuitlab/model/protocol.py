@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.model.decoder import Decoder
     from circuitlab.model.norms import FrozenNorm
     from circuitlab.provenance import ModelSpec
 
-__all__ = ["Edit", "Model", "Runner", "Site", "Weights"]
+__all__ = ["Edit", "Intervention", "Model", "Runner", "Site", "Weights"]
 
 
 class Site(enum.Enum):
@@ -84,6 +85,28 @@ class Edit:
     rows: slice | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """A set of edits made together in one run.
+
+    Parameters
+    ----------
+    edits : tuple of Edit
+        With one value per prompt and no ``rows``.
+    start : int
+        First position at which an edited value differs from the unedited run in any prompt; nothing before it is recomputed. 0 is always
+        right.
+    """
+
+    edits: tuple[Edit, ...]
+    start: int = 0
+
+    @property
+    def layer(self) -> int:
+        """The first layer it touches."""
+        return min(edit.layer for edit in self.edits)
+
+
 @runtime_checkable
 class Runner(Protocol):
     """The running half of a model; an edited model offers just this."""
@@ -133,11 +156,11 @@ class Weights(Protocol):
         """The norm between the output projection and the residual stream, or None."""
         ...
 
-    def unembed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_model"]:
+    def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
         """Unembedding column of each token id."""
         ...
 
-    def unembed_bias(self, ids: Int[Tensor, ...]) -> Float[Tensor, ...] | None:
+    def unembed_bias(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, ...] | None:
         """Unembedding bias of each token id, or None."""
         ...
 
@@ -164,6 +187,25 @@ class Model(Runner, Protocol):
     @property
     def sites(self) -> frozenset[Site]:
         """The sites this model has."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """The functional forward; raises `ModelError` where the model cannot be taken apart."""
+        ...
+
+    def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
+        """Logits (final norm and softcap applied) of a residual stream that left the last layer; gradients flow to it."""
+        ...
+
+    def sweep(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        at: Int[Tensor, " row"],
+        interventions: Sequence[Intervention],
+        ids: Int[Tensor, " token"] | None = None,
+    ) -> Float[Tensor, "intervention row token"]:
+        """Next-token logits of many edited runs of the same prompts, of some tokens only where ``ids`` are given, without gradients."""
         ...
 
     def edited(self, edits: Sequence[Edit]) -> Runner:

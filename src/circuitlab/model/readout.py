@@ -56,15 +56,15 @@ class Readout:
         """Norm between the output projection and the residual stream, or None."""
         return FrozenNorm.of(source(self._blocks[layer].ln1_post)) if self._spec.post_norm else None
 
-    def unembed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_model"]:
+    def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
         """Unembedding column of each token id."""
-        weight = self._unembed.weight.detach()
-        return weight[ids.to(weight.device)]
+        weight: Tensor = self._unembed.weight.detach()
+        return weight[ids if isinstance(ids, slice) else ids.to(weight.device)]
 
-    def unembed_bias(self, ids: Int[Tensor, ...]) -> Float[Tensor, ...] | None:
+    def unembed_bias(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, ...] | None:
         """Unembedding bias of each token id, or None."""
-        bias = getattr(self._unembed, "bias", None)
-        return None if bias is None else bias.detach()[ids.to(bias.device)]
+        bias: Tensor | None = getattr(self._unembed, "bias", None)
+        return None if bias is None else bias.detach()[ids if isinstance(ids, slice) else ids.to(bias.device)]
 
 
 def source(component: Any) -> Any:

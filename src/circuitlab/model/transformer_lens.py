@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from circuitlab.errors import BadParameterError, ModelError
 from circuitlab.model.bridge_sites import Hook, SiteMap, edit_hooks
 from circuitlab.model.bridge_tokenizer import tokenizer_for_bridge
+from circuitlab.model.decoder.build import build_decoder
+from circuitlab.model.engine import Engine
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.model.readout import Readout, source
 
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from circuitlab.model.protocol import Runner
+    from circuitlab.model.decoder import Decoder
+    from circuitlab.model.protocol import Intervention, Runner
     from circuitlab.provenance import ModelSpec
 
 __all__ = ["BridgeModel", "bridge_of", "is_bridge"]
@@ -66,15 +70,16 @@ class BridgeModel:
         self.spec = spec
         self.tokenizer = tokenizer
         self.probe: tuple[Tensor, Tensor] | None = None
-        self._map = SiteMap(spec)
+        self.site_map = SiteMap(spec)
         config = bridge.original_model.config
         softcap = getattr(config, "final_logit_softcapping", None)
+        self.engine = Engine(self)
         self.weights = Readout(bridge.blocks, source(bridge.ln_final), source(bridge.unembed), spec, softcap)
 
     @property
     def sites(self) -> frozenset[Site]:
         """The sites this model has."""
-        return self._map.sites
+        return self.site_map.sites
 
     def logits(self, tokens: Int[Tensor, "row pos"], at: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
         """Next-token logits at one position of each row; only that position is unembedded."""
@@ -91,9 +96,37 @@ class BridgeModel:
         """Activations at sites, (row, layer, pos, ...), or (row, layer, ...) with ``at``."""
         return self._capture(tokens, sites, layers, at, ())
 
+    def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
+        """Logits of a residual stream that left the last layer; of some tokens only where ``ids`` are given.
+
+        Gradients flow to ``resid`` if it asks for them, never to weights.
+        """
+        weights = self.weights
+        every = slice(None) if ids is None else ids
+        normed = weights.final_norm.apply(resid)
+        logits = torch.nn.functional.linear(normed, weights.unembed(every), weights.unembed_bias(every))
+        return logits if weights.softcap is None else torch.tanh(logits / weights.softcap) * weights.softcap
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The functional forward, built on first use and checked against the model's logits."""
+        return build_decoder(self)
+
+    def sweep(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        at: Int[Tensor, " row"],
+        interventions: Sequence[Intervention],
+        ids: Int[Tensor, " token"] | None = None,
+    ) -> Float[Tensor, "intervention row token"]:
+        """Logits of many edited runs of the same prompts; only what each intervention can reach is computed."""
+        _check_tokens(tokens, at, self.spec)
+        with torch.no_grad(), _quiet():
+            return self.unembed(self.engine.sweep(self.engine.base_run(tokens, at), interventions, at), ids)
+
     def edited(self, edits: Sequence[Edit]) -> Runner:
         """The same model with edits in place."""
-        edit_hooks(self._map, edits)  # refuse bad edits here, where the caller made them
+        edit_hooks(self.site_map, edits)  # refuse bad edits here, where the caller made them
         return _Edited(self, tuple(edits))
 
     def _capture(
@@ -109,8 +142,8 @@ class BridgeModel:
         hooks: list[Hook] = []
         for site in sites:
             for layer in wanted:
-                self._map.check(site, layer)
-                hooks.append((self._map.name(site, layer), _reader(seen, site, layer, at)))
+                self.site_map.check(site, layer)
+                hooks.append((self.site_map.name(site, layer), _reader(seen, site, layer, at)))
         end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
         self._run(tokens, end, hooks, edits)
         if missed := [key for key in ((s, n) for s in sites for n in wanted) if key not in seen]:
@@ -122,7 +155,7 @@ class BridgeModel:
         """One forward pass: edits first, then reads (which see edited values), the answer position unembedded."""
         _check_tokens(tokens, at, self.spec)
         device = self.bridge.W_E.device if tokens.device.type != "cpu" else tokens.device
-        writers, check_fired = edit_hooks(self._map, edits)
+        writers, check_fired = edit_hooks(self.site_map, edits)
         rows = torch.arange(tokens.shape[0], device=device)
 
         def only_answer(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001

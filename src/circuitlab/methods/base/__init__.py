@@ -1,0 +1,5 @@
+"""What methods share: the contract, progress, and chunked sweeps."""
+
+from circuitlab.methods.base.contract import Method, effective_params, provenance_of, report_progress, require_linear, step
+
+__all__ = ["Method", "effective_params", "provenance_of", "report_progress", "require_linear", "step"]

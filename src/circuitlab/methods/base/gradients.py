@@ -1,0 +1,92 @@
+"""What gradient methods share: a run with every intermediate value in one graph, and the metric at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from circuitlab.errors import BadParameterError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder import Decoder, Trace
+    from circuitlab.model.protocol import Model
+
+__all__ = ["GradientRun", "gradient_run"]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientRun:
+    """One run of some prompts, ready to be differentiated.
+
+    Parameters
+    ----------
+    embed : Tensor, shape (pair, pos, d_model)
+        The residual stream entering layer 0: the leaf that asks for gradients.
+    trace : Trace
+        Every intermediate value, in the graph.
+    value : Tensor, shape (pair,)
+        The metric, in the graph.
+    """
+
+    embed: Float[Tensor, "pair pos d_model"]
+    trace: Trace
+    value: Float[Tensor, " pair"]
+
+    def gradients(self, at: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
+        """Gradient of each pair's own metric at values of the trace, each of that value's shape.
+
+        Pairs do not interact, so the gradient of the sum holds every pair's own gradient. ``keep`` leaves the graph for another call.
+
+        Raises
+        ------
+        BadParameterError
+            If every gradient is exactly zero: the metric does not change to first order at this run.
+        """
+        import torch  # noqa: PLC0415
+
+        found = torch.autograd.grad(self.value.sum(), list(at), retain_graph=keep, allow_unused=True)
+        whole = [torch.zeros_like(value) if one is None else one for one, value in zip(found, at, strict=True)]
+        if not any(bool(one.any()) for one in whole):
+            what = "The metric has zero gradient at the run that is differentiated (KL divergence has, at the clean run)."
+            raise BadParameterError(what, "Use logit_diff, eap_ig (which leaves that point), or exact activation_patching.")
+        return whole
+
+
+def gradient_run(
+    model: Model,
+    metric: Metric,
+    batch: ContrastBatch,
+    start: Int[Tensor, "pair pos"] | Float[Tensor, "pair pos d_model"],
+    decoder: Decoder | None = None,
+) -> GradientRun:
+    """Run prompts, given as token ids or as the residual stream entering layer 0, with gradients on.
+
+    Parameters
+    ----------
+    model : Model
+    metric : Metric
+        Its value at the answer position ends the graph.
+    batch : ContrastBatch
+        Answers, foils and answer positions; ``start`` replaces its prompts.
+    start : Tensor
+        Token ids (pair, pos), or embeddings (pair, pos, d_model).
+    decoder : Decoder, optional
+        Another functional forward of the same model (for example with a changed backward pass).
+    """
+    import torch  # noqa: PLC0415
+
+    forward = decoder or model.decoder
+    embed = start if start.is_floating_point() else forward.embed(start)
+    ids, placed = (None, batch) if metric.whole_vocabulary else batch.over_tokens()
+    with torch.enable_grad():
+        leaf = embed.detach().clone().requires_grad_(True)
+        trace = forward.trace(leaf)
+        last = trace.final[torch.arange(len(leaf)), batch.end.to(leaf.device)]
+        value = metric(model.unembed(last, ids), placed)
+    return GradientRun(leaf, trace, value)

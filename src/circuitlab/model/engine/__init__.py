@@ -1,0 +1,5 @@
+"""The exact engine: many interventions on one base run, recomputing only what they can change."""
+
+from circuitlab.model.engine.engine import Engine
+
+__all__ = ["Engine"]

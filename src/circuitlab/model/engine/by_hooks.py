@@ -1,0 +1,36 @@
+"""The slow reference: the same sweeps by hooks, one whole forward pass for every edited run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.model.protocol import Intervention, Model
+
+__all__ = ["sweep_by_hooks"]
+
+
+def sweep_by_hooks(
+    model: Model,
+    tokens: Int[Tensor, "row pos"],
+    at: Int[Tensor, " row"],
+    interventions: Sequence[Intervention],
+    tokens_per_pass: int = 2048,
+) -> Float[Tensor, "intervention row vocab"]:
+    """What `Model.sweep` returns, from whole forward passes; several interventions share one as copies of the rows."""
+    n, width = tokens.shape
+    together = max(1, tokens_per_pass // (n * width))
+    found = []
+    for first in range(0, len(interventions), together):
+        group = interventions[first : first + together]
+        edits = [replace(edit, rows=slice(i * n, (i + 1) * n)) for i, one in enumerate(group) for edit in one.edits]
+        logits = model.edited(edits).logits(tokens.repeat(len(group), 1), at.repeat(len(group)))
+        found.append(logits.unflatten(0, (len(group), n)))
+    return torch.cat(found)

@@ -1,0 +1,122 @@
+"""The exact engine equals whole forward passes with hooks: every family, site, position, direction; unequal lengths; sets of nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_patching_parity import assert_parity
+from tolerances import REAL_FLOAT32, TINY_FLOAT32
+
+from circuitlab.methods.activation_patching import ActivationPatching
+from circuitlab.metrics import LogitDiff, LogProb
+from circuitlab.model.engine.by_hooks import sweep_by_hooks
+from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+
+METRIC = LogitDiff()
+PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return tiny_model(request.param)
+
+
+def both(model, batch, metric=METRIC, **params):
+    return [ActivationPatching(engine=engine, prompts_per_pass=3, **params)(model, batch, metric) for engine in ("exact", "hooks")]
+
+
+def agree(fast, slow) -> None:
+    assert fast.parts == slow.parts
+    for part in fast.parts:
+        assert_parity(fast.dataset[part].values, slow.dataset[part].values, TINY_FLOAT32)
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_every_part(model, direction) -> None:
+    parts = tuple(part for part in PARTS if part != "resid_mid" or not model.spec.parallel)
+    agree(*both(model, tiny_batch(model, 4, unequal=True), parts=parts, direction=direction))
+
+
+@pytest.mark.parametrize("site", ["q", "k", "v", "pattern"])
+def test_inside_heads(model, site) -> None:
+    fast, slow = both(model, tiny_batch(model, 4, unequal=True), parts=("heads",), site=site)
+    assert fast.parts == (("kv_heads",) if site in {"k", "v"} else ("heads",))
+    agree(fast, slow)
+
+
+@pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
+def test_by_mark_and_by_position(model, site) -> None:
+    agree(*both(model, tiny_batch(model, 4, unequal=True), parts=("heads", "mlps"), site=site, positions=("CHANGE", "END")))
+    fast, slow = both(model, tiny_batch(model, 3), parts=("heads", "resid_pre"), site=site, positions=("each",))
+    agree(fast, slow)
+    assert fast.marks == tuple(map(str, range(9)))
+    assert (fast.dataset["resid_pre"].values[:, :2] == 0).all(), "nothing differs before position 2: exactly zero"
+
+
+def test_a_metric_over_the_whole_vocabulary() -> None:
+    llama = tiny_model("llama")
+    agree(*both(llama, tiny_batch(llama, 3), LogProb()))
+
+
+def test_sets_of_nodes_in_several_layers(model) -> None:
+    batch = tiny_batch(model, 3, seed=4)
+    values = model.capture(batch.clean, [Site.Z, Site.MLP_OUT])
+    sets = []
+    for heads in ([(0, 1), (2, 3)], [(0, 0), (0, 2), (1, 1)], [(2, 0)]):
+        edits = [Edit(Site.Z, layer, values[Site.Z][:, layer, :, head], head=head) for layer, head in heads]
+        sets.append(Intervention((*edits, Edit(Site.MLP_OUT, 1, values[Site.MLP_OUT][:, 1]))))
+    fast = model.sweep(batch.corrupt, batch.end, sets)
+    slow = sweep_by_hooks(model, batch.corrupt, batch.end, sets)
+    assert_parity(fast.numpy(), slow.numpy(), TINY_FLOAT32)
+    assert (slow - model.logits(batch.corrupt, batch.end)).abs().max() > 0.1
+
+
+def test_order_and_chunks_change_nothing() -> None:
+    llama = tiny_model("llama")
+    batch = tiny_batch(llama, 3)
+    values = llama.capture(batch.clean, [Site.Z])[Site.Z]
+    sweep = [Intervention((Edit(Site.Z, layer, values[:, layer, :, head], head=head),)) for layer in (2, 0, 1) for head in range(4)]
+    whole = llama.sweep(batch.corrupt, batch.end, sweep)
+    assert_parity(llama.sweep(batch.corrupt, batch.end, sweep[::-1]).flip(0).numpy(), whole.numpy(), TINY_FLOAT32)
+    one_by_one = torch.cat([llama.sweep(batch.corrupt, batch.end, [one]) for one in sweep])
+    assert_parity(one_by_one.numpy(), whole.numpy(), TINY_FLOAT32)
+    ids = torch.tensor([3, 40])
+    assert_parity(llama.sweep(batch.corrupt, batch.end, sweep, ids).numpy(), whole[..., ids].numpy(), TINY_FLOAT32)
+
+
+def test_the_check_can_fail() -> None:
+    llama = tiny_model("llama")
+    batch = tiny_batch(llama, 3)
+    fast, _ = both(llama, batch)
+    other = ActivationPatching(direction="noising")(llama, batch, METRIC)
+    with pytest.raises(AssertionError):
+        agree(fast, other)
+    late = batch.first_difference().min() + 1  # an engine that starts one position too late
+    edit = Edit(Site.RESID_PRE, 0, llama.capture(batch.clean, [Site.RESID_PRE])[Site.RESID_PRE][:, 0])
+    right, wrong = (llama.sweep(batch.corrupt, batch.end, [Intervention((edit,), int(start))]) for start in (late - 1, late))
+    with pytest.raises(AssertionError):
+        assert_parity(wrong.numpy(), right.numpy(), TINY_FLOAT32)
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(("site", "positions"), [("z", ("all",)), ("k", ("S2",)), ("pattern", ("all",))])
+def test_on_smollm2(smollm2, site, positions) -> None:
+    from circuitlab.model.prepare import prepare_batch
+
+    batch = prepare_batch(smollm2, "ioi", 2)
+    values = smollm2.capture(batch.clean, [site := {"z": Site.Z, "k": Site.K, "pattern": Site.PATTERN}[site]])[site]
+    place = None if positions == ("all",) else batch.mark(*positions)
+    sweep = []
+    for layer in (3, 17, 29):
+        for head in range(3):
+            value = values[:, layer, head] if site is Site.PATTERN else values[:, layer, :, head]
+            value = value if place is None else value[range(2), place]
+            edit = Edit(site, layer, value, head=head, positions=place)
+            sweep.append(Intervention((edit,), int((batch.first_difference() if place is None else place).min())))
+    ids, placed = batch.over_tokens()
+    fast = METRIC(smollm2.sweep(batch.corrupt, batch.end, sweep, ids).double(), placed)
+    slow = METRIC(sweep_by_hooks(smollm2, batch.corrupt, batch.end, sweep).double(), batch)
+    np.testing.assert_allclose(fast.numpy(), slow.numpy(), rtol=0, atol=REAL_FLOAT32)
+    assert np.ptp(slow.numpy(), axis=0).max() > 20 * REAL_FLOAT32
