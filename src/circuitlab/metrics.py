@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.errors import BadParameterError, UnknownNameError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.batch import ContrastBatch
 
-__all__ = ["METRICS", "AnswerLogit", "LogProb", "LogitDiff", "Metric", "ProbDiff", "correct", "get_metric", "metric_params"]
+__all__ = ["METRICS", "AnswerLogit", "KLDivergence", "LogProb", "LogitDiff", "Metric", "ProbDiff", "correct", "get_metric", "metric_params"]
 
 Reduce: TypeAlias = Literal["mean", "max", "logsumexp"]
 
@@ -27,12 +27,14 @@ class Metric(Protocol):
     """One value per pair; larger means better for the answer.
 
     ``whole_vocabulary`` says whether it reads every logit; if not, it only reads those of answers and foils, and a method may
-    unembed nothing else.
+    unembed nothing else. ``needs_reference`` says whether it compares with the clean run, whose distribution ``batch.reference``
+    then has to hold.
     """
 
     name: ClassVar[str]
     units: ClassVar[str]
     whole_vocabulary: ClassVar[bool]
+    needs_reference: ClassVar[bool]
 
     @property
     def linear(self) -> bool:
@@ -70,6 +72,7 @@ class LogitDiff:
     name: ClassVar[str] = "logit_diff"
     units: ClassVar[str] = "logits"
     whole_vocabulary: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
     reduce: Reduce = "mean"
 
     @property
@@ -96,6 +99,7 @@ class AnswerLogit:
     name: ClassVar[str] = "answer_logit"
     units: ClassVar[str] = "logits"
     whole_vocabulary: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
     linear: ClassVar[bool] = True
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
@@ -114,6 +118,7 @@ class ProbDiff:
     name: ClassVar[str] = "prob_diff"
     units: ClassVar[str] = "probability"
     whole_vocabulary: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
     linear: ClassVar[bool] = False
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
@@ -130,6 +135,7 @@ class LogProb:
     name: ClassVar[str] = "log_prob"
     units: ClassVar[str] = "nats"
     whole_vocabulary: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
     linear: ClassVar[bool] = False
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
@@ -137,7 +143,40 @@ class LogProb:
         return _reduce(_gather(logits.log_softmax(-1), batch.answers), batch.answers, "logsumexp")
 
 
-METRICS: dict[str, type[Any]] = {cls.name: cls for cls in (LogitDiff, ProbDiff, AnswerLogit, LogProb)}
+@dataclass(frozen=True)
+class KLDivergence:
+    """How far the next-token distribution is from the clean run's: ``-KL(clean || this run)``, over the whole vocabulary.
+
+    Larger is better, as for every metric: the clean run scores 0, every other run less. Answers and foils play no part. The clean run's
+    distribution is read from ``batch.reference``, which methods fill in. At the clean run the divergence is at its minimum, so that
+    its gradient there is zero: methods that differentiate do so at the corrupt run or on the way between the two.
+
+    Raises
+    ------
+    BadParameterError
+        When called on a batch without a reference.
+
+    References
+    ----------
+    Conmy et al. (2023), Towards Automated Circuit Discovery for Mechanistic Interpretability, arXiv:2304.14997.
+    """
+
+    name: ClassVar[str] = "kl"
+    units: ClassVar[str] = "nats"
+    whole_vocabulary: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
+    linear: ClassVar[bool] = False
+
+    def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
+        """Minus the divergence per pair, in nats."""
+        if batch.reference is None:
+            what = "'kl' compares with the clean run, and this batch holds no distribution of it."
+            raise BadParameterError(what, "Call batch = with_reference(model, metric, batch) from circuitlab.methods.base first.")
+        clean = batch.reference.to(logits)
+        return (clean.exp() * (logits.log_softmax(-1) - clean)).sum(-1)
+
+
+METRICS: dict[str, type[Any]] = {cls.name: cls for cls in (LogitDiff, ProbDiff, AnswerLogit, LogProb, KLDivergence)}
 """Every metric by name."""
 
 

@@ -13,7 +13,7 @@ from circuitlab.errors import AlignmentError, BadParameterError, UnknownNameErro
 from circuitlab.provenance import TaskRef, digest
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 __all__ = ["ContrastBatch"]
@@ -42,6 +42,9 @@ class ContrastBatch:
         Name of the metric the task asks for.
     text : tuple of (str, str), optional
         Clean and corrupt prompt of each pair, for display.
+    reference : Tensor, shape (pair, vocab), optional
+        Log-probabilities of the next token in one model's clean run, for metrics that compare with it. A value of a model, not a part of
+        the prompts: methods set it (`circuitlab.methods.base.with_reference`) and it does not enter the identity.
     """
 
     clean: Int[Tensor, "pair pos"]
@@ -55,6 +58,7 @@ class ContrastBatch:
     task: TaskRef
     metric: str = "logit_diff"
     text: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    reference: Float[Tensor, "pair vocab"] | None = field(default=None, repr=False)
 
     @classmethod
     def from_tokens(
@@ -182,6 +186,7 @@ class ContrastBatch:
             distractors=self.distractors[index],
             task=task,
             text=tuple(self.text[i] for i in index.tolist()) if self.text else (),
+            reference=None if self.reference is None else self.reference[index.to(self.reference.device)],
         )
 
     def over_tokens(self) -> tuple[Int[Tensor, " token"], ContrastBatch]:

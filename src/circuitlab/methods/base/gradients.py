@@ -32,11 +32,14 @@ class GradientRun:
         Every intermediate value, in the graph.
     value : Tensor, shape (pair,)
         The metric, in the graph.
+    flat : str
+        Name of a metric that is at its maximum in this run, so that its gradient is rounding noise; empty for all others.
     """
 
     embed: Float[Tensor, "pair pos d_model"]
     trace: Trace
     value: Float[Tensor, " pair"]
+    flat: str = ""
 
     def gradients(self, at: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
         """Gradient of each pair's own metric at values of the trace, each of that value's shape.
@@ -46,10 +49,13 @@ class GradientRun:
         Raises
         ------
         BadParameterError
-            If every gradient is exactly zero: the metric does not change to first order at this run.
+            If the metric compares with this very run (``flat``), or every gradient is exactly zero: it does not change to first order.
         """
         import torch  # noqa: PLC0415
 
+        if self.flat:
+            what = f"{self.flat!r} has zero gradient at the clean run, which it compares with: it is at its maximum there."
+            raise BadParameterError(what, "Differentiate at the corrupt run (direction='denoising'), or use logit_diff, or eap_ig.")
         found = torch.autograd.grad(self.value.sum(), list(at), retain_graph=keep, allow_unused=True)
         whole = [torch.zeros_like(value) if one is None else one for one, value in zip(found, at, strict=True)]
         if not any(bool(one.any()) for one in whole):
@@ -64,6 +70,8 @@ def gradient_run(
     batch: ContrastBatch,
     start: Int[Tensor, "pair pos"] | Float[Tensor, "pair pos d_model"],
     decoder: Decoder | None = None,
+    *,
+    track: bool = True,
 ) -> GradientRun:
     """Run prompts, given as token ids or as the residual stream entering layer 0, with gradients on.
 
@@ -77,16 +85,21 @@ def gradient_run(
     start : Tensor
         Token ids (pair, pos), or embeddings (pair, pos, d_model).
     decoder : Decoder, optional
-        Another functional forward of the same model (for example with a changed backward pass).
+        Another functional forward of the same model (for example with a changed backward pass); if it has an ``unembed``, that makes
+        the logits.
+    track : bool
+        False runs without a graph: the same values, nothing to differentiate.
     """
     import torch  # noqa: PLC0415
 
     forward = decoder or model.decoder
     embed = start if start.is_floating_point() else forward.embed(start)
+    unembed = getattr(forward, "unembed", model.unembed)
     ids, placed = (None, batch) if metric.whole_vocabulary else batch.over_tokens()
-    with torch.enable_grad():
-        leaf = embed.detach().clone().requires_grad_(True)
+    with torch.set_grad_enabled(track):
+        leaf = embed.detach().clone().requires_grad_(track)
         trace = forward.trace(leaf)
         last = trace.final[torch.arange(len(leaf)), batch.end.to(leaf.device)]
-        value = metric(model.unembed(last, ids), placed)
-    return GradientRun(leaf, trace, value)
+        value = metric(unembed(last, ids), placed)
+    at_reference = metric.needs_reference and not start.is_floating_point() and torch.equal(start, batch.clean)
+    return GradientRun(leaf, trace, value, metric.name if at_reference else "")
