@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from circuitlab.errors import BadParameterError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder, Trace
     from circuitlab.model.protocol import Model
 
-__all__ = ["GradientRun", "gradient_run"]
+__all__ = ["GradientRun", "gradient_run", "refuse_zero_gradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,11 @@ class GradientRun:
     value: Float[Tensor, " pair"]
     flat: str = ""
 
-    def gradients(self, at: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
+    def gradients(self, at: Sequence[Tensor], *, keep: bool = False, allow_zero: bool = False) -> list[Tensor]:
         """Gradient of each pair's own metric at values of the trace, each of that value's shape.
 
-        Pairs do not interact, so the gradient of the sum holds every pair's own gradient. ``keep`` leaves the graph for another call.
+        Pairs do not interact, so the gradient of the sum holds every pair's own gradient. ``keep`` leaves the graph for another call;
+        ``allow_zero`` lets a method that works on a few pairs at a time judge all of them together.
 
         Raises
         ------
@@ -58,10 +59,15 @@ class GradientRun:
             raise BadParameterError(what, "Differentiate at the corrupt run (direction='denoising'), or use logit_diff, or eap_ig.")
         found = torch.autograd.grad(self.value.sum(), list(at), retain_graph=keep, allow_unused=True)
         whole = [torch.zeros_like(value) if one is None else one for one, value in zip(found, at, strict=True)]
-        if not any(bool(one.any()) for one in whole):
-            what = "The metric has zero gradient at the run that is differentiated (KL divergence has, at the clean run)."
-            raise BadParameterError(what, "Use logit_diff, eap_ig (which leaves that point), or exact activation_patching.")
+        if not allow_zero and not any(bool(one.any()) for one in whole):
+            refuse_zero_gradient()
         return whole
+
+
+def refuse_zero_gradient() -> NoReturn:
+    """Raise `BadParameterError`: the metric has no gradient to attribute."""
+    what = "The metric has zero gradient at the run that is differentiated (KL divergence has, at the clean run)."
+    raise BadParameterError(what, "Use logit_diff, eap_ig (which leaves that point), or exact activation_patching.")
 
 
 def gradient_run(
