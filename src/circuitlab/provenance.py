@@ -129,7 +129,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a stored score can say about itself.
 
     ``params`` holds every effective parameter of the method, defaults included. ``estimand`` says in words what the number
-    estimates; ``units`` those of the metric. ``cite`` lists BibTeX keys of the method and the task.
+    estimates; ``units`` those of the metric. ``cite`` lists BibTeX keys of the method and the task. ``measured`` holds what the run
+    found out about its own accuracy, for example the error of reduced precision; it is no part of the identity.
     """
 
     method: str
@@ -145,6 +146,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     cite: tuple[str, ...] = ()
     schema: int = SCHEMA
     environment: Environment | None = None
+    measured: dict[str, float] = {}
 
     def run_id(self) -> str:
         """Sixteen hex digits of the SHA-256 of method, parameters, model, prompts, metric and schema.

@@ -8,8 +8,10 @@ import torch
 from test_patching_parity import assert_parity
 from tolerances import REAL_FLOAT32, TINY_FLOAT32
 
+from circuitlab.errors import BadParameterError, ModelError
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
+from circuitlab.model.engine import Engine
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
 from circuitlab.model.protocol import Edit, Intervention, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
@@ -24,7 +26,7 @@ def model(request):
 
 
 def both(model, batch, metric=METRIC, **params):
-    return [ActivationPatching(engine=engine, prompts_per_pass=3, **params)(model, batch, metric) for engine in ("exact", "hooks")]
+    return [ActivationPatching(engine=engine, pairs_per_pass=3, **params)(model, batch, metric) for engine in ("exact", "hooks")]
 
 
 def agree(fast, slow) -> None:
@@ -84,6 +86,59 @@ def test_order_and_chunks_change_nothing() -> None:
     assert_parity(one_by_one.numpy(), whole.numpy(), TINY_FLOAT32)
     ids = torch.tensor([3, 40])
     assert_parity(llama.sweep(batch.corrupt, batch.end, sweep, ids).numpy(), whole[..., ids].numpy(), TINY_FLOAT32)
+
+
+@pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
+def test_differences_in_bfloat16_are_close_and_their_error_is_measured(model, site) -> None:
+    batch = tiny_batch(model, 4, unequal=True)
+    runs = [ActivationPatching(parts=("heads",), site=site, precision=how) for how in ("full", "bf16_difference")]
+    exact, rounded = (run(model, batch, METRIC) for run in runs)
+    (part,) = exact.parts
+    error = np.abs(rounded.values(part) - exact.values(part))
+    assert 0 < error.max() < 0.05 * np.abs(exact.values(part)).max()
+    measured = rounded.provenance.measured
+    assert error.max() / 10 < measured["precision_error_max"] < error.max() * 3, "a sample's largest error is near the largest"
+    assert exact.provenance.run_id() != rounded.provenance.run_id()
+
+
+def test_values_that_equal_the_base_run_are_not_run() -> None:
+    llama = tiny_model("llama")
+    batch = tiny_batch(llama, 3)
+    engine = Engine(llama.decoder)
+    base = engine.base_run(batch.corrupt, batch.end, [Site.Z])
+    same = [Intervention((Edit(Site.Z, layer, base.sites[Site.Z][layer][:, :, 1], head=1),)) for layer in range(3)]
+    assert torch.equal(engine.sweep(base, same), base.final.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_misuse_is_refused(family) -> None:
+    model = tiny_model(family)
+    batch = tiny_batch(model, 2)
+    value = torch.zeros(2, model.spec.d_head)
+    for edits, said in [
+        ((), "without edits"),
+        ((Edit(Site.Z, 7, value, head=0, positions=batch.end),), "Layer 7 does not exist"),
+        ((Edit(Site.Z, 0, value, head=4, positions=batch.end),), "Head 4 does not exist"),
+        ((Edit(Site.K, 0, value, head=model.spec.n_kv_heads, positions=batch.end),), "does not exist at 'k'"),
+        ((Edit(Site.Z, 0, value, head=0, positions=batch.end + 1),), "outside prompts of 9 tokens"),
+        ((Edit(Site.Z, 0, value[:, :3], head=0, positions=batch.end),), "is needed"),
+        ((Edit(Site.Z, 0, value, head=0, positions=batch.end - 7),), "before its start"),
+    ]:
+        with pytest.raises(BadParameterError, match=said):
+            model.sweep(batch.clean, batch.end, [Intervention(edits, 4)])
+    if model.spec.parallel:
+        with pytest.raises(ModelError, match="no site 'resid_mid'"):
+            model.sweep(batch.clean, batch.end, [Intervention((Edit(Site.RESID_MID, 0, torch.zeros(2, 9, 32)),))])
+
+
+def test_a_model_that_cannot_be_taken_apart_is_served_by_hooks_which_says_so(monkeypatch) -> None:
+    llama = tiny_model("llama")
+    batch = tiny_batch(llama, 2)
+    expected = ActivationPatching(engine="hooks")(llama, batch, METRIC)
+    monkeypatch.setattr("circuitlab.model.decoder.build._TOLERANCE", {torch.float32: -1.0})
+    with pytest.warns(UserWarning, match="Falling back to hooks.*logits away"):
+        found = ActivationPatching()(llama, batch, METRIC)
+    agree(found, expected)
 
 
 def test_the_check_can_fail() -> None:

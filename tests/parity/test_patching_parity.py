@@ -48,7 +48,7 @@ def slow_effects(family: str, batch: ContrastBatch, direction: str) -> np.ndarra
 def test_heads_equal_plain_hooks(family: str, direction: str) -> None:
     model = load_model(tiny_hf(family))
     batch = tiny_batch(model, n=3, unequal=True)
-    scores = ActivationPatching(direction=direction, parts=("heads",), prompts_per_pass=2)(model, batch, METRIC)
+    scores = ActivationPatching(direction=direction, parts=("heads",), pairs_per_pass=2)(model, batch, METRIC)
     assert_parity(scores.values("heads"), slow_effects(family, batch, direction), TINY_FLOAT32)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from circuitlab.errors import AlignmentError, BadParameterError, ModelError, UnknownNameError
-from circuitlab.methods.base import provenance_of, step
-from circuitlab.methods.base.sweeps import EngineName, like_pairs, metric_of, metric_of_sweep, require_engine
+from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.sweeps import EngineName, Precision, Started, Sweeps, like_pairs, pairs_together, require_engine, sweeps_on
 from circuitlab.model.protocol import Edit, Intervention, Site
 from circuitlab.scores.head_scores import HeadScores
 
@@ -33,6 +34,8 @@ _SITES = {
 }
 _INSIDE = {"z": Site.Z, "q": Site.Q, "k": Site.K, "v": Site.V, "pattern": Site.PATTERN}
 _EACH = "each"
+_SAMPLE_PAIRS, _SAMPLE_PATCHES = 2, 24
+"""Size of the sample that reduced precision is checked on."""
 
 
 class _Patch(NamedTuple):
@@ -67,8 +70,11 @@ class ActivationPatching:
         one score per named mark (for example ``("S2", "END")``), each patching that position only.
     engine : {"exact", "hooks"}
         The exact engine recomputes only what a patch can reach; hooks rerun the model. They agree up to rounding.
-    prompts_per_pass : int
-        Prompts that a pass of the engine works on together. Changes cost, not results.
+    precision : {"full", "bf16_difference"}
+        ``"bf16_difference"`` multiplies what an edit changes in bfloat16, on top of an unedited run in full precision; its error
+        against full precision is measured on a sample of every run and stored in ``provenance.measured``.
+    pairs_per_pass : int, optional
+        Pairs that go through the model together; chosen by size otherwise. Changes cost, not results.
 
     Notes
     -----
@@ -94,7 +100,8 @@ class ActivationPatching:
     site: Literal["z", "q", "k", "v", "pattern"] = "z"
     positions: tuple[str, ...] = ("all",)
     engine: EngineName = field(default="exact", metadata={"identity": False})
-    prompts_per_pass: int = field(default=4, metadata={"identity": False})
+    precision: Precision = "full"
+    pairs_per_pass: int | None = field(default=None, metadata={"identity": False})
 
     @property
     def contrastive(self) -> bool:
@@ -106,6 +113,8 @@ class ActivationPatching:
             raise UnknownNameError("direction", self.direction, ["denoising", "noising"])
         if self.site not in _INSIDE:
             raise UnknownNameError("site", self.site, _INSIDE)
+        if self.precision not in {"full", "bf16_difference"}:
+            raise UnknownNameError("precision", self.precision, ["full", "bf16_difference"])
         require_engine(self.engine)
         for part in self.parts:
             if part not in _SITES:
@@ -117,25 +126,39 @@ class ActivationPatching:
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Patch every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
+        batch = with_reference(model, metric, batch)
         if missing := [part for part in self.parts if self._site(part) not in model.sites]:
             what = f"{model.spec.name} ({model.spec.family}) has no {', '.join(missing)} to patch."
             raise ModelError(what, f"Leave it out of parts; this model has {sorted(s.value for s in model.sites)}.")
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
         effects = np.zeros((batch.n_pairs, len(patches)))
-        baseline = np.zeros((2, batch.n_pairs))
+        clean, corrupt = np.zeros((2, batch.n_pairs))
+        sweeps = sweeps_on(model, metric, self.engine, self.precision)
+        at_one_place = len(patches) // (len(marks) if marks else 1)
         done = 0
-        for pairs in like_pairs(batch, self.prompts_per_pass):
+        for pairs in like_pairs(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
             small = batch.select(pairs)
-            baseline[:, pairs] = [metric_of(model, metric, small, tokens) for tokens in (small.clean, small.corrupt)]
-            unedited = baseline[1 if self.direction == "denoising" else 0, pairs]
-            effects[pairs] = self._sweep(model, small, metric, patches, unedited).T
+            clean[pairs], corrupt[pairs], effects[pairs] = self._score(sweeps, small, patches)
             done += len(pairs)
             step(done, batch.n_pairs)
-        clean, corrupt = baseline
-        signed = effects - corrupt[:, None] if self.direction == "denoising" else clean[:, None] - effects
-        arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(signed, model, marks)}
-        return HeadScores.build(arrays, provenance_of(self, model, batch, metric), marks)
+        arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model, marks)}
+        about = provenance_of(self, model, batch, metric)
+        if self.precision != "full":
+            about = msgspec.structs.replace(about, measured=self._error(model, batch, metric, patches))
+        return HeadScores.build(arrays, about, marks)
+
+    def _error(self, model: Model, batch: ContrastBatch, metric: Metric, patches: list[_Patch]) -> dict[str, float]:
+        """Error of reduced against full precision on a sample of patches and pairs, in metric units."""
+        few = batch.select(range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS)))
+        some = patches[:: max(1, len(patches) // _SAMPLE_PATCHES)]
+        wrong, right = (self._score(sweeps_on(model, metric, self.engine, how), few, some)[2] for how in (self.precision, "full"))
+        apart = np.abs(wrong - right)
+        return {
+            "precision_error_rms": float(np.sqrt(np.mean(apart**2))),
+            "precision_error_max": float(apart.max()),
+            "precision_effect_rms": float(np.sqrt(np.mean(right**2))),
+        }
 
     def _site(self, part: str) -> Site:
         return _INSIDE[self.site] if part == "heads" else _SITES[part]
@@ -160,31 +183,30 @@ class ActivationPatching:
                 for layer in range(model.spec.n_layers):
                     yield from (_Patch(part, layer, head, place) for head in (range(count) if count else (None,)))
 
-    def _sweep(
-        self,
-        model: Model,
-        batch: ContrastBatch,
-        metric: Metric,
-        patches: list[_Patch],
-        unedited: np.ndarray,
-    ) -> np.ndarray:
-        """Metric of the patched runs, (patch, pair); patches before the first difference are the unedited run."""
-        edited, source = (batch.corrupt, batch.clean) if self.direction == "denoising" else (batch.clean, batch.corrupt)
-        values = model.capture(source, sorted({self._site(part) for part in self.parts}, key=lambda site: site.value))
+    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs."""
+        sites = sorted({self._site(patch.part) for patch in patches}, key=lambda site: site.value)
+        clean, corrupt = (sweeps.start(batch, tokens, sites) for tokens in (batch.clean, batch.corrupt))
+        edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
+        live, interventions = self._interventions(batch, patches, source)
+        changes = np.zeros((len(patches), batch.n_pairs))
+        if live:
+            changes[live] = sweeps.sweep(batch, edited, interventions) - edited.metric
+        return clean.metric, corrupt.metric, changes.T if self.direction == "denoising" else -changes.T
+
+    def _interventions(self, batch: ContrastBatch, patches: list[_Patch], source: Started) -> tuple[list[int], list[Intervention]]:
+        """The patches that can change anything: those that reach the first position at which the runs differ, or a later one."""
         first = int(batch.first_difference().min())
-        found = np.repeat(unedited[None], len(patches), axis=0)
-        if first > int(batch.end.max()):
-            return found
         live, interventions = [], []
         for index, patch in enumerate(patches):
             positions = self._positions(patch, batch)
-            if positions is not None and int(positions.max()) < first:
+            last = int((batch.end if positions is None else positions).max())
+            if last < first:
                 continue
-            start = first if positions is None else int(positions.min())
             live.append(index)
-            interventions.append(Intervention((self._edit(patch, positions, values),), start))
-        found[live] = metric_of_sweep(model, metric, batch, edited, interventions, self.engine)
-        return found
+            start = first if positions is None else int(positions.min())
+            interventions.append(Intervention((self._edit(patch, positions, source.sites),), start))
+        return live, interventions
 
     def _positions(self, patch: _Patch, batch: ContrastBatch) -> Tensor | None:
         if patch.place is None:

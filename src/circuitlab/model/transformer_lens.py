@@ -73,7 +73,6 @@ class BridgeModel:
         self.site_map = SiteMap(spec)
         config = bridge.original_model.config
         softcap = getattr(config, "final_logit_softcapping", None)
-        self.engine = Engine(self)
         self.weights = Readout(bridge.blocks, source(bridge.ln_final), source(bridge.unembed), spec, softcap)
 
     @property
@@ -121,8 +120,11 @@ class BridgeModel:
     ) -> Float[Tensor, "intervention row token"]:
         """Logits of many edited runs of the same prompts; only what each intervention can reach is computed."""
         _check_tokens(tokens, at, self.spec)
-        with torch.no_grad(), _quiet():
-            return self.unembed(self.engine.sweep(self.engine.base_run(tokens, at), interventions, at), ids)
+        for one in interventions:
+            edit_hooks(self.site_map, one.edits)  # refuse sites, layers and heads that do not exist
+        engine = Engine(self.decoder)
+        with torch.no_grad():
+            return self.unembed(engine.sweep(engine.base_run(tokens, at), interventions), ids)
 
     def edited(self, edits: Sequence[Edit]) -> Runner:
         """The same model with edits in place."""

@@ -120,7 +120,8 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
     """Self-checks of a run: each with ``ok`` and ``value``.
 
     ``finite``: share of values that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from the
-    total, relative to the mean size of the total. ``task_ready``: 1 if the model can do the task.
+    total, relative to the mean size of the total. ``precision``
+    (reduced precision): its error on a sample, relative to the effects. ``task_ready``: 1 if the model can do the task.
     """
     heads = scores.values(scores.parts[0])
     share = float(np.isfinite(heads).mean())
@@ -129,6 +130,10 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
         size = max(float(np.abs(scores.dataset["total"].values).mean()), 1e-12)
         worst = float(np.abs(scores.residual()).max()) / size
         checks["residual"] = {"ok": worst < 1e-3, "value": worst}  # noqa: PLR2004 - a thousandth of the metric
+    measured = scores.provenance.measured
+    if "precision_error_rms" in measured:
+        share = measured["precision_error_rms"] / max(measured["precision_effect_rms"], 1e-12)
+        checks["precision"] = {"ok": share < 0.01, "value": share}  # noqa: PLR2004 - a hundredth of the effects
     if (flag := scores.provenance.fitness) is not None:
         checks["task_ready"] = {"ok": flag.ready, "value": flag.accuracy["mean"]}
     return checks

@@ -53,7 +53,7 @@ def test_marks_that_hold_the_only_change_restore_everything_before_attention() -
 def test_chunking_changes_cost_and_not_results() -> None:
     model = load_model(tiny_hf("llama"))
     batch = tiny_batch(model, n=4, unequal=True)
-    small, large = (ActivationPatching(prompts_per_pass=t)(model, batch, METRIC) for t in (1, 64))
+    small, large = (ActivationPatching(pairs_per_pass=t)(model, batch, METRIC) for t in (1, 64))
     np.testing.assert_allclose(small.values("heads"), large.values("heads"), atol=1e-5)
     assert small.provenance.run_id() == large.provenance.run_id()
 
@@ -62,7 +62,7 @@ def test_progress_reaches_the_end() -> None:
     model = load_model(tiny_hf("llama"))
     seen: list[tuple[int, int]] = []
     with report_progress(lambda done, total: seen.append((done, total))):
-        ActivationPatching(prompts_per_pass=2)(model, tiny_batch(model), METRIC)
+        ActivationPatching(pairs_per_pass=2)(model, tiny_batch(model), METRIC)
     assert seen[-1][0] == seen[-1][1] > 1
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

@@ -21,7 +21,7 @@ def test_every_method_is_listed_and_complete() -> None:
 
 def test_parameters_reach_the_method_and_lists_become_tuples() -> None:
     method = get_method("activation_patching", {"parts": ["mlps"], "direction": "noising"})
-    assert effective_params(method) == {"direction": "noising", "parts": ["mlps"], "site": "z", "positions": ["all"]}
+    assert effective_params(method) == {"direction": "noising", "parts": ["mlps"], "site": "z", "positions": ["all"], "precision": "full"}
 
 
 @pytest.mark.parametrize(

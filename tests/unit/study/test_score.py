@@ -36,7 +36,7 @@ def test_a_stored_run_is_found_by_what_it_is(planted, tmp_path) -> None:
 
     batch = planted.batch(4)
     first = score_batch(planted.model, batch, ActivationPatching(), METRIC, store=store, fitness=fitness)
-    again = score_batch(planted.model, batch, ActivationPatching(prompts_per_pass=2), METRIC, store=store, fitness=fitness)
+    again = score_batch(planted.model, batch, ActivationPatching(pairs_per_pass=2), METRIC, store=store, fitness=fitness)
     assert (first.cached, again.cached, len(calls)) == (False, True, 1)
     assert again.scores.provenance.fitness.ready
     assert again.scores.provenance.environment.seconds > 0
@@ -52,7 +52,7 @@ def test_identity_follows_content_and_nothing_else(planted) -> None:
         given = {"method": method, "batch": batch, "metric": METRIC} | changes
         return provenance_of(given["method"], planted.model, given["batch"], given["metric"]).run_id()
 
-    same = {run_id(), run_id(batch=planted.batch(4)), run_id(method=replace(method, prompts_per_pass=1))}
+    same = {run_id(), run_id(batch=planted.batch(4)), run_id(method=replace(method, pairs_per_pass=1))}
     different = {run_id(batch=planted.batch(5)), run_id(batch=planted.batch(4, seed=1)), run_id(metric=ProbDiff())}
     different |= {run_id(metric=LogitDiff(reduce="max")), run_id(method=replace(method, parts=("mlps",)))}
     assert len(same) == 1

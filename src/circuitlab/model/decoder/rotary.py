@@ -44,10 +44,10 @@ class Geometry:
 
 
 def rotate(x: Float[Tensor, "*rows pos head d_head"], angles: tuple[Tensor, Tensor] | None) -> Float[Tensor, "*rows pos head d_head"]:
-    """Turn queries or keys by their positions; ``angles`` are (pos, d_rotary) and turn the first d_rotary dimensions of every head."""
+    """Turn queries or keys by their positions; ``angles`` are (..., pos, d_rotary) and turn the first d_rotary dimensions of every head."""
     if angles is None:
         return x
-    cos, sin = (part[:, None, :].to(x.dtype) for part in angles)
+    cos, sin = (part[..., None, :].to(x.dtype) for part in angles)
     turned, kept = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     half = turned.shape[-1] // 2
     swapped = torch.cat([-turned[..., half:], turned[..., :half]], dim=-1)

@@ -1,5 +1,6 @@
 """The exact engine: many interventions on one base run, recomputing only what they can change."""
 
+from circuitlab.model.engine.arithmetic import Difference
 from circuitlab.model.engine.engine import Engine
 
-__all__ = ["Engine"]
+__all__ = ["Difference", "Engine"]

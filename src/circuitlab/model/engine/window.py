@@ -1,9 +1,11 @@
-"""Edits cut to the prompts and positions that a sweep recomputes."""
+"""Edits written into the window of positions that a pass computes."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from circuitlab.errors import BadParameterError
 from circuitlab.model.protocol import Edit, Site
@@ -11,30 +13,89 @@ from circuitlab.model.protocol import Edit, Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["in_window"]
+__all__ = ["Write", "check_inside", "write_all"]
+
+_REDUCED = {Site.PATTERN, Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
+"""Sites that exist only at the wanted positions where a layer's output is wanted at one position."""
 
 
-def in_window(edit: Edit, start: int, rows: slice) -> Edit:
-    """The edit for rows of a pass that begins at position ``start``.
+class Write(NamedTuple):
+    """An edit, and which edited run of the pass it belongs to."""
+
+    run: int
+    edit: Edit
+
+
+def check_inside(edit: Edit, start: int, stop: int) -> None:
+    """Raise `BadParameterError` unless an edit's positions lie in the window."""
+    if edit.positions is None:
+        return
+    low, high = int(edit.positions.min()), int(edit.positions.max())
+    if low < start:
+        what = f"An edit of {edit.site.value!r} at position {low} lies before its start, {start}."
+        raise BadParameterError(what, "Let the intervention start at its first position.")
+    if high >= stop:
+        what = f"Positions {edit.positions.tolist()} of an edit at {edit.site.value!r} lie outside prompts of {stop} tokens."
+        raise BadParameterError(what, "Count positions from 0.")
+
+
+def write_all(value: Tensor, site: Site, writes: Sequence[Write], start: int, only: Tensor | None) -> Tensor:
+    """The value of a site with its edits in place; the same tensor where there are none.
 
     Parameters
     ----------
-    edit : Edit
-        With one value per prompt, at absolute positions.
+    value : Tensor, shape (edit, prompt, pos, ...), PATTERN (edit, prompt, head, query, key)
+    writes : sequence of Write
+        Edits of this layer, of any site.
     start : int
-        First position that is computed.
-    rows : slice
-        Rows of the pass that this intervention has.
+        First position of the window.
+    only : Tensor of int, shape (prompt,), or None
+        The one position of each prompt that is present, at the sites of which only that one is computed.
     """
-    if edit.positions is not None:
-        if int(edit.positions.min()) < start:
-            what = f"An edit of {edit.site.value!r} at position {int(edit.positions.min())} lies before its start, {start}."
-            raise BadParameterError(what, "Let the intervention start at its first position.")
-        return replace(edit, positions=edit.positions - start, rows=rows)
-    return replace(edit, value=_cut(edit.value, start, edit), rows=rows)
+    mine = [write for write in writes if write.edit.site is site]
+    if not mine:
+        return value
+    out = value.clone()
+    for write in mine:
+        row = out[write.run]
+        axis = 2 if site is Site.PATTERN else 1
+        if write.edit.head is not None:
+            row = row.select(1 if site is Site.PATTERN else 2, write.edit.head)
+            axis = 1
+        if only is None or site not in _REDUCED:
+            _write_window(row, write.edit, axis, start)
+        else:
+            _write_answer(row, write.edit, axis, only)
+    return out
 
 
-def _cut(value: Tensor, start: int, edit: Edit) -> Tensor:
-    if edit.site is not Site.PATTERN:
-        return value[:, start:]
-    return value[:, start:] if edit.head is not None else value[:, :, start:]
+def _write_window(row: Tensor, edit: Edit, axis: int, start: int) -> None:
+    """Write into (prompt, [head,] pos, ...), positions along ``axis``."""
+    if edit.positions is None:
+        new = edit.value.narrow(axis, start, row.shape[axis])
+        _fit(row.shape, new.shape if edit.site is not Site.PATTERN else new[..., : row.shape[-1]].shape, edit)
+        row.copy_(new if edit.site is not Site.PATTERN else new[..., : row.shape[-1]])
+        return
+    where: tuple[Any, ...] = (torch.arange(len(row)), *[slice(None)] * (axis - 1), edit.positions - start)
+    new = edit.value if edit.site is not Site.PATTERN else edit.value[..., : row.shape[-1]]
+    _fit(row[where].shape, new.shape, edit)
+    row[where] = new.to(row)
+
+
+def _write_answer(row: Tensor, edit: Edit, axis: int, only: Tensor) -> None:
+    """Write where only one position of each prompt is present; edits elsewhere reach nothing and are dropped."""
+    prompts = torch.arange(len(row))
+    first = row.select(axis, 0)
+    if edit.positions is None:
+        new = edit.value[(prompts, *[slice(None)] * (axis - 1), only)]
+        first.copy_(new[..., : first.shape[-1]])
+        return
+    here = edit.positions == only
+    first[here] = edit.value[here][..., : first.shape[-1]].to(first)
+
+
+def _fit(wanted: torch.Size, given: torch.Size, edit: Edit) -> None:
+    """A mismatching shape raises instead of broadcasting."""
+    if wanted != given:
+        what = f"An edit of {edit.site.value!r} at layer {edit.layer} has shape {tuple(edit.value.shape)}; {tuple(wanted)} is needed."
+        raise BadParameterError(what, "Give one value per prompt, position and head.")

@@ -1,0 +1,64 @@
+"""How the engine multiplies: exactly, or the difference from the base run in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuitlab.model.decoder import Linear
+    from circuitlab.model.engine.layer import Place
+
+__all__ = ["BaseLinears", "Difference", "Multiply", "exact", "keeping"]
+
+Multiply: TypeAlias = Callable[[str, "Linear", "Tensor"], "Tensor"]
+"""(name of the map in its layer, the map, its input (..., pos, d_in)) -> its output (..., pos, d_out)."""
+
+BaseLinears: TypeAlias = dict[str, tuple["Tensor", "Tensor"]]
+"""Input and output of every linear map of one layer in the base run, (prompt, pos, width)."""
+
+
+def exact(_name: str, linear: Linear, x: Tensor) -> Tensor:
+    """Multiply in the model's own dtype."""
+    return linear(x)
+
+
+def keeping(kept: BaseLinears) -> Multiply:
+    """Multiply exactly and keep what went in and what came out."""
+
+    def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
+        out = linear(x)
+        kept[name] = (x, out)
+        return out
+
+    return multiply
+
+
+@dataclass(eq=False)
+class Difference:
+    """``base_out + bf16(x - base_in) @ bf16(W)``: rounding is relative to what an edit changed, not to the activation itself.
+
+    Rounded weights are kept, one copy per map, for as long as this object lives.
+    """
+
+    rounded: dict[int, Tensor] = field(default_factory=dict)
+
+    def of(self, base: BaseLinears, place: Place) -> Multiply:
+        """Multiplication for one layer on the positions of ``place``."""
+
+        def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
+            whole = name in {"q", "k", "v"}  # projected on the whole window, also where the output is wanted at one position
+            entered, left = (place.cut(part, whole=whole) for part in base[name])
+            weight = self.rounded.get(id(linear))
+            if weight is None:
+                weight = self.rounded[id(linear)] = linear.weight.to(torch.bfloat16)
+            change = (x - entered).to(torch.bfloat16)
+            out = (change.reshape(-1, change.shape[-1]) @ weight).to(x.dtype).unflatten(0, x.shape[:-1])
+            return out.add_(left)
+
+        return multiply

@@ -1,0 +1,172 @@
+"""One layer on a window of positions, for many edited runs of the same prompts at once.
+
+Rows are (edit, prompt, pos): ``edit`` counts edited runs. Positions before the window come from the base run as keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from circuitlab.model.engine.window import Write, write_all
+from circuitlab.model.protocol import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.model.decoder import Block
+    from circuitlab.model.decoder.rotary import Geometry
+    from circuitlab.model.engine.arithmetic import Multiply
+
+__all__ = ["Place", "run_layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Which positions a pass computes.
+
+    Parameters
+    ----------
+    start, stop : int
+        Positions of the window.
+    where : Geometry
+        Rotary angles and mask of the layer.
+    keys, values : Tensor, shape (prompt, start, kv_head, d_head), or None
+        Of the positions before the window, from the base run; None where the window starts at 0.
+    only : Tensor of int, shape (prompt,), or None
+        In the last layer: the one position of each prompt whose output is wanted.
+    """
+
+    start: int
+    stop: int
+    where: Geometry
+    keys: Float[Tensor, "prompt start kv_head d_head"] | None = None
+    values: Float[Tensor, "prompt start kv_head d_head"] | None = None
+    only: Int[Tensor, " prompt"] | None = None
+
+    @property
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine of the window."""
+        found = self.where.angles
+        return None if found is None else (found[0][self.start : self.stop], found[1][self.start : self.stop])
+
+    def visible(self) -> Tensor:
+        """Which keys the computed queries see, (prompt or 1, query, key)."""
+        table = self.where.visible[:, : self.stop]
+        return table[None, self.start : self.stop] if self.only is None else table[self.only][:, None]
+
+    def wanted(self, x: Float[Tensor, "edit prompt pos ..."]) -> Float[Tensor, "edit prompt query ..."]:
+        """The window's values at the positions whose output is wanted."""
+        if self.only is None:
+            return x
+        held = self.only - self.start
+        return x[:, torch.arange(len(held)), held][:, :, None]
+
+    def cut(self, base: Float[Tensor, "prompt pos width"], *, whole: bool) -> Float[Tensor, "prompt query width"]:
+        """A base value at the window's positions, or (unless ``whole``) at those whose output is wanted."""
+        if whole or self.only is None:
+            return base[:, self.start : self.stop]
+        return base[torch.arange(len(self.only)), self.only][:, None]
+
+
+def run_layer(
+    block: Block,
+    x: Float[Tensor, "edit prompt pos d_model"],
+    place: Place,
+    multiply: Multiply,
+    writes: Sequence[Write] = (),
+    read: dict[Site, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer.
+
+    Parameters
+    ----------
+    block : Block
+    x : Tensor, shape (edit, prompt, pos, d_model)
+        The residual stream entering the layer, on the window.
+    place : Place
+        The window.
+    multiply : Multiply
+        Arithmetic of the linear maps.
+    writes : sequence of Write
+        Edits of this layer.
+    read : dict, optional
+        Filled with the value of every site, before any edit.
+
+    Returns
+    -------
+    out, keys, values : Tensor
+        The residual stream leaving the layer, (edit, prompt, query, d_model), and the window's keys (turned) and values.
+    """
+
+    def at(site: Site, value: Tensor) -> Tensor:
+        if read is not None:
+            read[site] = value
+        return write_all(value, site, writes, place.start, place.only)
+
+    x = at(Site.RESID_PRE, x)
+    normed = block.norm_attn.apply(x)
+    q = place.wanted(at(Site.Q, block.split(multiply("q", block.q, normed))))
+    k = at(Site.K, block.split(multiply("k", block.k, normed)))
+    v = at(Site.V, block.split(multiply("v", block.v, normed)))
+    turned = block.turned_k(k, place.angles)
+    pattern = at(Site.PATTERN, _pattern(block, q, turned, place))
+    z = at(Site.Z, _mix(pattern, v, place))
+    x = place.wanted(x)
+    raw = multiply("o", block.o, z.flatten(-2))
+    attn_out = at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
+    mid = x + attn_out
+    if not block.parallel:
+        mid = at(Site.RESID_MID, mid)
+    raw = multiply("down", block.down, _neurons(block, block.norm_mlp.apply(x if block.parallel else mid), multiply))
+    mlp_out = at(Site.MLP_OUT, raw if block.post_mlp is None else block.post_mlp.apply(raw))
+    return at(Site.RESID_POST, mid + mlp_out), turned, v
+
+
+def _neurons(block: Block, normed: Tensor, multiply: Multiply) -> Tensor:
+    up = multiply("up", block.up, normed)
+    return block.activation(up) if block.gate is None else block.activation(multiply("gate", block.gate, normed)).mul_(up)
+
+
+def _pattern(block: Block, q: Tensor, k: Tensor, place: Place) -> Float[Tensor, "edit prompt head query key"]:
+    """Attention weights over the base run's keys and the window's own."""
+    q = block.turned_q(q, _query_angles(place)) * block.scale
+    edits, prompts, queries, heads, width = q.shape
+    shared = block.n_kv_heads
+    grouped = q.unflatten(3, (shared, -1)).permute(1, 3, 0, 4, 2, 5).reshape(prompts, shared, -1, width)
+    by_edit = grouped.view(prompts, shared, edits, -1, width)
+    scores = [by_edit @ k.permute(1, 3, 0, 4, 2)]
+    if place.keys is not None and place.start:
+        # One product for all edited runs of a prompt: they share its prefix, so nothing is copied per run.
+        scores.insert(0, (grouped @ place.keys.permute(0, 2, 3, 1)).view(*by_edit.shape[:-1], place.start))
+    joined = block.capped(torch.cat(scores, -1) if len(scores) > 1 else scores[0])
+    joined = joined.view(prompts, shared, edits, heads // shared, queries, -1)
+    hidden = ~place.visible()[:, None, None, None]
+    pattern = joined.masked_fill_(hidden, float("-inf")).softmax(-1)
+    return pattern.permute(2, 0, 1, 3, 4, 5).flatten(2, 3)
+
+
+def _mix(pattern: Float[Tensor, "edit prompt head query key"], v: Tensor, place: Place) -> Float[Tensor, "edit prompt query head d_head"]:
+    """Attention-weighted values."""
+    edits, prompts, heads, queries, keys = pattern.shape
+    shared = v.shape[3]
+    grouped = pattern.unflatten(2, (shared, -1)).permute(1, 2, 0, 3, 4, 5).reshape(prompts, shared, edits, -1, keys)
+    start = place.start if place.values is not None else 0
+    z = grouped[..., start:] @ v.permute(1, 3, 0, 2, 4)
+    if start and place.values is not None:
+        flat = grouped[..., :start].reshape(prompts, shared, -1, start)
+        z = z + (flat @ place.values.permute(0, 2, 1, 3)).view(z.shape)
+    z = z.view(prompts, shared, edits, heads // shared, queries, -1)
+    return z.permute(2, 0, 4, 1, 3, 5).flatten(3, 4)
+
+
+def _query_angles(place: Place) -> tuple[Tensor, Tensor] | None:
+    """Angles of the queries' positions; where one position of each prompt is wanted, (prompt, 1, d_rotary)."""
+    found = place.where.angles
+    if found is None or place.only is None:
+        return place.angles
+    return found[0][place.only][:, None], found[1][place.only][:, None]
