@@ -13,6 +13,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2021",
         "Transformer Circuits Thread",
     ),
+    "goldowsky2023": (
+        "Localizing Model Behavior with Path Patching",
+        "Goldowsky-Dill, Nicholas and MacLeod, Chris and Sato, Lucas and Arora, Aryaman",
+        "2023",
+        "arXiv:2304.05969",
+    ),
     "gould2024": (
         "Successor Heads: Recurring, Interpretable Attention Heads In The Wild",
         "Gould, Rhys and Ong, Euan and Ogden, George and Conmy, Arthur",
@@ -25,6 +31,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2023",
         "NeurIPS, arXiv:2305.00586",
     ),
+    "hanna2024": (
+        "Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms",
+        "Hanna, Michael and Pezzelle, Sandro and Belinkov, Yonatan",
+        "2024",
+        "COLM, arXiv:2403.17806",
+    ),
     "heimersheim2023": (
         "A circuit for Python docstrings in a 4-layer attention-only transformer",
         "Heimersheim, Stefan and Janiak, Jett",
@@ -32,6 +44,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "AI Alignment Forum",
     ),
     "heimersheim2024": ("How to use and interpret activation patching", "Heimersheim, Stefan and Nanda, Neel", "2024", "arXiv:2404.15255"),
+    "jafari2025": (
+        "RelP: Faithful and Efficient Circuit Discovery in Language Models via Relevance Patching",
+        "Jafari, Farnoush Rezaei and Eberle, Oliver and Khakzar, Ashkan and Nanda, Neel",
+        "2025",
+        "arXiv:2508.21258",
+    ),
+    "kramar2024": (
+        "AtP*: An efficient and scalable method for localizing LLM behaviour to components",
+        "Kramar, Janos and Lieberum, Tom and Shah, Rohin and Nanda, Neel",
+        "2024",
+        "arXiv:2403.00745",
+    ),
     "lv2024": (
         "Interpreting Key Mechanisms of Factual Recall in Transformer-Based Language Models",
         "Lv, Ang and others",
@@ -43,6 +67,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Merullo, Jack and Eickhoff, Carsten and Pavlick, Ellie",
         "2024",
         "ICLR, arXiv:2310.08744",
+    ),
+    "nanda2023": (
+        "Attribution Patching: Activation Patching At Industrial Scale",
+        "Nanda, Neel",
+        "2023",
+        "neelnanda.io",
+    ),
+    "syed2023": (
+        "Attribution Patching Outperforms Automated Circuit Discovery",
+        "Syed, Aaquib and Rager, Can and Conmy, Arthur",
+        "2023",
+        "arXiv:2310.10348",
     ),
     "wang2022": (
         "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small",

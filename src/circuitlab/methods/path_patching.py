@@ -1,0 +1,149 @@
+"""Path patching: swap a node's output between the clean and the corrupt run along chosen paths only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.paths import TwoRuns
+from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
+from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.nodes import Embed
+from circuitlab.scores.head_scores import HeadScores
+
+if TYPE_CHECKING:
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder.paths import Sender
+    from circuitlab.model.protocol import Model
+
+__all__ = ["PathPatching"]
+
+_PARTS = ("heads", "mlps", "embed")
+
+
+@dataclass(frozen=True)
+class PathPatching:
+    """Effect of a node on the metric through chosen inputs of later nodes (Wang et al. 2022; Goldowsky-Dill et al. 2023).
+
+    The sender's output is taken from the other run while every other head keeps its output, so that the change travels the residual
+    stream, through MLPs or past them, but through no other head. What then arrives at the receivers is recorded; the unedited prompt is
+    run once more with only the receivers at their recorded values and everything after them recomputed. Denoising edits the corrupt
+    run: ``metric(patched) - metric(corrupt)``. Noising edits the clean run: ``metric(clean) - metric(patched)``. Either way positive
+    means that the path helps the answer.
+
+    Parameters
+    ----------
+    direction : {"denoising", "noising"}
+        Which run is edited.
+    senders : tuple of str
+        Any of heads, mlps, embed; every node of these parts gets a score. A sender that comes after every receiver scores exactly 0.
+    receivers : tuple of str
+        Where paths end, set together: ``logits`` (alone), queries of heads (``a10.h0<q>``), keys and values of key/value heads
+        (``a7.kv0<k>``, ``a7.kv0<v>``), inputs of MLPs (``m5``), residual points (``r9.pre``, ``r9.mid``, ``r9.post``).
+    via : tuple of str
+        Inputs of heads or MLPs that the change must pass on the way, in forward order. With ``via=("a9.h1<q>", "a12.kv1<k>")`` it
+        enters the query of a9.h1, only that head's output carries it on to the keys of a12.kv1, and only the heads that read those
+        keys carry it to the receivers.
+    mlps : {"recomputed", "frozen"}
+        Whether the MLPs between the named nodes respond to the change.
+    positions : tuple of str
+        ``("all",)``, or marks of the task, such as ``("S2", "END")``: one score per mark, with outputs swapped at that position only.
+        Up to the first head on its way a change stays at its position, so the receivers (or the first of ``via``) are set there, too.
+    pairs_per_pass, rows_per_block : int
+        Pairs that are worked on together, and rows that an MLP takes at once. They change cost, not results.
+
+    Notes
+    -----
+    Exact. To the logits a sender is one row per pair that only MLPs work on: heads x layers / 2 rows of MLP, no attention, and nothing
+    but the answer position. To other receivers: the same rows at every position that differs, and one run per sender and pair from the
+    first receiver on. Keys and values belong to key/value heads and are never ungrouped. Wang et al. freeze the q, k and v of every
+    head, Merullo et al. (2024) the output z of every other head at the answer position (``positions=("END",)``): with all heads frozen
+    no output changes either way, so the values that reach the receivers are the same. Not additive. ``total`` is the clean-corrupt gap.
+
+    References
+    ----------
+    Wang et al. (2022), arXiv:2211.00593. Goldowsky-Dill et al. (2023), Localizing model behavior with path patching,
+    arXiv:2304.05969. Merullo, Eickhoff and Pavlick (2024), arXiv:2310.08744.
+    """
+
+    name: ClassVar[str] = "path_patching"
+    estimand: ClassVar[str] = "effect on the metric of swapping a node's output along the paths to chosen receivers, other heads frozen"
+    additive: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("decoder",)
+    cost: ClassVar[str] = "to logits: pairs x nodes x layers / 2 MLP rows; else also pairs x nodes runs from the first receiver on"
+    cite: ClassVar[tuple[str, ...]] = ("wang2022", "goldowsky2023", "merullo2024")
+
+    direction: Direction = "denoising"
+    senders: tuple[str, ...] = ("heads", "mlps")
+    receivers: tuple[str, ...] = ("logits",)
+    via: tuple[str, ...] = ()
+    mlps: MlpRule = "recomputed"
+    positions: tuple[str, ...] = ("all",)
+    pairs_per_pass: int = field(default=8, metadata={"identity": False})
+    rows_per_block: int = field(default=1024, metadata={"identity": False})
+
+    @property
+    def contrastive(self) -> bool:
+        """Always: equal prompts leave nothing to swap."""
+        return True
+
+    def __post_init__(self) -> None:
+        for part in self.senders:
+            if part not in _PARTS:
+                raise UnknownNameError("sender", part, _PARTS)
+        if not self.senders or not self.positions or ("all" in self.positions and len(self.positions) > 1):
+            what = f"senders={self.senders}, positions={self.positions} cannot be patched."
+            raise BadParameterError(what, "Name at least one part, and either ('all',) or marks of the task.")
+        if self.pairs_per_pass < 1 or self.rows_per_block < 1:
+            what = f"pairs_per_pass={self.pairs_per_pass}, rows_per_block={self.rows_per_block} leave nothing to work on."
+            raise BadParameterError(what, "Use at least 1 of each.")
+        self._route()
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
+        """Score every sender; parts have shape (pair[, mark], layer[, head]) in metric units."""
+        batch = with_reference(model, metric, batch)
+        route, senders = self._route(), self._senders(model)
+        route.check(model, senders)
+        marks = None if self.positions == ("all",) else self.positions
+        places: tuple[str | None, ...] = marks or (None,)
+        for mark in marks or ():
+            batch.mark(mark)
+        effects = np.zeros((batch.n_pairs, len(places), len(senders)))
+        baseline = np.zeros((2, batch.n_pairs))
+        done = 0
+        for pairs in like_pairs(batch, self.pairs_per_pass):
+            runs = TwoRuns.of(model, batch.select(pairs), metric, self.direction)
+            baseline[:, pairs] = runs.clean, runs.corrupt
+            for index, place in enumerate(places):
+                effects[pairs, index] = runs.effects(route, senders, place).T
+            done += len(pairs)
+            step(done, batch.n_pairs)
+        clean, corrupt = baseline
+        arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model)}
+        return HeadScores.build(arrays, provenance_of(self, model, batch, metric), marks)
+
+    def _route(self) -> Route:
+        receivers, via = (tuple(dict.fromkeys(map(parse_receiver, names))) for names in (self.receivers, self.via))
+        return Route(receivers, via, self.direction, self.mlps, self.rows_per_block)
+
+    def _senders(self, model: Model) -> list[Sender]:
+        universe = universe_of(model)
+        nodes: dict[str, list[Sender]] = {"heads": [*universe.heads()], "mlps": [*universe.mlps()], "embed": [Embed()]}
+        return [node for part in self.senders for node in nodes[part]]
+
+    def _shape(self, effects: np.ndarray, model: Model) -> dict[str, np.ndarray]:
+        """Split the last axis of (pair, mark, sender) into parts, and drop the mark axis where there is none."""
+        layers, heads = model.spec.n_layers, model.spec.n_heads
+        axes: dict[str, tuple[int, ...]] = {"heads": (layers, heads), "mlps": (layers,), "embed": ()}
+        values = effects[:, 0] if self.positions == ("all",) else effects
+        arrays, start = {}, 0
+        for part in self.senders:
+            stop = start + int(np.prod(axes[part], dtype=int))
+            arrays[part] = values[..., start:stop].reshape(*values.shape[:-1], *axes[part])
+            start = stop
+        return arrays
