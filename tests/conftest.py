@@ -9,6 +9,10 @@ import pytest
 import torch
 
 
+# Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def smollm2():
     """SmolLM2-135M-Instruct, loaded once."""
