@@ -19,17 +19,20 @@ from circuitlab.scores.head_scores import HeadScores
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read", "replace_file", "write"]
+    from circuitlab.scores.edge_scores import EdgeScores
 
-_FORMAT = "circuitlab scores"
+__all__ = ["read", "read_dataset", "replace_file", "write"]
+
+_FORMATS = {"HeadScores": "circuitlab scores", "EdgeScores": "circuitlab edge scores"}
+"""The format a file names, by the class that it holds."""
 
 
-def write(scores: HeadScores, path: Path) -> Path:
+def write(scores: HeadScores | EdgeScores, path: Path) -> Path:
     """Write scores to a netCDF 4 file.
 
     Parameters
     ----------
-    scores : HeadScores
+    scores : HeadScores or EdgeScores
         What to write; dtypes are kept.
     path : Path
         Target. An existing file is replaced only once the new one is complete on disk.
@@ -41,7 +44,7 @@ def write(scores: HeadScores, path: Path) -> Path:
     """
     dataset = scores.dataset.copy()
     dataset.attrs = {
-        "format": _FORMAT,
+        "format": _FORMATS["HeadScores" if isinstance(scores, HeadScores) else "EdgeScores"],
         "schema": SCHEMA,
         "provenance": msgspec.json.encode(scores.provenance).decode(),
         "checksum": _checksum(scores.dataset),
@@ -78,14 +81,26 @@ def replace_file(path: Path, fill: object) -> None:
 
 
 def read(path: Path) -> HeadScores:
-    """Read scores written by `write`.
+    """Read HeadScores written by `write`; raises what `read_dataset` raises."""
+    return HeadScores(*read_dataset(path, "HeadScores"))
+
+
+def read_dataset(path: Path, kind: str) -> tuple[xr.Dataset, Provenance]:
+    """Read the two halves of scores written by `write`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    kind : {"HeadScores", "EdgeScores"}
+        What it must hold.
 
     Raises
     ------
     ForeignFileError
         If circuitlab did not write the file.
     ScoreFileError
-        If there is no such file, it is damaged or cut short, or it has a newer schema.
+        If there is no such file, it is damaged or cut short, it has a newer schema, or it holds the other kind of scores.
     """
     import xarray as xr  # noqa: PLC0415
 
@@ -94,7 +109,7 @@ def read(path: Path) -> HeadScores:
         raise ScoreFileError(what, "Check the path, or run the study again.")
     if path.read_bytes()[:8] != b"\x89HDF\r\n\x1a\n":
         what = f"{path} is no netCDF 4 file."
-        raise ForeignFileError(what, "Give a file written by HeadScores.save or a run store.")
+        raise ForeignFileError(what, f"Give a file written by {kind}.save or a run store.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()
@@ -102,9 +117,13 @@ def read(path: Path) -> HeadScores:
         what = f"{path} is damaged or cut short ({type(error).__name__})."
         raise ScoreFileError(what, "Remove it and compute the run again.") from error
     attributes, dataset.attrs = dict(dataset.attrs), {}
-    if attributes.get("format") != _FORMAT:
+    held = {name: known for known, name in _FORMATS.items()}.get(attributes.get("format", ""))
+    if held is None:
         what = f"{path} is a netCDF file that circuitlab did not write."
-        raise ForeignFileError(what, "Give a file written by HeadScores.save or a run store.")
+        raise ForeignFileError(what, f"Give a file written by {kind}.save or a run store.")
+    if held != kind:
+        what = f"{path} holds {held}, not {kind}."
+        raise ScoreFileError(what, f"Read it with {held}.load.")
     if int(attributes["schema"]) > SCHEMA:
         what = f"{path} has schema {attributes['schema']}; this version reads schemas up to {SCHEMA}."
         raise ScoreFileError(what, "Upgrade circuitlab, or compute the run again.")
@@ -113,7 +132,7 @@ def read(path: Path) -> HeadScores:
     if attributes["checksum"] != _checksum(dataset):
         what = f"{path} is damaged: its values do not match their checksum."
         raise ScoreFileError(what, "Remove it and compute the run again.")
-    return HeadScores(dataset, msgspec.json.decode(attributes["provenance"], type=Provenance))
+    return dataset, msgspec.json.decode(attributes["provenance"], type=Provenance)
 
 
 def _checksum(dataset: xr.Dataset) -> str:

@@ -1,0 +1,160 @@
+"""Which edges a model has, and where each one lies in a dense (sender, receiver) array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Node, Port, parse_edge
+
+if TYPE_CHECKING:
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["EdgeLayout"]
+
+
+@dataclass(frozen=True)
+class EdgeLayout:
+    """Senders and receivers of a model, in the order of the axes of `EdgeScores`.
+
+    Senders are the embedding and, layer by layer, every query head and the MLP. Receivers are, layer by layer, the query input
+    (``a1.h0<q>``) of every query head, the key input (``a1.kv0<k>``) of every shared key/value head, the value input of each,
+    and the MLP; then the logits.
+
+    Parameters
+    ----------
+    n_layers, n_heads, n_kv_heads : int
+        Shape of the model; query heads and shared key/value heads are nodes of their own.
+    parallel : bool
+        Whether a layer's MLP reads what its attention reads, so that it does not see its own layer's heads.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    parallel: bool = False
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> EdgeLayout:
+        """The layout of a model."""
+        return cls(spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.parallel)
+
+    @cached_property
+    def senders(self) -> tuple[Node, ...]:
+        """Nodes along the sender axis."""
+        found: list[Node] = [Embed()]
+        for layer in range(self.n_layers):
+            found += [Head(layer, head) for head in range(self.n_heads)]
+            found.append(Mlp(layer))
+        return tuple(found)
+
+    @cached_property
+    def receivers(self) -> tuple[tuple[Node, Port | None], ...]:
+        """Nodes and ports along the receiver axis."""
+        found: list[tuple[Node, Port | None]] = []
+        for layer in range(self.n_layers):
+            found += [(Head(layer, head), "q") for head in range(self.n_heads)]
+            found += [(KVHead(layer, head), "k") for head in range(self.n_kv_heads)]
+            found += [(KVHead(layer, head), "v") for head in range(self.n_kv_heads)]
+            found.append((Mlp(layer), None))
+        return (*found, (Logits(), None))
+
+    @cached_property
+    def sender_names(self) -> tuple[str, ...]:
+        """Names along the sender axis."""
+        return tuple(map(str, self.senders))
+
+    @cached_property
+    def receiver_names(self) -> tuple[str, ...]:
+        """Names along the receiver axis, with the port: ``a1.h0<q>``."""
+        return tuple(f"{node}<{port}>" if port else str(node) for node, port in self.receivers)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Whether an edge exists, (sender, receiver): the sender is computed before the receiver reads."""
+        layers = range(self.n_layers)
+        sent = [-1, *(4 * n + stage for n in layers for stage in (*(1,) * self.n_heads, 3))]
+        ports = self.n_heads + 2 * self.n_kv_heads
+        read = [4 * n + stage for n in layers for stage in (*(0,) * ports, 0 if self.parallel else 2)]
+        return np.array(sent)[:, None] < np.array([*read, 4 * self.n_layers])[None]
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Number of senders and of receivers."""
+        return len(self.senders), len(self.receivers)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges that exist."""
+        return int(self.mask.sum())
+
+    @cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sender and receiver index of every edge that exists: receiver by receiver, senders in forward order."""
+        receivers, senders = np.nonzero(self.mask.T)
+        return senders, receivers
+
+    def heads(self, layer: int) -> slice:
+        """Where a layer's heads lie along the sender axis."""
+        start = 1 + layer * (self.n_heads + 1)
+        return slice(start, start + self.n_heads)
+
+    def mlp(self, layer: int) -> int:
+        """Where a layer's MLP lies along the sender axis."""
+        return self.heads(layer).stop
+
+    def inputs(self, layer: int) -> slice:
+        """Where a layer's inputs lie along the receiver axis: queries, keys, values, MLP."""
+        width = self.n_heads + 2 * self.n_kv_heads + 1
+        return slice(layer * width, (layer + 1) * width)
+
+    def edge(self, sender: int, receiver: int) -> Edge:
+        """The edge at a place of the dense array.
+
+        Raises
+        ------
+        BadParameterError
+            If no edge exists there.
+        """
+        (node, port), source = self.receivers[receiver], self.senders[sender]
+        if not self.mask[sender, receiver]:
+            what = f"{source} sends nothing to {self.receiver_names[receiver]}: it is computed later, or in parallel."
+            raise BadParameterError(what, "Choose a sender that comes before the receiver (EdgeLayout.mask).")
+        return Edge(source, node, port)
+
+    def edges(self) -> Iterator[Edge]:
+        """Every edge that exists, in the order of `places`."""
+        return (self.edge(int(sender), int(receiver)) for sender, receiver in zip(*self.places, strict=True))
+
+    def index(self, edge: Edge | str) -> tuple[int, int]:
+        """Sender and receiver index of an edge or of its name, such as ``"a0.h1->a1.kv0<k>"``.
+
+        Raises
+        ------
+        UnknownNameError
+            If the model has no such sender or receiver; the nearest name is suggested.
+        BadParameterError
+            If the text is no edge name, or the receiver does not read the sender (own layer's heads of a parallel MLP).
+        """
+        wanted = parse_edge(edge) if isinstance(edge, str) else edge
+        source, target = str(wanted.sender), f"{wanted.receiver}<{wanted.port}>" if wanted.port else str(wanted.receiver)
+        if source not in self._by_sender:
+            raise UnknownNameError("sender", source, self.sender_names)
+        if target not in self._by_receiver:
+            raise UnknownNameError("receiver", target, self.receiver_names)
+        place = self._by_sender[source], self._by_receiver[target]
+        self.edge(*place)
+        return place
+
+    @cached_property
+    def _by_sender(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.sender_names)}
+
+    @cached_property
+    def _by_receiver(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.receiver_names)}

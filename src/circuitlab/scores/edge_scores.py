@@ -1,0 +1,224 @@
+"""EdgeScores: one value per pair and edge, the edge counterpart of HeadScores, with the same sign and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, ScoreFileError, UnknownNameError
+from circuitlab.nodes import Edge
+from circuitlab.provenance import Provenance
+from circuitlab.scores.edge_layout import EdgeLayout
+from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["EdgeScore", "EdgeScores"]
+
+_PER_PAIR = ("total", "clean", "corrupt")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeScore:
+    """One edge's mean score with its interval."""
+
+    edge: Edge
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EdgeScores:
+    """Scores of a model's edges on a set of prompt pairs.
+
+    Positive always means *helps the answer*. Values are in the raw units of the metric (see ``provenance.units``).
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        ``edges (pair, sender, receiver)`` in float32, 0 where no edge exists; ``clean (pair)`` and ``corrupt (pair)``, the
+        metric of the two unedited runs; ``total (pair)``, the gap between them. Build it with `EdgeScores.build`.
+    provenance : Provenance
+        Method, parameters, model, prompts and metric.
+    """
+
+    dataset: xr.Dataset
+    provenance: Provenance
+
+    @classmethod
+    def build(cls, arrays: Mapping[str, np.ndarray], provenance: Provenance) -> EdgeScores:
+        """Label plain arrays and check them.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            ``"edges"``, shape (pair, sender, receiver) in the order of `EdgeLayout`; ``"total"``, ``"clean"`` and
+            ``"corrupt"``, shape (pair,).
+        provenance : Provenance
+            Kept with the scores; its model says which edges exist.
+
+        Raises
+        ------
+        BadParameterError
+            If an array is missing, has a wrong shape or holds values that are not finite, or a place without an edge is not 0.
+        UnknownNameError
+            If an array has another name.
+        """
+        import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s; only results need it
+
+        layout = EdgeLayout.of(provenance.model)
+        if missing := {"edges", *_PER_PAIR} - set(arrays):
+            what = f"Edge scores of {provenance.method!r} lack {', '.join(sorted(missing))}."
+            raise BadParameterError(what, "Give edges (pair, sender, receiver) and one value per pair for each other.")
+        n_pairs = int(np.shape(arrays["total"])[0])
+        variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+        for name, values in arrays.items():
+            if name not in {"edges", *_PER_PAIR}:
+                raise UnknownNameError("edge score array", name, ["edges", *_PER_PAIR])
+            axes = ("pair", "sender", "receiver") if name == "edges" else ("pair",)
+            array = np.asarray(values, dtype=np.float32) if name == "edges" else np.asarray(values)
+            expected = (n_pairs, *layout.shape) if name == "edges" else (n_pairs,)
+            if array.shape != expected:
+                what = f"{name!r} has shape {array.shape}; {axes} of {provenance.model.name} needs {expected}."
+                raise BadParameterError(what, "Return one value per pair and edge.")
+            if not np.isfinite(array).all():
+                what = f"{name!r} of {provenance.method!r} holds values that are not finite."
+                raise BadParameterError(what, "Check the metric and the dtype of the run.")
+            variables[name] = (axes, array)
+        outside = np.argwhere((variables["edges"][1] != 0).any(axis=0) & ~layout.mask)
+        if len(outside):
+            sender, receiver = layout.sender_names[outside[0][0]], layout.receiver_names[outside[0][1]]
+            what = f"{len(outside)} places without an edge hold a score, {sender}->{receiver} among them."
+            raise BadParameterError(what, "Multiply by EdgeLayout.mask.")
+        coords = {"pair": np.arange(n_pairs), "sender": list(layout.sender_names), "receiver": list(layout.receiver_names)}
+        return cls(xr.Dataset(variables, coords=coords), provenance)
+
+    def __repr__(self) -> str:
+        from circuitlab.scores.edge_frame import describe_edges  # noqa: PLC0415 - pandas is slow to import
+
+        return describe_edges(self)
+
+    @cached_property
+    def layout(self) -> EdgeLayout:
+        """Which edges exist, and where each lies."""
+        return EdgeLayout.of(self.provenance.model)
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of prompt pairs."""
+        return int(self.dataset.sizes["pair"])
+
+    def values(self, edge: Edge | str | None = None) -> np.ndarray:
+        """Scores per pair: dense, shape (pair, sender, receiver), or of one edge, shape (pair,).
+
+        Raises
+        ------
+        UnknownNameError, BadParameterError
+            If the model has no such edge; see `EdgeLayout.index`.
+        """
+        dense = np.asarray(self.dataset["edges"].values)
+        if edge is None:
+            return dense
+        sender, receiver = self.layout.index(edge)
+        return dense[:, sender, receiver]
+
+    def mean(self) -> np.ndarray:
+        """Mean over pairs, shape (sender, receiver), float64; 0 where no edge exists."""
+        return self.values().mean(axis=0, dtype=np.float64)
+
+    def interval(self, *, confidence: float = 0.95, method: IntervalMethod = "t") -> Interval:
+        """Confidence interval of the mean over pairs, each array (sender, receiver), 0 where no edge exists.
+
+        See `circuitlab.scores.intervals.mean_interval`; with one pair the limits of every edge are NaN.
+        """
+        where = self.layout.places
+        found = mean_interval(self.values()[:, *where], confidence=confidence, method=method)
+        dense = np.zeros((3, *self.layout.shape))
+        for array, part in zip(dense, found, strict=True):
+            array[where] = part
+        return Interval(*dense)
+
+    def gap(self, *, confidence: float = 0.95) -> Interval:
+        """Mean clean-minus-corrupt metric with its interval."""
+        difference = self.dataset["clean"].values - self.dataset["corrupt"].values
+        return mean_interval(difference, confidence=confidence)
+
+    def edges(self, *, confidence: float = 0.95) -> list[EdgeScore]:
+        """Every edge that exists with mean and interval: receiver by receiver, senders in forward order."""
+        return self._listed(np.arange(self.layout.n_edges), confidence)
+
+    def top(self, k: int = 10, by: str = "absolute", *, confidence: float = 0.95) -> list[EdgeScore]:
+        """The ``k`` strongest edges; ties keep the order of `edges`.
+
+        Parameters
+        ----------
+        k : int
+            How many; fewer if the model has fewer edges.
+        by : {"absolute", "positive", "negative"}
+            Rank by magnitude, by most helpful, or by most harmful.
+        confidence : float
+            Coverage of the intervals.
+        """
+        keys = {"absolute": lambda mean: -np.abs(mean), "positive": lambda mean: -mean, "negative": lambda mean: mean}
+        if by not in keys:
+            raise UnknownNameError("ranking", by, keys)
+        order = np.argsort(keys[by](self.mean()[self.layout.places]), kind="stable")
+        return self._listed(order[: max(k, 0)], confidence)
+
+    def _listed(self, which: np.ndarray, confidence: float) -> list[EdgeScore]:
+        """Entries at positions of ``layout.places``; intervals are computed for these only."""
+        senders, receivers = (axis[which] for axis in self.layout.places)
+        mean, low, high = map(np.atleast_1d, mean_interval(self.values()[:, senders, receivers], confidence=confidence))
+        edges = [self.layout.edge(int(i), int(j)) for i, j in zip(senders, receivers, strict=True)]
+        return [EdgeScore(edge, float(mean[n]), float(low[n]), float(high[n])) for n, edge in enumerate(edges)]
+
+    def sel(self, pairs: Sequence[int] | np.ndarray) -> EdgeScores:
+        """The same scores on a subset of pairs (indices or a boolean mask); provenance is kept."""
+        index = np.asarray(pairs)
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        return EdgeScores(self.dataset.isel(pair=index), self.provenance)
+
+    def to_head_scores(self) -> HeadScores:
+        """Every sender's outgoing edges summed: ``heads (pair, layer, head)``, ``mlps (pair, layer)``, ``embed (pair)``.
+
+        For gradient methods this is the attribution of the node itself: the gradient at its output is the sum of the gradients
+        that its receivers pass back.
+        """
+        spec = self.provenance.model
+        sums = self.values().sum(axis=2, dtype=np.float64)
+        layers = sums[:, 1:].reshape(self.n_pairs, spec.n_layers, spec.n_heads + 1)
+        arrays = {"heads": layers[..., :-1], "mlps": layers[..., -1], "embed": sums[:, 0]}
+        return HeadScores.build(arrays | {name: self.dataset[name].values for name in _PER_PAIR}, self.provenance)
+
+    def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Tidy table, one row per edge: edge, sender, receiver, port, mean, low, high, units, n, and provenance keys."""
+        from circuitlab.scores.edge_frame import tidy_edges  # noqa: PLC0415 - pandas is slow to import
+
+        return tidy_edges(self, confidence)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write`."""
+        from circuitlab.scores.netcdf import write  # noqa: PLC0415 - h5py is slow to import
+
+        return write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> EdgeScores:
+        """Read a file written by `save`; foreign, damaged or newer files, and files of HeadScores, raise a `ScoreFileError`."""
+        from circuitlab.scores.netcdf import read_dataset  # noqa: PLC0415
+
+        scores = cls(*read_dataset(Path(path), "EdgeScores"))
+        names = [tuple(map(str, scores.dataset[axis].values)) for axis in ("sender", "receiver")]
+        if names != [scores.layout.sender_names, scores.layout.receiver_names]:
+            what = f"{path} is damaged: its senders and receivers are not those of {scores.provenance.model.name}."
+            raise ScoreFileError(what, "Remove it and compute the run again.")
+        return scores
