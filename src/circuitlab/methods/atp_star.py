@@ -1,0 +1,184 @@
+"""AtP*: attribution patching that does not linearise the softmax and does not let direct and indirect effects cancel unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from circuitlab.errors import UnknownNameError
+from circuitlab.methods.base.first_order import Contrast, check_direction, first_order
+from circuitlab.methods.base.nodes_in_trace import Chosen, Point, value_at
+from circuitlab.methods.base.qk_fix import attention_of, fixed_effect
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder import Decoder
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["AttributionPatchingStar"]
+
+_PARTS = ("heads", "attns", "mlps")
+_SITES = ("z", "q", "k", "v")
+_REDUCE = ("signed", "absolute", "none")
+
+
+@dataclass(frozen=True)
+class AttributionPatchingStar:
+    """Attribution patching with the QK fix and GradDrop (Kramar et al. 2024).
+
+    *QK fix* (sites q and k): attention is recomputed with the query or key of the other run, and only what follows is linear:
+    ``(new pattern - pattern) . gradient at the pattern``. A saturated softmax has almost no slope, so plain attribution patching misses
+    heads that attend elsewhere once their query changes. *GradDrop*: for each layer in turn, the gradient that flows back through what
+    this layer adds to the residual stream is dropped. A node whose direct effect is cancelled by one later layer shows as soon as that
+    layer is dropped.
+
+    Parameters
+    ----------
+    direction : {"denoising", "noising"}
+        Where the gradient is taken: at the corrupt run or at the clean run.
+    parts : tuple of str
+        Any of heads, attns, mlps.
+    site : {"z", "q", "k", "v"}
+        What of a head. ``"z"`` (default) is the head's output: it lies behind the softmax, so nothing about it needs the QK fix,
+        and it is what `ActivationPatching` patches by default. The paper treats queries, keys and values as nodes of their own,
+        which are to be read side by side and not added up: choose q, k or v for those. Queries and keys get the QK fix; keys and values
+        belong to shared key/value heads (part ``kv_heads``), whose change is followed through all their query heads.
+    positions : tuple of str
+        ``("all",)``, ``("each",)`` or marks of the task. With ``("all",)`` all queries (or keys) of a head change together; otherwise
+        those of one position.
+    reduce : {"signed", "absolute", "none"}
+        How the scores of the L dropped layers become one. ``"signed"`` (default) is their mean, so that positive still means
+        *helps the answer*, as in every other method. ``"absolute"`` is the paper's mean of absolute values per pair: better at ranking
+        what must not be missed, but without a sign. ``"none"`` leaves GradDrop out: only the QK fix.
+    pairs_per_pass : int
+        Pairs that one graph holds. Changes memory and time, not results.
+
+    Notes
+    -----
+    A node's own layer is left out of the mean, which divides by L - 1: dropping it leaves nothing. Nothing about a node changes when a
+    layer before it is dropped. The signed mean weighs every path by the share of dropped layers that leave it whole: paths through
+    k later layers count (L - 1 - k) / (L - 1), the direct path counts in full.
+
+    Cost: 2 forward passes; 2 backward passes for ``"signed"``, whatever the number of layers, because a mean of gradients is one
+    backward pass from all layers together; L partial ones for ``"absolute"``. Dropping layer l means that the gradient leaving it passes
+    to its input unchanged, so the pass begins there.
+
+    Raises
+    ------
+    BadParameterError
+        If the metric has no gradient at the run that is differentiated (``kl`` with ``direction="noising"``).
+    ModelError
+        If the model cannot be taken apart.
+
+    References
+    ----------
+    Kramar et al. (2024), AtP*: An efficient and scalable method for localizing LLM behaviour to components, arXiv:2403.00745.
+    """
+
+    name: ClassVar[str] = "atp_star"
+    estimand: ClassVar[str] = "first-order total effect of a node, attention recomputed, mean over gradients with one later layer dropped"
+    additive: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+    cost: ClassVar[str] = "2 forward and 2 backward passes per pair; with reduce='absolute' one partial backward pass per layer"
+    cite: ClassVar[tuple[str, ...]] = ("kramar2024",)
+
+    direction: Literal["denoising", "noising"] = "denoising"
+    parts: tuple[str, ...] = ("heads", "mlps")
+    site: Literal["z", "q", "k", "v"] = "z"
+    positions: tuple[str, ...] = ("all",)
+    reduce: Literal["signed", "absolute", "none"] = "signed"
+    pairs_per_pass: int = field(default=16, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        check_direction(self.direction, self.pairs_per_pass)
+        self.chosen.check(_PARTS, _SITES)
+        if self.reduce not in _REDUCE:
+            raise UnknownNameError("reduce", self.reduce, _REDUCE)
+
+    @property
+    def contrastive(self) -> bool:
+        """Always: equal prompts leave no difference."""
+        return True
+
+    @property
+    def chosen(self) -> Chosen:
+        """Nodes and positions that are scored."""
+        return Chosen(self.parts, self.site, self.positions)
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
+        """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
+        decoder = model.decoder
+
+        def effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
+            return self._effects(contrast, points, decoder)
+
+        return first_order(self, model, batch, metric, effects)
+
+    def _effects(self, contrast: Contrast, points: Sequence[Point], decoder: Decoder) -> dict[Point, Tensor]:
+        n_layers = len(contrast.edited.trace.layers)
+        if self.reduce == "none" or n_layers == 1:
+            plain = contrast.edited.gradients(_levers(contrast, points))
+            return {point: _effect(contrast, point, one, decoder) for point, one in zip(points, plain, strict=True)}
+        if self.reduce == "signed":
+            mean = _mean_dropped(contrast, points)
+            return {point: _effect(contrast, point, one, decoder) for point, one in zip(points, mean, strict=True)}
+        sums: dict[Point, Tensor] = {}
+        for gradients, weight in _dropped(contrast, points):
+            for point, gradient in gradients.items():
+                times = weight if weight is not None else point.layer
+                size = _effect(contrast, point, gradient, decoder).abs() * times
+                sums[point] = sums[point] + size if point in sums else size
+        return {point: total / (n_layers - 1) for point, total in sums.items()}
+
+
+def _levers(contrast: Contrast, points: Sequence[Point]) -> list[Tensor]:
+    """Where the gradient of each point is taken: at the pattern for queries and keys, at the node itself otherwise."""
+    trace = contrast.edited.trace
+    return [trace.layers[point.layer].pattern if point.field in {"q", "k"} else value_at(trace, point) for point in points]
+
+
+def _effect(contrast: Contrast, point: Point, gradient: Tensor, decoder: Decoder) -> Tensor:
+    if point.field not in {"q", "k"}:
+        return contrast.effect(point, gradient)
+    return fixed_effect(contrast, point, gradient, attention_of(decoder, point.layer, gradient.shape[-1]))
+
+
+def _plain(contrast: Contrast, points: Sequence[Point]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Gradients at the points; the streams that leave layers 0 to L - 1; and the gradients at those. The graph is kept."""
+    trace = contrast.edited.trace
+    streams = [*(layer.resid_pre for layer in trace.layers[1:]), trace.final]
+    found = contrast.edited.gradients([*_levers(contrast, points), *streams], keep=True)
+    return found[: len(points)], streams, found[len(points) :]
+
+
+def _mean_dropped(contrast: Contrast, points: Sequence[Point]) -> list[Tensor]:
+    """Mean gradient over the dropped layers other than each point's own, in one pass that starts below every layer but the first."""
+    import torch  # noqa: PLC0415
+
+    plain, streams, leaving = _plain(contrast, points)
+    at = _levers(contrast, points)
+    below = torch.autograd.grad(streams[:-1], at, grad_outputs=leaving[1:], allow_unused=True)
+    n_others = len(streams) - 1
+    sums = [one * point.layer if more is None else one * point.layer + more for point, one, more in zip(points, plain, below, strict=True)]
+    return [total / n_others for total in sums]
+
+
+def _dropped(contrast: Contrast, points: Sequence[Point]) -> Iterator[tuple[dict[Point, Tensor], int | None]]:
+    """Gradients with each layer dropped in turn, at the points below it, each with weight 1.
+
+    First come the plain gradients, with weight None: they count once for every layer below a point, as those drops do not change it.
+    """
+    import torch  # noqa: PLC0415
+
+    plain, streams, leaving = _plain(contrast, points)
+    yield dict(zip(points, plain, strict=True)), None
+    for layer in range(1, len(streams)):
+        below = [point for point in points if point.layer < layer]
+        at = _levers(contrast, below)
+        found = torch.autograd.grad(streams[layer - 1], at, grad_outputs=leaving[layer], retain_graph=True)
+        yield dict(zip(below, found, strict=True)), 1

@@ -1,0 +1,97 @@
+"""Attribution patching: activation patching to first order, all nodes from one backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from circuitlab.methods.base.first_order import check_direction, first_order
+from circuitlab.methods.base.nodes_in_trace import Chosen
+
+if TYPE_CHECKING:
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["AttributionPatching"]
+
+_PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post", "embed")
+_SITES = ("z", "q", "k", "v", "pattern")
+
+
+@dataclass(frozen=True)
+class AttributionPatching:
+    """First-order estimate of activation patching (Nanda 2023; Kramar et al. 2024).
+
+    The metric of a patched run is expanded around the unpatched run: a node's score is ``(clean - corrupt) . gradient``, the
+    difference of its values in the two runs times the gradient of the metric at the node, summed over positions. Positive means
+    that the node helps the answer, as in `ActivationPatching`, which this estimates and whose fields it shares.
+
+    Parameters
+    ----------
+    direction : {"denoising", "noising"}
+        Where the gradient is taken: at the corrupt run (what would restoring the node give?) or at the clean run (what would be lost?).
+    parts : tuple of str
+        Any of heads, attns, mlps, resid_pre, resid_mid, resid_post, embed.
+    site : {"z", "q", "k", "v", "pattern"}
+        What of a head: its output before the output projection (z), its query, key or value as projected, or its attention pattern.
+        Keys and values belong to shared key/value heads, so their scores are the part ``kv_heads``; the gradient of a shared head
+        holds what all its query heads do with it.
+    positions : tuple of str
+        ``("all",)`` sums over positions; ``("each",)`` gives one score per position, for prompts of equal length; otherwise one score
+        per named mark (for example ``("S2", "END")``). A pattern's position is that of the query.
+    pairs_per_pass : int
+        Pairs that one graph holds. Changes memory and time, not results.
+
+    Notes
+    -----
+    Cost: 2 forward passes and 1 backward pass per pair, for all nodes and positions together. Exact where the metric is linear in
+    the node between its two values, and in the limit of small differences. Far from that it misleads in known ways: a saturated
+    softmax hides queries and keys, and direct and indirect effects can cancel (see ``atp_star``); norms and gates bend the effect of
+    large early nodes (see ``relp``). Scores of different positions add up to the score of all; scores of different nodes need not
+    add up to ``total``, the clean-corrupt gap.
+
+    Raises
+    ------
+    BadParameterError
+        If the metric has no gradient at the run that is differentiated (``kl`` with ``direction="noising"``).
+    ModelError
+        If the model lacks a part, or cannot be taken apart.
+
+    References
+    ----------
+    Nanda (2023), Attribution Patching: Activation Patching At Industrial Scale. Kramar et al. (2024), AtP*: An efficient and scalable
+    method for localizing LLM behaviour to components, arXiv:2403.00745.
+    """
+
+    name: ClassVar[str] = "attribution_patching"
+    estimand: ClassVar[str] = "first-order estimate of the total effect of swapping a node's output between the clean and the corrupt run"
+    additive: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+    cost: ClassVar[str] = "2 forward passes and 1 backward pass per pair"
+    cite: ClassVar[tuple[str, ...]] = ("nanda2023", "kramar2024")
+
+    direction: Literal["denoising", "noising"] = "denoising"
+    parts: tuple[str, ...] = ("heads", "mlps")
+    site: Literal["z", "q", "k", "v", "pattern"] = "z"
+    positions: tuple[str, ...] = ("all",)
+    pairs_per_pass: int = field(default=16, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        check_direction(self.direction, self.pairs_per_pass)
+        self.chosen.check(_PARTS, _SITES)
+
+    @property
+    def contrastive(self) -> bool:
+        """Always: equal prompts leave no difference."""
+        return True
+
+    @property
+    def chosen(self) -> Chosen:
+        """Nodes and positions that are scored."""
+        return Chosen(self.parts, self.site, self.positions)
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
+        """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
+        return first_order(self, model, batch, metric)

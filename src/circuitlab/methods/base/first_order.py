@@ -1,0 +1,155 @@
+"""First-order effects: what a gradient says about giving a node the value it has in the other run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base.contract import Method, provenance_of, step
+from circuitlab.methods.base.gradients import GradientRun, gradient_run
+from circuitlab.methods.base.nodes_in_trace import Chosen, Point, per_position, value_at
+from circuitlab.methods.base.reference import with_reference
+from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.scores.head_scores import HeadScores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder import Decoder, Trace
+    from circuitlab.model.protocol import Model
+
+__all__ = ["Contrast", "Effects", "GradientMethod", "check_direction", "first_order", "plain_effects"]
+
+
+class GradientMethod(Method, Protocol):
+    """A method that differentiates one run and takes values from the other."""
+
+    @property
+    def direction(self) -> str:
+        """``"denoising"`` differentiates the corrupt run, ``"noising"`` the clean run."""
+        ...
+
+    @property
+    def pairs_per_pass(self) -> int:
+        """Pairs that one graph holds."""
+        ...
+
+    @property
+    def chosen(self) -> Chosen:
+        """What is scored."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """The two runs of a few pairs.
+
+    Parameters
+    ----------
+    edited : GradientRun
+        The run that is differentiated.
+    source : Trace
+        Values of the other run, without a graph.
+    batch : ContrastBatch
+        The pairs.
+    chosen : Chosen
+        What is scored.
+    sign : int
+        1 where the source is the clean run, else -1.
+    """
+
+    edited: GradientRun
+    source: Trace
+    batch: ContrastBatch
+    chosen: Chosen
+    sign: int
+
+    def difference(self, point: Point) -> Tensor:
+        """Clean minus corrupt value, whichever of them is differentiated."""
+        return self.sign * (value_at(self.source, point) - value_at(self.edited.trace, point).detach())
+
+    def effect(self, point: Point, gradient: Tensor) -> Float[Tensor, "pair ..."]:
+        """``(clean - corrupt) . gradient`` of each node of a point, (pair[, mark][, head])."""
+        return self.chosen.placed(per_position(point, self.difference(point), gradient), self.batch)
+
+
+Effects = Callable[[Contrast, Sequence[Point]], Mapping[Point, "Tensor"]]
+"""Effects of points, each (pair[, mark][, head])."""
+
+
+def check_direction(direction: str, pairs_per_pass: int) -> None:
+    """Raise unless the direction is known and a pass holds at least one pair."""
+    if direction not in {"denoising", "noising"}:
+        raise UnknownNameError("direction", direction, ["denoising", "noising"])
+    if pairs_per_pass < 1:
+        what = f"pairs_per_pass={pairs_per_pass} leaves nothing to run."
+        raise BadParameterError(what, "Use 1 or more.")
+
+
+def plain_effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
+    """Effects from the gradient of the run itself: one backward pass for all nodes."""
+    at = [value_at(contrast.edited.trace, point) for point in points]
+    gradients = contrast.edited.gradients(at)
+    return {point: contrast.effect(point, gradient) for point, gradient in zip(points, gradients, strict=True)}
+
+
+def first_order(
+    method: GradientMethod,
+    model: Model,
+    batch: ContrastBatch,
+    metric: Metric,
+    effects: Effects = plain_effects,
+    decoder: Decoder | None = None,
+) -> HeadScores:
+    """Score a batch: for every few pairs one run with a graph, one without, and the effects of all points.
+
+    Parameters
+    ----------
+    method : GradientMethod
+        Its fields choose nodes, positions and direction, and identify the scores.
+    effects : callable
+        Effects of points from the two runs.
+    decoder : Decoder, optional
+        A forward with another backward pass, used for both runs.
+    """
+    method.chosen.require(model)
+    marks = method.chosen.marks(batch)
+    held = with_reference(model, metric, batch)
+    points = method.chosen.points(model.spec.n_layers)
+    found: list[dict[str, np.ndarray]] = []
+    order: list[int] = []
+    for pairs in like_pairs(held, method.pairs_per_pass):
+        found.append(_score(method, model, held.select(pairs), metric, _Way(effects, decoder, points)))
+        order += pairs
+        step(len(order), batch.n_pairs)
+    back = np.argsort(order)
+    arrays = {name: np.concatenate([one[name] for one in found])[back] for name in found[0]}
+    return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """How effects are found."""
+
+    effects: Effects
+    decoder: Decoder | None
+    points: list[Point]
+
+
+def _score(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Any, way: _Way) -> dict[str, np.ndarray]:
+    denoising = method.direction == "denoising"
+    edited, source = (batch.corrupt, batch.clean) if denoising else (batch.clean, batch.corrupt)
+    other = gradient_run(model, metric, batch, source, way.decoder, track=False)
+    run = gradient_run(model, metric, batch, edited, way.decoder)
+    contrast = Contrast(run, other.trace, batch, method.chosen, 1 if denoising else -1)
+    effects = way.effects(contrast, way.points)
+    values = [one.value.detach().double().cpu().numpy() for one in (run, other)]
+    corrupt, clean = values if denoising else values[::-1]
+    return {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **method.chosen.stacked(effects)}

@@ -1,0 +1,109 @@
+"""A decoder that computes the same values and propagates relevance backwards instead of gradients (LRP rules for transformers)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitlab.model.decoder import Block, Decoder
+from circuitlab.model.norms import FrozenNorm
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.model.decoder.rotary import Geometry
+    from circuitlab.model.protocol import Model, Weights
+
+__all__ = ["RelevanceBlock", "RelevanceDecoder", "relevance_decoder", "secant"]
+
+_SMALL = 1e-3  # a slope over this distance is the slope at 0 up to 1e-6
+
+
+def secant(function: Callable[[Tensor], Tensor], x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """``function(x)``, elementwise with function(0) = 0, whose backward pass multiplies by ``function(x) / x`` (the identity rule)."""
+    with torch.no_grad():
+        value = function(x)
+        step = torch.full((1,), _SMALL, dtype=x.dtype, device=x.device)
+        at_zero = (function(step) - function(-step)) / (2 * _SMALL)
+        slope = torch.where(x == 0, at_zero, value / torch.where(x == 0, 1.0, x))
+    return value + slope * (x - x.detach())  # the second term is 0, and carries the slope
+
+
+class _HeldNorm(FrozenNorm):
+    """A norm whose scale is a constant for the backward pass."""
+
+    def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """Root mean square, detached."""
+        return super().scale(x).detach()
+
+
+@dataclass(frozen=True, eq=False)
+class RelevanceBlock(Block):
+    """A layer with the values of `Block` and the backward pass of relevance propagation.
+
+    Norms are linear maps with the scale of this run. Attention weights are constants where ``frozen_pattern`` is true. An activation
+    multiplies by its output over its input. A product of gate and value gives half to each factor. Linear maps are themselves.
+    """
+
+    frozen_pattern: bool = True
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry) -> tuple[Tensor, Tensor]:
+        """Pattern and z; with a frozen pattern, z passes nothing back to queries and keys."""
+        pattern, z = super().attend(q, k, v, where)
+        return pattern, self.mix(pattern.detach(), v) if self.frozen_pattern else z
+
+    def neurons(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
+        """Activations by the identity rule, their product with the gate by the half rule."""
+        up = self.up(normed)
+        if self.gate is None:
+            return secant(self.activation, up)
+        half = secant(self.activation, self.gate(normed)) * up * 0.5
+        return half + half.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class RelevanceDecoder(Decoder):
+    """A decoder of `RelevanceBlock`, whose final norm is held and whose final softcap follows the identity rule.
+
+    Parameters
+    ----------
+    weights : Weights
+        The readout.
+    """
+
+    weights: Weights
+
+    def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
+        """The model's logits, with relevance propagation as their backward pass."""
+        every = slice(None) if ids is None else ids
+        normed = _held(self.weights.final_norm).apply(resid)
+        logits = torch.nn.functional.linear(normed, self.weights.unembed(every), self.weights.unembed_bias(every))
+        cap = self.weights.softcap
+        return logits if cap is None else secant(partial(_cap, cap=cap), logits)
+
+
+def relevance_decoder(model: Model, *, frozen_pattern: bool = True) -> RelevanceDecoder:
+    """The functional forward of a model with the backward pass of relevance propagation; shares the weights."""
+    plain = model.decoder
+    blocks = [_relevance_block(block, frozen_pattern) for block in plain.blocks]
+    return RelevanceDecoder(blocks, plain.embed, plain.measure, model.weights)
+
+
+def _relevance_block(block: Block, frozen_pattern: bool) -> RelevanceBlock:
+    parts: dict[str, Any] = {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+    held = {name: _held(part) for name, part in parts.items() if isinstance(part, FrozenNorm)}
+    return RelevanceBlock(**(parts | held), frozen_pattern=frozen_pattern)
+
+
+def _held(norm: FrozenNorm) -> _HeldNorm:
+    return _HeldNorm(norm.kind, norm.gain, norm.bias, norm.eps)
+
+
+def _cap(logits: Tensor, cap: float) -> Tensor:
+    return torch.tanh(logits / cap) * cap
