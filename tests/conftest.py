@@ -9,8 +9,10 @@ import pytest
 import torch
 
 
-# Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests.
-torch.set_num_threads(1)
+@pytest.fixture(autouse=True)
+def threads(request):
+    """Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests."""
+    torch.set_num_threads(2 if request.node.get_closest_marker("real_model") else 1)
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,6 @@ def smollm2():
     """SmolLM2-135M-Instruct, loaded once."""
     from circuitlab.model import load_model
 
-    torch.set_num_threads(2)
     return load_model("smollm2-135m")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from circuitlab.errors import AlignmentError, BadParameterError, ModelError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.sweeps import EngineName, Precision, Started, Sweeps, like_pairs, pairs_together, require_engine, sweeps_on
 from circuitlab.model.protocol import Edit, Intervention, Site
 from circuitlab.scores.head_scores import HeadScores
@@ -132,16 +133,13 @@ class ActivationPatching:
             raise ModelError(what, f"Leave it out of parts; this model has {sorted(s.value for s in model.sites)}.")
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
-        effects = np.zeros((batch.n_pairs, len(patches)))
-        clean, corrupt = np.zeros((2, batch.n_pairs))
+        rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
         sweeps = sweeps_on(model, metric, self.engine, self.precision)
-        at_one_place = len(patches) // (len(marks) if marks else 1)
-        done = 0
-        for pairs in like_pairs(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
-            small = batch.select(pairs)
-            clean[pairs], corrupt[pairs], effects[pairs] = self._score(sweeps, small, patches)
-            done += len(pairs)
-            step(done, batch.n_pairs)
+        together = self.pairs_per_pass or pairs_together(batch, len(patches) // (len(marks) if marks else 1))
+        for pairs in like_pairs(batch, together, rows.todo):
+            rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
+            step(int(rows.done.sum()), batch.n_pairs)
+        effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
@@ -152,7 +150,7 @@ class ActivationPatching:
         """Error of reduced against full precision on a sample of patches and pairs, in metric units."""
         few = batch.select(range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS)))
         some = patches[:: max(1, len(patches) // _SAMPLE_PATCHES)]
-        wrong, right = (self._score(sweeps_on(model, metric, self.engine, how), few, some)[2] for how in (self.precision, "full"))
+        wrong, right = (self._score(sweeps_on(model, metric, self.engine, how), few, some)["effects"] for how in (self.precision, "full"))
         apart = np.abs(wrong - right)
         return {
             "precision_error_rms": float(np.sqrt(np.mean(apart**2))),
@@ -183,7 +181,7 @@ class ActivationPatching:
                 for layer in range(model.spec.n_layers):
                     yield from (_Patch(part, layer, head, place) for head in (range(count) if count else (None,)))
 
-    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, np.ndarray]:
         """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs."""
         sites = sorted({self._site(patch.part) for patch in patches}, key=lambda site: site.value)
         clean, corrupt = (sweeps.start(batch, tokens, sites) for tokens in (batch.clean, batch.corrupt))
@@ -192,7 +190,8 @@ class ActivationPatching:
         changes = np.zeros((len(patches), batch.n_pairs))
         if live:
             changes[live] = sweeps.sweep(batch, edited, interventions) - edited.metric
-        return clean.metric, corrupt.metric, changes.T if self.direction == "denoising" else -changes.T
+        signed = changes.T if self.direction == "denoising" else -changes.T
+        return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": signed}
 
     def _interventions(self, batch: ContrastBatch, patches: list[_Patch], source: Started) -> tuple[list[int], list[Intervention]]:
         """The patches that can change anything: those that reach the first position at which the runs differ, or a later one."""

@@ -13,6 +13,7 @@ import msgspec
 from circuitlab.errors import ScoreFileError, StoreError
 from circuitlab.provenance import Provenance
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.store.partial import PartialRun
 
 __all__ = ["RunStore", "Sidecar", "default_root"]
 
@@ -48,6 +49,10 @@ class RunStore:
             what = f"{run_id!r} is no run id."
             raise StoreError(what, "Run ids are hexadecimal digits.")
         return self.root / f"{run_id}.nc"
+
+    def partial(self, run_id: str) -> PartialRun:
+        """Where an unfinished run keeps the rows it has finished."""
+        return PartialRun(self.path(run_id).parent / "partial" / f"{run_id}.npz")
 
     def list(self) -> list[str]:
         """Ids of every stored run, sorted."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitlab.methods import get_method
 from circuitlab.methods.base import Method, provenance_of
+from circuitlab.methods.base.checkpoint import keeping_rows
 from circuitlab.metrics import get_metric
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.provenance import FitnessFlag, capture_environment
@@ -112,7 +113,10 @@ def score_batch(
 
     if store is None:
         return Scored(compute(), False, time.perf_counter() - started)
-    scores, cached = store.get_or_compute(run_id, compute)
+    partial = store.partial(run_id)
+    with keeping_rows(partial):
+        scores, cached = store.get_or_compute(run_id, compute)
+    partial.clear()
     return Scored(scores, cached, time.perf_counter() - started)
 
 

@@ -118,9 +118,13 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
 
 
-def like_pairs(batch: ContrastBatch, size: int) -> Iterator[list[int]]:
-    """Pairs in chunks of at most ``size``, those of like length and like first difference together: a chunk's rows share a window."""
+def like_pairs(batch: ContrastBatch, size: int, todo: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
+
+    The rows of a chunk share a window, so unlike pairs would make each other's window longer.
+    """
     order = np.lexsort((batch.first_difference().cpu().numpy(), batch.end.cpu().numpy()))
+    order = order if todo is None else order[np.isin(order, todo)]
     for start in range(0, len(order), size):
         yield [int(i) for i in order[start : start + size]]
 

@@ -1,0 +1,56 @@
+"""Floating-point operations that a sweep cannot avoid: from each patched layer up, from the first changed position on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from circuitlab.model.batch import ContrastBatch
+from circuitlab.scores.parts import PARTS
+
+__all__ = ["cone_flops", "gemm_peak"]
+
+
+def cone_flops(model: Any, batch: ContrastBatch, part: str, *, by_position: bool) -> float:
+    """Matrix products of one sweep over every node of a part, in operations.
+
+    Counted per edited run: layers above the patched one on the window; the patched layer from the patched point on (attention's
+    projections are not counted there); in the last layer, queries, output projection and MLP at the answer position only.
+    """
+    spec, block = model.spec, model.decoder.blocks[0]
+    width, inner = spec.d_model, spec.n_heads * spec.d_head
+    keys = 2 * 2 * width * spec.n_kv_heads * spec.d_head
+    rest = 2 * 2 * width * inner + (3 if block.gate else 2) * 2 * width * block.up.weight.shape[1]
+    axes = PARTS[part].axes
+    nodes = {"head": spec.n_heads, "kv_head": spec.n_kv_heads}.get(axes[-1], 1)
+    total = 0.0
+    for first, end in zip(batch.first_difference().tolist(), batch.end.tolist(), strict=True):
+        starts = range(first, end + 1) if by_position else [first]
+        for start in starts:
+            total += nodes * sum(_run(spec.n_layers, layer, end + 1 - start, (start, inner), (keys, rest)) for layer in range(spec.n_layers))
+    return total
+
+
+def _run(layers: int, patched: int, window: int, attention: tuple[int, int], per_token: tuple[int, int]) -> float:
+    (start, inner), (keys, rest) = attention, per_token
+    mixing = 4 * inner * sum(start + i + 1 for i in range(window))
+    above = max(0, layers - 1 - patched - 1) * (window * (keys + rest) + mixing)
+    last = window * keys + rest + 4 * inner * (start + window) if patched < layers - 1 else 0
+    return above + last + (window if patched < layers - 1 else 1) * (rest - 2 * inner * inner)
+
+
+def gemm_peak(seconds: float = 2.0) -> float:
+    """Best fp32 matrix product of this machine in this run, in GFLOP/s: the median over shapes like those of the model's MLP."""
+    import time
+
+    import torch
+
+    a, b = torch.randn(1024, 576), torch.randn(1536, 576)
+    rates = []
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        started = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        rates.append(2 * 1024 * 576 * 1536 / (time.perf_counter() - started) / 1e9)
+    return float(np.quantile(rates, 0.9))
