@@ -28,7 +28,8 @@ def cone_flops(model: Any, batch: ContrastBatch, part: str, *, by_position: bool
     for first, end in zip(batch.first_difference().tolist(), batch.end.tolist(), strict=True):
         starts = range(first, end + 1) if by_position else [first]
         for start in starts:
-            total += nodes * sum(_run(spec.n_layers, layer, end + 1 - start, (start, inner), (keys, rest)) for layer in range(spec.n_layers))
+            layers = range(spec.n_layers)
+            total += nodes * sum(_run(spec.n_layers, layer, end + 1 - start, (start, inner), (keys, rest)) for layer in layers)
     return total
 
 

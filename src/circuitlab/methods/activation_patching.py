@@ -12,7 +12,17 @@ import numpy as np
 from circuitlab.errors import AlignmentError, BadParameterError, ModelError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
-from circuitlab.methods.base.sweeps import EngineName, Precision, Started, Sweeps, like_pairs, pairs_together, require_engine, sweeps_on
+from circuitlab.methods.base.sweeps import (
+    EngineName,
+    Precision,
+    Run,
+    Sweeps,
+    like_pairs,
+    pairs_together,
+    require_engine,
+    sweeps_on,
+    unedited_together,
+)
 from circuitlab.model.protocol import Edit, Intervention, Site
 from circuitlab.scores.head_scores import HeadScores
 
@@ -135,8 +145,7 @@ class ActivationPatching:
         patches = list(self._patches(model, marks))
         rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
         sweeps = sweeps_on(model, metric, self.engine, self.precision)
-        together = self.pairs_per_pass or pairs_together(batch, len(patches) // (len(marks) if marks else 1))
-        for pairs in like_pairs(batch, together, rows.todo):
+        for pairs in like_pairs(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
             rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
             step(int(rows.done.sum()), batch.n_pairs)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
@@ -184,19 +193,22 @@ class ActivationPatching:
     def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, np.ndarray]:
         """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs."""
         sites = sorted({self._site(patch.part) for patch in patches}, key=lambda site: site.value)
-        clean, corrupt = (sweeps.start(batch, tokens, sites) for tokens in (batch.clean, batch.corrupt))
+        clean, corrupt = sweeps.start(batch, sites)
         edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
-        live, interventions = self._interventions(batch, patches, source)
-        changes = np.zeros((len(patches), batch.n_pairs))
-        if live:
-            changes[live] = sweeps.sweep(batch, edited, interventions) - edited.metric
-        signed = changes.T if self.direction == "denoising" else -changes.T
-        return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": signed}
+        changes = np.zeros((batch.n_pairs, len(patches)))
+        at_one_place = len({(patch.part, patch.layer, patch.head) for patch in patches})
+        for pairs in like_pairs(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
+            few = edited.select(pairs)
+            live, interventions = self._interventions(batch.select(pairs), patches, source.select(pairs))
+            if live:
+                changes[np.ix_(pairs, live)] = (few.sweep(interventions) - few.metric).T
+        return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": changes if self.direction == "denoising" else -changes}
 
-    def _interventions(self, batch: ContrastBatch, patches: list[_Patch], source: Started) -> tuple[list[int], list[Intervention]]:
+    def _interventions(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[Intervention]]:
         """The patches that can change anything: those that reach the first position at which the runs differ, or a later one."""
         first = int(batch.first_difference().min())
         live, interventions = [], []
+        values = {self._site(part): source.site(self._site(part)) for part in self.parts}
         for index, patch in enumerate(patches):
             positions = self._positions(patch, batch)
             last = int((batch.end if positions is None else positions).max())
@@ -204,7 +216,7 @@ class ActivationPatching:
                 continue
             live.append(index)
             start = first if positions is None else int(positions.min())
-            interventions.append(Intervention((self._edit(patch, positions, source.sites),), start))
+            interventions.append(Intervention((self._edit(patch, positions, values),), start))
         return live, interventions
 
     def _positions(self, patch: _Patch, batch: ContrastBatch) -> Tensor | None:

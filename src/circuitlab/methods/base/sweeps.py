@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -16,35 +16,62 @@ if TYPE_CHECKING:
 
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.engine import Engine
+    from circuitlab.model.engine.base_run import BaseRun
     from circuitlab.model.protocol import Intervention, Model, Site
 
-__all__ = ["EngineName", "Precision", "Started", "Sweeps", "like_pairs", "metric_of_sweep", "pairs_together", "require_engine", "sweeps_on"]
+__all__ = [
+    "EngineName",
+    "Precision",
+    "Run",
+    "Sweeps",
+    "like_pairs",
+    "metric_of_sweep",
+    "pairs_together",
+    "require_engine",
+    "sweeps_on",
+    "unedited_together",
+]
 
 EngineName: TypeAlias = Literal["exact", "hooks"]
 Precision: TypeAlias = Literal["full", "bf16_difference"]
 
-_TOKENS_TOGETHER = 4096
+_TOKENS_TOGETHER = 3072
 """Positions of all edited runs that go up together: enough for large matrix products in the lower layers too."""
 
+_TOKENS_UNEDITED = 384
+"""Positions of unedited runs that go through the model together; more only costs memory."""
 
-@dataclass(frozen=True, eq=False)
-class Started:
-    """An unedited run: its metric (pair,), the sites that were asked for, (pair, layer, ...), and what an engine goes on from."""
+_WASTE = 1.15
+"""How much longer the shared window of a chunk may be than the pairs' own windows together."""
 
-    metric: np.ndarray
-    sites: dict[Site, Tensor]
-    base: Any
+
+class Run(Protocol):
+    """An unedited run of some pairs, from which edited runs go on."""
+
+    @property
+    def metric(self) -> np.ndarray:
+        """Metric of the run, (pair,)."""
+        ...
+
+    def site(self, site: Site) -> Tensor:
+        """One of the sites that were asked for, (pair, layer, ...)."""
+        ...
+
+    def select(self, pairs: Sequence[int]) -> Run:
+        """The same run of some of its pairs, cut to the longest of them."""
+        ...
+
+    def sweep(self, interventions: Sequence[Intervention]) -> np.ndarray:
+        """The metric of every edited run, (intervention, pair)."""
+        ...
 
 
 class Sweeps(Protocol):
-    """Runs prompts unedited, and then many edited runs from there."""
+    """Runs prompts unedited; many edited runs go on from there."""
 
-    def start(self, batch: ContrastBatch, tokens: Tensor, sites: Collection[Site] = ()) -> Started:
-        """Run prompts unedited."""
-        ...
-
-    def sweep(self, batch: ContrastBatch, started: Started, interventions: Sequence[Intervention]) -> np.ndarray:
-        """The metric of every edited run, (intervention, pair)."""
+    def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        """The unedited clean and corrupt runs, with these sites read."""
         ...
 
 
@@ -54,18 +81,40 @@ class _Exact:
 
     model: Model
     metric: Metric
-    engine: Any
+    engine: Engine
 
-    def start(self, batch: ContrastBatch, tokens: Tensor, sites: Collection[Site] = ()) -> Started:
-        base = self.engine.base_run(tokens, batch.end, sites)
-        return Started(self._metric(batch, base.final), {site: base.site(site) for site in sites}, base)
+    def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        import torch  # noqa: PLC0415
 
-    def sweep(self, batch: ContrastBatch, started: Started, interventions: Sequence[Intervention]) -> np.ndarray:
-        return self._metric(batch, self.engine.sweep(started.base, interventions))
+        # Both runs in one pass: few prompts make small matrix products.
+        both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites)
+        n = batch.n_pairs
+        clean, corrupt = both.select(range(n)), both.select(range(n, 2 * n))
+        return self.run(batch, clean), self.run(batch, corrupt)
 
-    def _metric(self, batch: ContrastBatch, final: Tensor) -> np.ndarray:
+    def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:
+        return _ExactRun(self, batch, base, self.read(batch, base.final))
+
+    def read(self, batch: ContrastBatch, final: Tensor) -> np.ndarray:
         ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
         return np.asarray(self.metric(self.model.unembed(final, ids).double(), placed).cpu())
+
+
+@dataclass(frozen=True, eq=False)
+class _ExactRun:
+    on: _Exact
+    batch: ContrastBatch
+    base: BaseRun
+    metric: np.ndarray
+
+    def site(self, site: Site) -> Tensor:
+        return self.base.site(site)
+
+    def select(self, pairs: Sequence[int]) -> _ExactRun:
+        return _ExactRun(self.on, self.batch.select(pairs), self.base.select(pairs), self.metric[list(pairs)])
+
+    def sweep(self, interventions: Sequence[Intervention]) -> np.ndarray:
+        return self.on.read(self.batch, self.on.engine.sweep(self.base, interventions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +124,44 @@ class _Hooks:
     model: Model
     metric: Metric
 
-    def start(self, batch: ContrastBatch, tokens: Tensor, sites: Collection[Site] = ()) -> Started:
-        logits = self.model.logits(tokens, batch.end).double()
-        read = self.model.capture(tokens, list(sites)) if sites else {}
-        return Started(np.asarray(self.metric(logits, batch).cpu()), read, tokens)
+    def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        clean, corrupt = (self._run(batch, tokens, list(sites)) for tokens in (batch.clean, batch.corrupt))
+        return clean, corrupt
 
-    def sweep(self, batch: ContrastBatch, started: Started, interventions: Sequence[Intervention]) -> np.ndarray:
+    def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
+        read = self.model.capture(tokens, sites) if sites else {}
+        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end)))
+
+    def read(self, batch: ContrastBatch, logits: Tensor) -> np.ndarray:
+        return np.asarray(self.metric(logits.double(), batch).cpu())
+
+
+@dataclass(frozen=True, eq=False)
+class _HookedRun:
+    on: _Hooks
+    batch: ContrastBatch
+    tokens: Tensor
+    sites: dict[Site, Tensor]
+    metric: np.ndarray
+
+    def site(self, site: Site) -> Tensor:
+        return self.sites[site]
+
+    def select(self, pairs: Sequence[int]) -> _HookedRun:
+        rows, few = list(pairs), self.batch.select(pairs)
+        stop = few.clean.shape[1]
+        sites = {site: _trimmed(site, value[rows], stop) for site, value in self.sites.items()}
+        return _HookedRun(self.on, few, self.tokens[rows, :stop], sites, self.metric[rows])
+
+    def sweep(self, interventions: Sequence[Intervention]) -> np.ndarray:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
 
-        logits = sweep_by_hooks(self.model, started.base, batch.end, interventions)
-        return np.asarray(self.metric(logits.double(), batch).cpu())
+        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, interventions))
+
+
+def _trimmed(site: Site, value: Tensor, stop: int) -> Tensor:
+    """(pair, layer, pos, ...) or, for patterns, (pair, layer, head, query, key), cut to ``stop`` positions."""
+    return value[..., :stop, :stop] if site.value == "pattern" else value[:, :, :stop]
 
 
 def require_engine(name: str) -> None:
@@ -118,15 +195,29 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
 
 
-def like_pairs(batch: ContrastBatch, size: int, todo: Sequence[int] | None = None) -> Iterator[list[int]]:
+def like_pairs(batch: ContrastBatch, size: int, todo: Sequence[int] | None = None, *, alike: bool = True) -> Iterator[list[int]]:
     """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
 
-    The rows of a chunk share a window, so unlike pairs would make each other's window longer.
+    The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
+    make the window much longer than the others need opens a new chunk.
     """
-    order = np.lexsort((batch.first_difference().cpu().numpy(), batch.end.cpu().numpy()))
-    order = order if todo is None else order[np.isin(order, todo)]
-    for start in range(0, len(order), size):
-        yield [int(i) for i in order[start : start + size]]
+    first, end = batch.first_difference().tolist(), batch.end.tolist()
+    chunk: list[int] = []
+    for pair in sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i])):
+        joined = [*chunk, pair]
+        shared = len(joined) * (max(end[i] for i in joined) + 1 - min(first[i] for i in joined))
+        own = sum(max(1, end[i] + 1 - first[i]) for i in joined)
+        if chunk and (len(joined) > size or (alike and shared > _WASTE * own)):
+            yield chunk
+            joined = [pair]
+        chunk = joined
+    if chunk:
+        yield chunk
+
+
+def unedited_together(batch: ContrastBatch) -> int:
+    """How many pairs are run unedited together."""
+    return max(1, min(batch.n_pairs, round(_TOKENS_UNEDITED / (2 * float((batch.end + 1).float().mean())))))
 
 
 def pairs_together(batch: ContrastBatch, interventions: int) -> int:
@@ -145,4 +236,5 @@ def metric_of_sweep(
 ) -> np.ndarray:
     """The metric of every edited run of some prompts, (intervention, pair)."""
     sweeps = sweeps_on(model, metric, engine)
-    return sweeps.sweep(batch, sweeps.start(batch, tokens), interventions)
+    started, _ = sweeps.start(replace(batch, clean=tokens, corrupt=tokens))
+    return started.sweep(interventions)

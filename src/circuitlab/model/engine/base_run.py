@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,24 @@ class BaseRun:
     def site(self, site: Site) -> Float[Tensor, "prompt layer ..."]:
         """One site of every layer, (prompt, layer, pos, ...)."""
         return torch.stack(self.sites[site], dim=1)
+
+    def select(self, prompts: Sequence[int]) -> BaseRun:
+        """The same run of some of its prompts, cut to the longest of them."""
+        rows = torch.as_tensor(list(prompts), device=self.at.device)
+        stop = int(self.at[rows].max()) + 1
+
+        def cut(value: Tensor, site: Site | None = None) -> Tensor:
+            kept = value[rows]
+            return kept[:, :, :stop, :stop] if site is Site.PATTERN else kept[:, :stop]
+
+        return BaseRun(
+            self.at[rows],
+            [cut(x) for x in self.entering],
+            [cut(x) for x in self.keys],
+            [cut(x) for x in self.values],
+            {site: [cut(x, site) for x in layers] for site, layers in self.sites.items()},
+            [{name: (cut(entered), cut(left)) for name, (entered, left) in layer.items()} for layer in self.linears],
+        )
 
 
 @torch.no_grad()
