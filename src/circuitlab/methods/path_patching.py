@@ -9,6 +9,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.paths import TwoRuns
 from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
 from circuitlab.methods.base.sweeps import like_pairs
@@ -113,17 +114,13 @@ class PathPatching:
         places: tuple[str | None, ...] = marks or (None,)
         for mark in marks or ():
             batch.mark(mark)
-        effects = np.zeros((batch.n_pairs, len(places), len(senders)))
-        baseline = np.zeros((2, batch.n_pairs))
-        done = 0
-        for pairs in like_pairs(batch, self.pairs_per_pass):
+        rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
+        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits):
             runs = TwoRuns.of(model, batch.select(pairs), metric, self.direction)
-            baseline[:, pairs] = runs.clean, runs.corrupt
-            for index, place in enumerate(places):
-                effects[pairs, index] = runs.effects(route, senders, place).T
-            done += len(pairs)
-            step(done, batch.n_pairs)
-        clean, corrupt = baseline
+            effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
+            rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})
+            step(int(rows.done.sum()), batch.n_pairs)
+        clean, corrupt, effects = (rows.arrays[name] for name in ("clean", "corrupt", "effects"))
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model)}
         return HeadScores.build(arrays, provenance_of(self, model, batch, metric), marks)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.model.decoder.receivers import Receiver
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["Discovery", "FoundEdge", "Stage", "discover_paths"]
+
+_ROUNDING = 1e-6  # of the metric: what float32 cannot tell from no effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def discover_paths(
     In the first stage every head is a sender to the logits. In each later stage every head is a sender to each input (query, and the keys
     and values that it shares) of the heads that the stage before kept, one input at a time, with everything downstream recomputed. A
     head's score in a stage is that of its strongest edge, by magnitude of the mean. The top share of heads is kept, with all their edges
-    that are at least as strong as the weakest of these scores. Heads without effect are never kept.
+    that are at least as strong as the weakest of these scores. Heads whose effect is no larger than rounding are never kept.
 
     Parameters
     ----------
@@ -186,10 +190,11 @@ class _Search:
         for receiver in receivers:
             method = replace(self.method, receivers=(str(receiver),))
             scored = scores[str(receiver)] = method(self.model, self.batch, self.metric)
+            least = _ROUNDING * float(np.abs(scored.dataset[["clean", "corrupt"]].to_array().values).max())
             edges += [
                 FoundEdge(Edge(one.node, receiver.node, receiver.port), one.mean, one.low, one.high)
                 for one in scored.nodes(mark=scored.marks[0] if scored.marks else None)
-                if one.mean
+                if abs(one.mean) > least
             ]
         edges.sort(key=lambda one: -abs(one.mean))
         kept: dict[Node, float] = {}
