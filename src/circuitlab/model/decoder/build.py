@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build_decoder"]
 
-_TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
+# Norms and rotary angles of some families round to float32 inside also when the model is float64; the functional forward does not.
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
 _PROBE_LENGTH = 12
 
 
