@@ -125,7 +125,7 @@ def first_order(
     points = method.chosen.points(model.spec.n_layers)
     found: list[dict[str, np.ndarray]] = []
     order: list[int] = []
-    for pairs in like_pairs(held, method.pairs_per_pass):
+    for pairs in like_pairs(held, method.pairs_per_pass, alike=False):
         found.append(_score(method, model, held.select(pairs), metric, _Way(effects, decoder, points)))
         order += pairs
         step(len(order), batch.n_pairs)
