@@ -43,7 +43,7 @@ def test_tasks_check(world, checkpoint) -> None:
     assert "cannot" in report["reason"] or "chance" in report["reason"]
 
 
-@pytest.mark.parametrize("method", ["activation_patching", "logit_attribution"])
+@pytest.mark.parametrize("method", list_methods())
 def test_score(world, checkpoint, method) -> None:
     arguments = ["score", "colors", "--model", str(checkpoint), "--method", method, "-n", "4"]
     found = document(*arguments)

@@ -152,14 +152,14 @@ class ActivationPatching:
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
-            about = msgspec.structs.replace(about, measured=self._error(model, batch, metric, patches))
+            about = msgspec.structs.replace(about, measured=self._error(sweeps, sweeps_on(model, metric), batch, patches))
         return HeadScores.build(arrays, about, marks)
 
-    def _error(self, model: Model, batch: ContrastBatch, metric: Metric, patches: list[_Patch]) -> dict[str, float]:
+    def _error(self, reduced: Sweeps, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
         """Error of reduced against full precision on a sample of patches and pairs, in metric units."""
         few = batch.select(range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS)))
         some = patches[:: max(1, len(patches) // _SAMPLE_PATCHES)]
-        wrong, right = (self._score(sweeps_on(model, metric, self.engine, how), few, some)["effects"] for how in (self.precision, "full"))
+        wrong, right = (self._score(sweeps, few, some)["effects"] for sweeps in (reduced, full))
         apart = np.abs(wrong - right)
         return {
             "precision_error_rms": float(np.sqrt(np.mean(apart**2))),

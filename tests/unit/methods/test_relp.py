@@ -130,7 +130,7 @@ def test_frozen_patterns_carry_nothing() -> None:
     assert not q.any()
     assert v.any()
     with pytest.raises(BadParameterError, match="pattern='gradient'"):
-        RelevancePatching(site="q")
+        RelevancePatching(site="q", pattern="frozen")
     kept = RelevancePatching(parts=("heads",), site="q", pattern="gradient")(model, batch, METRIC)
     assert np.abs(kept.values("heads")).max() > 1e-3
     frozen, free = (RelevancePatching(pattern=pattern)(model, batch, METRIC) for pattern in ("frozen", "gradient"))
@@ -140,8 +140,8 @@ def test_frozen_patterns_carry_nothing() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [RelevancePatching(), RelevancePatching(direction="noising", parts=("heads", "attns", "embed")), RelevancePatching(pattern="gradient")],
-    ids=["frozen", "noising", "gradient"],
+    [RelevancePatching(), RelevancePatching(direction="noising", parts=("heads", "attns", "embed")), RelevancePatching(pattern="frozen")],
+    ids=["gradient", "noising", "frozen"],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_law_holds(method, family: str) -> None:

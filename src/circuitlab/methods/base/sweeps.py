@@ -87,7 +87,8 @@ class _Exact:
         import torch  # noqa: PLC0415
 
         # Both runs in one pass: few prompts make small matrix products.
-        both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites)
+        first = int(torch.minimum(batch.first_difference(), batch.end).min())
+        both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first)
         n = batch.n_pairs
         clean, corrupt = both.select(range(n)), both.select(range(n, 2 * n))
         return self.run(batch, clean), self.run(batch, corrupt)

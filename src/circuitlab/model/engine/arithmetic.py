@@ -28,12 +28,15 @@ def exact(_name: str, linear: Linear, x: Tensor) -> Tensor:
     return linear(x)
 
 
-def keeping(kept: BaseLinears) -> Multiply:
-    """Multiply exactly and keep what went in and what came out."""
+def keeping(kept: BaseLinears, first: int) -> Multiply:
+    """Multiply exactly and keep what went in and what came out, from position ``first`` on."""
+    inputs: dict[int, tuple[Tensor, Tensor]] = {}  # maps that read the same input share one copy of it
 
     def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
         out = linear(x)
-        kept[name] = (x, out)
+        if id(x) not in inputs:
+            inputs[id(x)] = (x, x[..., first:, :].clone())
+        kept[name] = (inputs[id(x)][1], out[..., first:, :].clone())
         return out
 
     return multiply
@@ -48,12 +51,12 @@ class Difference:
 
     rounded: dict[int, Tensor] = field(default_factory=dict)
 
-    def of(self, base: BaseLinears, place: Place) -> Multiply:
-        """Multiplication for one layer on the positions of ``place``."""
+    def of(self, base: BaseLinears, place: Place, first: int) -> Multiply:
+        """Multiplication for one layer on the positions of ``place``; the base run's values begin at position ``first``."""
 
         def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
             whole = name in {"q", "k", "v"}  # projected on the whole window, also where the output is wanted at one position
-            entered, left = (place.cut(part, whole=whole) for part in base[name])
+            entered, left = (place.cut(part, first, whole=whole) for part in base[name])
             weight = self.rounded.get(id(linear))
             if weight is None:
                 weight = self.rounded[id(linear)] = linear.weight.to(torch.bfloat16)

@@ -36,7 +36,7 @@ class BaseRun:
     sites : dict of Site to list of Tensor
         Values of the sites that were asked for, one per layer, each (prompt, pos, ...) (PATTERN: (prompt, head, query, key)).
     linears : list of BaseLinears
-        Input and output of every linear map of each layer; empty unless asked for.
+        Input and output of every linear map of each layer, from position ``linears_from`` on; empty unless asked for.
     """
 
     at: Int[Tensor, " prompt"]
@@ -45,6 +45,7 @@ class BaseRun:
     values: list[Float[Tensor, "prompt pos kv_head d_head"]] = field(default_factory=list)
     sites: dict[Site, list[Tensor]] = field(default_factory=dict)
     linears: list[BaseLinears] = field(default_factory=list)
+    linears_from: int = 0
 
     @property
     def final(self) -> Float[Tensor, "prompt d_model"]:
@@ -57,8 +58,11 @@ class BaseRun:
 
     def select(self, prompts: Sequence[int]) -> BaseRun:
         """The same run of some of its prompts, cut to the longest of them."""
-        rows = torch.as_tensor(list(prompts), device=self.at.device)
+        wanted = list(prompts)
+        together = wanted == list(range(wanted[0], wanted[0] + len(wanted)))
+        rows = slice(wanted[0], wanted[-1] + 1) if together else wanted  # a slice is a view: nothing is copied
         stop = int(self.at[rows].max()) + 1
+        late = max(0, stop - self.linears_from)
 
         def cut(value: Tensor, site: Site | None = None) -> Tensor:
             kept = value[rows]
@@ -70,7 +74,8 @@ class BaseRun:
             [cut(x) for x in self.keys],
             [cut(x) for x in self.values],
             {site: [cut(x, site) for x in layers] for site, layers in self.sites.items()},
-            [{name: (cut(entered), cut(left)) for name, (entered, left) in layer.items()} for layer in self.linears],
+            [{name: (one[rows, :late], two[rows, :late]) for name, (one, two) in layer.items()} for layer in self.linears],
+            self.linears_from,
         )
 
 
@@ -81,7 +86,7 @@ def base_run(
     at: Int[Tensor, " prompt"],
     sites: Collection[Site] = (),
     *,
-    linears: bool = False,
+    linears_from: int | None = None,
 ) -> BaseRun:
     """Run prompts once, unedited.
 
@@ -92,22 +97,22 @@ def base_run(
         Right-padded prompts, and their answer positions.
     sites : collection of Site
         Sites whose values are kept.
-    linears : bool
-        Keep the input and output of every linear map, for arithmetic on differences.
+    linears_from : int, optional
+        Keep the input and output of every linear map from this position on, for arithmetic on differences.
     """
     x = decoder.embed(tokens)
-    run = BaseRun(at, [x], sites={site: [] for site in sites})
+    run = BaseRun(at, [x], sites={site: [] for site in sites}, linears_from=linears_from or 0)
     for block, where in zip(decoder.blocks, decoder.measure(tokens.shape[1]), strict=True):
         kept: BaseLinears = {}
         read: dict[Site, Tensor] = {}
         place = Place(0, tokens.shape[1], where)
-        x, keys, values = run_layer(block, x[None], place, keeping(kept) if linears else exact, read=read)
+        x, keys, values = run_layer(block, x[None], place, exact if linears_from is None else keeping(kept, linears_from), read=read)
         x = x[0]
         run.entering.append(x)
         run.keys.append(keys[0])
         run.values.append(values[0])
         for site in sites:
             run.sites[site].append(read[site][0])
-        if linears:
+        if linears_from is not None:
             run.linears.append({name: (entered[0], left[0]) for name, (entered, left) in kept.items()})
     return run

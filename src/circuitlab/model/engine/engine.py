@@ -48,11 +48,21 @@ class Engine:
 
     decoder: Decoder
     difference: Difference | None = None
-    tokens_per_block: int = field(default=1024)
+    tokens_per_block: int = field(default=1280)
 
-    def base_run(self, tokens: Int[Tensor, "prompt pos"], at: Int[Tensor, " prompt"], sites: Collection[Site] = ()) -> BaseRun:
-        """Run prompts once, unedited; keep what `sweep` needs and the values of ``sites``."""
-        return base_run(self.decoder, tokens, at, sites, linears=self.difference is not None)
+    def base_run(
+        self,
+        tokens: Int[Tensor, "prompt pos"],
+        at: Int[Tensor, " prompt"],
+        sites: Collection[Site] = (),
+        *,
+        first: int = 0,
+    ) -> BaseRun:
+        """Run prompts once, unedited; keep what `sweep` needs and the values of ``sites``.
+
+        ``first`` promises that no intervention will start before that position: less is kept.
+        """
+        return base_run(self.decoder, tokens, at, sites, linears_from=None if self.difference is None else first)
 
     @torch.no_grad()
     def sweep(self, base: BaseRun, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention prompt d_model"]:
@@ -116,12 +126,13 @@ class Engine:
     def _multiply(self, base: BaseRun, layer: int, place: Place) -> Multiply:
         if self.difference is None:
             return exact
-        return self.difference.of(base.linears[layer], place)
+        return self.difference.of(base.linears[layer], place, base.linears_from)
 
     def _blocks_of(self, count: int, tokens_each: int) -> Iterator[slice]:
-        size = max(1, self.tokens_per_block // tokens_each)
-        for first in range(0, count, size):
-            yield slice(first, min(first + size, count))
+        """Even shares of at most ``tokens_per_block``: a small rest would run at a fraction of the speed."""
+        shares = -(-count // max(1, self.tokens_per_block // tokens_each))
+        for share in range(shares):
+            yield slice(count * share // shares, count * (share + 1) // shares)
 
 
 def _check(one: Intervention, base: BaseRun, stop: int) -> None:

@@ -66,11 +66,11 @@ class Place:
         held = self.only - self.start
         return x[:, torch.arange(len(held)), held][:, :, None]
 
-    def cut(self, base: Float[Tensor, "prompt pos width"], *, whole: bool) -> Float[Tensor, "prompt query width"]:
-        """A base value at the window's positions, or (unless ``whole``) at those whose output is wanted."""
+    def cut(self, base: Float[Tensor, "prompt pos width"], first: int, *, whole: bool) -> Float[Tensor, "prompt query width"]:
+        """A base value (which begins at position ``first``) at the window's positions, or (unless ``whole``) at those wanted."""
         if whole or self.only is None:
-            return base[:, self.start : self.stop]
-        return base[torch.arange(len(self.only)), self.only][:, None]
+            return base[:, self.start - first : self.stop - first]
+        return base[torch.arange(len(self.only)), self.only - first][:, None]
 
 
 def run_layer(
