@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from circuitlab.methods import list_methods
+
 from .conftest import command
 
 INTERVAL = {"mean", "low", "high"}

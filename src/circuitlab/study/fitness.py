@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from circuitlab.methods.base.reference import with_reference
 from circuitlab.metrics import correct, get_metric
 from circuitlab.model.encode import count_reasons
 from circuitlab.model.prepare import draw_pairs, to_batch
@@ -119,6 +120,7 @@ def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray
     right, gaps = [], []
     for start in range(0, batch.n_pairs, 32):
         small = batch.select(range(start, min(start + 32, batch.n_pairs)))
+        small = with_reference(model, metric, small)
         clean, corrupt = (model.logits(tokens, small.end) for tokens in (small.clean, small.corrupt))
         right += correct(clean, small)
         gaps.append((metric(clean, small) - metric(corrupt, small)).double().cpu().numpy())

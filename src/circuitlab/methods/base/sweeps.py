@@ -36,7 +36,7 @@ __all__ = [
 EngineName: TypeAlias = Literal["exact", "hooks"]
 Precision: TypeAlias = Literal["full", "bf16_difference"]
 
-_TOKENS_TOGETHER = 3072
+_TOKENS_TOGETHER = 6144
 """Positions of all edited runs that go up together: enough for large matrix products in the lower layers too."""
 
 _TOKENS_UNEDITED = 384
