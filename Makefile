@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test lint notebooks picture clean
+.PHONY: help setup weights figures test lint notebooks picture benchmarks clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,10 @@ picture: setup  ## Redraw the README's picture from the stored runs (needs Chrom
 	$(BIN)/circuitlab figures build $(STUDY)
 	mkdir -p docs/images
 	cp figures/built/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
+
+benchmarks: weights  ## Measure speed and memory and rewrite the README's table (half an hour; run nothing beside it)
+	$(BIN)/python benchmarks/bench_patching.py --save
+	$(BIN)/python benchmarks/table.py
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
 	rm -rf figures/built .pytest_cache .ruff_cache .mypy_cache

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from circuitlab.study.fitness import judge
+from circuitlab.study.fitness import _measure, judge
+from circuitlab.testing.tiny import tiny_batch, tiny_model
 
 GAP = np.linspace(1, 3, 40)
 
@@ -35,3 +38,11 @@ def test_a_guessing_model_is_almost_never_called_ready() -> None:
     generator = np.random.default_rng(0)
     called = sum(judge(generator.random(64) < 0.5, generator.normal(size=64), 0.5, 0.5, "m")["ready"] for _ in range(400))
     assert called <= 6
+
+
+def test_a_metric_that_compares_with_the_clean_run_gets_it() -> None:
+    model = tiny_model("llama")
+    batch = replace(tiny_batch(model, 3), metric="kl")
+    _, gap, units = _measure(model, batch)
+    assert units == "nats"
+    assert (gap > 0).all(), "the clean run is at distance 0 from itself, the corrupt run is not"

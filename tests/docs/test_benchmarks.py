@@ -1,0 +1,67 @@
+"""The README's table of speed is what the benchmark wrote, and the benchmark's parts do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def module(name: str):
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
+        found = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = found
+        spec.loader.exec_module(found)
+        return found
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[dict]:
+    return [json.loads(line) for line in (BENCHMARKS / "results" / "patching.jsonl").read_text().splitlines()]
+
+
+def test_the_readme_shows_the_stored_lines(lines) -> None:
+    table = module("table")
+    shown = table.between((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert shown == table.table(lines)
+    changed = [{**lines[0], "seconds": lines[0]["seconds"] + 1}, *lines[1:]]
+    assert shown != table.table(changed)
+
+
+def test_every_line_has_every_key(lines) -> None:
+    keys = {"sweep", "seconds", "peer", "peer_seconds", "ratio", "efficiency", "gemm_gflops", "peak_mb", "peer_peak_mb", "max_abs_diff"}
+    assert [line["sweep"] for line in lines] == list(module("sweeps").SWEEPS)
+    for line in lines:
+        assert keys <= set(line)
+        assert (line["ratio"] is None) == (line["peer"] is None)
+        assert line["max_abs_diff"] is None or line["max_abs_diff"] < (1e-2 if line["sweep"].endswith("bf16") else 1e-3)
+
+
+def test_unavoidable_operations_are_counted_by_hand() -> None:
+    """Two layers, one head, one pair of 3 tokens that differ in the last: everything can be written down."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from circuitlab.model import load_model
+    from circuitlab.model.batch import ContrastBatch
+
+    shape = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 1, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    model = load_model(LlamaForCausalLM(LlamaConfig(vocab_size=11, head_dim=8, **shape)))
+    batch = ContrastBatch.from_tokens([[1, 2, 3]], [[1, 2, 4]], [5], [6])
+    keys, query_and_output, mlp = 2 * 2 * 8 * 8, 2 * 2 * 8 * 8, 3 * 2 * 8 * 6
+    unedited = 2 * 3 * 2 * (keys + query_and_output + mlp)
+    first = mlp + (keys + query_and_output + mlp + 4 * 8 * 3)  # patched in layer 0: its MLP, then all of layer 1
+    second = mlp
+    found = module("flops").cone_flops(model, batch, "heads", by_position=False)
+    assert found == pytest.approx(unedited + first + second, rel=0.02)
