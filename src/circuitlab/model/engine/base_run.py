@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.model.engine.arithmetic import BaseLinears, exact, keeping
-from circuitlab.model.engine.layer import Place, run_layer
+from circuitlab.model.engine.layer import Edited, Place, attend, leave, mlp_out
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
@@ -105,12 +105,13 @@ def base_run(
     for block, where in zip(decoder.blocks, decoder.measure(tokens.shape[1]), strict=True):
         kept: BaseLinears = {}
         read: dict[Site, Tensor] = {}
-        place = Place(0, tokens.shape[1], where)
-        x, keys, values = run_layer(block, x[None], place, exact if linears_from is None else keeping(kept, linears_from), read=read)
-        x = x[0]
+        multiply = exact if linears_from is None else keeping(kept, linears_from)
+        at_site = Edited(Place(0, tokens.shape[1], where), seen=read)
+        found = attend(block, x[None], multiply, at_site)
+        x = leave(found, mlp_out(block, found.read, multiply), at_site)[0]
         run.entering.append(x)
-        run.keys.append(keys[0])
-        run.values.append(values[0])
+        run.keys.append(found.keys[0])
+        run.values.append(found.values[0])
         for site in sites:
             run.sites[site].append(read[site][0])
         if linears_from is not None:

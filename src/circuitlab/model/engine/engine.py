@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.errors import BadParameterError
-from circuitlab.model.engine.arithmetic import Difference, Multiply, exact
 from circuitlab.model.engine.base_run import BaseRun, base_run
-from circuitlab.model.engine.layer import Place, run_layer
-from circuitlab.model.engine.window import Write, check_inside
+from circuitlab.model.engine.climb import Climb, Group
+from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
+from circuitlab.model.engine.window import check_inside
 from circuitlab.model.protocol import Intervention, Site
 
 if TYPE_CHECKING:
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder import Decoder
-    from circuitlab.model.protocol import Edit
+    from circuitlab.model.engine.arithmetic import Difference
 
 __all__ = ["Engine"]
+
+_MOST_TOKENS = 60_000
+"""Positions of all edited runs that are held at once (140 MB for a width of 576 in float32)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,63 +79,32 @@ class Engine:
             Any order; those that start at the same position share their passes.
         """
         out = base.final.expand(len(interventions), -1, -1).clone()
-        starts: dict[int, list[int]] = {}
+        starts: dict[int, list[tuple[int, Intervention]]] = {}
         stop = int(base.at.max()) + 1
         for index, one in enumerate(interventions):
             _check(one, base, stop)
-            if one.start < stop and not _changes_nothing(one, base):
-                starts.setdefault(one.start, []).append(index)
-        for start, indices in starts.items():
-            ordered = sorted(indices, key=lambda i: interventions[i].layer)
-            found = self._climb(base, [interventions[i] for i in ordered], start, stop)
-            out[ordered] = torch.where((base.at >= start)[None, :, None], found, out[ordered])
+            if one.start < stop and not changes_nothing(one, base):
+                starts.setdefault(one.start, []).append((index, moved_up(one, base)))
+        for groups in self._together(base, starts, stop):
+            climb = Climb(self.decoder, base, stop, self.difference, self.tokens_per_block)
+            for group, found in zip(groups, climb(groups), strict=True):
+                out[group.indices] = torch.where((base.at >= group.start)[None, :, None], found, out[group.indices])
         return out
 
-    def _climb(self, base: BaseRun, ordered: list[Intervention], start: int, stop: int) -> Tensor:
-        """One growing pass: edited runs join at their first layer and go up together, (intervention, prompt, d_model)."""
-        entering = [x[:, start:stop] for x in base.entering]
-        rows = entering[0].new_empty(len(ordered), *entering[0].shape)
-        last = len(self.decoder.blocks) - 1
-        final = rows[:, :, 0]
-        joined = 0
-        for layer in range(ordered[0].layer, last + 1):
-            new = sum(one.layer == layer for one in ordered)
-            rows[joined : joined + new] = entering[layer]
-            joined += new
-            only = base.at.clamp(min=start) if layer == last else None
-            for group in self._blocks_of(joined, rows.shape[1] * rows.shape[2]):
-                writes = [Write(i, edit) for i, one in enumerate(ordered[group]) for edit in one.edits if edit.layer == layer]
-                out = self._layer(base, layer, rows[group], (start, stop), only, writes)
-                if only is None:
-                    rows[group] = out
-                else:
-                    final[group] = out[:, :, 0]
-        return final
-
-    def _layer(
-        self,
-        base: BaseRun,
-        layer: int,
-        x: Tensor,
-        window: tuple[int, int],
-        only: Tensor | None,
-        writes: list[Write],
-    ) -> Tensor:
-        start, stop = window
-        where = self.decoder.measure(stop)[layer]
-        place = Place(start, stop, where, base.keys[layer][:, :start], base.values[layer][:, :start], only)
-        return run_layer(self.decoder.blocks[layer], x, place, self._multiply(base, layer, place), writes)[0]
-
-    def _multiply(self, base: BaseRun, layer: int, place: Place) -> Multiply:
-        if self.difference is None:
-            return exact
-        return self.difference.of(base.linears[layer], place, base.linears_from)
-
-    def _blocks_of(self, count: int, tokens_each: int) -> Iterator[slice]:
-        """Even shares of at most ``tokens_per_block``: a small rest would run at a fraction of the speed."""
-        shares = -(-count // max(1, self.tokens_per_block // tokens_each))
-        for share in range(shares):
-            yield slice(count * share // shares, count * (share + 1) // shares)
+    def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, Intervention]]], stop: int) -> Iterator[list[Group]]:
+        """Groups of one start each, as many at once as their rows fit the budget of memory."""
+        groups: list[Group] = []
+        tokens = 0
+        for start, found in starts.items():
+            ordered = sorted(found, key=lambda entry: entry[1].layer)
+            mine = len(ordered) * len(base.at) * (stop - start)
+            if groups and tokens + mine > _MOST_TOKENS:
+                yield groups
+                groups, tokens = [], 0
+            groups.append(Group.of(start, ordered, base, stop))
+            tokens += mine
+        if groups:
+            yield groups
 
 
 def _check(one: Intervention, base: BaseRun, stop: int) -> None:
@@ -145,18 +117,3 @@ def _check(one: Intervention, base: BaseRun, stop: int) -> None:
             what = f"Layer {edit.layer} does not exist; this model has layers 0 to {layers - 1}."
             raise BadParameterError(what, "Count layers from 0.")
         check_inside(edit, one.start, stop)
-
-
-def _changes_nothing(one: Intervention, base: BaseRun) -> bool:
-    """Whether every edit writes what the base run has there (as far as the base run kept it)."""
-    return all(edit.site in base.sites and torch.equal(edit.value, _held(edit, base)) for edit in one.edits)
-
-
-def _held(edit: Edit, base: BaseRun) -> Tensor:
-    value = base.sites[edit.site][edit.layer]
-    if edit.head is not None:
-        value = value[:, edit.head] if edit.site is Site.PATTERN else value[:, :, edit.head]
-    if edit.positions is None:
-        return value
-    rows = torch.arange(len(value))
-    return value[rows, :, edit.positions] if edit.site is Site.PATTERN and edit.head is None else value[rows, edit.positions]

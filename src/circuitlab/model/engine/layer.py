@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.engine.arithmetic import Multiply
 
-__all__ = ["Place", "run_layer"]
+__all__ = ["Attended", "Edited", "Place", "attend", "leave", "mlp_out"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,41 +73,54 @@ class Place:
         return base[torch.arange(len(self.only)), self.only - first][:, None]
 
 
-def run_layer(
-    block: Block,
-    x: Float[Tensor, "edit prompt pos d_model"],
-    place: Place,
-    multiply: Multiply,
-    writes: Sequence[Write] = (),
-    read: dict[Site, Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run one layer.
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """A layer between attention and its MLP, at the wanted positions.
 
     Parameters
     ----------
-    block : Block
-    x : Tensor, shape (edit, prompt, pos, d_model)
-        The residual stream entering the layer, on the window.
-    place : Place
-        The window.
-    multiply : Multiply
-        Arithmetic of the linear maps.
-    writes : sequence of Write
-        Edits of this layer.
-    read : dict, optional
-        Filled with the value of every site, before any edit.
-
-    Returns
-    -------
-    out, keys, values : Tensor
-        The residual stream leaving the layer, (edit, prompt, query, d_model), and the window's keys (turned) and values.
+    mid : Tensor, shape (edit, prompt, query, d_model)
+        The residual stream after attention.
+    read : Tensor, shape (edit, prompt, query, d_model)
+        What the MLP reads: ``mid``, or in parallel blocks what entered the layer.
+    keys, values : Tensor, shape (edit, prompt, pos, kv_head, d_head)
+        The window's keys (turned) and values.
     """
 
-    def at(site: Site, value: Tensor) -> Tensor:
-        if read is not None:
-            read[site] = value
-        return write_all(value, site, writes, place.start, place.only)
+    mid: Float[Tensor, "edit prompt query d_model"]
+    read: Float[Tensor, "edit prompt query d_model"]
+    keys: Float[Tensor, "edit prompt pos kv_head d_head"]
+    values: Float[Tensor, "edit prompt pos kv_head d_head"]
 
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """Reads and writes of one layer: every site is shown to ``seen`` and then edited.
+
+    Parameters
+    ----------
+    place : Place
+        The window.
+    writes : sequence of Write
+        Edits of this layer.
+    seen : dict, optional
+        Filled with the value of every site, before any edit.
+    """
+
+    place: Place
+    writes: Sequence[Write] = ()
+    seen: dict[Site, Tensor] | None = None
+
+    def __call__(self, site: Site, value: Tensor) -> Tensor:
+        """The value of a site with its edits in place."""
+        if self.seen is not None:
+            self.seen[site] = value
+        return write_all(value, site, self.writes, self.place.start, self.place.only)
+
+
+def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: Multiply, at: Edited) -> Attended:
+    """Run a layer's attention on the residual stream that enters it."""
+    place = at.place
     x = at(Site.RESID_PRE, x)
     normed = block.norm_attn.apply(x)
     q = place.wanted(at(Site.Q, block.split(multiply("q", block.q, normed))))
@@ -118,13 +131,22 @@ def run_layer(
     z = at(Site.Z, _mix(pattern, v, place))
     x = place.wanted(x)
     raw = multiply("o", block.o, z.flatten(-2))
-    attn_out = at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
-    mid = x + attn_out
-    if not block.parallel:
-        mid = at(Site.RESID_MID, mid)
-    raw = multiply("down", block.down, _neurons(block, block.norm_mlp.apply(x if block.parallel else mid), multiply))
-    mlp_out = at(Site.MLP_OUT, raw if block.post_mlp is None else block.post_mlp.apply(raw))
-    return at(Site.RESID_POST, mid + mlp_out), turned, v
+    mid = x + at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
+    if block.parallel:
+        return Attended(mid, x, turned, v)
+    mid = at(Site.RESID_MID, mid)
+    return Attended(mid, mid, turned, v)
+
+
+def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multiply) -> Float[Tensor, "*rows d_model"]:
+    """What the MLP adds to the residual stream; rows do not interact, so they may come from any runs and positions."""
+    raw = multiply("down", block.down, _neurons(block, block.norm_mlp.apply(read), multiply))
+    return raw if block.post_mlp is None else block.post_mlp.apply(raw)
+
+
+def leave(found: Attended, added: Float[Tensor, "edit prompt query d_model"], at: Edited) -> Float[Tensor, "edit prompt query d_model"]:
+    """The residual stream leaving the layer, from what the MLP adds."""
+    return at(Site.RESID_POST, found.mid + at(Site.MLP_OUT, added))
 
 
 def _neurons(block: Block, normed: Tensor, multiply: Multiply) -> Tensor:
