@@ -24,6 +24,8 @@ import numpy as np
 from scipy import stats
 from sweeps import SWEEPS
 
+from circuitlab.methods import method_classes
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "patching.jsonl"
 _ATTRIBUTION = ("atp", "atp_star", "relp", "eap", "eap_ig", "heads_s2_bf16")
@@ -95,10 +97,13 @@ def _apart(name: str, folder: Path) -> float | None:
 
 
 def _against_exact(name: str, folder: Path) -> float:
-    """Spearman correlation of mean head scores with exact patching of the same prompts."""
-    if not (folder / "ours.heads_s2.npz").exists():
-        _measure("ours", "heads_s2", folder)
-    exact, found = (_load("ours", one, folder)["values"].ravel() for one in ("heads_s2", name))
+    """Spearman correlation of mean head scores with exact patching of the same prompts, in the method's own direction."""
+    sweep = SWEEPS[name]
+    fields = method_classes()[sweep.method].__dataclass_fields__
+    direction = fields["direction"].default if "direction" in fields else "noising"  # eap_ig is noising with gradients on the way
+    if not (folder / f"ours.{direction}.npz").exists():
+        _measure("ours", direction, folder)
+    exact, found = (_load("ours", one, folder)["values"].ravel() for one in (direction, name))
     return float(stats.spearmanr(exact, found).statistic)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SWEEPS", "Sweep"]
+__all__ = ["EXACT", "SWEEPS", "Sweep"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Sweep:
         return self.params.get("positions") == ("each",)
 
 
-def _patch(prompts: tuple[str, int], peer: str, part: str = "heads", params: dict[str, Any] | None = None) -> Sweep:
+def _patch(prompts: tuple[str, int], peer: str | None, part: str = "heads", params: dict[str, Any] | None = None) -> Sweep:
     shared = part == "kv_heads"
     return Sweep(prompts, "activation_patching", {"parts": ("heads" if shared else part,), **(params or {})}, part, peer)
 
@@ -51,3 +51,9 @@ SWEEPS: dict[str, Sweep] = {
     "heads_s2_bf16": _patch(("s2", 16), "heads", params={"precision": "bf16_difference"}),
 }
 """Every line by name."""
+
+EXACT: dict[str, Sweep] = {
+    "denoising": SWEEPS["heads_s2"],
+    "noising": _patch(("s2", 16), None, params={"direction": "noising"}),
+}
+"""Exact patching of the same prompts, by direction: what estimates are ranked against."""
