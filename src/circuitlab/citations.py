@@ -7,6 +7,12 @@ from circuitlab.errors import UnknownNameError
 __all__ = ["CITATIONS", "bibtex", "cite", "keys_for"]
 
 CITATIONS: dict[str, tuple[str, str, str, str]] = {
+    "conmy2023": (
+        "Towards Automated Circuit Discovery for Mechanistic Interpretability",
+        "Conmy, Arthur and Mavor-Parker, Augustine N. and Lynch, Aengus and Heimersheim, Stefan and Garriga-Alonso, Adria",
+        "2023",
+        "NeurIPS, arXiv:2304.14997",
+    ),
     "elhage2021": (
         "A Mathematical Framework for Transformer Circuits",
         "Elhage, Nelson and Nanda, Neel and Olsson, Catherine and others",
@@ -44,6 +50,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "AI Alignment Forum",
     ),
     "heimersheim2024": ("How to use and interpret activation patching", "Heimersheim, Stefan and Nanda, Neel", "2024", "arXiv:2404.15255"),
+    "hsu2024": (
+        "Efficient Automated Circuit Discovery in Transformers using Contextual Decomposition",
+        "Hsu, Aliyah R. and others",
+        "2024",
+        "ICLR 2025, arXiv:2407.00886",
+    ),
     "jafari2025": (
         "RelP: Faithful and Efficient Circuit Discovery in Language Models via Relevance Patching",
         "Jafari, Farnoush Rezaei and Eberle, Oliver and Khakzar, Ashkan and Nanda, Neel",
@@ -68,11 +80,23 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "ICLR, arXiv:2310.08744",
     ),
+    "mueller2025": (
+        "MIB: A Mechanistic Interpretability Benchmark",
+        "Mueller, Aaron and Geiger, Atticus and Wiegreffe, Sarah and others",
+        "2025",
+        "ICML, arXiv:2504.13151",
+    ),
     "nanda2023": (
         "Attribution Patching: Activation Patching At Industrial Scale",
         "Nanda, Neel",
         "2023",
         "neelnanda.io",
+    ),
+    "oneill2024": (
+        "Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models",
+        "O'Neill, Charles and Bui, Thang",
+        "2024",
+        "arXiv:2405.12522",
     ),
     "syed2023": (
         "Attribution Patching Outperforms Automated Circuit Discovery",

@@ -1,7 +1,32 @@
 """Circuits: sets of nodes, how they are picked from scores, and files other tools read."""
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.circuits.interchange import read_graph_json, to_graph, write_graph_json, write_graphml
-from circuitlab.circuits.select import Significant, Threshold, TopK, top_heads
+from circuitlab.circuits.graphml import read_graphml, write_graphml
+from circuitlab.circuits.interchange import read_graph_json, to_graph, write_graph_json
+from circuitlab.circuits.published import PublishedCircuit, list_published, published_circuit
+from circuitlab.circuits.saved import SavedCircuit, load_circuit, save_circuit
+from circuitlab.circuits.select import Cumulative, Significant, Threshold, TopK, top_heads
+from circuitlab.circuits.select_edges import GreedyEdges, TopEdges, pruned_edges
 
-__all__ = ["Circuit", "Significant", "Threshold", "TopK", "read_graph_json", "to_graph", "top_heads", "write_graph_json", "write_graphml"]
+__all__ = [
+    "Circuit",
+    "Cumulative",
+    "GreedyEdges",
+    "PublishedCircuit",
+    "SavedCircuit",
+    "Significant",
+    "Threshold",
+    "TopEdges",
+    "TopK",
+    "list_published",
+    "load_circuit",
+    "pruned_edges",
+    "published_circuit",
+    "read_graph_json",
+    "read_graphml",
+    "save_circuit",
+    "to_graph",
+    "top_heads",
+    "write_graph_json",
+    "write_graphml",
+]

@@ -1,4 +1,4 @@
-"""Circuits as files that other tools read: a graph in JSON as in MIB's circuit track, and GraphML."""
+"""Circuits as a graph in JSON that EAP-IG and MIB's circuit track exchange."""
 
 from __future__ import annotations
 
@@ -6,139 +6,162 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING, Any
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError, CircuitlabError
-from circuitlab.nodes import Edge, Embed, Head, Logits, Mlp, Node, Universe, parse_node
-from circuitlab.provenance import ModelSpec
+from circuitlab.circuits.reading import reading, require_universe
+from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Node, Universe, parse_node
 
-__all__ = ["read_graph_json", "to_graph", "write_graph_json", "write_graphml"]
+if TYPE_CHECKING:
+    from circuitlab.provenance import ModelSpec
+    from circuitlab.scores.edge_scores import EdgeScores
+
+__all__ = ["read_graph_json", "to_graph", "write_graph_json"]
 
 _NAMES: dict[str, Node] = {"input": Embed(), "logits": Logits()}
 
 
-def to_graph(circuit: Circuit, model: ModelSpec | None = None) -> dict[str, Any]:
+def to_graph(circuit: Circuit, model: ModelSpec | None = None, scores: EdgeScores | None = None) -> dict[str, Any]:
     """The circuit as the graph that EAP-IG and MIB's circuit track exchange.
 
-    ``"nodes"`` maps every node that tool knows (``input``, ``a0.h1``, ``m0``, ``logits``) to ``{"in_graph": bool}``; ``"edges"``
-    maps every edge of the circuit (``a0.h1->a1.h0<q>``, ``m0->logits``) to ``{"in_graph": true, "score": 1.0}`` and is empty for
-    a circuit of nodes alone; ``"cfg"`` holds the shape. What that format has no place for is kept under ``"circuitlab"``, so that
-    `read_graph_json` gives back an equal circuit.
+    ``"nodes"`` maps every node that format knows (``input``, ``a0.h1``, ``m0``, ``logits``) to ``{"in_graph": bool}``; ``"edges"``
+    maps edges (``a0.h1->a1.h0<q>``, ``m0->logits``) to ``{"in_graph": bool, "score": float}`` and is empty for a circuit of nodes
+    alone; ``"cfg"`` holds the shape. The format has query heads only, so an edge into a shared key/value head becomes one into each
+    query head of its group. What it has no place for is kept under ``"circuitlab"``, so that `read_graph_json` gives back an equal
+    circuit.
 
     Parameters
     ----------
     circuit : Circuit
         What to write.
     model : ModelSpec, optional
-        Its model. EAP-IG's own reader also wants the width and whether blocks are parallel, which a circuit does not know;
-        without a model they are left out.
+        Its model; that of the scores otherwise. EAP-IG's own reader also wants the width and whether blocks are parallel, which a
+        circuit does not know; without a model they are left out.
+    scores : EdgeScores, optional
+        Then every edge of the model is listed with its mean score, those outside the circuit with ``in_graph`` false; an edge into a
+        shared key/value head gives its score to each of the edges it becomes. Without scores only the circuit's edges are listed, all
+        with score 1.
 
     Raises
     ------
     BadParameterError
-        If the circuit holds nodes the format has no name for: key/value heads, whole attention layers, residual points.
+        If the circuit holds nodes the format has no name for (key/value heads as nodes, whole attention layers, residual points), or
+        edges from or into them.
+    IncompatibleError
+        If the scores belong to a model of another shape.
     """
-    ends = {end for edge in circuit.edges or () for end in (edge.sender, edge.receiver)}
-    if foreign := sorted(node for node in circuit.nodes | ends if not isinstance(node, Head | Mlp | Embed | Logits)):
+    universe, edges = circuit.universe, sorted(circuit.edges or ())
+    named = {*circuit.nodes, *(edge.sender for edge in edges), *(edge.receiver for edge in edges if not isinstance(edge.receiver, KVHead))}
+    if foreign := sorted(node for node in named if not isinstance(node, Head | Mlp | Embed | Logits)):
         what = f"The graph format has no name for {', '.join(map(str, foreign[:5]))}."
-        raise BadParameterError(what, "Use Circuit.to_dict, or keep query heads, MLPs, embed and logits.")
-    universe = circuit.universe
+        raise BadParameterError(what, "Use save_circuit, or keep query heads, MLPs, embed and logits as nodes.")
     middle: list[Node] = [*universe.heads(), *universe.mlps()]
     every: tuple[Node, ...] = (Embed(), *sorted(middle), Logits())
+    entries = {} if scores is None else _scored(scores, universe)
+    for name in (name for edge in edges for name in _edge_names(edge, universe)):
+        entries[name] = {"in_graph": True, "score": entries[name]["score"] if name in entries else 1.0}
     shape: dict[str, Any] = {"n_layers": universe.n_layers, "n_heads": universe.n_heads, "n_kv_heads": universe.n_kv_heads}
-    if model is not None:
-        shape |= {"d_model": model.d_model, "parallel_attn_mlp": model.parallel}
+    spec = model if model is not None or scores is None else scores.provenance.model
+    if spec is not None:
+        shape |= {"d_model": spec.d_model, "parallel_attn_mlp": spec.parallel}
     return {
         "cfg": shape,
         "nodes": {_name(node): {"in_graph": node in circuit.nodes} for node in every},
-        "edges": {_edge_name(edge): {"in_graph": True, "score": 1.0} for edge in sorted(circuit.edges or ())},
+        "edges": entries,
         "circuitlab": circuit.to_dict(),
     }
 
 
-def write_graph_json(circuit: Circuit, path: str | Path, model: ModelSpec | None = None) -> Path:
+def write_graph_json(circuit: Circuit, path: str | Path, model: ModelSpec | None = None, scores: EdgeScores | None = None) -> Path:
     """Write `to_graph` to a file and return its path."""
     target = Path(path)
-    target.write_text(json.dumps(to_graph(circuit, model), indent=1), encoding="utf-8")
+    target.write_text(json.dumps(to_graph(circuit, model, scores), indent=1), encoding="utf-8")
     return target
 
 
 def read_graph_json(path: str | Path, universe: Universe | None = None) -> Circuit:
     """Read a graph file, written by `write_graph_json` or by another tool.
 
+    Another tool's edges into keys and values (``a0.h1->a1.h0<k>``) are read as edges into the key/value head that the query head reads
+    (``a0.h1->a1.kv0<k>``), as everywhere in circuitlab. Where the file has such an edge for some query heads of a group only, it is read
+    as one into the head they share, and the circuit's rule says how many were widened in this way.
+
     Parameters
     ----------
     path : str or Path
         The file.
     universe : Universe, optional
-        The model's shape, where the file does not hold the number of key/value heads; otherwise as many as query heads are
-        assumed.
+        The model's shape. Needed where the file does not hold the number of key/value heads and it differs from that of query heads;
+        otherwise the file must agree with it.
 
     Raises
     ------
     BadParameterError
-        If the file is no such graph.
+        If the file is no such graph, names unknown nodes or edges, or was changed after `write_graph_json` wrote it.
+    IncompatibleError
+        If the file's circuit belongs to a model of another shape than ``universe``.
     """
-    try:
+    with reading(path, "a circuit graph", "Give a JSON file with cfg, nodes and edges."):
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if "circuitlab" in data:
-            return Circuit.from_dict(data["circuitlab"])
-        shape = data["cfg"]
-        kv_heads = shape.get("n_kv_heads", shape["n_heads"])
-        names = [name for name, entry in data["nodes"].items() if _chosen(entry)]
-        edges = [_parse_edge(name) for name, entry in data["edges"].items() if _chosen(entry)]
-        nodes = frozenset(map(_parse, names))
-        space = universe or Universe(shape["n_layers"], shape["n_heads"], kv_heads)
-        return Circuit(nodes, space, frozenset(edges) if edges else None, rule=f"read from {Path(path).name}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{path} is not a circuit graph ({type(error).__name__}: {error})."
-        raise BadParameterError(what, "Give a JSON file with cfg, nodes and edges.") from error
-    except CircuitlabError as error:
-        what = f"{path} is not a circuit graph: {error.what}"
-        raise BadParameterError(what, error.fix) from error
+        chosen = {part: {name for name, entry in data[part].items() if _chosen(entry)} for part in ("nodes", "edges")}
+        circuit = _own(data["circuitlab"], chosen) if "circuitlab" in data else _foreign(data["cfg"], chosen, universe, Path(path).name)
+    return require_universe(circuit, universe, path)
 
 
-def write_graphml(circuit: Circuit, path: str | Path) -> Path:
-    """Write the circuit's nodes and edges as GraphML, for Gephi, Cytoscape, yEd or networkx; returns the path.
-
-    Nodes carry ``kind``, ``layer`` and ``head``; edges carry ``port``. Ends of edges are listed also where the circuit does not
-    count them as nodes, with ``in_circuit`` false.
-    """
-    root = ET.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
-    keys = {"kind": "string", "layer": "int", "head": "int", "in_circuit": "boolean"}
-    for name, kind in keys.items():
-        ET.SubElement(root, "key", {"id": name, "for": "node", "attr.name": name, "attr.type": kind})
-    ET.SubElement(root, "key", {"id": "port", "for": "edge", "attr.name": "port", "attr.type": "string"})
-    graph = ET.SubElement(root, "graph", id="circuit", edgedefault="directed")
-    edges = sorted(circuit.edges or ())
-    for node in _all_ends(circuit.nodes, edges):
-        entry = ET.SubElement(graph, "node", id=str(node))
-        facts = {"kind": type(node).__name__.lower(), "layer": getattr(node, "layer", None), "head": getattr(node, "head", None)}
-        for key, value in (facts | {"in_circuit": str(node in circuit.nodes).lower()}).items():
-            if value is not None:
-                ET.SubElement(entry, "data", key=key).text = str(value)
-    for edge in edges:
-        entry = ET.SubElement(graph, "edge", id=str(edge), source=str(edge.sender), target=str(edge.receiver))
-        if edge.port:
-            ET.SubElement(entry, "data", key="port").text = edge.port
-    target = Path(path)
-    ET.indent(root)
-    ET.ElementTree(root).write(target, encoding="utf-8", xml_declaration=True)
-    return target
+def _own(data: dict[str, Any], chosen: dict[str, set[str]]) -> Circuit:
+    """The circuit as circuitlab wrote it, if the graph around it still says the same."""
+    circuit = Circuit.from_dict(data)
+    nodes = {_name(node) for node in circuit.nodes}
+    edges = {name for edge in circuit.edges or () for name in _edge_names(edge, circuit.universe)}
+    if changed := sorted((nodes ^ chosen["nodes"]) | (edges ^ chosen["edges"])):
+        what = f"its graph and its key 'circuitlab' disagree about {', '.join(changed[:5])}, so the file was changed by another tool."
+        raise BadParameterError(what, "Remove the key 'circuitlab' to read the graph itself.")
+    return circuit
 
 
-def _all_ends(nodes: Iterable[Node], edges: Iterable[Edge]) -> list[Node]:
-    return sorted({*nodes, *(end for edge in edges for end in (edge.sender, edge.receiver))})
+def _foreign(shape: dict[str, int], chosen: dict[str, set[str]], universe: Universe | None, file: str) -> Circuit:
+    """A circuit from another tool's names."""
+    kv_heads = shape.get("n_kv_heads", universe.n_kv_heads if universe else shape["n_heads"])
+    space = Universe(shape["n_layers"], shape["n_heads"], kv_heads)
+    readers: dict[Edge, int] = {}
+    for edge in map(_parse_edge, sorted(chosen["edges"])):
+        shared = _shared(edge, space)
+        readers[shared] = readers.get(shared, 0) + 1
+    whole = space.n_heads // space.n_kv_heads
+    partial = sum(isinstance(edge.receiver, KVHead) and count < whole for edge, count in readers.items())
+    rule = f"read from {file}" + (f"; widened from part of a group to its key/value head: {partial} edges" if partial else "")
+    return Circuit(frozenset(map(_parse, chosen["nodes"])), space, frozenset(readers) or None, rule)
+
+
+def _shared(edge: Edge, universe: Universe) -> Edge:
+    """The edge with keys and values at the key/value head."""
+    if isinstance(edge.receiver, Head) and edge.port in {"k", "v"} and edge.receiver in universe:
+        return Edge(edge.sender, universe.kv_head_of(edge.receiver), edge.port)
+    return edge
+
+
+def _scored(scores: EdgeScores, universe: Universe) -> dict[str, dict[str, Any]]:
+    """Every edge of a model outside the graph, with its mean score."""
+    layout = scores.layout
+    space = Universe(layout.n_layers, layout.n_heads, layout.n_kv_heads)
+    if space != universe:
+        what = f"A circuit of {universe} cannot carry edge scores of {space}."
+        raise IncompatibleError(what, "Give the scores of the model that the circuit belongs to.")
+    means = zip(layout.edges(), scores.mean()[layout.places].tolist(), strict=True)
+    return {name: {"in_graph": False, "score": mean} for edge, mean in means for name in _edge_names(edge, universe)}
 
 
 def _name(node: Node) -> str:
     return "input" if isinstance(node, Embed) else str(node)
 
 
-def _edge_name(edge: Edge) -> str:
-    return f"{_name(edge.sender)}->{_name(edge.receiver)}" + (f"<{edge.port}>" if edge.port else "")
+def _edge_names(edge: Edge, universe: Universe) -> Iterable[str]:
+    """What the edge is called: one name, or one for each query head of a shared key/value head."""
+    ends: list[Node] = [edge.receiver]
+    if isinstance(edge.receiver, KVHead):
+        ends = [head for head in universe.heads() if universe.kv_head_of(head) == edge.receiver]
+    return [f"{_name(edge.sender)}->{_name(end)}" + (f"<{edge.port}>" if edge.port else "") for end in ends]
 
 
 def _parse(name: str) -> Node:

@@ -14,7 +14,7 @@ from circuitlab.scores.parts import PARTS
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "ranked", "top_heads", "top_mask"]
+__all__ = ["Cumulative", "Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "p_values", "ranked", "top_heads", "top_mask"]
 
 Ranking: TypeAlias = Literal["absolute", "positive", "negative"]
 _RANKINGS = ("absolute", "positive", "negative")
@@ -143,6 +143,46 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class Cumulative:
+    """The smallest set of nodes whose absolute mean scores reach a share of the sum over all nodes of the part.
+
+    Parameters
+    ----------
+    share : float
+        Share of the summed magnitude to reach, in (0, 1]; 1 takes every node that adds to the sum.
+    part : str
+        Which part of the scores.
+    mark : str, optional
+        Which mark, where scores are resolved by mark.
+
+    Notes
+    -----
+    The sum runs over magnitudes of mean effects, not over the clean-corrupt gap: it says how concentrated the scores are and not how
+    much of the behaviour the nodes explain (see faithfulness for that). Noise in many small scores makes the set larger.
+    """
+
+    share: float = 0.9
+    part: str = "heads"
+    mark: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            what = f"Cumulative(share={self.share}) is no share of the summed effect."
+            raise BadParameterError(what, "Use a share above 0 and at most 1, such as 0.9.")
+
+    def __call__(self, scores: HeadScores) -> Circuit:
+        """The circuit of the fewest nodes that reach the share; empty where every mean is 0."""
+        mean = mean_of(scores, self.part, self.mark)
+        size = np.abs(mean).ravel().astype(float)
+        reached = np.cumsum(np.sort(size)[::-1])
+        # A whisker below the share, so that rounding of the sum never asks for one node more.
+        k = int(np.searchsorted(reached, self.share * reached[-1] * (1 - 1e-12))) + 1 if reached[-1] > 0 else 0
+        mask = top_mask(size, k).reshape(mean.shape)
+        title = PARTS[self.part].title
+        return _circuit(scores, self, mask, f"fewest {title} with {self.share:g} of the summed absolute mean score")
+
+
+@dataclass(frozen=True)
 class Significant:
     """Nodes whose mean differs from 0 with the false-discovery rate held at ``rate`` over the whole part.
 
@@ -177,15 +217,33 @@ class Significant:
         if len(values) <= 1:
             what = "One pair cannot show that an effect is significant."
             raise BadParameterError(what, "Score more pairs.")
-        mean, spread = np.abs(values.mean(axis=0)), values.std(axis=0, ddof=1)
-        # No spread: a dead head (mean 0) shows nothing, any other constant is certain.
-        t = np.divide(mean, spread / np.sqrt(len(values)), out=np.where(mean > 0, np.inf, 0.0), where=np.ptp(values, axis=0) > 0)
-        p = 2 * stats.t.sf(t, len(values) - 1)
+        p = p_values(values)
         mask = stats.false_discovery_control(p.ravel()).reshape(p.shape) <= self.rate
         return _circuit(scores, self, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
 
 
-def _circuit(scores: HeadScores, rule: TopK | Threshold | Significant, mask: np.ndarray, words: str) -> Circuit:
+def p_values(values: np.ndarray) -> np.ndarray:
+    """Two-sided p-value of the mean over pairs being 0: one-sample t-tests.
+
+    Parameters
+    ----------
+    values : ndarray, shape (pair, ...)
+        At least two pairs.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        1 where every value is 0, 0 where every value is the same other number.
+    """
+    from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
+
+    mean, spread = np.abs(values.mean(axis=0)), values.std(axis=0, ddof=1)
+    # No spread: a dead head (mean 0) shows nothing, any other constant is certain.
+    t = np.divide(mean, spread / np.sqrt(len(values)), out=np.where(mean > 0, np.inf, 0.0), where=np.ptp(values, axis=0) > 0)
+    return np.asarray(2 * stats.t.sf(t, len(values) - 1))
+
+
+def _circuit(scores: HeadScores, rule: TopK | Threshold | Cumulative | Significant, mask: np.ndarray, words: str) -> Circuit:
     nodes = frozenset(PARTS[rule.part].node(*map(int, index)) for index in np.argwhere(mask))
     flag = scores.provenance.fitness
     ready = flag is None or flag.ready

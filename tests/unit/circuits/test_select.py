@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from circuitlab.circuits import Significant, Threshold, TopK
+from circuitlab.circuits import Cumulative, Significant, Threshold, TopK
 from circuitlab.circuits.select import top_mask
 from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
 from circuitlab.nodes import Head
@@ -94,6 +94,40 @@ def test_fraction_of_an_empty_gap_is_refused():
         Threshold(0.5, units="fraction")(HeadScores.build(arrays_, fake_provenance(2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.4, ["a0.h1"]),  # 3 of 7
+        (5 / 7, ["a0.h1", "a1.h0"]),
+        (0.72, ["a0.h0", "a0.h1", "a1.h0"]),
+        (1.0, ["a0.h0", "a0.h1", "a1.h0", "a1.h1", "a1.h2"]),
+    ],
+)
+def test_cumulative_takes_the_fewest_that_reach_the_share(share, expected):
+    assert names(Cumulative(share)(scores_of(MEAN))) == expected
+
+
+@given(arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(-5, 5)), st.floats(0.01, 1))
+def test_cumulative_is_smallest(mean, share):
+    size = np.abs(mean).ravel()
+    chosen = Cumulative(share)(scores_of(mean))
+    taken = [abs(mean[node.layer, node.head]) for node in chosen]
+    assert sum(taken) >= share * size.sum() - 1e-9
+    if taken:
+        assert sum(sorted(taken)[1:]) < share * size.sum() and min(taken) > 0
+    else:
+        assert size.sum() == 0
+
+
+def test_cumulative_says_what_it_took_and_refuses_no_share():
+    circuit = Cumulative(0.9)(scores_of(MEAN, ready=False))
+    assert circuit.rule == "fewest attention heads with 0.9 of the summed absolute mean score"
+    assert not circuit.ready
+    for share in (0, 1.1):
+        with pytest.raises(BadParameterError, match="share of the summed effect"):
+            Cumulative(share)
+
+
 def test_significant_finds_sure_heads_and_leaves_dead_ones():
     values = np.random.default_rng(0).normal(size=(32, 3, 4))
     values[:, 1, 1] += 4.0
@@ -124,12 +158,12 @@ def test_significance_needs_two_pairs_and_a_rate():
         Significant(rate=5)
 
 
-@pytest.mark.parametrize("rule", [TopK, Threshold, Significant])
+@pytest.mark.parametrize("rule", [TopK, Threshold, Cumulative, Significant])
 def test_scores_resolved_by_mark_need_one_named(rule):
     heads = np.stack([MEAN, -2 * MEAN[::-1]])[None].repeat(4, 0) + np.linspace(0, 0.1, 4).reshape(-1, 1, 1, 1)
     per_pair = dict.fromkeys(("total", "clean", "corrupt"), np.ones(4))
     scores = HeadScores.build({"heads": heads, **per_pair}, fake_provenance(2, 3), marks=["S2", "END"])
-    parameters = {TopK: {"k": 1}, Threshold: {"value": 2.9}, Significant: {"rate": 1e-3}}[rule]
+    parameters = {TopK: {"k": 1}, Threshold: {"value": 2.9}, Cumulative: {"share": 0.3}, Significant: {"rate": 1e-3}}[rule]
     with pytest.raises(BadParameterError, match="resolved by mark"):
         rule(**parameters)(scores)
     circuit = rule(**parameters, mark="S2")(scores)

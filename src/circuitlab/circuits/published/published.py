@@ -1,0 +1,126 @@
+"""Reads the published circuits that lie beside this module."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from circuitlab.circuits.circuit import Circuit
+from circuitlab.errors import UnknownNameError
+from circuitlab.nodes import Node, Universe, parse_node
+
+__all__ = ["PublishedCircuit", "list_published", "published_circuit"]
+
+_FOLDER = Path(__file__).parent
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of one file."""
+
+    title: str
+    task: str
+    model: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    cite: tuple[str, ...]
+    source: str
+    uncertain: str = ""
+    classes: dict[str, tuple[str, ...]]
+    positions: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class PublishedCircuit:
+    """A circuit as a paper, or the code beside it, gives it.
+
+    Parameters
+    ----------
+    name : str
+        For `published_circuit`.
+    title : str
+        What it is, in one line.
+    task, model : str
+        What the model was asked to do, and which model.
+    circuit : Circuit
+        Its nodes, all classes together.
+    classes : mapping of str to tuple of Node
+        Nodes by role, in the order of the source; one class ``"unlabelled"`` where the source names no roles.
+    positions : mapping of str to str
+        Token position at which a class acts, where the source says so: ``END``, ``S2``, ``S1+1``.
+    cite : tuple of str
+        Keys of `circuitlab.citations`.
+    source : str
+        Where exactly the list stands.
+    uncertain : str
+        What is not sure about the list; empty where it was read in the paper or its code without contradiction.
+    """
+
+    name: str
+    title: str
+    task: str
+    model: str
+    circuit: Circuit
+    classes: Mapping[str, tuple[Node, ...]]
+    positions: Mapping[str, str]
+    cite: tuple[str, ...]
+    source: str
+    uncertain: str
+
+    def of_class(self, name: str) -> Circuit:
+        """The circuit of one class alone.
+
+        Raises
+        ------
+        UnknownNameError
+            If it has no class of this name; the near one is suggested.
+        """
+        if name not in self.classes:
+            raise UnknownNameError("class", name, self.classes)
+        return Circuit(frozenset(self.classes[name]), self.circuit.universe, rule=f"published: {self.name}, class {name}")
+
+
+def list_published() -> list[str]:
+    """Names of every published circuit."""
+    return sorted(file.stem for file in _FOLDER.glob("*.toml"))
+
+
+def published_circuit(name: str) -> PublishedCircuit:
+    """A published circuit by name, for example ``"ioi_gpt2_small"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of this name; the near one is suggested.
+
+    Examples
+    --------
+    >>> ioi = published_circuit("ioi_gpt2_small")
+    >>> len(ioi.circuit), [str(head) for head in ioi.classes["name mover"]]
+    (26, ['a9.h9', 'a10.h0', 'a9.h6'])
+    """
+    if name not in list_published():
+        raise UnknownNameError("published circuit", name, list_published())
+    found = msgspec.convert(tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8")), _File)
+    classes = {label: tuple(map(parse_node, nodes)) for label, nodes in found.classes.items()}
+    circuit = Circuit(
+        frozenset(node for nodes in classes.values() for node in nodes),
+        Universe(found.n_layers, found.n_heads, found.n_kv_heads),
+        rule=f"published: {name}",
+    )
+    return PublishedCircuit(
+        name=name,
+        title=found.title,
+        task=found.task,
+        model=found.model,
+        circuit=circuit,
+        classes=classes,
+        positions=found.positions,
+        cite=found.cite,
+        source=found.source,
+        uncertain=found.uncertain,
+    )
