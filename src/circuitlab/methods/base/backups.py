@@ -1,0 +1,263 @@
+"""Backups: heads that stand in for each other, found by knocking out pairs of heads together.
+
+Where either of two heads is enough (an OR), knocking out one changes nothing, and every method that acts on one node at a time scores
+both near 0. Knocking out both does change something: the joint effect exceeds the sum of the single ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitlab.circuits.select import p_values
+from circuitlab.errors import BadParameterError
+from circuitlab.methods.base.contract import step
+from circuitlab.methods.base.reference import with_reference
+from circuitlab.methods.base.sweeps import EngineName, like_pairs, pairs_together, require_engine, sweeps_on, unedited_together
+from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.nodes import Head, Node, Universe
+from circuitlab.scores.intervals import Interval, mean_interval
+
+if TYPE_CHECKING:
+    from circuitlab.methods.base.sweeps import Run, Sweeps
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["BackupFinder", "BackupGroup", "BackupPair", "Backups"]
+
+_ROUNDING = 1e-5
+"""Of the largest metric: what float32 leaves of an excess that is exactly 0, with room for three effects that are added."""
+
+_TOGETHER = 512
+"""Knock-outs that one sweep carries; more would only cost memory."""
+
+
+@dataclass(frozen=True)
+class BackupPair:
+    """Two heads knocked out together.
+
+    Parameters
+    ----------
+    heads : (Head, Head)
+        In forward order.
+    effect : Interval
+        Of both together: ``metric(clean) - metric(both knocked out)``, mean and interval over pairs, in metric units.
+    excess : Interval
+        What that exceeds the sum of the single effects by.
+    q : float
+        P-value of the excess being 0, corrected for all pairs of heads that were tested (Benjamini and Hochberg).
+    """
+
+    heads: tuple[Head, Head]
+    effect: Interval
+    excess: Interval
+    q: float
+
+
+@dataclass(frozen=True)
+class BackupGroup:
+    """Heads that stand in for each other: a connected set of super-additive pairs.
+
+    Parameters
+    ----------
+    heads : tuple of Head
+        In forward order.
+    pairs : tuple of BackupPair
+        The super-additive pairs that connect them, strongest excess first. Not every two heads of a larger group need be one.
+    effect, excess : Interval
+        Of all its heads knocked out together, as in `BackupPair`.
+    """
+
+    heads: tuple[Head, ...]
+    pairs: tuple[BackupPair, ...]
+    effect: Interval
+    excess: Interval
+
+
+@dataclass(frozen=True)
+class Backups:
+    """What a search found.
+
+    Parameters
+    ----------
+    groups : tuple of BackupGroup
+        Largest excess first.
+    pairs : tuple of BackupPair
+        Every pair of heads that was tested, largest mean excess first.
+    single : mapping of Head to Interval
+        Effect of each head knocked out alone.
+    runs : int
+        Edited runs: heads, pairs and larger groups, times prompt pairs.
+    """
+
+    groups: tuple[BackupGroup, ...]
+    pairs: tuple[BackupPair, ...]
+    single: Mapping[Head, Interval]
+    runs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: ``{"groups": [{"heads", "effect", "excess"}], "tested", "runs"}``; intervals are ``{"mean", "low", "high"}``."""
+        groups = [
+            {"heads": [str(head) for head in group.heads], "effect": group.effect.as_dict(), "excess": group.excess.as_dict()}
+            for group in self.groups
+        ]
+        return {"groups": groups, "tested": len(self.pairs), "runs": self.runs}
+
+
+@dataclass(frozen=True)
+class BackupFinder:
+    """Looks for heads that back each other up, starting from the heads of a circuit.
+
+    Every head is knocked out alone and every candidate pair together: on the clean prompt its output at all positions is replaced by that
+    of the corrupt prompt (noising), and everything downstream is recomputed. A pair whose joint effect exceeds the sum of its single
+    effects is super-additive; connected super-additive pairs are a group.
+
+    Parameters
+    ----------
+    others : tuple of Head, optional
+        With which heads each seed is paired, besides the other seeds; every head of the seed's layer and of later ones otherwise, since
+        a backup acts after what it replaces, or beside it.
+    rate : float
+        False-discovery rate over all pairs tested (Benjamini and Hochberg, two-sided t-tests over prompt pairs). Intervals have
+        confidence ``1 - rate``, and that of the excess of every pair found excludes 0.
+    max_pairs : int
+        Refuse searches with more pairs of heads than this, instead of running for hours.
+    engine : {"exact", "hooks"}
+        As in activation patching.
+
+    Notes
+    -----
+    Cost: (heads + pairs of heads) x prompt pairs edited runs, each only from its earlier head's layer and the first differing token on;
+    20 seeds in a model of 270 heads are up to 5,400 pairs of heads. Only positive excess is looked for: a negative one says that both
+    heads are needed for the same thing (an AND), or share a bounded effect. Pairs see backups of two: three heads of which any one is
+    enough are super-additive in no pair. Seeds from noising cannot hold a perfect OR pair, for neither head has an effect alone; take
+    them from denoising, where each restores the behaviour alone, or from the direct effect on the logits. A saturating metric (a
+    probability near 1) makes unrelated heads look like backups; use a logit difference.
+
+    References
+    ----------
+    Wang et al. (2022), arXiv:2211.00593, for backup name movers.
+    """
+
+    others: tuple[Head, ...] | None = None
+    rate: float = 0.05
+    max_pairs: int = 5000
+    engine: EngineName = "exact"
+
+    def __post_init__(self) -> None:
+        require_engine(self.engine)
+        if not 0 < self.rate < 1:
+            what = f"rate={self.rate} is no false-discovery rate."
+            raise BadParameterError(what, "Use a rate between 0 and 1, such as 0.05.")
+
+    def pairs(self, seeds: Iterable[Node], universe: Universe) -> list[tuple[Head, Head]]:
+        """The pairs of heads that a search from these seeds tests, in forward order; nodes that are no query heads are passed over.
+
+        Raises
+        ------
+        BadParameterError
+            If a head lies outside the model, no pair is left, or there are more than ``max_pairs``.
+        """
+        given = [node for node in seeds if isinstance(node, Head)]
+        if outside := [head for head in (*given, *(self.others or ())) if head not in universe]:
+            what = f"{', '.join(map(str, outside[:5]))} lie outside {universe}."
+            raise BadParameterError(what, "Count layers and heads from 0.")
+        found = set()
+        for seed in given:
+            later = [head for head in universe.heads() if head.layer >= seed.layer] if self.others is None else self.others
+            found |= {(min(seed, head), max(seed, head)) for head in (*given, *later) if head != seed}
+        if not 0 < len(found) <= self.max_pairs:
+            what = f"{len(given)} seeds make {len(found)} pairs of heads; a search takes 1 to {self.max_pairs}."
+            raise BadParameterError(what, "Give heads of a circuit as seeds, fewer where there are too many, or set others or max_pairs.")
+        return sorted(found)
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric, seeds: Iterable[Node]) -> Backups:
+        """Search from the heads of a circuit (or any nodes).
+
+        Raises
+        ------
+        BadParameterError
+            If there are fewer than two prompt pairs; see also `pairs`.
+        """
+        if batch.n_pairs <= 1:
+            what = "One prompt pair cannot show that an excess is more than chance."
+            raise BadParameterError(what, "Give at least two, better 16 or more.")
+        pairs = self.pairs(seeds, Universe(model.spec.n_layers, model.spec.n_heads, model.spec.n_kv_heads))
+        heads = sorted({head for pair in pairs for head in pair})
+        place = {head: i for i, head in enumerate(heads)}
+        batch, sweeps = with_reference(model, metric, batch), sweeps_on(model, metric, self.engine)
+        effects, rounding = _effects(sweeps, batch, [*((head,) for head in heads), *pairs], report=True)
+        alone, joint = effects[:, : len(heads)], effects[:, len(heads) :]
+        tested = self._tested(pairs, joint, joint - alone[:, [[place[head] for head in pair] for pair in pairs]].sum(-1), rounding)
+        found = [pair for pair in tested if pair.q <= self.rate and float(pair.excess.mean) > rounding]
+        members = _components([pair.heads for pair in found])
+        whole, _ = _effects(sweeps, batch, members, report=False)
+        singles = np.reshape([alone[:, [place[head] for head in group]].sum(-1) for group in members], (-1, batch.n_pairs)).T
+        inside = [tuple(pair for pair in found if pair.heads[0] in group) for group in members]
+        groups = list(map(BackupGroup, members, inside, self._intervals(whole), self._intervals(whole - singles)))
+        return Backups(
+            groups=tuple(sorted(groups, key=lambda group: -float(group.excess.mean))),
+            pairs=tuple(tested),
+            single=dict(zip(heads, self._intervals(alone), strict=True)),
+            runs=(len(heads) + len(pairs) + len(members)) * batch.n_pairs,
+        )
+
+    def _tested(self, pairs: Sequence[tuple[Head, Head]], joint: np.ndarray, excess: np.ndarray, rounding: float) -> list[BackupPair]:
+        """Every pair with its intervals, largest mean excess first; arrays have shape (pair, two heads)."""
+        from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
+
+        # Rounding spreads as little as it weighs, and would pass for a sure effect.
+        p = p_values(np.where(np.abs(excess).max(axis=0) > rounding, excess, 0.0))
+        q = stats.false_discovery_control(p).tolist()
+        tested = list(map(BackupPair, pairs, self._intervals(joint), self._intervals(excess), q))
+        return sorted(tested, key=lambda pair: -float(pair.excess.mean))
+
+    def _intervals(self, values: np.ndarray) -> list[Interval]:
+        """One interval for each column of (pair, column)."""
+        if not values.shape[1]:
+            return []
+        return [Interval(*limits) for limits in np.stack(list(mean_interval(values, confidence=1 - self.rate)), axis=-1)]
+
+
+def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head, ...]], *, report: bool) -> tuple[np.ndarray, float]:
+    """``metric(clean) - metric(heads knocked out)``, (pair, set of heads), and what counts as rounding, in metric units."""
+    effects, largest, done = np.zeros((batch.n_pairs, len(targets))), 0.0, 0
+    for rows in like_pairs(batch, unedited_together(batch), alike=False) if targets else ():
+        few = batch.select(rows)
+        clean, corrupt = sweeps.start(few, [Site.Z])
+        largest = max(largest, float(np.abs([clean.metric, corrupt.metric]).max()))
+        for chunk in like_pairs(few, pairs_together(few, min(len(targets), _TOGETHER))):
+            together = few.select(chunk)
+            first = int(together.first_difference().min())
+            if first <= int(together.end.max()):
+                found = _knocked_out(clean.select(chunk), corrupt.select(chunk), targets, first)
+                effects[[rows[i] for i in chunk]] = found
+        done += len(rows)
+        if report:
+            step(done, batch.n_pairs)
+    return effects, _ROUNDING * max(largest, float(np.abs(effects).max(initial=0.0)))
+
+
+def _knocked_out(run: Run, source: Run, targets: Sequence[tuple[Head, ...]], first: int) -> np.ndarray:
+    """Effect of each set of heads on pairs that go up together, (pair, set of heads)."""
+    z, found = source.site(Site.Z), []
+    for start in range(0, len(targets), _TOGETHER):
+        interventions = [
+            Intervention(tuple(Edit(Site.Z, head.layer, z[:, head.layer, :, head.head], head=head.head) for head in heads), first)
+            for heads in targets[start : start + _TOGETHER]
+        ]
+        found.append((run.metric - run.sweep(interventions)).T)
+    return np.concatenate(found, axis=1)
+
+
+def _components(pairs: Iterable[tuple[Head, Head]]) -> list[tuple[Head, ...]]:
+    """Heads that pairs connect, each set in forward order."""
+    group: dict[Head, set[Head]] = {}
+    for one, other in pairs:
+        joined = group.get(one, {one}) | group.get(other, {other})
+        group |= dict.fromkeys(joined, joined)
+    return sorted({tuple(sorted(members)) for members in group.values()})
