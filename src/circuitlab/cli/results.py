@@ -11,6 +11,7 @@ import typer
 from circuitlab.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores, NodeScore
     from circuitlab.study.score import Scored
 
@@ -28,6 +29,10 @@ _METRIC = typer.Option(None, "--metric", help="The task's own otherwise.")
 _PARAM = typer.Option([], "--param", help="Parameter of the method, name=value (JSON or text); repeatable.")
 _STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
 _TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads.")
+_EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit with everything else ablated, or only list it.")
+_ABLATION = typer.Option("resample", "--ablation", help="What everything else is given: resample, zero, mean or mean_by_mark.")
+_UNIVERSE = typer.Option(None, "--universe", help="What is ablated outside the circuit: heads (MLPs are kept) or heads+mlps.")
+_RANDOM = typer.Option(100, "--random", min=0, help="Random circuits of the same size.")
 
 
 @methods_app.command("list")
@@ -70,7 +75,7 @@ def score(
     as_json: bool = _JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs."""
-    (scored,) = _scored([task], _Request(model, method, pairs, variant, seed, metric, param, store)).values()
+    (scored,), _ = _scored([task], _Request(model, method, pairs, variant, seed, metric, param, store))
     if as_json:
         print_json(score_document(scored))
         return
@@ -88,19 +93,27 @@ def circuit(
     param: list[str] = _PARAM,
     store: Path = _STORE,
     top: int = _TOP,
+    evaluate: bool = _EVALUATE,
+    ablation: str = _ABLATION,
+    universe: str = _UNIVERSE,
+    random: int = _RANDOM,
     as_json: bool = _JSON,
 ) -> None:
-    """Pick a task's circuit: the heads with the largest mean score. It is listed here, not yet evaluated."""
+    """Pick a task's circuit, the heads with the largest mean score, and evaluate it on fresh prompts with everything else ablated."""
     from circuitlab.circuits import TopK  # noqa: PLC0415
+    from circuitlab.cli import circuit as evaluation  # noqa: PLC0415
 
-    (scored,) = _scored([task], _Request(model, method, pairs, variant, seed, metric, param, store)).values()
+    settings = evaluation.evaluation_settings(ablation, universe, random) if evaluate else None
+    (scored,), loaded = _scored([task], _Request(model, method, pairs, variant, seed, metric, param, store))
     found = TopK(top)(scored.scores)
-    unmeasured = dict.fromkeys(("faithfulness", "completeness", "minimality", "cpr", "cmd", "conventions", "random"))
+    measured = evaluation.NOT_EVALUATED if settings is None else evaluation.evaluated(settings, loaded, scored, found, task)
     if as_json:
-        print_json(found.to_dict() | unmeasured | {"evaluated": False})
+        print_json(found.to_dict() | measured | {"evaluated": evaluate})
         return
-    print_text(f"{found.rule} on {task} ({scored.scores.provenance.model.name}); not evaluated: faithfulness is not measured yet.")
-    print_text(" ".join(map(str, found)))
+    print_text(f"{found.rule} on {task} ({scored.scores.provenance.model.name})" + ("" if evaluate else "; not evaluated."))
+    print_text(" ".join(map(str, found)) + "\n" * evaluate)
+    if evaluate:
+        evaluation.print_evaluation(measured)
     _warn_if_unfit(scored.scores)
 
 
@@ -124,8 +137,9 @@ def compare(
     if len(set(tasks)) < 2:  # noqa: PLR2004
         what = f"Comparing needs two different tasks; got {', '.join(tasks)}."
         raise BadParameterError(what, "Name another task.")
-    scored = _scored(list(dict.fromkeys(tasks)), _Request(model, method, pairs, None, seed, metric, param, store))
-    table = compare_tasks({name: one.scores for name, one in scored.items()}, TopK(top))
+    names = list(dict.fromkeys(tasks))
+    scored, _ = _scored(names, _Request(model, method, pairs, None, seed, metric, param, store))
+    table = compare_tasks({name: one.scores for name, one in zip(names, scored, strict=True)}, TopK(top))
     if as_json:
         print_json(table.to_dict())
         return
@@ -135,7 +149,7 @@ def compare(
         spread = f"{row.jaccard['mean']:.2f} [{row.jaccard['low']:.2f}, {row.jaccard['high']:.2f}]"
         rows.append([f"{row.task_a} ~ {row.task_b}", spread, f"{row.null_mean:.2f}", f"{row.q:.3g}", f"{row.spearman['mean']:.2f}"])
     print_table(["tasks", "Jaccard", "by chance", "q", "Spearman"], rows)
-    for one in scored.values():
+    for one in scored:
         _warn_if_unfit(one.scores)
 
 
@@ -185,8 +199,8 @@ def _entry(node: NodeScore, mark: str | None) -> dict[str, Any]:
     return entry if mark is None else entry | {"mark": mark}
 
 
-def _scored(tasks: list[str], request: _Request) -> dict[str, Scored]:
-    """Score tasks; every name is checked, and one pair of every task made, before the model is loaded."""
+def _scored(tasks: list[str], request: _Request) -> tuple[list[Scored], Model]:
+    """Score tasks, in order, and give the model; every name is checked, and a pair of every task made, before the model is loaded."""
     from circuitlab.methods import get_method  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
     from circuitlab.store import RunStore  # noqa: PLC0415
@@ -202,10 +216,10 @@ def _scored(tasks: list[str], request: _Request) -> dict[str, Scored]:
     from circuitlab.study.score import score_task  # noqa: PLC0415
 
     model, store = load_model(request.model), RunStore(request.store)
-    found = {}
+    found = []
     for task in tasks:
         with CellProgress(f"{task} x {method.name}"):
-            found[task] = score_task(
+            one = score_task(
                 model,
                 task,
                 method,
@@ -215,7 +229,8 @@ def _scored(tasks: list[str], request: _Request) -> dict[str, Scored]:
                 metric=request.metric,
                 store=store,
             )
-    return found
+        found.append(one)
+    return found, model
 
 
 def _params(given: list[str]) -> dict[str, Any]:

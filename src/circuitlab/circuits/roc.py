@@ -1,0 +1,117 @@
+"""How well scores tell the nodes of a given circuit from the others: ROC curve and its area. numpy and scipy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.circuits.select import Ranking, mean_of, ranked
+from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.scores.parts import PARTS
+
+if TYPE_CHECKING:
+    from circuitlab.circuits.circuit import Circuit
+    from circuitlab.scores.edge_scores import EdgeScores
+    from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["RocCurve", "roc_against", "roc_of_edges", "roc_of_values"]
+
+
+@dataclass(frozen=True, eq=False)
+class RocCurve:
+    """True- and false-positive rates as the threshold falls.
+
+    Parameters
+    ----------
+    false_positive, true_positive : ndarray, shape (threshold + 1,)
+        Rates, from (0, 0) to (1, 1); equal values share one threshold.
+    thresholds : ndarray, shape (threshold,)
+        The values at which elements enter, falling.
+    auroc : float
+        Area under the curve: the chance that an element of the circuit ranks above another one, ties counted half.
+    n_in, n_out : int
+        Elements in the circuit and outside.
+    """
+
+    false_positive: np.ndarray
+    true_positive: np.ndarray
+    thresholds: np.ndarray
+    auroc: float
+    n_in: int
+    n_out: int
+
+
+def roc_of_values(values: np.ndarray, truth: np.ndarray) -> RocCurve:
+    """ROC of values that should be larger where ``truth`` holds; both (element,).
+
+    Raises
+    ------
+    BadParameterError
+        If the shapes differ, or the truth holds everything or nothing, so that there is nothing to tell apart.
+    """
+    values, truth = np.asarray(values, dtype=np.float64).ravel(), np.asarray(truth, dtype=bool).ravel()
+    n_in = int(truth.sum())
+    n_out = truth.size - n_in
+    if values.shape != truth.shape or not n_in or not n_out:
+        what = f"A ROC of {values.size} values against {truth.size} labels, {n_in} of them true, does not exist."
+        raise BadParameterError(what, "Give a circuit that holds some of the scored elements and not all.")
+    thresholds = np.unique(values)[::-1]
+    reached = values[None] >= thresholds[:, None]
+    true_positive = np.concatenate([[0.0], (reached & truth).sum(1) / n_in])
+    false_positive = np.concatenate([[0.0], (reached & ~truth).sum(1) / n_out])
+    area = float(np.trapezoid(true_positive, false_positive))
+    return RocCurve(false_positive, true_positive, thresholds, area, n_in, n_out)
+
+
+def roc_against(
+    scores: HeadScores,
+    circuit: Circuit,
+    *,
+    part: str = "heads",
+    by: Ranking = "absolute",
+    mark: str | None = None,
+) -> RocCurve:
+    """ROC of the mean scores of one part against a given circuit, such as a published one.
+
+    Parameters
+    ----------
+    scores : HeadScores
+    circuit : Circuit
+        The truth; its nodes of other parts are left out.
+    part, by, mark
+        Which scores, and what counts as high: magnitude, most helpful or most harmful.
+
+    Raises
+    ------
+    IncompatibleError
+        If the circuit belongs to a model of another shape.
+
+    References
+    ----------
+    Conmy et al. (2023), Towards Automated Circuit Discovery for Mechanistic Interpretability, arXiv:2304.14997.
+    """
+    if scores.universe != circuit.universe:
+        what = f"Scores of {scores.universe} cannot be held against a circuit of {circuit.universe}."
+        raise IncompatibleError(what, "Use the circuit of the scored model.")
+    mean = mean_of(scores, part, mark)
+    truth = [PARTS[part].node(*map(int, index)) in circuit.nodes for index in np.ndindex(mean.shape)]
+    return roc_of_values(ranked(mean, by), np.array(truth))
+
+
+def roc_of_edges(scores: EdgeScores, circuit: Circuit, *, by: Ranking = "absolute") -> RocCurve:
+    """ROC of mean edge scores against the edges of a given circuit, over all edges that exist.
+
+    Raises
+    ------
+    BadParameterError
+        If the circuit has no edges.
+    """
+    if circuit.edges is None:
+        what = "The circuit is one of nodes alone."
+        raise BadParameterError(what, "Give a circuit with edges, or use roc_against on node scores.")
+    truth = np.zeros(scores.layout.shape, dtype=bool)
+    for edge in circuit.edges:
+        truth[scores.layout.index(edge)] = True
+    return roc_of_values(ranked(scores.mean()[scores.layout.places], by), truth[scores.layout.places])

@@ -1,0 +1,141 @@
+"""The forward pass of circuits of edges: one residual stream for every input, many circuits at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from circuitlab.errors import ModelError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from circuitlab.methods.base.edge_runs import EdgeRuns
+    from circuitlab.model.decoder import Block, Linear
+    from circuitlab.scores.edge_layout import EdgeLayout
+
+__all__ = ["AblatedWrites", "forward", "head_shares"]
+
+
+def head_shares(block: Block, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows head d_model"]:
+    """What each head adds to the residual stream, at the post-norm's scale in this run where there is one; biases left out."""
+    writes = block.head_writes(z)
+    if block.post_attn is None:
+        return writes
+    if block.o.bias is not None:
+        what = "This model has a bias and a norm after attention, so that the bias has no share of its own in the residual stream."
+        raise ModelError(what, "Evaluate a circuit of nodes instead.")
+    norm = block.post_attn
+    centred = writes - writes.mean(-1, keepdim=True) if norm.kind == "layer" else writes
+    return centred / norm.scale(writes.sum(-2, keepdim=True)) * norm.gain.to(writes.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class AblatedWrites:
+    """What every sender writes along ablated edges, and the residual streams that these writes make.
+
+    Parameters
+    ----------
+    embed : Tensor, shape (pair, pos, d_model)
+    heads : list of Tensor, shape (pair, pos, head, d_model)
+    mlps : list of Tensor, shape (pair, pos, d_model)
+    pre, mid : list of Tensor, shape (pair, pos, d_model)
+        The sum of all writes before attention and before the MLP of each layer, biases of attention included; ``pre`` holds one more, the
+        stream that leaves the last layer.
+    """
+
+    embed: Float[Tensor, "pair pos d_model"]
+    heads: list[Float[Tensor, "pair pos head d_model"]]
+    mlps: list[Float[Tensor, "pair pos d_model"]]
+    pre: list[Float[Tensor, "pair pos d_model"]]
+    mid: list[Float[Tensor, "pair pos d_model"]]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], embed: Tensor, z: Sequence[Tensor], mlps: Sequence[Tensor]) -> AblatedWrites:
+        """From the ablated embedding, z (pair, pos, head, d_head) and MLP output of every layer."""
+        heads = [head_shares(block, one) for block, one in zip(blocks, z, strict=True)]
+        pre, mid = [embed], []
+        for block, share, mlp in zip(blocks, heads, mlps, strict=True):
+            # A constant of the layer, not a write of any head: it belongs to every circuit.
+            bias = block.o.bias if block.post_attn is None else block.post_attn.bias
+            mid.append(pre[-1] + share.sum(-2) + (0.0 if bias is None else bias.to(share.dtype)))
+            pre.append(mid[-1] + mlp)
+        return cls(embed, heads, list(mlps), pre, mid)
+
+
+@torch.no_grad()
+def forward(
+    runs: EdgeRuns,
+    layout: EdgeLayout,
+    ablated: AblatedWrites,
+    embed: Float[Tensor, "pair pos d_model"],
+    circuits: Float[Tensor, "circuit sender receiver"],
+) -> Float[Tensor, "circuit pair d_model"]:
+    """The residual stream that the logits read at the answer positions, for every circuit.
+
+    Parameters
+    ----------
+    runs : EdgeRuns
+        Gives the layers, the window of positions and the keys and values before it.
+    layout : EdgeLayout
+    ablated : AblatedWrites
+        On the window.
+    embed : Tensor, shape (pair, pos, d_model)
+        Embedding of the clean prompts on the window.
+    circuits : Tensor, shape (circuit, sender, receiver)
+        1 where an edge is in the circuit, else 0.
+
+    Notes
+    -----
+    A receiver's stream is that of the ablated writes plus, along circuit edges, what each sender writes more in this run than ablated.
+    """
+    count, (pairs, length, width) = len(circuits), embed.shape
+    more = embed.new_zeros(count, layout.shape[0], pairs, length, width)
+    more[:, 0] = embed - ablated.embed
+    ports = layout.n_heads + 2 * layout.n_kv_heads
+    for index, block in enumerate(runs.decoder.blocks):
+        asked = circuits[:, :, layout.inputs(index)]
+        heads = layout.heads(index)
+        streams = ablated.pre[index] + _arriving(asked[:, : heads.start, :ports], more)
+        z = _attend(runs, index, block.norm_attn.apply(streams), layout)
+        more[:, heads] = (head_shares(block, z) - ablated.heads[index]).permute(0, 3, 1, 2, 4)
+        seen = heads.start if block.parallel else heads.stop
+        stream = (ablated.pre if block.parallel else ablated.mid)[index] + _arriving(asked[:, :seen, ports:], more)[:, 0]
+        more[:, layout.mlp(index)] = block.mlp(block.norm_mlp.apply(stream)) - ablated.mlps[index]
+    rows, at = torch.arange(pairs), (runs.batch.end - runs.start).to(embed.device)
+    return ablated.pre[-1][rows, at] + torch.einsum("cs,cspd->cpd", circuits[:, :, -1], more[:, :, rows, at])
+
+
+def _arriving(
+    asked: Float[Tensor, "circuit sender receiver"], more: Float[Tensor, "circuit sender pair pos d_model"]
+) -> Float[Tensor, "circuit receiver pair pos d_model"]:
+    """What reaches each receiver along circuit edges, beyond the ablated writes."""
+    sent = more[:, : asked.shape[1]]
+    return torch.bmm(asked.transpose(1, 2), sent.flatten(2)).unflatten(2, more.shape[2:])
+
+
+def _attend(
+    runs: EdgeRuns, index: int, normed: Float[Tensor, "circuit receiver pair pos d_model"], layout: EdgeLayout
+) -> Float[Tensor, "circuit pair pos head d_head"]:
+    """Attention in which every query head, key head and value head has an input of its own."""
+    block, where, (keys, values) = runs.decoder.blocks[index], runs.where[index], runs.past[index]
+    start = keys.shape[1]
+    stop = start + normed.shape[3]
+    inputs = normed.split([layout.n_heads, layout.n_kv_heads, layout.n_kv_heads], dim=1)
+    q, k, v = (_project(linear, x) for linear, x in zip((block.q, block.k, block.v), inputs, strict=True))
+    angles = None if where.angles is None else (where.angles[0][start:stop], where.angles[1][start:stop])
+    before = [part.expand(len(normed), *part.shape) for part in (keys, values)]
+    scores = block.scores(block.turned_q(q, angles), torch.cat([before[0], block.turned_k(k, angles)], dim=2))
+    pattern = scores.masked_fill(~where.visible[start:stop, :stop], float("-inf")).softmax(-1)
+    return block.mix(pattern, torch.cat([before[1], v], dim=2))
+
+
+def _project(linear: Linear, x: Float[Tensor, "circuit n pair pos d_model"]) -> Float[Tensor, "circuit pair pos n d_head"]:
+    """Each head's own columns of a projection, applied to that head's own input."""
+    heads = x.shape[1]
+    out = torch.einsum("cnptd,dnk->cptnk", x, linear.weight.unflatten(1, (heads, -1)))
+    return out if linear.bias is None else out + linear.bias.unflatten(0, (heads, -1))

@@ -1,0 +1,86 @@
+"""What node- and edge-level evaluation share: circuits as masks over a universe of elements, and the two ends of the scale."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.methods.base.routes import universe_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from circuitlab.circuits.circuit import Circuit
+    from circuitlab.model.protocol import Model
+
+__all__ = ["MaskedRuns", "require_same_shape"]
+
+
+class MaskedRuns(ABC):
+    """Runs circuits of one universe on one batch. A circuit is a mask over `elements`; what is outside it is ablated."""
+
+    @property
+    @abstractmethod
+    def elements(self) -> Sequence[object]:
+        """Nodes or edges that a circuit may hold or leave out, in the order of the masks."""
+
+    @property
+    @abstractmethod
+    def strata(self) -> np.ndarray:
+        """Kind of each element, (element,): random circuits have as many of each kind as the circuit they match."""
+
+    @property
+    @abstractmethod
+    def conventions(self) -> dict[str, str]:
+        """How circuits are run, in words."""
+
+    @abstractmethod
+    def mask_of(self, circuit: Circuit) -> np.ndarray:
+        """The circuit as a mask, (element,)."""
+
+    @abstractmethod
+    def run(self, masks: np.ndarray) -> np.ndarray:
+        """Metric of each circuit, (circuit, pair), every one of them run."""
+
+    def names(self, mask: np.ndarray) -> tuple[str, ...]:
+        """Names of the elements in a mask, (element,)."""
+        return tuple(str(self.elements[i]) for i in np.flatnonzero(mask).tolist())
+
+    @cached_property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Metric of the full model and of the empty circuit, each (pair,)."""
+        n = len(self.elements)
+        full, empty = self.run(np.array([[True] * n, [False] * n]))
+        return full, empty
+
+    def metric_of(self, masks: np.ndarray) -> np.ndarray:
+        """Metric of each circuit, (circuit, pair). Equal circuits are run once; the full and the empty one are exactly `ends`.
+
+        Parameters
+        ----------
+        masks : ndarray of bool, shape (circuit, element)
+        """
+        masks = np.asarray(masks, dtype=bool)
+        if masks.ndim != 2 or masks.shape[1] != len(self.elements):  # noqa: PLR2004 - circuits and elements
+            what = f"Masks of shape {masks.shape} do not fit a universe of {len(self.elements)} elements."
+            raise BadParameterError(what, "Give one row per circuit and one column per element.")
+        full, empty = self.ends
+        out = np.empty((len(masks), len(full)))
+        size = masks.sum(1)
+        out[size == masks.shape[1]], out[size == 0] = full, empty
+        between = np.flatnonzero((size > 0) & (size < masks.shape[1]))
+        if between.size:
+            distinct, which = np.unique(masks[between], axis=0, return_inverse=True)
+            out[between] = self.run(distinct)[which.ravel()]
+        return out
+
+
+def require_same_shape(circuit: Circuit, model: Model) -> None:
+    """Raise `IncompatibleError` unless the circuit belongs to a model of this shape."""
+    if circuit.universe != universe_of(model):
+        what = f"A circuit of {circuit.universe} cannot be run in {model.spec.name}, {universe_of(model)}."
+        raise IncompatibleError(what, "Use the model that the circuit was found in.")
