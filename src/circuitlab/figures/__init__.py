@@ -1,11 +1,30 @@
-"""Pictures of scores: pure functions from scores to plotly figures, each usable on its own in a notebook."""
+"""Pictures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
 
 from circuitlab.figures.bars import top_heads
+from circuitlab.figures.completeness import Removal, completeness_scatter
+from circuitlab.figures.curve import SizeCurve, faithfulness_curve
+from circuitlab.figures.diagram import circuit_diagram
 from circuitlab.figures.fitness import fitness_table
 from circuitlab.figures.heatmap import head_heatmap
 from circuitlab.figures.marks import mark_heatmap
 from circuitlab.figures.overlap import overlap_matrix
 from circuitlab.figures.scatter import scatter_methods
+from circuitlab.figures.scoreboard import scoreboard_table
 from circuitlab.figures.theme import template, themed
 
-__all__ = ["fitness_table", "head_heatmap", "mark_heatmap", "overlap_matrix", "scatter_methods", "template", "themed", "top_heads"]
+__all__ = [
+    "Removal",
+    "SizeCurve",
+    "circuit_diagram",
+    "completeness_scatter",
+    "faithfulness_curve",
+    "fitness_table",
+    "head_heatmap",
+    "mark_heatmap",
+    "overlap_matrix",
+    "scatter_methods",
+    "scoreboard_table",
+    "template",
+    "themed",
+    "top_heads",
+]

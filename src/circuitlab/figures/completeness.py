@@ -1,0 +1,152 @@
+"""Completeness: what removing the same nodes does to the circuit and to the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
+
+__all__ = ["Removal", "completeness_scatter"]
+
+_LOOKS = {
+    "random": ("random subsets", NEUTRAL, "circle", 6),
+    "class": ("classes of heads", HELPS, "circle", 10),
+    "greedy": ("greedy subset", HINDERS, "diamond", 11),
+}
+
+_EDGE = 0.3
+"""Share of the plot at either side in which a name would run out of it."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Nodes K taken out of a circuit C and out of the model M.
+
+    Parameters
+    ----------
+    name : str
+        What K is, for example ``"name movers"``.
+    kind : {"random", "class", "greedy"}
+        How it was chosen.
+    circuit : float
+        Metric of the circuit without K, in metric units.
+    model : float
+        Metric of the whole model without K.
+    """
+
+    name: str
+    kind: str
+    circuit: float
+    model: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in _LOOKS:
+            raise UnknownNameError("kind of removal", self.kind, _LOOKS)
+
+
+def completeness_scatter(
+    removals: Sequence[Removal],
+    *,
+    units: str = "logits",
+    title: str = "",
+    subtitle: str = "",
+    theme: Theme = "light",
+) -> go.Figure:
+    """Metric of the circuit without K against that of the model without K; a complete circuit lies on the diagonal.
+
+    Parameters
+    ----------
+    removals : sequence of Removal
+        One point each.
+    units : str
+        Units of the metric.
+    title, subtitle : str
+        Heading; the subtitle names the removal farthest from the diagonal otherwise.
+    theme : {"light", "dark"}
+        Template.
+
+    Returns
+    -------
+    Figure
+        Both axes have the same range. Above the diagonal the circuit keeps what the model loses without K; below it, parts outside the
+        circuit make up for K in the model. Classes and greedy subsets carry their names.
+
+    Raises
+    ------
+    BadParameterError
+        If there is nothing to draw.
+
+    References
+    ----------
+    Wang et al. (2022), arXiv:2211.00593, section 4.
+    """
+    if not removals:
+        raise BadParameterError("No nodes were removed, so there is no point to draw.", "Give at least one removal.")
+    values = np.array([[one.model, one.circuit] for one in removals], dtype=float)
+    low, high = float(values.min()), float(values.max())
+    pad = 0.08 * (high - low) or 1.0
+    limits = [low - pad, high + pad]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=rounded(limits),
+        y=rounded(limits),
+        mode="lines",
+        line={"color": NEUTRAL, "width": 1, "dash": "dash"},
+        name="complete: both change alike",
+        hoverinfo="skip",
+    )
+    for kind in _LOOKS:
+        if rows := [one for one in removals if one.kind == kind]:
+            figure.add_trace(_points(rows, units, limits))
+    figure.update_xaxes(title_text=f"model without K ({plain(units)})", range=limits, zeroline=False)
+    figure.update_yaxes(title_text=f"circuit without K ({plain(units)})", range=limits, zeroline=False)
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
+    worst = max(removals, key=lambda one: abs(one.circuit - one.model))
+    told = f"{len(removals)} sets K removed · farthest from the diagonal: {worst.name} ({worst.circuit - worst.model:+.2f} {units})"
+    frame = Frame(
+        title or "Is the circuit complete?",
+        subtitle or told,
+        width=440,
+        height=440,
+        margin_left=76,
+        margin_bottom=104,
+    )
+    return finish(figure, frame, theme)
+
+
+def _points(rows: Sequence[Removal], units: str, limits: Sequence[float]) -> go.Scatter:
+    name, colour, symbol, size = _LOOKS[rows[0].kind]
+    named = rows[0].kind != "random"
+    texts = [
+        f"<b>{plain(one.name)}</b><br>circuit without it {one.circuit:+.3g} {plain(units)}"
+        f"<br>model without it {one.model:+.3g} {plain(units)}<br>difference {one.circuit - one.model:+.3g}"
+        for one in rows
+    ]
+    trace = go.Scatter(
+        x=rounded([one.model for one in rows]),
+        y=rounded([one.circuit for one in rows]),
+        mode="markers+text" if named else "markers",
+        marker={"size": size, "color": colour, "symbol": symbol, "opacity": 0.95 if named else 0.45},
+        name=name,
+        hovertext=texts,
+        hoverinfo="text",
+    )
+    if named:
+        # Names stand away from the diagonal, where fewer points lie, and inside the plot.
+        places = [(one.model - limits[0]) / (limits[1] - limits[0]) for one in rows]
+        sides = [_side(one, place) for one, place in zip(rows, places, strict=True)]
+        trace.update(text=[plain(one.name) for one in rows], textposition=sides, textfont={"size": 11})
+    return trace
+
+
+def _side(one: Removal, place: float) -> str:
+    """Where a name stands; ``place`` is how far to the right the point lies, 0 to 1."""
+    if one.circuit >= one.model:
+        return "top right" if place < _EDGE else "top left"
+    return "bottom left" if place > 1 - _EDGE else "bottom right"
