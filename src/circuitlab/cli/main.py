@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import typer
 
-from circuitlab.cli import figures, models, results, study, tasks
+from circuitlab.cli import bench, figures, models, results, study, tasks
 from circuitlab.errors import CircuitlabError
 
 __all__ = ["app", "run"]
@@ -25,6 +25,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(results.methods_app, name="methods")
 app.add_typer(study.app, name="study")
 app.add_typer(figures.app, name="figures")
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(models.doctor)
 app.command("score")(results.score)
 app.command("circuit")(results.circuit)
