@@ -94,6 +94,24 @@ def circuit_diagram(
     for kind in _LOOKS:
         if nodes := [node for node in placed.at if type(node) is kind]:
             figure.add_trace(_nodes(nodes, placed, known))
+    width, height = _axes(figure, placed)
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
+    edges = "" if circuit.edges is None else f" and {len(circuit.edges)} edges"
+    frame = Frame(
+        title or f"Circuit of {len(circuit)} nodes{edges}",
+        subtitle or circuit.rule,
+        width=width,
+        height=height,
+        banner="" if circuit.ready else "near chance: the model cannot do this task, so these nodes and edges describe noise.",
+        shrinks=1.0,
+        margin_left=56,
+        margin_bottom=64,
+    )
+    return finish(figure, frame, theme)
+
+
+def _axes(figure: go.Figure, placed: Placement) -> tuple[int, int]:
+    """Set ranges that hold everything drawn, and return the pixels they take across and up."""
     x = [value for trace in figure.data for value in trace.x if value is not None]
     y = [place[1] for place in placed.at.values()]
     low, high = min(y) - 0.6, max(y) + 0.6
@@ -108,19 +126,7 @@ def circuit_diagram(
         showgrid=False,
         zeroline=False,
     )
-    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
-    edges = "" if circuit.edges is None else f" and {len(circuit.edges)} edges"
-    frame = Frame(
-        title or f"Circuit of {len(circuit)} nodes{edges}",
-        subtitle or circuit.rule,
-        width=round(2 * half * _COLUMN),
-        height=round(_ROW * (high - low)),
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so these nodes and edges describe noise.",
-        shrinks=1.0,
-        margin_left=56,
-        margin_bottom=64,
-    )
-    return finish(figure, frame, theme)
+    return round(2 * half * _COLUMN), round(_ROW * (high - low))
 
 
 def _draw_readers(figure: go.Figure, placed: Placement) -> None:
