@@ -94,7 +94,7 @@ def test_no_knock_out_of_one_head_sees_the_pair(either) -> None:
         assert np.abs(scores.values(part)).max() < 1e-3 * gap
 
 
-@pytest.mark.parametrize("seeds", [[EITHER[0]], [EITHER[1]], [*EITHER, Mlp(0), Head(0, 0)]])
+@pytest.mark.parametrize("seeds", [[EITHER[0]], [EITHER[1]], [*EITHER, Mlp(0), Head(0, 0)], None])
 def test_the_pair_is_found_from_either_of_its_heads(either, seeds) -> None:
     batch = content_batch()
     found = BackupFinder()(either, batch, METRIC, seeds)
@@ -166,7 +166,7 @@ def test_effects_and_excess_equal_those_of_plain_hooks() -> None:
     hf = tiny_hf("llama", seed=3)
     model = load_model(tiny_hf("llama", seed=3))
     batch = tiny_batch(model, 4, unequal=True)
-    found = BackupFinder(rate=0.5)(model, batch, METRIC, [Head(0, 1), Head(1, 2)])
+    found = BackupFinder(rate=0.5, least=0)(model, batch, METRIC, [Head(0, 1), Head(1, 2)])
     clean = by_hooks(hf, batch, ())
     alone = {head: clean - by_hooks(hf, batch, [head]) for head in found.single}
     seen = set()
@@ -194,7 +194,7 @@ def later(seed: Head) -> list[Head]:
 
 def test_groups_are_disjoint_and_their_pairs_are_super_additive() -> None:
     model = load_model(tiny_hf("qwen3", seed=1))
-    found = BackupFinder(rate=0.5)(model, tiny_batch(model, 6), METRIC, [Head(0, 0), Head(1, 1), Head(2, 2)])
+    found = BackupFinder(rate=0.5, least=0)(model, tiny_batch(model, 6), METRIC, [Head(0, 0), Head(1, 1), Head(2, 2)])
     assert max(len(group.heads) for group in found.groups) > 2, "at a rate this wide chance connects some"
     for one, other in itertools.combinations(found.groups, 2):
         assert not set(one.heads) & set(other.heads)
@@ -206,6 +206,20 @@ def test_groups_are_disjoint_and_their_pairs_are_super_additive() -> None:
     assert data["tested"] == len(found.pairs) and data["runs"] == found.runs
     assert data["groups"][0]["heads"] == [str(head) for head in found.groups[0].heads]
     assert set(data["groups"][0]["excess"]) == {"mean", "low", "high"}
+
+
+def test_an_excess_that_is_small_beside_the_gap_makes_no_group() -> None:
+    model = load_model(tiny_hf("qwen3", seed=1))
+    batch = tiny_batch(model, 6)
+    seeds = [Head(0, 0), Head(1, 1), Head(2, 2)]
+    every = BackupFinder(rate=0.5, least=0)(model, batch, METRIC, seeds)
+    gap = np.abs(ActivationPatching()(model, batch, METRIC).dataset["total"].values).mean()
+    sizes = sorted(float(pair.excess.mean) / gap for group in every.groups for pair in group.pairs)
+    assert sizes[0] > 0
+    between = (sizes[-2] + sizes[-1]) / 2
+    strong = BackupFinder(rate=0.5, least=between)(model, batch, METRIC, seeds)
+    assert [pair.excess.mean / gap for group in strong.groups for pair in group.pairs] == pytest.approx(sizes[-1:])
+    assert len(strong.pairs) == len(every.pairs), "all are reported as tested"
 
 
 def test_equal_prompts_have_no_backups() -> None:
@@ -220,6 +234,7 @@ def test_candidates_and_cost_are_stated() -> None:
     space = Universe(3, 4, 2)
     assert len(BackupFinder().pairs([Head(2, 0)], space)) == 3
     assert len(BackupFinder().pairs([Head(0, 0)], space)) == 11
+    assert len(BackupFinder().pairs(None, space)) == 12 * 11 / 2
     assert BackupFinder(others=(Head(0, 1),)).pairs([Head(2, 0), Mlp(1)], space) == [(Head(0, 1), Head(2, 0))]
     with pytest.raises(BadParameterError, match=r"12 seeds make 66 pairs of heads; a search takes 1 to 50\."):
         BackupFinder(max_pairs=50).pairs(space.heads(), space)
@@ -234,5 +249,7 @@ def test_misuse_is_refused(either) -> None:
         BackupFinder()(either, content_batch(1), METRIC, EITHER)
     with pytest.raises(BadParameterError, match="false-discovery rate"):
         BackupFinder(rate=1.5)
+    with pytest.raises(BadParameterError, match="share of the gap"):
+        BackupFinder(least=-0.1)
     with pytest.raises(UnknownNameError, match="engine"):
         BackupFinder(engine="fast")  # type: ignore[arg-type]

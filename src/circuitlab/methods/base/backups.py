@@ -124,6 +124,9 @@ class BackupFinder:
     rate : float
         False-discovery rate over all pairs tested (Benjamini and Hochberg, two-sided t-tests over prompt pairs). Intervals have
         confidence ``1 - rate``, and that of the excess of every pair found excludes 0.
+    least : float
+        By which share of the mean magnitude of the clean-corrupt gap a mean excess must exceed 0. Heads that share a norm interact a little
+        whatever they do, and with enough prompts surely so; 0 asks only that the excess is no rounding.
     max_pairs : int
         Refuse searches with more pairs of heads than this, instead of running for hours.
     engine : {"exact", "hooks"}
@@ -134,8 +137,9 @@ class BackupFinder:
     Cost: (heads + pairs of heads) x prompt pairs edited runs, each only from its earlier head's layer and the first differing token on;
     20 seeds in a model of 270 heads are up to 5,400 pairs of heads. Only positive excess is looked for: a negative one says that both
     heads are needed for the same thing (an AND), or share a bounded effect. Pairs see backups of two: three heads of which any one is
-    enough are super-additive in no pair. Seeds from noising cannot hold a perfect OR pair, for neither head has an effect alone; take
-    them from denoising, where each restores the behaviour alone, or from the direct effect on the logits. A saturating metric (a
+    enough are super-additive in no pair. Seeds from noising cannot hold a perfect OR pair, for neither head has an effect
+    alone. Denoising holds it where each of the two restores the behaviour alone, and misses it where something else has to be restored
+    too; then search without seeds, through all pairs, which is cheap in small models only. A saturating metric (a
     probability near 1) makes unrelated heads look like backups; use a logit difference.
 
     References
@@ -145,6 +149,7 @@ class BackupFinder:
 
     others: tuple[Head, ...] | None = None
     rate: float = 0.05
+    least: float = 0.01
     max_pairs: int = 5000
     engine: EngineName = "exact"
 
@@ -153,16 +158,21 @@ class BackupFinder:
         if not 0 < self.rate < 1:
             what = f"rate={self.rate} is no false-discovery rate."
             raise BadParameterError(what, "Use a rate between 0 and 1, such as 0.05.")
+        if self.least < 0:
+            what = f"least={self.least} is no share of the gap."
+            raise BadParameterError(what, "Use 0 or more, such as 0.01.")
 
-    def pairs(self, seeds: Iterable[Node], universe: Universe) -> list[tuple[Head, Head]]:
-        """The pairs of heads that a search from these seeds tests, in forward order; nodes that are no query heads are passed over.
+    def pairs(self, seeds: Iterable[Node] | None, universe: Universe) -> list[tuple[Head, Head]]:
+        """The pairs of heads that a search from these seeds (every head for None) tests, in forward order.
+
+        Nodes that are no query heads are passed over.
 
         Raises
         ------
         BadParameterError
             If a head lies outside the model, no pair is left, or there are more than ``max_pairs``.
         """
-        given = [node for node in seeds if isinstance(node, Head)]
+        given = [node for node in (universe.heads() if seeds is None else seeds) if isinstance(node, Head)]
         if outside := [head for head in (*given, *(self.others or ())) if head not in universe]:
             what = f"{', '.join(map(str, outside[:5]))} lie outside {universe}."
             raise BadParameterError(what, "Count layers and heads from 0.")
@@ -175,8 +185,8 @@ class BackupFinder:
             raise BadParameterError(what, "Give heads of a circuit as seeds, fewer where there are too many, or set others or max_pairs.")
         return sorted(found)
 
-    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric, seeds: Iterable[Node]) -> Backups:
-        """Search from the heads of a circuit (or any nodes).
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric, seeds: Iterable[Node] | None = None) -> Backups:
+        """Search from the heads of a circuit (or any nodes), or, without seeds, through all pairs of heads.
 
         Raises
         ------
@@ -190,12 +200,12 @@ class BackupFinder:
         heads = sorted({head for pair in pairs for head in pair})
         place = {head: i for i, head in enumerate(heads)}
         batch, sweeps = with_reference(model, metric, batch), sweeps_on(model, metric, self.engine)
-        effects, rounding = _effects(sweeps, batch, [*((head,) for head in heads), *pairs], report=True)
+        effects, rounding, gap = _effects(sweeps, batch, [*((head,) for head in heads), *pairs], report=True)
         alone, joint = effects[:, : len(heads)], effects[:, len(heads) :]
         tested = self._tested(pairs, joint, joint - alone[:, [[place[head] for head in pair] for pair in pairs]].sum(-1), rounding)
-        found = [pair for pair in tested if pair.q <= self.rate and float(pair.excess.mean) > rounding]
+        found = [pair for pair in tested if pair.q <= self.rate and float(pair.excess.mean) > max(rounding, self.least * gap)]
         members = _components([pair.heads for pair in found])
-        whole, _ = _effects(sweeps, batch, members, report=False)
+        whole, *_ = _effects(sweeps, batch, members, report=False)
         singles = np.reshape([alone[:, [place[head] for head in group]].sum(-1) for group in members], (-1, batch.n_pairs)).T
         inside = [tuple(pair for pair in found if pair.heads[0] in group) for group in members]
         groups = list(map(BackupGroup, members, inside, self._intervals(whole), self._intervals(whole - singles)))
@@ -223,12 +233,13 @@ class BackupFinder:
         return [Interval(*limits) for limits in np.stack(list(mean_interval(values, confidence=1 - self.rate)), axis=-1)]
 
 
-def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head, ...]], *, report: bool) -> tuple[np.ndarray, float]:
-    """``metric(clean) - metric(heads knocked out)``, (pair, set of heads), and what counts as rounding, in metric units."""
-    effects, largest, done = np.zeros((batch.n_pairs, len(targets))), 0.0, 0
+def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head, ...]], *, report: bool) -> tuple[np.ndarray, float, float]:
+    """``metric(clean) - metric(heads knocked out)``, (pair, set of heads); what counts as rounding; the mean magnitude of the gap."""
+    effects, gaps, largest, done = np.zeros((batch.n_pairs, len(targets))), np.zeros(batch.n_pairs), 0.0, 0
     for rows in like_pairs(batch, unedited_together(batch), alike=False) if targets else ():
         few = batch.select(rows)
         clean, corrupt = sweeps.start(few, [Site.Z])
+        gaps[rows] = np.abs(clean.metric - corrupt.metric)
         largest = max(largest, float(np.abs([clean.metric, corrupt.metric]).max()))
         for chunk in like_pairs(few, pairs_together(few, min(len(targets), _TOGETHER))):
             together = few.select(chunk)
@@ -239,7 +250,7 @@ def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head,
         done += len(rows)
         if report:
             step(done, batch.n_pairs)
-    return effects, _ROUNDING * max(largest, float(np.abs(effects).max(initial=0.0)))
+    return effects, _ROUNDING * max(largest, float(np.abs(effects).max(initial=0.0))), float(gaps.mean())
 
 
 def _knocked_out(run: Run, source: Run, targets: Sequence[tuple[Head, ...]], first: int) -> np.ndarray:
