@@ -11,6 +11,7 @@ import pytest
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods import list_methods
 from circuitlab.methods.activation_patching import ActivationPatching
+from circuitlab.methods.base.backups import BackupFinder
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import build_planted, planted_names
@@ -165,6 +166,14 @@ def test_no_swap_of_one_node_sees_a_backup_pair(form, direction) -> None:
             assert abs(float(scores.mean()[head.layer, head.head])) < 0.03 * gap
     assert planted.nodes >= {Head(0, 0), Head(0, 2), Head(0, 3), Mlp(1)}
     assert why_invisible("activation_patching", planted) == planted.reason
+
+
+@pytest.mark.parametrize("form", ["gqa", "mha"])
+def test_the_backup_finder_sees_the_pair(form) -> None:
+    planted = build_planted(f"backup-{form}")
+    found = BackupFinder()(planted.model, planted.batch(8), METRIC, None)
+    assert [group.heads for group in found.groups] == [(Head(0, 0), Head(0, 2))]
+    assert BackupFinder()(build_planted(f"copy-{form}").model, build_planted(f"copy-{form}").batch(8), METRIC, None).groups == ()
 
 
 def test_paths_are_followed_back_from_the_logits() -> None:

@@ -42,7 +42,7 @@ class PlantedResult:
         ``{"mean", "low", "high"}`` over prompt seeds (Student's 95 % interval; limits are NaN with one seed). Heads and MLPs are ranked
         by the magnitude of their mean score; k is the number of true nodes; signs are those of helpers and hinderers.
     visible : bool
-        Whether the method can see every true node.
+        Whether the method can put every true node first, with its sign.
     reason : str
         Why not; empty where it can.
     """
