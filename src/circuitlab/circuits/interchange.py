@@ -160,7 +160,8 @@ def _edge_names(edge: Edge, universe: Universe) -> Iterable[str]:
     """What the edge is called: one name, or one for each query head of a shared key/value head."""
     ends: list[Node] = [edge.receiver]
     if isinstance(edge.receiver, KVHead):
-        ends = [head for head in universe.heads() if universe.kv_head_of(head) == edge.receiver]
+        size = universe.n_heads // universe.n_kv_heads
+        ends = [Head(edge.receiver.layer, edge.receiver.head * size + i) for i in range(size)]
     return [f"{_name(edge.sender)}->{_name(end)}" + (f"<{edge.port}>" if edge.port else "") for end in ends]
 
 

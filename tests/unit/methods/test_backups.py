@@ -10,11 +10,13 @@ import torch
 
 from circuitlab.circuits import TopK
 from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods import get_method
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.base.backups import BackupFinder
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
+from circuitlab.model.toy import build_planted
 from circuitlab.nodes import Head, Mlp, Universe
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
@@ -113,6 +115,22 @@ def test_seeds_come_from_denoising_where_each_head_alone_restores_the_answer(eit
     seeds = TopK(1, by="positive")(ActivationPatching(direction="denoising")(either, batch, METRIC))
     assert seeds.nodes <= set(EITHER)
     assert [group.heads for group in BackupFinder()(either, batch, METRIC, seeds).groups] == [EITHER]
+
+
+@pytest.mark.parametrize("name", ["backup-gqa", "backup-mha"])
+def test_the_planted_pair_is_found_and_no_single_node_method_sees_it(name) -> None:
+    """Here a third head has to be restored with the pair, so that denoising misses it too: all pairs of heads are searched."""
+    planted = build_planted(name)
+    batch, pair = planted.batch(8), (Head(0, 0), Head(0, 2))
+    assert set(pair) <= planted.helpers
+    (group,) = BackupFinder()(planted.model, batch, METRIC).groups
+    gap = ActivationPatching()(planted.model, batch, METRIC).dataset["total"].values.mean()
+    assert group.heads == pair and group.excess.low > 0.9 * gap
+    single = ("attribution_patching", "atp_star", "path_patching", "relp", "logit_attribution")
+    methods = [ActivationPatching(direction="denoising"), ActivationPatching(direction="noising"), *map(get_method, single)]
+    for method in methods:
+        mean = method(planted.model, batch, METRIC).mean()
+        assert max(abs(mean[head.layer, head.head]) for head in pair) < 0.01 * gap, method.name
 
 
 def test_a_head_without_a_backup_makes_no_group() -> None:

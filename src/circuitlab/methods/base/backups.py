@@ -137,10 +137,12 @@ class BackupFinder:
     Cost: (heads + pairs of heads) x prompt pairs edited runs, each only from its earlier head's layer and the first differing token on;
     20 seeds in a model of 270 heads are up to 5,400 pairs of heads. Only positive excess is looked for: a negative one says that both
     heads are needed for the same thing (an AND), or share a bounded effect. Pairs see backups of two: three heads of which any one is
-    enough are super-additive in no pair. Seeds from noising cannot hold a perfect OR pair, for neither head has an effect
-    alone. Denoising holds it where each of the two restores the behaviour alone, and misses it where something else has to be restored
-    too; then search without seeds, through all pairs, which is cheap in small models only. A saturating metric (a
-    probability near 1) makes unrelated heads look like backups; use a logit difference.
+    enough are super-additive in no pair.
+
+    Seeds from noising cannot hold a perfect OR pair, for neither head has an effect alone. Denoising holds it where each of the two
+    restores the behaviour alone, and misses it where something else has to be restored too; then search without seeds, through all
+    pairs, which is cheap in small models only. A saturating metric (a probability near 1) makes unrelated heads look like backups; use
+    a logit difference.
 
     References
     ----------
