@@ -161,10 +161,11 @@ def test_every_circuit_has_both_forms_where_it_can() -> None:
     assert [name for name, (_, forms) in CIRCUITS.items() if len(forms) < 2] == ["shared_group"]
 
 
-def test_models_and_prompts_are_deterministic() -> None:
+@pytest.mark.parametrize("name", ["names-gqa", "names-mha"])
+def test_models_and_prompts_are_deterministic(name) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first, again = build_planted("names-gqa"), build_planted("names-gqa")
+    first, again = build_planted(name), build_planted(name)
     assert torch.equal(state, torch.get_rng_state()), "the global random state is left alone"
     assert first.model.spec.weights == again.model.spec.weights
     assert first.batch(5, seed=2).task.digest == again.batch(5, seed=2).task.digest != first.batch(5, seed=3).task.digest

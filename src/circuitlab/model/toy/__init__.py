@@ -10,9 +10,10 @@ from circuitlab.model.toy.gates import backup_pair, blocker
 from circuitlab.model.toy.names import names_chain
 from circuitlab.model.toy.planted import PlantedModel
 from circuitlab.model.toy.sequences import induction, successor
+from circuitlab.model.toy.trained import trained_induction
 from circuitlab.model.toy.wiring import Form
 
-__all__ = ["CIRCUITS", "PlantedModel", "build_planted", "planted_model", "planted_models", "planted_names"]
+__all__ = ["CIRCUITS", "PlantedModel", "build_planted", "planted_model", "planted_models", "planted_names", "trained_induction"]
 
 CIRCUITS: dict[str, tuple[Callable[[Form, float], PlantedModel], tuple[Form, ...]]] = {
     "copy": (copy_head, ("gqa", "mha")),

@@ -12,11 +12,11 @@ from circuitlab.nodes import Head, Mlp
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["induction", "successor"]
+__all__ = ["CONTENTS", "LENGTH", "PLACES", "induction", "repeat_prompt", "successor"]
 
-_CONTENTS = 8
-_LENGTH = 6
-_PLACES = ((1, 3), (1, 4), (2, 4), (3, 1), (4, 1), (4, 2))
+CONTENTS, LENGTH = 8, 6
+"""Content tokens, and those that come before the last token of an induction prompt."""
+PLACES = ((1, 3), (1, 4), (2, 4), (3, 1), (4, 1), (4, 2))
 """Where the repeated token and its rival stand: neither first, nor beside each other, each with a token after it."""
 _BLANK, _QUERY, _FIRST = 0, 1, 2
 _READOUT = 4.0
@@ -30,9 +30,9 @@ def induction(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMode
     previous token is the same, and copies the token there. In the corrupt prompt A and C have changed places: the last token is the
     same, but the token after A is now D.
     """
-    wiring = Wiring(form, 2, _CONTENTS)
-    token, before, out = (wiring.block(_CONTENTS) for _ in range(3))
-    for i in range(_CONTENTS):
+    wiring = Wiring(form, 2, CONTENTS)
+    token, before, out = (wiring.block(CONTENTS) for _ in range(3))
+    for i in range(CONTENTS):
         wiring.embed[i, token[i]] = 1.0
         wiring.unembed[i, out[i]] = _READOUT
     previous, inductor = Head(0, 1), Head(1, 2)
@@ -50,14 +50,15 @@ def induction(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMode
         hinderers=frozenset(),
         edges=edges([f"embed->a0.kv{first}<v>", f"{previous}->a1.kv{second}<k>", f"{inductor}->logits"]),
         positions={previous: ("AFTER", "AFTER_RIVAL"), inductor: ("END",)},
-        prompt=_repeat,
-        candidates=tuple(range(_CONTENTS)),
+        prompt=repeat_prompt,
+        candidates=tuple(range(CONTENTS)),
     )
 
 
-def _repeat(_i: int, generator: torch.Generator) -> Prompt:
-    row = draw(generator, _CONTENTS, _LENGTH)
-    at, rival = _PLACES[draw(generator, len(_PLACES), 1)[0]]
+def repeat_prompt(_i: int, generator: torch.Generator) -> Prompt:
+    """A pair of induction prompts: different tokens, one of them again at the end; in the corrupt prompt it has changed places."""
+    row = draw(generator, CONTENTS, LENGTH)
+    at, rival = PLACES[draw(generator, len(PLACES), 1)[0]]
     swapped = list(row)
     swapped[at], swapped[rival] = row[rival], row[at]
     marks = {"FIRST": at, "AFTER": at + 1, "RIVAL": rival, "AFTER_RIVAL": rival + 1}
@@ -69,11 +70,11 @@ def successor(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMode
 
     The content token is a number; the answer is the next one, around a circle of eight. The corrupt prompt holds another number.
     """
-    wiring = Wiring(form, 2, _FIRST + _CONTENTS)
-    token, is_content, is_query = wiring.block(_CONTENTS), wiring.block(), wiring.block()
-    number, out = wiring.block(_CONTENTS), wiring.block(_CONTENTS)
+    wiring = Wiring(form, 2, _FIRST + CONTENTS)
+    token, is_content, is_query = wiring.block(CONTENTS), wiring.block(), wiring.block()
+    number, out = wiring.block(CONTENTS), wiring.block(CONTENTS)
     wiring.embed[_QUERY, is_query[0]] = 1.0
-    for i in range(_CONTENTS):
+    for i in range(CONTENTS):
         wiring.embed[_FIRST + i, token[i]] = 1.0
         wiring.embed[_FIRST + i, is_content[0]] = 1.0
         wiring.unembed[_FIRST + i, out[i]] = _READOUT
@@ -92,15 +93,15 @@ def successor(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMode
         edges=edges(["embed->m0", f"m0->a1.kv{kv}<v>", f"{head}->logits"]),
         positions={Mlp(0): ("CONTENT",), head: ("END",)},
         prompt=_count,
-        candidates=tuple(range(_FIRST, _FIRST + _CONTENTS)),
+        candidates=tuple(range(_FIRST, _FIRST + CONTENTS)),
     )
 
 
 def _count(i: int, generator: torch.Generator) -> Prompt:
-    first, second = draw(generator, _CONTENTS, 2)
+    first, second = draw(generator, CONTENTS, 2)
     at = 1 + i % 3
     clean = [_BLANK] * 5 + [_QUERY]
     corrupt = list(clean)
     clean[at], corrupt[at] = _FIRST + first, _FIRST + second
-    answer, foil = (_FIRST + (one + 1) % _CONTENTS for one in (first, second))
+    answer, foil = (_FIRST + (one + 1) % CONTENTS for one in (first, second))
     return Prompt(clean, corrupt, answer, foil, {"CONTENT": at})

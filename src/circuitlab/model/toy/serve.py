@@ -22,10 +22,10 @@ def serve(wiring: Wiring, name: str) -> Model:
     """Build the Hugging Face model of a wiring and load it; deterministic, and the global random state stays as it was."""
     state = torch.get_rng_state()
     try:
-        hf = _llama(wiring) if wiring.form == "gqa" else _gpt2(wiring)
+        # Loading is inside: taking a GPT-2 apart draws random numbers, too.
+        return load_model(_llama(wiring) if wiring.form == "gqa" else _gpt2(wiring), name=name)
     finally:
         torch.set_rng_state(state)
-    return load_model(hf, name=name)
 
 
 def _mlps(wiring: Wiring) -> tuple[torch.Tensor, torch.Tensor]:
