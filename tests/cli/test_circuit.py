@@ -41,6 +41,17 @@ def test_the_options(world, checkpoint) -> None:
     assert listed["evaluated"] is False and listed["faithfulness"] is None
 
 
+def test_a_circuit_of_edges(world, checkpoint) -> None:
+    result = run(checkpoint, "--method", "eap", "--edges", "6", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert len(found["edges"]) == 6
+    assert (found["size"]["elements"], found["conventions"]["level"]) == (6, "edges")
+    assert {row["edge"] for row in found["minimality"]["elements"]} == set(found["edges"])
+    assert (found["full"]["faithfulness"], found["empty"]["faithfulness"]) == (1, 0)
+    assert found["edges"][0] in run(checkpoint, "--method", "eap", "--edges", "6", "--no-evaluate").out
+
+
 def test_as_text(world, checkpoint) -> None:
     text = run(checkpoint).out
     for word in ("faithfulness", "incompleteness", "CPR", "CMD", "9 random circuits", "p =", "fresh pairs"):
@@ -62,6 +73,8 @@ def test_a_task_without_fresh_pairs_says_so(world, checkpoint) -> None:
         (["--universe", "head"], "Did you mean 'heads'"),
         (["-k", "13"], "more than the 12 attention heads"),
         (["--random", "-1"], "--random"),
+        (["--edges", "5"], "one of eap"),
+        (["--edges", "5000", "--method", "eap"], "5000"),
     ],
 )
 def test_bad_input_is_one_sentence(world, checkpoint, arguments, says) -> None:

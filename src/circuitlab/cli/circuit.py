@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from circuitlab.cli.output import interval_text, print_table, print_text
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
     from circuitlab.evaluate import Evaluate
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.study.score import Scored
+    from circuitlab.scores.edge_scores import EdgeScores
+    from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["NOT_EVALUATED", "evaluated", "evaluation_settings", "print_evaluation"]
+__all__ = ["NOT_EVALUATED", "EdgeScoring", "edge_scores", "edge_scoring", "evaluated", "evaluation_settings", "print_evaluation"]
+
+EdgeScoring: TypeAlias = Callable[["Model", "ContrastBatch", "Metric"], "EdgeScores"]
+"""What methods that score edges offer beside the scores of nodes."""
 
 NOT_EVALUATED = dict.fromkeys(("faithfulness", "completeness", "minimality", "cpr", "cmd", "conventions", "random"))
 """The measures of a circuit that was only picked."""
@@ -35,7 +43,36 @@ def evaluation_settings(ablation: str, universe: str | None, n_random: int) -> E
     return Evaluate(ablation=ablation, parts=universes[universe], n_random=n_random)  # type: ignore[arg-type]
 
 
-def evaluated(settings: Evaluate, model: Model, scored: Scored, found: Circuit, task: str) -> dict[str, Any]:
+def edge_scoring(name: str, params: dict[str, Any]) -> EdgeScoring:
+    """The method of this name, which has to score edges.
+
+    Raises
+    ------
+    BadParameterError
+        If it scores nodes alone; the methods that score edges are named.
+    """
+    from circuitlab.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.methods import get_method, method_classes  # noqa: PLC0415
+
+    method: Any = get_method(name, params)
+    if not hasattr(method, "edges"):
+        able = ", ".join(known for known, cls in method_classes().items() if hasattr(cls, "edges"))
+        what = f"{name!r} scores nodes, and --edges needs scores of edges."
+        raise BadParameterError(what, f"Use --method with one of {able}.")
+    return method.edges  # type: ignore[no-any-return]
+
+
+def edge_scores(scoring: EdgeScoring, model: Model, scores: HeadScores, task: str) -> EdgeScores:
+    """Scores of every edge on the pairs that were scored, with the same provenance."""
+    from circuitlab.metrics import get_metric  # noqa: PLC0415
+    from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
+
+    where = scores.provenance
+    batch = prepare_batch(model, task, where.task.n_pairs, variant=where.task.variant, seed=where.task.seed)
+    return replace(scoring(model, batch, get_metric(where.metric)), provenance=where)
+
+
+def evaluated(settings: Evaluate, model: Model, scores: HeadScores | EdgeScores, found: Circuit, task: str) -> dict[str, Any]:
     """Evaluate a circuit on the pairs that follow the scored ones in the task's stream, and give the document's measures.
 
     Where the task has no further pairs the scored ones are used again, and the conventions say so.
@@ -45,7 +82,7 @@ def evaluated(settings: Evaluate, model: Model, scored: Scored, found: Circuit, 
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
     from circuitlab.study.progress import CellProgress  # noqa: PLC0415
 
-    where = scored.scores.provenance
+    where = scores.provenance
     n, variant, seed = where.task.n_pairs, where.task.variant, where.task.seed
     try:
         batch = prepare_batch(model, task, 2 * n, variant=variant, seed=seed).select(range(n, 2 * n))
@@ -54,7 +91,7 @@ def evaluated(settings: Evaluate, model: Model, scored: Scored, found: Circuit, 
         batch = prepare_batch(model, task, n, variant=variant, seed=seed)
         prompts = f"the {n} pairs that the circuit was picked on (the task has too few for fresh ones): measures are optimistic"
     with CellProgress(f"{task} x evaluation"):
-        measured = settings(found, model, batch, get_metric(where.metric), scored.scores).to_dict()
+        measured = settings(found, model, batch, get_metric(where.metric), scores).to_dict()
     measured["conventions"] |= {"prompts": prompts}
     return measured
 
@@ -65,7 +102,7 @@ def print_evaluation(measured: dict[str, Any]) -> None:
     if (whole := measured["completeness"]) is not None:
         rows.append(["incompleteness", f"{interval_text(whole)}, worst {whole['worst']:.2f} of {whole['n']} subsets"])
     if (least := measured["minimality"]) is not None:
-        rows.append(["least node's share", f"{least['least']:.3f}"])
+        rows.append(["least element's share", f"{least['least']:.3f}"])
     rows += [[name.upper(), interval_text(measured[name])] for name in ("cpr", "cmd") if measured[name] is not None]
     chance = measured["random"]
     if chance["n"]:

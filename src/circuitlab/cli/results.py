@@ -12,6 +12,7 @@ from circuitlab.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
+    from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores, NodeScore
     from circuitlab.study.score import Scored
 
@@ -29,6 +30,7 @@ _METRIC = typer.Option(None, "--metric", help="The task's own otherwise.")
 _PARAM = typer.Option([], "--param", help="Parameter of the method, name=value (JSON or text); repeatable.")
 _STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
 _TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads.")
+_EDGES = typer.Option(None, "--edges", min=1, help="Pick this many edges instead of heads; for methods that score edges (eap, eap_ig).")
 _EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit with everything else ablated, or only list it.")
 _ABLATION = typer.Option("resample", "--ablation", help="What everything else is given: resample, zero, mean or mean_by_mark.")
 _UNIVERSE = typer.Option(None, "--universe", help="What is ablated outside the circuit: heads (MLPs are kept) or heads+mlps.")
@@ -93,25 +95,33 @@ def circuit(
     param: list[str] = _PARAM,
     store: Path = _STORE,
     top: int = _TOP,
+    edges: int = _EDGES,
     evaluate: bool = _EVALUATE,
     ablation: str = _ABLATION,
     universe: str = _UNIVERSE,
     random: int = _RANDOM,
     as_json: bool = _JSON,
 ) -> None:
-    """Pick a task's circuit, the heads with the largest mean score, and evaluate it on fresh prompts with everything else ablated."""
+    """Pick a task's circuit, the heads (or edges) with the largest mean score, and evaluate it on fresh prompts, all else ablated."""
     from circuitlab.circuits import TopK  # noqa: PLC0415
+    from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
     from circuitlab.cli import circuit as evaluation  # noqa: PLC0415
 
     settings = evaluation.evaluation_settings(ablation, universe, random) if evaluate else None
+    scoring = evaluation.edge_scoring(method, _params(param)) if edges else None
     (scored,), loaded = _scored([task], _Request(model, method, pairs, variant, seed, metric, param, store))
-    found = TopK(top)(scored.scores)
-    measured = evaluation.NOT_EVALUATED if settings is None else evaluation.evaluated(settings, loaded, scored, found, task)
+    scores: HeadScores | EdgeScores = scored.scores
+    if scoring is None:
+        found = TopK(top)(scored.scores)
+    else:
+        scores = evaluation.edge_scores(scoring, loaded, scored.scores, task)
+        found = TopEdges(edges)(scores)
+    measured = evaluation.NOT_EVALUATED if settings is None else evaluation.evaluated(settings, loaded, scores, found, task)
     if as_json:
         print_json(found.to_dict() | measured | {"evaluated": evaluate})
         return
     print_text(f"{found.rule} on {task} ({scored.scores.provenance.model.name})" + ("" if evaluate else "; not evaluated."))
-    print_text(" ".join(map(str, found)) + "\n" * evaluate)
+    print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))) + "\n" * evaluate)
     if evaluate:
         evaluation.print_evaluation(measured)
     _warn_if_unfit(scored.scores)

@@ -142,7 +142,7 @@ class EdgeRunsOfCircuits(MaskedRuns):
     @torch.no_grad()
     def run(self, masks: np.ndarray) -> np.ndarray:
         """Metric of each circuit, (circuit, pair); the full model is run as it is."""
-        dense = np.zeros((len(masks), *self.layout.shape), dtype=np.float32)
+        dense = np.zeros((len(masks), *self.layout.shape), dtype=bool)
         dense[:, *self.layout.places] = masks
         batch = with_reference(self.model, self.metric, self.batch)
         out = np.empty((len(masks), batch.n_pairs))

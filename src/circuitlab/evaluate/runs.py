@@ -73,9 +73,13 @@ class MaskedRuns(ABC):
         size = masks.sum(1)
         out[size == masks.shape[1]], out[size == 0] = full, empty
         between = np.flatnonzero((size > 0) & (size < masks.shape[1]))
-        if between.size:
-            distinct, which = np.unique(masks[between], axis=0, return_inverse=True)
-            out[between] = self.run(distinct)[which.ravel()]
+        alike: dict[bytes, list[int]] = {}
+        for index in between.tolist():
+            alike.setdefault(masks[index].tobytes(), []).append(index)
+        if alike:
+            found = self.run(masks[[indices[0] for indices in alike.values()]])
+            for indices, values in zip(alike.values(), found, strict=True):
+                out[indices] = values
         return out
 
 

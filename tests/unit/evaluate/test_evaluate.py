@@ -66,6 +66,21 @@ def test_nodes_are_edges_whose_senders_are_in_the_circuit(family, ablation) -> N
     np.testing.assert_allclose(edges.metric_of(wide), found, atol=1e-5)
 
 
+@pytest.mark.real_model
+def test_nodes_are_such_edges_on_the_real_model(smollm2) -> None:
+    from circuitlab.model.prepare import prepare_batch
+
+    batch = prepare_batch(smollm2, "ioi", 1)
+    nodes, edges = (build(smollm2, batch, METRIC) for build in (NodeRuns, EdgeRunsOfCircuits))
+    nodes = replace(nodes, parts=("heads", "mlps"))
+    place = {node: i for i, node in enumerate(nodes.elements)}
+    (mask,) = np.random.default_rng(0).random((1, len(place))) < 0.8
+    wide = [edge.sender not in place or mask[place[edge.sender]] for edge in edges.elements]
+    (found,) = nodes.metric_of(mask[None])
+    assert min(abs(found - end).max() for end in nodes.ends) > 0.1
+    np.testing.assert_allclose(edges.metric_of(np.array([wide]))[0], found, atol=1e-3)
+
+
 @pytest.mark.parametrize("ablation", ["resample", "mean"])
 def test_engines_agree(llama, ablation) -> None:
     batch = tiny_batch(llama, 3, unequal=True)
