@@ -75,7 +75,11 @@ def wrap(hf_model: Any, tokenizer: Any, name: str, weights: str | None = None) -
     probe = (torch.arange(12)[None] * 7 + 3) % spec.d_vocab
     with torch.no_grad():
         before = hf_model(probe.to(hf_model.device)).logits[:, -1].detach().clone()
-    bridge = bridge_of(hf_model, tokenizer)
+    state = torch.get_rng_state()  # for some families the bridge draws weights of parts that it then replaces
+    try:
+        bridge = bridge_of(hf_model, tokenizer)
+    finally:
+        torch.set_rng_state(state)
     found = BridgeModel(bridge, spec, tokenizer)
     _check_probe(found, probe.to(hf_model.device), before)
     found.probe = (probe, before)

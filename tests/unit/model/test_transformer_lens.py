@@ -127,3 +127,11 @@ def test_a_bridge_in_compatibility_mode_is_refused() -> None:
     bridge.enable_compatibility_mode(disable_warnings=True)
     with pytest.raises(ModelError, match="compatibility mode"):
         load_model(bridge)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+def test_wrapping_a_model_leaves_the_random_state_alone(family) -> None:
+    hf = tiny_hf(family)
+    state = torch.get_rng_state()
+    load_model(hf)
+    assert torch.equal(torch.get_rng_state(), state)
