@@ -77,7 +77,8 @@ def read_graphml(path: str | Path, universe: Universe | None = None) -> Circuit:
         # Other tools number their keys, so data is found by the name that the key declares.
         names = {str(key.get("id")): str(key.get("attr.name")) for key in root.findall("g:key", _SPACE)}
         about = _about(graph, names, universe, Path(path).name)
-        inside = [entry.attrib["id"] for entry in graph.findall("g:node", _SPACE) if (_data(entry, "in_circuit", names) or "true").lower() != "false"]
+        listed = graph.findall("g:node", _SPACE)
+        inside = [entry.attrib["id"] for entry in listed if (_data(entry, "in_circuit", names) or "true").lower() != "false"]
         edges = [str(_edge(entry, names)) for entry in graph.findall("g:edge", _SPACE)]
         circuit = Circuit.from_dict(about | {"nodes": inside} | ({"edges": edges} if edges else {}))
     return require_universe(circuit, universe, path)
