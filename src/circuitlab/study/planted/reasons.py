@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["REASONS", "why_invisible"]
 
 _DIRECT = "It measures direct effects on the logits only, and {} act only through a later node."
-_FROZEN = "It holds attention weights constant, and {} act only through where a later head attends."
+_SATURATED = "The attention of {} is saturated in both prompts: its slope, which is all that relevance passes on there, is next to nothing."
 _FLAT = (
     "The attention of {} is saturated in both prompts: its slope is next to nothing, and what is left is the slope of the norms' scale, "
     "which has nothing to do with the effect of a swap."
@@ -30,7 +30,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("logit_attribution", "backup"): _DIRECT.format("the heads below the MLP"),
     **{("logit_attribution", circuit): _DIRECT.format(nodes) for circuit, (_, nodes) in _BY_QUERY_OR_KEY.items()},
     **{("attribution_patching", circuit): _FLAT.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
-    **{("relp", circuit): _FROZEN.format(nodes) for circuit, (_, nodes) in _BY_QUERY_OR_KEY.items()},
+    **{("relp", circuit): _SATURATED.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     **{("eap", circuit): _FLAT.format(_BY_QUERY_OR_KEY[circuit][0]) for circuit in ("induction", "names")},
     ("atp_star", "names"): _FLAT.format("the movers"),
     **{("atp_star", circuit): _DROPPED for circuit in ("induction", "blocker", "successor")},
