@@ -22,7 +22,8 @@ def cone_flops(model: Any, batch: ContrastBatch, part: str, *, by_position: bool
     spec, block = model.spec, model.decoder.blocks[0]
     width, inner = spec.d_model, spec.n_heads * spec.d_head
     keys = 2 * 2 * width * spec.n_kv_heads * spec.d_head
-    rest = 2 * 2 * width * inner + (3 if block.gate else 2) * 2 * width * block.up.weight.shape[1]
+    mlp = (3 if block.gate else 2) * 2 * width * block.up.weight.shape[1]
+    rest = 2 * 2 * width * inner + mlp
     axes = PARTS[part].axes
     nodes = {"head": spec.n_heads, "kv_head": spec.n_kv_heads}.get(axes[-1], 1)
     total = 2.0 * spec.n_layers * (keys + rest) * float((batch.end + 1).sum())
@@ -30,16 +31,16 @@ def cone_flops(model: Any, batch: ContrastBatch, part: str, *, by_position: bool
         starts = range(first, end + 1) if by_position else [first]
         for start in starts:
             layers = range(spec.n_layers)
-            total += nodes * sum(_run(spec.n_layers, layer, end + 1 - start, (start, inner), (keys, rest)) for layer in layers)
+            total += nodes * sum(_run(spec.n_layers, layer, end + 1 - start, (start, inner), (keys, rest, mlp)) for layer in layers)
     return total
 
 
-def _run(layers: int, patched: int, window: int, attention: tuple[int, int], per_token: tuple[int, int]) -> float:
-    (start, inner), (keys, rest) = attention, per_token
+def _run(layers: int, patched: int, window: int, attention: tuple[int, int], per_token: tuple[int, int, int]) -> float:
+    (start, inner), (keys, rest, mlp) = attention, per_token
     mixing = 4 * inner * sum(start + i + 1 for i in range(window))
     above = max(0, layers - 1 - patched - 1) * (window * (keys + rest) + mixing)
     last = window * keys + rest + 4 * inner * (start + window) if patched < layers - 1 else 0
-    return above + last + (window if patched < layers - 1 else 1) * (rest - 2 * inner * inner)
+    return above + last + (window if patched < layers - 1 else 1) * mlp
 
 
 def gemm_peak(seconds: float = 2.0) -> float:
