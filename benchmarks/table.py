@@ -65,7 +65,8 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (ROOT / "benchmarks/results/patching.jsonl").read_text().splitlines()]
-    readme.write_text(text.replace(between(text), table(lines)), encoding="utf-8")
+    before, after = text.split(START)[0], text.split(END)[1]
+    readme.write_text(f"{before}{START}\n{table(lines)}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
