@@ -1,114 +1,66 @@
-"""What ``circuitlab circuit`` adds to the list of nodes: their evaluation, as one document or as text."""
+"""``circuitlab circuit``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from circuitlab.cli.output import interval_text, print_table, print_text
+import typer
+
+from circuitlab.cli import evaluation, options
+from circuitlab.cli.output import print_json, print_text
+from circuitlab.cli.scoring import Request, method_params, scored_tasks, warn_if_unfit
 
 if TYPE_CHECKING:
-    from circuitlab.circuits.circuit import Circuit
-    from circuitlab.evaluate import Evaluate
-    from circuitlab.metrics import Metric
-    from circuitlab.model.batch import ContrastBatch
-    from circuitlab.model.protocol import Model
     from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["NOT_EVALUATED", "EdgeScoring", "edge_scores", "edge_scoring", "evaluated", "evaluation_settings", "print_evaluation"]
+__all__ = ["circuit"]
 
-EdgeScoring: TypeAlias = Callable[["Model", "ContrastBatch", "Metric"], "EdgeScores"]
-"""What methods that score edges offer beside the scores of nodes."""
-
-NOT_EVALUATED = dict.fromkeys(("faithfulness", "completeness", "minimality", "cpr", "cmd", "conventions", "random"))
-"""The measures of a circuit that was only picked."""
-
-
-def evaluation_settings(ablation: str, universe: str | None, n_random: int) -> Evaluate:
-    """The evaluation that was asked for; wrong names are found before anything runs.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such ablation or universe.
-    """
-    from circuitlab.errors import UnknownNameError  # noqa: PLC0415
-    from circuitlab.evaluate import Evaluate  # noqa: PLC0415
-
-    universes: dict[str | None, tuple[str, ...] | None] = {None: None, "heads": ("heads",), "heads+mlps": ("heads", "mlps")}
-    if universe not in universes:
-        raise UnknownNameError("universe", str(universe), ["heads", "heads+mlps"])
-    return Evaluate(ablation=ablation, parts=universes[universe], n_random=n_random)  # type: ignore[arg-type]
+_EDGES = typer.Option(None, "--edges", min=1, help="Pick this many edges instead of heads; for methods that score edges (eap, eap_ig).")
+_EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit with everything else ablated, or only list it.")
+_ABLATION = typer.Option("resample", "--ablation", help="What everything else is given: resample, zero, mean or mean_by_mark.")
+_UNIVERSE = typer.Option(None, "--universe", help="What is ablated outside the circuit: heads (MLPs are kept) or heads+mlps.")
+_RANDOM = typer.Option(100, "--random", min=0, help="Random circuits of the same size.")
 
 
-def edge_scoring(name: str, params: dict[str, Any]) -> EdgeScoring:
-    """The method of this name, which has to score edges.
+def circuit(
+    task: str,
+    model: str = options.MODEL,
+    method: str = options.METHOD,
+    pairs: int = options.PAIRS,
+    variant: str = options.VARIANT,
+    seed: int = options.SEED,
+    metric: str = options.METRIC,
+    param: list[str] = options.PARAM,
+    store: Path = options.STORE,
+    top: int = options.TOP,
+    edges: int = _EDGES,
+    evaluate: bool = _EVALUATE,
+    ablation: str = _ABLATION,
+    universe: str = _UNIVERSE,
+    random: int = _RANDOM,
+    as_json: bool = options.JSON,
+) -> None:
+    """Pick a task's circuit, the heads (or edges) with the largest mean score, and evaluate it on fresh prompts, all else ablated."""
+    from circuitlab.circuits import TopK  # noqa: PLC0415
+    from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
 
-    Raises
-    ------
-    BadParameterError
-        If it scores nodes alone; the methods that score edges are named.
-    """
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
-    from circuitlab.methods import get_method, method_classes  # noqa: PLC0415
-
-    method: Any = get_method(name, params)
-    if not hasattr(method, "edges"):
-        able = ", ".join(known for known, cls in method_classes().items() if hasattr(cls, "edges"))
-        what = f"{name!r} scores nodes, and --edges needs scores of edges."
-        raise BadParameterError(what, f"Use --method with one of {able}.")
-    return method.edges  # type: ignore[no-any-return]
-
-
-def edge_scores(scoring: EdgeScoring, model: Model, scores: HeadScores, task: str) -> EdgeScores:
-    """Scores of every edge on the pairs that were scored, with the same provenance."""
-    from circuitlab.metrics import get_metric  # noqa: PLC0415
-    from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
-
-    where = scores.provenance
-    batch = prepare_batch(model, task, where.task.n_pairs, variant=where.task.variant, seed=where.task.seed)
-    return replace(scoring(model, batch, get_metric(where.metric)), provenance=where)
-
-
-def evaluated(settings: Evaluate, model: Model, scores: HeadScores | EdgeScores, found: Circuit, task: str) -> dict[str, Any]:
-    """Evaluate a circuit on the pairs that follow the scored ones in the task's stream, and give the document's measures.
-
-    Where the task has no further pairs the scored ones are used again, and the conventions say so.
-    """
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
-    from circuitlab.metrics import get_metric  # noqa: PLC0415
-    from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
-    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
-
-    where = scores.provenance
-    n, variant, seed = where.task.n_pairs, where.task.variant, where.task.seed
-    try:
-        batch = prepare_batch(model, task, 2 * n, variant=variant, seed=seed).select(range(n, 2 * n))
-        prompts = f"{n} fresh pairs: those after the {n} that the circuit was picked on"
-    except BadParameterError:
-        batch = prepare_batch(model, task, n, variant=variant, seed=seed)
-        prompts = f"the {n} pairs that the circuit was picked on (the task has too few for fresh ones): measures are optimistic"
-    with CellProgress(f"{task} x evaluation"):
-        measured = settings(found, model, batch, get_metric(where.metric), scores).to_dict()
-    measured["conventions"] |= {"prompts": prompts}
-    return measured
-
-
-def print_evaluation(measured: dict[str, Any]) -> None:
-    """Write the measures as text."""
-    rows = [["faithfulness", interval_text(measured["faithfulness"])]]
-    if (whole := measured["completeness"]) is not None:
-        rows.append(["incompleteness", f"{interval_text(whole)}, worst {whole['worst']:.2f} of {whole['n']} subsets"])
-    if (least := measured["minimality"]) is not None:
-        rows.append(["least element's share", f"{least['least']:.3f}"])
-    rows += [[name.upper(), interval_text(measured[name])] for name in ("cpr", "cmd") if measured[name] is not None]
-    chance = measured["random"]
-    if chance["n"]:
-        spread = f"{chance['mean']:.2f} [{chance['low']:.2f}, {chance['high']:.2f}]"
-        rows.append([f"{chance['n']} random circuits", f"{spread}, p = {chance['p']:.3g}"])
-    print_table(["measure", "value"], rows)
-    said = measured["conventions"]
-    print_text(f"\nAblated: {said['universe']} outside the circuit, {said['ablated_value']}. Kept: {said['kept']}.")
-    print_text(f"Prompts: {said['prompts']}. Every convention: --json.")
+    settings = evaluation.evaluation_settings(ablation, universe, random) if evaluate else None
+    scoring = evaluation.edge_scoring(method, method_params(param)) if edges else None
+    (scored,), loaded = scored_tasks([task], Request(model, method, pairs, variant, seed, metric, param, store))
+    scores: HeadScores | EdgeScores = scored.scores
+    if scoring is None:
+        found = TopK(top)(scored.scores)
+    else:
+        scores = evaluation.edge_scores(scoring, loaded, scored.scores, task)
+        found = TopEdges(edges)(scores)
+    measured = evaluation.NOT_EVALUATED if settings is None else evaluation.evaluated(settings, loaded, scores, found, task)
+    if as_json:
+        print_json(found.to_dict() | measured | {"evaluated": evaluate})
+        return
+    print_text(f"{found.rule} on {task} ({scored.scores.provenance.model.name})" + ("" if evaluate else "; not evaluated."))
+    print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))) + "\n" * evaluate)
+    if evaluate:
+        evaluation.print_evaluation(measured)
+    warn_if_unfit(scored.scores)

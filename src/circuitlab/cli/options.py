@@ -1,0 +1,18 @@
+"""Options that commands which score a task share."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["JSON", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "TOP", "VARIANT"]
+
+JSON = typer.Option(False, "--json", help="Print one JSON document.")
+MODEL = typer.Option("smollm2-135m", "--model", help="Alias, path or hub name.")
+METHOD = typer.Option("activation_patching", "--method", help="See `circuitlab methods list`.")
+PAIRS = typer.Option(16, "-n", "--pairs", min=1, help="Prompt pairs.")
+VARIANT = typer.Option(None, "--variant", help="Which corruption; the task's default otherwise.")
+SEED = typer.Option(0, "--seed", help="Seed of the stream of pairs.")
+METRIC = typer.Option(None, "--metric", help="The task's own otherwise.")
+PARAM = typer.Option([], "--param", help="Parameter of the method, name=value (JSON or text); repeatable.")
+STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
+TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads.")
