@@ -14,9 +14,10 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model import load_model
+from circuitlab.model.batch import ContrastBatch
 from circuitlab.nodes import Head, Mlp, Universe
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
-from reference.ablation import areas, edge_logits, edge_names, mean_outputs, node_logits, zero_outputs
+from reference.ablation import areas, edge_logits, edge_names, kind_outputs, mean_outputs, node_logits, zero_outputs
 from reference.eap import outputs
 
 METRIC = LogitDiff()
@@ -37,7 +38,28 @@ def given(hf, batch, ablation) -> list:
     if ablation == "zero":
         return [zero_outputs(run) for run in runs]
     lengths = (batch.end + 1).tolist()
+    if ablation in {"mean_by_mark", "mean_by_template"}:
+        kinds = kinds_of(batch, ablation)
+        return [kind_outputs(runs, kinds, i) for i in range(batch.n_pairs)]
     return [mean_outputs(runs, length, by_position=len(set(lengths)) == 1) for length in lengths]
+
+
+def kinds_of(batch, ablation) -> list[list]:
+    """What each position of each prompt is averaged with: those of the same name."""
+    marked = []
+    for i, length in enumerate((batch.end + 1).tolist()):
+        names = {int(places[i]): mark for mark, places in sorted(batch.marks.items(), reverse=True)}
+        marked.append([names.get(at) for at in range(length)])
+    if ablation == "mean_by_mark":
+        return marked
+    lengths = {}
+    for template, kinds in zip(batch.templates, marked, strict=True):
+        lengths.setdefault(template, set()).add(len(kinds))
+    one_length = {template for template, found in lengths.items() if len(found) == 1}
+    return [
+        [(template, at if template in one_length else kind) for at, kind in enumerate(kinds)]
+        for template, kinds in zip(batch.templates, marked, strict=True)
+    ]
 
 
 def slow(hf, batch, masks, names, ablation="resample", *, edges=False, parallel=False, metric=METRIC) -> np.ndarray:
@@ -72,6 +94,35 @@ def test_circuits_of_nodes(both, parts, ablation) -> None:
         names = list(map(str, runs.elements))
         masks = random_circuits(4, len(names))
         assert_parity(runs.metric_of(masks), slow(hf, batch, masks, names, ablation), TINY_FLOAT32)
+
+
+@pytest.mark.parametrize("ablation", ["mean_by_mark", "mean_by_template"])
+@pytest.mark.parametrize("edges", [False, True])
+def test_means_of_kinds_of_positions(edges, ablation) -> None:
+    """Two templates: prompts of one length, and prompts of two lengths."""
+    model, hf = load_model(tiny_hf("llama")), tiny_hf("llama")
+    batch = with_templates(model)
+    runs = EdgeRunsOfCircuits(model, batch, METRIC, ablation) if edges else NodeRuns(model, batch, METRIC, ("heads", "mlps"), ablation)
+    names = list(map(str, runs.elements))
+    masks = random_circuits(4, len(names))
+    found = runs.metric_of(masks)
+    assert_parity(found, slow(hf, batch, masks, names, ablation, edges=edges), TINY_FLOAT32)
+    other = "mean_by_mark" if ablation == "mean_by_template" else "mean_by_template"
+    with pytest.raises(AssertionError):
+        assert_parity(found, slow(hf, batch, masks, names, other, edges=edges), TINY_FLOAT32)
+
+
+def with_templates(model):
+    """Pairs of 9, 9, 10 and 8 tokens; the first two are of one template, the others of another."""
+    same, longer = tiny_batch(model, 2), tiny_batch(model, 4, unequal=True)
+    rows = [(same, 0), (same, 1), (longer, 3), (longer, 1)]
+
+    def tokens(part: str) -> list:
+        return [getattr(of, part)[i, : int(of.end[i]) + 1].tolist() for of, i in rows]
+
+    marks = {"CHANGE": [int(of.mark("CHANGE")[i]) for of, i in rows]}
+    sides = [[getattr(of, part)[i].tolist() for of, i in rows] for part in ("answers", "foils")]
+    return ContrastBatch.from_tokens(tokens("clean"), tokens("corrupt"), *sides, marks=marks).with_templates(["b", "b", "a", "a"])
 
 
 @pytest.mark.parametrize("ablation", ["resample", "mean"])

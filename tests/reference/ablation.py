@@ -14,7 +14,7 @@ import torch
 
 from reference.eap import Hooks, Layer, Outputs, final_norm, layers_of, outputs, projection
 
-__all__ = ["areas", "edge_logits", "edge_names", "mean_outputs", "node_logits", "zero_outputs"]
+__all__ = ["areas", "edge_logits", "edge_names", "kind_outputs", "mean_outputs", "node_logits", "zero_outputs"]
 
 
 def zero_outputs(like: Outputs) -> Outputs:
@@ -30,6 +30,20 @@ def mean_outputs(runs: list[Outputs], length: int, *, by_position: bool) -> Outp
         if by_position:
             return torch.stack(values).mean(0)
         return torch.cat([value[0] for value in values]).mean(0).expand(1, length, -1)
+
+    parts = [[mean([getattr(run, name)[n] for run in runs]) for n in range(len(runs[0].z))] for name in ("z", "raw", "mlp")]
+    return Outputs(mean([run.embed for run in runs]), *parts)
+
+
+def kind_outputs(runs: list[Outputs], kinds: list[list[Any]], prompt: int) -> Outputs:
+    """What one prompt gets: at each position, the mean over all positions of all prompts that are of the same kind."""
+
+    def mean(values: list[torch.Tensor]) -> torch.Tensor:
+        rows = []
+        for kind in kinds[prompt]:
+            alike = [value[0, at] for value, own in zip(values, kinds, strict=True) for at, other in enumerate(own) if other == kind]
+            rows.append(torch.stack(alike).mean(0))
+        return torch.stack(rows)[None]
 
     parts = [[mean([getattr(run, name)[n] for run in runs]) for n in range(len(runs[0].z))] for name in ("z", "raw", "mlp")]
     return Outputs(mean([run.embed for run in runs]), *parts)

@@ -19,7 +19,7 @@ __all__ = ["circuit"]
 
 _EDGES = typer.Option(None, "--edges", min=1, help="Pick this many edges instead of heads; for methods that score edges (eap, eap_ig).")
 _EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit with everything else ablated, or only list it.")
-_ABLATION = typer.Option("resample", "--ablation", help="What everything else is given: resample, zero, mean or mean_by_mark.")
+_ABLATION = typer.Option("resample", "--ablation", help="What the rest is given: resample, zero, mean, mean_by_mark, mean_by_template.")
 _UNIVERSE = typer.Option(None, "--universe", help="What is ablated outside the circuit: heads (MLPs are kept) or heads+mlps.")
 _RANDOM = typer.Option(100, "--random", min=0, help="Random circuits of the same size.")
 

@@ -45,7 +45,7 @@ class EdgeRunsOfCircuits(MaskedRuns):
     ----------
     model, batch, metric
         What is run and read.
-    ablation : {"resample", "zero", "mean", "mean_by_mark"}
+    ablation : {"resample", "zero", "mean", "mean_by_mark", "mean_by_template"}
         What an ablated edge carries: the sender's write in the corrupt run, nothing, or the write of its mean output.
     pairs_per_pass : int
         Pairs that are run together. Changes cost, not results.

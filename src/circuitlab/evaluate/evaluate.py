@@ -40,7 +40,7 @@ class Evaluate:
 
     Parameters
     ----------
-    ablation : {"resample", "zero", "mean", "mean_by_mark"}
+    ablation : {"resample", "zero", "mean", "mean_by_mark", "mean_by_template"}
         What everything outside a circuit is given.
     parts : tuple of str, optional
         Universe of a circuit of nodes: ``("heads",)`` keeps all MLPs, ``("heads", "mlps")`` ablates those outside the circuit. The kinds

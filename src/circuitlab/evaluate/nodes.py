@@ -49,7 +49,7 @@ class NodeRuns(MaskedRuns):
         What is run and read.
     parts : tuple of str
         The universe: ``("heads",)`` keeps every MLP, as Wang et al. do; ``("heads", "mlps")`` ablates MLPs outside the circuit too.
-    ablation : {"resample", "zero", "mean", "mean_by_mark"}
+    ablation : {"resample", "zero", "mean", "mean_by_mark", "mean_by_template"}
         What an ablated node is given; see `circuitlab.evaluate.values.Means` for the two means.
     keep_at : mapping of Head or Mlp to tuple of str
         Marks at which a node of a circuit keeps its own value; at all other positions it is ablated (Wang et al. keep every head only where

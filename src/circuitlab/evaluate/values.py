@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base.sweeps import like_pairs
 
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Ablation", "Means", "describe_ablation", "require_ablation"]
 
-Ablation: TypeAlias = Literal["resample", "zero", "mean", "mean_by_mark"]
+Ablation: TypeAlias = Literal["resample", "zero", "mean", "mean_by_mark", "mean_by_template"]
 
 _WORDS = {
     "resample": "the value of the paired corrupt prompt, position by position",
     "zero": "zeros",
     "mean": "the mean over the corrupt prompts",
     "mean_by_mark": "the mean over the corrupt prompts at the same mark; over all unmarked positions elsewhere",
+    "mean_by_template": "the mean over the template's corrupt prompts, position by position; by mark where those differ in length",
 }
 _PAIRS_PER_PASS = 8
 
@@ -50,6 +51,8 @@ class Means:
     ``"mean"``: every position is a kind of its own where all prompts have one length; otherwise all real positions are one kind.
     ``"mean_by_mark"``: every mark is a kind, and all unmarked real positions are one (a position with two marks counts as the first in
     alphabetical order).
+    ``"mean_by_template"``: corrupt prompts of each template apart, as Wang et al. (2022) average theirs: every position is a kind where all
+    prompts of the template have one length; every mark, and all unmarked positions together, otherwise.
 
     Parameters
     ----------
@@ -94,11 +97,33 @@ def _equal_lengths(batch: ContrastBatch) -> bool:
 
 
 def _labels(batch: ContrastBatch, how: Ablation) -> Int[Tensor, "pair pos"]:
-    pairs, length = batch.clean.shape
     if how == "mean_by_mark":
-        labels = torch.zeros(pairs, length, dtype=torch.long)
-        for number, name in reversed(list(enumerate(sorted(batch.marks), start=1))):
-            labels[torch.arange(pairs), batch.marks[name]] = number
-        return labels
-    places = torch.arange(length).expand(pairs, length)
-    return places if _equal_lengths(batch) else torch.zeros_like(places)
+        return _by_mark(batch)
+    if how == "mean_by_template":
+        return _by_template(batch)
+    return _by_position(batch) if _equal_lengths(batch) else torch.zeros_like(batch.clean)
+
+
+def _by_position(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
+    return torch.arange(batch.clean.shape[1]).expand(batch.clean.shape)
+
+
+def _by_mark(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
+    labels = torch.zeros(batch.clean.shape, dtype=torch.long)
+    for number, name in reversed(list(enumerate(sorted(batch.marks), start=1))):
+        labels[torch.arange(batch.n_pairs), batch.marks[name]] = number
+    return labels
+
+
+def _by_template(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
+    if not batch.templates:
+        what = "These prompts do not say which template each was made from."
+        raise BadParameterError(what, "Name them with batch.with_templates, or use mean_by_mark.")
+    labels, used = torch.zeros(batch.clean.shape, dtype=torch.long), 0
+    for template in sorted(set(batch.templates)):
+        pairs = [i for i, name in enumerate(batch.templates) if name == template]
+        few = batch.select(pairs)
+        own = _by_position(few) if _equal_lengths(few) else _by_mark(few)
+        labels[pairs, : own.shape[1]] = own + used
+        used += int(own.max()) + 1
+    return labels

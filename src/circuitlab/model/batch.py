@@ -42,6 +42,9 @@ class ContrastBatch:
         Name of the metric the task asks for.
     text : tuple of (str, str), optional
         Clean and corrupt prompt of each pair, for display.
+    templates : tuple of str, optional
+        Name of the template of each pair; pairs of one template have the same words around their slots. Means over prompts can be taken
+        template by template. Not part of the identity: the tokens are.
     reference : Tensor, shape (pair, vocab), optional
         Log-probabilities of the next token in one model's clean run, for metrics that compare with it. A value of a model, not a part of
         the prompts: methods set it (`circuitlab.methods.base.with_reference`) and it does not enter the identity.
@@ -58,6 +61,7 @@ class ContrastBatch:
     task: TaskRef
     metric: str = "logit_diff"
     text: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    templates: tuple[str, ...] = field(default=(), repr=False)
     reference: Float[Tensor, "pair vocab"] | None = field(default=None, repr=False)
 
     @classmethod
@@ -186,8 +190,22 @@ class ContrastBatch:
             distractors=self.distractors[index],
             task=task,
             text=tuple(self.text[i] for i in index.tolist()) if self.text else (),
+            templates=tuple(self.templates[i] for i in index.tolist()) if self.templates else (),
             reference=None if self.reference is None else self.reference[index.to(self.reference.device)],
         )
+
+    def with_templates(self, names: Sequence[str]) -> ContrastBatch:
+        """The same batch, told which template each pair was made from; the identity stays.
+
+        Raises
+        ------
+        BadParameterError
+            If there is not one name per pair.
+        """
+        if len(names) != self.n_pairs:
+            what = f"{len(names)} templates were named for {self.n_pairs} pairs."
+            raise BadParameterError(what, "Give one name per pair.")
+        return replace(self, templates=tuple(names))
 
     def over_tokens(self) -> tuple[Int[Tensor, " token"], ContrastBatch]:
         """The tokens among answers and foils, and this batch with answers and foils as places in that list.

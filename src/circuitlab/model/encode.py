@@ -55,6 +55,7 @@ class EncodedPair:
     foils: list[int]
     distractors: list[int] = field(default_factory=list)
     text: tuple[str, str] = ("", "")
+    template: str = ""
 
 
 def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:
@@ -105,7 +106,8 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
         raise RejectedRow("same_answer", what, "Use answers that begin differently.")
     distractors = [token for text in example.distractors if (token := _one_token(tokenizer, text)) is not None]
     rivals = [token for token in dict.fromkeys(distractors) if token not in {*answers, *foils}]
-    return EncodedPair(clean.ids, corrupt.ids, marks, answers, foils, rivals, (example.clean, example.corrupt))
+    text = (example.clean, example.corrupt)
+    return EncodedPair(clean.ids, corrupt.ids, marks, answers, foils, rivals, text, example.template)
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedPrompt:

@@ -146,7 +146,8 @@ def to_batch(draw: Draw) -> ContrastBatch:
         digest=batch.task.digest,
         dropped=count_reasons(draw.rejected),
     )
-    return replace(batch, task=task, metric=draw.task.metric, text=tuple(pair.text for pair in pairs))
+    named = batch.with_templates([pair.template for pair in pairs])
+    return replace(named, task=task, metric=draw.task.metric, text=tuple(pair.text for pair in pairs))
 
 
 def _encoded(model: Model, sampler: Sampler, seed: int, *, strict: bool) -> Iterator[EncodedPair | RejectedRow]:

@@ -246,6 +246,8 @@ def test_what_cannot_be_evaluated_is_said(llama) -> None:
         Evaluate()(Circuit(frozenset(), SHAPE, frozenset({parse_edge("embed->a0.h1<k>")})), llama, batch, METRIC)
     with pytest.raises(BadParameterError, match="no edges"):
         EdgeRunsOfCircuits(llama, batch, METRIC).mask_of(head)
+    with pytest.raises(BadParameterError, match="do not say which template"):
+        NodeRuns(llama, batch, METRIC, ablation="mean_by_template").metric_of(np.ones((1, 12)))
     with pytest.raises(BadParameterError, match="do not fit"):
         NodeRuns(llama, batch, METRIC).metric_of(np.ones((2, 3)))
 

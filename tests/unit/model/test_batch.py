@@ -34,6 +34,18 @@ def test_a_selection_is_cropped_and_has_its_own_identity() -> None:
         batch.select([])
 
 
+def test_templates_go_with_their_pairs_and_leave_the_identity_alone() -> None:
+    plain = make()
+    batch = plain.with_templates(["first", "second"])
+    assert batch.select([1, 0]).templates == ("second", "first")
+    assert batch.over_tokens()[1].templates == batch.templates
+    assert batch.task.digest == plain.task.digest
+    assert batch.select([1]).task.digest == plain.select([1]).task.digest
+    assert plain.select([1]).templates == ()
+    with pytest.raises(BadParameterError, match="1 templates were named for 2 pairs"):
+        plain.with_templates(["first"])
+
+
 @pytest.mark.parametrize("change", [{"answers": [7, 8]}, {"clean": [[1, 2, 4], [4, 5]]}, {"marks": {"X": [0, 0]}}, {"foils": [2, 2]}])
 def test_identity_follows_content(change) -> None:
     assert make(**change).task.digest != make().task.digest

@@ -134,6 +134,7 @@ def test_rows_that_do_not_fit_are_dropped_and_counted_or_raised(model, colors) -
     assert sum(batch.task.dropped.values()) > 0
     assert set(batch.task.dropped) <= {"misaligned", "multi_token"}
     assert len(batch.text) == 6
+    assert batch.templates == ("one",) * 6
     assert prepare_batch(model, colors(known=False), 3).clean.tolist() == batch.clean[:3].tolist()
     with pytest.raises(RejectedRow, match="purple"):
         prepare_batch(model, colors(known=False), 6, strict=True)
