@@ -15,7 +15,7 @@ from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
-from circuitlab.nodes import Head, Mlp, Universe
+from circuitlab.nodes import Head, Mlp, Universe, parse_edge
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 from reference.ablation import areas, edge_logits, edge_names, kind_outputs, mean_outputs, node_logits, zero_outputs
 from reference.eap import outputs
@@ -156,6 +156,42 @@ def test_circuits_of_edges(both, ablation) -> None:
     masks = random_circuits(5, len(names))
     expected = slow(hf, batch, masks, names, ablation, edges=True, parallel=model.spec.parallel)
     assert_parity(runs.metric_of(masks), expected, TINY_FLOAT32)
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_circuits_of_edges_at_marks(family, ablation) -> None:
+    """Every port and the logits; edges kept at one mark, at two, beside one, and where the answer is read or not."""
+    model, hf = load_model(tiny_hf(family)), tiny_hf(family)
+    parallel, batch = model.spec.parallel, tiny_batch(model, 3, unequal=ablation != "mean")
+    names = edge_names(hf, parallel=parallel)
+    ends = [
+        "embed->a0.h0<q>",
+        "a0.h1->a1.kv0<k>",
+        "a0.h2->a2.kv1<v>",
+        "a0.h3->m1",
+        "m0->m2",
+        "a1.h0->logits",
+        "m1->logits",
+        "embed->a0.kv1<v>",
+    ]
+    marks = [("CHANGE",), ("END",), ("CHANGE", "END"), ("CHANGE+1",), ("CHANGE",), ("END",), ("CHANGE",), ("CHANGE", "CHANGE+1")]
+    keep_at = {parse_edge(name): at for name, at in zip(ends, marks, strict=True)}
+    runs = EdgeRunsOfCircuits(model, batch, METRIC, ablation, keep_at, pairs_per_pass=2)
+    masks = random_circuits(3, len(names), seed=4)[:-1]
+    masks[:, [names.index(name) for name in ends]] = True
+    masks[-1] = True
+    masks[-1, names.index("m0->logits")] = False
+    expected = np.zeros((len(masks), batch.n_pairs))
+    for i, values in enumerate(given(hf, batch, ablation)):
+        one = batch.select([i])
+        limited = {str(edge): [int(one.mark(mark)) for mark in at] for edge, at in keep_at.items()}
+        for j, mask in enumerate(masks):
+            kept = {name for name, inside in zip(names, mask, strict=True) if inside}
+            expected[j, i] = METRIC(edge_logits(hf, one.clean, values, kept, parallel=parallel, limited=limited)[None], one).item()
+    assert_parity(runs.metric_of(masks), expected, TINY_FLOAT32)
+    with pytest.raises(AssertionError):
+        assert_parity(EdgeRunsOfCircuits(model, batch, METRIC, ablation).metric_of(masks), expected, TINY_FLOAT32)
 
 
 def test_a_metric_over_the_whole_vocabulary() -> None:

@@ -102,12 +102,17 @@ class Circuit:
     biases: torch.Tensor
     own: dict[str, torch.Tensor]
     other: dict[str, torch.Tensor]
+    limited: dict[str, list[int]]
 
     def stream(self, receiver: str, senders: list[str]) -> torch.Tensor:
         """What a receiver reads."""
         total = self.biases.clone()
         for sender in senders:
-            total = total + (self.own if f"{sender}->{receiver}" in self.edges else self.other)[sender]
+            edge, write = f"{sender}->{receiver}", self.other[sender]
+            if edge in self.edges:
+                kept = self.limited.get(edge, range(total.shape[1]))
+                write = torch.stack([(self.own if at in kept else self.other)[sender][:, at] for at in range(total.shape[1])], dim=1)
+            total = total + write
         return total
 
 
@@ -124,13 +129,24 @@ def _write(layer: Layer, z: torch.Tensor, heads: int) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def edge_logits(hf: Any, clean: torch.Tensor, values: Outputs, edges: set[str], *, parallel: bool = False) -> torch.Tensor:
-    """Logits at the last position, (vocab,): edges outside the circuit carry what their senders write in ``values``."""
+def edge_logits(
+    hf: Any,
+    clean: torch.Tensor,
+    values: Outputs,
+    edges: set[str],
+    *,
+    parallel: bool = False,
+    limited: dict[str, list[int]] | None = None,
+) -> torch.Tensor:
+    """Logits at the last position, (vocab,): edges outside the circuit carry what their senders write in ``values``.
+
+    Edges in ``limited`` do so everywhere but at these positions.
+    """
     layers, config = layers_of(hf), hf.config
     heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
     embed = outputs(hf, clean).embed
-    run = Circuit(edges, torch.zeros_like(embed), {"embed": embed}, {"embed": values.embed})
+    run = Circuit(edges, torch.zeros_like(embed), {"embed": embed}, {"embed": values.embed}, limited or {})
     senders = ["embed"]
     for n, layer in enumerate(layers):
         mine = [f"a{n}.h{head}" for head in range(heads)]

@@ -73,7 +73,7 @@ def forward(
     layout: EdgeLayout,
     ablated: AblatedWrites,
     embed: Float[Tensor, "pair pos d_model"],
-    circuits: Float[Tensor, "circuit sender receiver"],
+    circuits: Sequence[tuple[Float[Tensor, "circuit sender receiver"], Float[Tensor, "pair pos"] | None]],
 ) -> Float[Tensor, "circuit pair d_model"]:
     """The residual stream that the logits read at the answer positions, for every circuit.
 
@@ -86,36 +86,46 @@ def forward(
         On the window.
     embed : Tensor, shape (pair, pos, d_model)
         Embedding of the clean prompts on the window.
-    circuits : Tensor, shape (circuit, sender, receiver)
-        1 where an edge is in the circuit, else 0.
+    circuits : sequence of (Tensor, Tensor or None)
+        Parts of every circuit, (circuit, sender, receiver), 1 where an edge is in the part and 0 elsewhere; each with the positions of the
+        window at which its edges are kept, (pair, pos), or None for all.
 
     Notes
     -----
     A receiver's stream is that of the ablated writes plus, along circuit edges, what each sender writes more in this run than ablated.
     """
-    count, (pairs, length, width) = len(circuits), embed.shape
+    count, (pairs, length, width) = len(circuits[0][0]), embed.shape
     more = embed.new_zeros(count, layout.shape[0], pairs, length, width)
     more[:, 0] = embed - ablated.embed
     ports = layout.n_heads + 2 * layout.n_kv_heads
     for index, block in enumerate(runs.decoder.blocks):
-        asked = circuits[:, :, layout.inputs(index)]
-        heads = layout.heads(index)
-        streams = ablated.pre[index] + _arriving(asked[:, : heads.start, :ports], more)
+        inputs, heads = layout.inputs(index), layout.heads(index)
+        streams = ablated.pre[index] + _arriving(circuits, slice(inputs.start, inputs.start + ports), more[:, : heads.start])
         z = _attend(runs, index, block.norm_attn.apply(streams), layout)
         more[:, heads] = (head_shares(block, z) - ablated.heads[index]).permute(0, 3, 1, 2, 4)
         seen = heads.start if block.parallel else heads.stop
-        stream = (ablated.pre if block.parallel else ablated.mid)[index] + _arriving(asked[:, :seen, ports:], more)[:, 0]
+        stream = (ablated.pre if block.parallel else ablated.mid)[index] + _arriving(
+            circuits, slice(inputs.stop - 1, inputs.stop), more[:, :seen]
+        )[:, 0]
         more[:, layout.mlp(index)] = block.mlp(block.norm_mlp.apply(stream)) - ablated.mlps[index]
     rows, at = torch.arange(pairs), (runs.batch.end - runs.start).to(embed.device)
-    return ablated.pre[-1][rows, at] + torch.einsum("cs,cspd->cpd", circuits[:, :, -1], more[:, :, rows, at])
+    final = ablated.pre[-1][rows, at]
+    for asked, kept in circuits:
+        arriving = torch.einsum("cs,cspd->cpd", asked[:, :, -1], more[:, :, rows, at])
+        final = final + (arriving if kept is None else arriving * kept[rows, at][:, None])
+    return final
 
 
 def _arriving(
-    asked: Float[Tensor, "circuit sender receiver"], more: Float[Tensor, "circuit sender pair pos d_model"]
+    circuits: Sequence[tuple[Tensor, Tensor | None]], receivers: slice, sent: Float[Tensor, "circuit sender pair pos d_model"]
 ) -> Float[Tensor, "circuit receiver pair pos d_model"]:
-    """What reaches each receiver along circuit edges, beyond the ablated writes."""
-    sent = more[:, : asked.shape[1]]
-    return torch.bmm(asked.transpose(1, 2), sent.flatten(2)).unflatten(2, more.shape[2:])
+    """What reaches some receivers along circuit edges, beyond the ablated writes."""
+    found = sent.new_zeros(())
+    for part, kept in circuits:
+        asked = part[:, : sent.shape[1], receivers]
+        arriving = torch.bmm(asked.transpose(1, 2), sent.flatten(2)).unflatten(2, sent.shape[2:])
+        found = found + (arriving if kept is None else arriving * kept[:, :, None])
+    return found
 
 
 def _attend(

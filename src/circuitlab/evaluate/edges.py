@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,11 @@ class EdgeRunsOfCircuits(MaskedRuns):
         What is run and read.
     ablation : {"resample", "zero", "mean", "mean_by_mark", "mean_by_template"}
         What an ablated edge carries: the sender's write in the corrupt run, nothing, or the write of its mean output.
+    keep_at : mapping of Edge to tuple of str
+        Marks at which an edge of a circuit is kept; at all other positions it is ablated. An edge's position is where its receiver reads:
+        the query's for q, the key's for k and v, its own for an MLP, END for the logits. It is also where its sender wrote, since nothing
+        but attention moves information between positions, and attention belongs to a head, not to an edge. Edges that are not named
+        are kept at every position, and so is every edge of the full model.
     pairs_per_pass : int
         Pairs that are run together. Changes cost, not results.
 
@@ -71,10 +77,16 @@ class EdgeRunsOfCircuits(MaskedRuns):
     batch: ContrastBatch
     metric: Metric
     ablation: Ablation = "resample"
+    keep_at: Mapping[Edge, tuple[str, ...]] = field(default_factory=dict)
     pairs_per_pass: int = 8
 
     def __post_init__(self) -> None:
         require_ablation(self.ablation)
+        if foreign := sorted(str(edge) for edge in self.keep_at if not isinstance(edge, Edge)):
+            what = f"keep_at names {', '.join(foreign[:5])}, and this is a circuit of edges."
+            raise BadParameterError(what, "Name edges, such as parse_edge('a0.h1->a1.kv0<k>').")
+        for mark in {mark for marks in self._limits for mark in marks}:
+            self.batch.mark(mark)
         if self.pairs_per_pass < 1:
             raise BadParameterError(f"pairs_per_pass={self.pairs_per_pass} runs nothing.", "Use at least 1.")
 
@@ -96,12 +108,13 @@ class EdgeRunsOfCircuits(MaskedRuns):
     @property
     def conventions(self) -> dict[str, str]:
         """How circuits are run, in words."""
-        posts = self.model.spec.post_norm
+        posts, some = self.model.spec.post_norm, len(self.keep_at)
+        places = f"every position, {some} edges are kept at their marks only (where the receiver reads)" if some else "every position"
         return {
             "level": "edges",
             "universe": "edges: embed, heads and MLPs to each q, each shared k and v, MLPs and logits",
             "kept": "biases, counted once",
-            "ablated_at": "what a receiver's input reads of a sender; every position",
+            "ablated_at": f"what a receiver's input reads of a sender; {places}",
             "ablation": self.ablation,
             "ablated_value": describe_ablation(self.ablation, self.batch),
             "head_share": "at the post-norm's scale in the same run" if posts else "output projection of its z",
@@ -124,10 +137,22 @@ class EdgeRunsOfCircuits(MaskedRuns):
         if circuit.edges is None:
             what = "This circuit has nodes and no edges."
             raise BadParameterError(what, "Evaluate it at node level, or give its edges.")
+        return self._dense(circuit.edges)[self.layout.places]
+
+    def _dense(self, edges: Iterable[Edge]) -> np.ndarray:
+        """Edges as a mask, (sender, receiver)."""
         dense = np.zeros(self.layout.shape, dtype=bool)
-        for edge in circuit.edges:
+        for edge in edges:
             dense[self.layout.index(self._shared(edge))] = True
-        return dense[self.layout.places]
+        return dense
+
+    @cached_property
+    def _limits(self) -> dict[tuple[str, ...], np.ndarray]:
+        """Edges that are kept only at some marks, (sender, receiver), by these marks."""
+        alike: dict[tuple[str, ...], list[Edge]] = {}
+        for edge, marks in self.keep_at.items():
+            alike.setdefault(tuple(sorted(set(marks))), []).append(edge)
+        return {marks: self._dense(edges) for marks, edges in alike.items()}
 
     def _shared(self, edge: Edge) -> Edge:
         own = self.model.spec.n_heads == self.model.spec.n_kv_heads
@@ -157,11 +182,23 @@ class EdgeRunsOfCircuits(MaskedRuns):
             together = max(1, _LARGEST // (self.layout.shape[0] * clean.embed.numel()))
             for first in range(0, len(edited), together):
                 some = edited[first : first + together]
-                asked = torch.from_numpy(dense[some]).to(clean.embed)
+                asked = self._parts(runs, torch.from_numpy(dense[some]).to(clean.embed))
                 out[np.ix_(some, np.array(pairs))] = self._read(few, forward(runs, self.layout, writes, clean.embed, asked))
                 done += len(some) * len(pairs)
                 step(done, max(1, len(edited)) * batch.n_pairs)
         return out
+
+    def _parts(self, runs: EdgeRuns, asked: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Circuits, (circuit, sender, receiver), as edges that are kept everywhere and edges that are kept at some positions only."""
+        found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        for marks, edges in self._limits.items():
+            kept = torch.zeros_like(runs.batch.clean)
+            for mark in marks:
+                kept[torch.arange(len(kept)), runs.batch.mark(mark)] = 1
+            some = torch.from_numpy(edges).to(asked)
+            found.append((asked * some, kept[:, runs.start :].to(asked)))
+            asked = asked * (1 - some)
+        return [(asked, None), *found]
 
     def _start(self, few: ContrastBatch) -> EdgeRuns:
         """The positions that can change: from the first difference on with resampling, all otherwise."""

@@ -45,8 +45,9 @@ class Evaluate:
     parts : tuple of str, optional
         Universe of a circuit of nodes: ``("heads",)`` keeps all MLPs, ``("heads", "mlps")`` ablates those outside the circuit. The kinds
         of node that the circuit holds otherwise.
-    keep_at : mapping of Head or Mlp to tuple of str
-        Marks at which nodes of a circuit are kept, as in `NodeRuns`; random circuits keep the nodes that it does not name everywhere.
+    keep_at : mapping of Head, Mlp or Edge to tuple of str
+        Marks at which nodes or edges of a circuit are kept, as in `NodeRuns` and `EdgeRunsOfCircuits`; random circuits keep what it does
+        not name everywhere.
     n_random : int
         Size-matched random circuits.
     matching : {"size", "layer"}
@@ -79,7 +80,7 @@ class Evaluate:
 
     ablation: Ablation = "resample"
     parts: tuple[str, ...] | None = None
-    keep_at: Mapping[Head | Mlp, tuple[str, ...]] = field(default_factory=dict)
+    keep_at: Mapping[Head | Mlp, tuple[str, ...]] | Mapping[Edge, tuple[str, ...]] = field(default_factory=dict)
     n_random: int = 100
     matching: Literal["size", "layer"] = "size"
     n_subsets: int = 10
@@ -167,10 +168,10 @@ class Evaluate:
 
     def _runs(self, circuit: Circuit, model: Model, batch: ContrastBatch, metric: Metric) -> MaskedRuns:
         if circuit.edges is not None:
-            return EdgeRunsOfCircuits(model, batch, metric, self.ablation)
+            return EdgeRunsOfCircuits(model, batch, metric, self.ablation, self.keep_at)  # type: ignore[arg-type]
         kinds = {"mlps" if isinstance(node, Mlp) else "heads" for node in circuit.nodes}
         parts = self.parts or tuple(part for part in ("heads", "mlps") if part in kinds) or ("heads",)
-        return NodeRuns(model, batch, metric, parts, self.ablation, self.keep_at)
+        return NodeRuns(model, batch, metric, parts, self.ablation, self.keep_at)  # type: ignore[arg-type]
 
     def _strata(self, runs: MaskedRuns) -> np.ndarray:
         if self.matching == "size" or isinstance(runs, EdgeRunsOfCircuits):

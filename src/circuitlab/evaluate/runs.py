@@ -51,36 +51,40 @@ class MaskedRuns(ABC):
         return tuple(str(self.elements[i]) for i in np.flatnonzero(mask).tolist())
 
     @cached_property
+    def _ends(self) -> list[np.ndarray]:
+        """The full model's and the empty circuit's metric, once they were run."""
+        return []
+
+    @property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
         """Metric of the full model and of the empty circuit, each (pair,)."""
-        n = len(self.elements)
-        full, empty = self.run(np.array([[True] * n, [False] * n]))
+        if not self._ends:
+            self.metric_of(np.zeros((0, len(self.elements)), dtype=bool))
+        full, empty = self._ends
         return full, empty
 
     def metric_of(self, masks: np.ndarray) -> np.ndarray:
         """Metric of each circuit, (circuit, pair). Equal circuits are run once; the full and the empty one are exactly `ends`.
+
+        The ends are run with the first circuits, so that the unedited prompts need not be run for them alone.
 
         Parameters
         ----------
         masks : ndarray of bool, shape (circuit, element)
         """
         masks = np.asarray(masks, dtype=bool)
-        if masks.ndim != 2 or masks.shape[1] != len(self.elements):  # noqa: PLR2004 - circuits and elements
-            what = f"Masks of shape {masks.shape} do not fit a universe of {len(self.elements)} elements."
+        n = len(self.elements)
+        if masks.ndim != 2 or masks.shape[1] != n:  # noqa: PLR2004 - circuits and elements
+            what = f"Masks of shape {masks.shape} do not fit a universe of {n} elements."
             raise BadParameterError(what, "Give one row per circuit and one column per element.")
-        full, empty = self.ends
-        out = np.empty((len(masks), len(full)))
-        size = masks.sum(1)
-        out[size == masks.shape[1]], out[size == 0] = full, empty
-        between = np.flatnonzero((size > 0) & (size < masks.shape[1]))
-        alike: dict[bytes, list[int]] = {}
-        for index in between.tolist():
-            alike.setdefault(masks[index].tobytes(), []).append(index)
-        if alike:
-            found = self.run(masks[[indices[0] for indices in alike.values()]])
-            for indices, values in zip(alike.values(), found, strict=True):
-                out[indices] = values
-        return out
+        both = np.array([[True] * n, [False] * n])
+        known = dict(zip(map(np.ndarray.tobytes, both), self._ends, strict=False))
+        asked = {mask.tobytes(): mask for mask in (*both, *masks)}
+        fresh = {key: mask for key, mask in asked.items() if key not in known}
+        if fresh:
+            known |= zip(fresh, self.run(np.stack(list(fresh.values()))), strict=True)
+        self._ends[:] = [known[end.tobytes()] for end in both]
+        return np.stack([known[mask.tobytes()] for mask in masks]) if len(masks) else np.empty((0, len(self._ends[0])))
 
 
 def require_same_shape(circuit: Circuit, model: Model) -> None:

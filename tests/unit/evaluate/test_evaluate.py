@@ -98,6 +98,21 @@ def test_circuits_do_not_depend_on_their_company(llama) -> None:
         np.testing.assert_allclose(runs.metric_of(masks[2:3]), together[2:3], atol=1e-5)
 
 
+@pytest.mark.parametrize("build", [NodeRuns, EdgeRunsOfCircuits])
+def test_the_ends_are_run_once_and_with_the_first_circuits(llama, build, monkeypatch) -> None:
+    asked = []
+    plain = build.run
+    monkeypatch.setattr(build, "run", lambda self, masks: (asked.append(len(masks)), plain(self, masks))[1])
+    runs = build(llama, tiny_batch(llama, 3), METRIC)
+    masks = random_of(runs, 3)
+    found = runs.metric_of(np.concatenate([masks, masks[:1], np.zeros_like(masks[:1])]))
+    assert asked == [5]
+    np.testing.assert_array_equal(found[3], found[0])
+    np.testing.assert_array_equal(found[4], runs.ends[1])
+    runs.metric_of(random_of(runs, 2, seed=1))
+    assert asked == [5, 2]
+
+
 def test_a_metric_that_compares_with_the_clean_run(llama) -> None:
     runs = NodeRuns(llama, tiny_batch(llama, 3), KLDivergence())
     full, empty = runs.ends
@@ -129,6 +144,22 @@ def test_the_planted_circuit_is_faithful_and_random_ones_are_not() -> None:
     assert helper["cpr"] is None and helper["curve"] is None, "nothing ranked the nodes"
     loud = Evaluate(n_random=60)(Circuit(planted.distractors, scores.universe), model, batch, METRIC).to_dict()
     assert loud["faithfulness"]["mean"] == pytest.approx(0, abs=0.05)
+
+
+def test_edges_that_act_at_one_position_are_as_faithful_there_alone() -> None:
+    """The movers read the query at END and the answer is read there: kept there alone, their edges do the same."""
+    planted = planted_model()
+    model, batch = planted.model, planted.batch(6)
+    reads = [parse_edge(name) for name in ("a1.h1->logits", "a1.h2->logits")]
+    names = ["embed->a1.kv0<v>", "embed->a1.kv0<k>", "embed->a1.kv1<v>", "embed->a1.kv1<k>"]
+    circuit = Circuit(frozenset(), Universe(2, 4, 2), frozenset([*reads, *map(parse_edge, names)]))
+    few = Evaluate(n_random=0, n_subsets=0)
+    everywhere = few(circuit, model, batch, METRIC).to_dict()
+    at_end = replace(few, keep_at=dict.fromkeys(reads, ("END",)))(circuit, model, batch, METRIC).to_dict()
+    assert at_end["faithfulness"]["mean"] == pytest.approx(everywhere["faithfulness"]["mean"], abs=1e-5)
+    assert "2 edges are kept at their marks only" in at_end["conventions"]["ablated_at"]
+    nowhere = replace(few, keep_at=dict.fromkeys(reads, ()))(circuit, model, batch, METRIC).to_dict()
+    assert nowhere["faithfulness"]["mean"] == pytest.approx(0, abs=0.05)
 
 
 def test_the_planted_edges_are_faithful() -> None:
@@ -276,6 +307,13 @@ def test_wrong_universes(llama) -> None:
         NodeRuns(llama, batch, METRIC, keep_at={Mlp(1): ("END",)})
     with pytest.raises(UnknownNameError, match="Did you mean 'CHANGE'"):
         NodeRuns(llama, batch, METRIC, keep_at={Head(1, 1): ("CHANGED",)})
+    edge = parse_edge("a0.h1->a1.kv0<k>")
+    with pytest.raises(BadParameterError, match=r"keep_at names a1\.h1, and this is a circuit of edges"):
+        EdgeRunsOfCircuits(llama, batch, METRIC, keep_at={Head(1, 1): ("END",)})
+    with pytest.raises(BadParameterError, match=r"keep_at names a0\.h1->a1\.kv0<k>, outside"):
+        NodeRuns(llama, batch, METRIC, keep_at={edge: ("END",)})
+    with pytest.raises(UnknownNameError, match="Did you mean 'CHANGE'"):
+        EdgeRunsOfCircuits(llama, batch, METRIC, keep_at={edge: ("CHANGED",)})
     with pytest.raises(BadParameterError, match="pairs_per_pass"):
         EdgeRunsOfCircuits(llama, batch, METRIC, pairs_per_pass=0)
 
