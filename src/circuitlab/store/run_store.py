@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from circuitlab.errors import ScoreFileError, StoreError
-from circuitlab.provenance import Provenance
+from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.store.documents import DocumentStore
 from circuitlab.store.partial import PartialRun
+from circuitlab.store.score_files import ScoreFiles
 
-__all__ = ["RunStore", "Sidecar", "default_root"]
-
-
-class Sidecar(msgspec.Struct, frozen=True):
-    """What lies beside each run for people and for quick listing: its provenance and the hash of its file."""
-
-    run_id: str
-    sha256: str
-    provenance: Provenance
+__all__ = ["EdgeRunStore", "RunStore", "default_root"]
 
 
 def default_root() -> Path:
@@ -31,7 +19,17 @@ def default_root() -> Path:
     return Path(os.environ.get("CIRCUITLAB_STORE", "runs"))
 
 
-class RunStore:
+class EdgeRunStore(ScoreFiles[EdgeScores]):
+    """Scores of edges, beside the scores of nodes of the same run: ``<run_id>.edges.nc`` and ``<run_id>.edges.json``."""
+
+    suffix = ".edges.nc"
+
+    def load(self, path: Path) -> EdgeScores:
+        """Read one file."""
+        return EdgeScores.load(path)
+
+
+class RunStore(ScoreFiles[HeadScores]):
     """A folder of runs: ``<run_id>.nc`` with the scores and ``<run_id>.json`` beside it.
 
     Parameters
@@ -41,109 +39,21 @@ class RunStore:
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
-        self.root = Path(root) if root is not None else default_root()
+        super().__init__(Path(root) if root is not None else default_root())
 
-    def path(self, run_id: str) -> Path:
-        """Where the scores of a run lie."""
-        if not run_id.isalnum():
-            what = f"{run_id!r} is no run id."
-            raise StoreError(what, "Run ids are hexadecimal digits.")
-        return self.root / f"{run_id}.nc"
+    def load(self, path: Path) -> HeadScores:
+        """Read one file."""
+        return HeadScores.load(path)
+
+    @property
+    def edges(self) -> EdgeRunStore:
+        """Scores of edges in the same folder."""
+        return EdgeRunStore(self.root)
+
+    def documents(self, kind: str) -> DocumentStore:
+        """Results made from runs, such as ``"evaluations"``, in a folder of that name."""
+        return DocumentStore(self.root / kind)
 
     def partial(self, run_id: str) -> PartialRun:
         """Where an unfinished run keeps the rows it has finished."""
         return PartialRun(self.path(run_id).parent / "partial" / f"{run_id}.npz")
-
-    def list(self) -> list[str]:
-        """Ids of every stored run, sorted."""
-        return sorted(path.stem for path in self.root.glob("*.nc")) if self.root.is_dir() else []
-
-    def has(self, run_id: str) -> bool:
-        """Whether a run is stored and its file is byte for byte what was written; a damaged one is moved aside."""
-        path = self.path(run_id)
-        if not path.is_file():
-            return False
-        problem = self._problem(run_id)
-        if problem:
-            self._move_aside(run_id, problem)
-        return not problem
-
-    def get(self, run_id: str) -> HeadScores:
-        """Read a run.
-
-        Raises
-        ------
-        ScoreFileError
-            If it is not stored, damaged, foreign, or from a newer schema.
-        StoreError
-            If the file holds another run.
-        """
-        scores = HeadScores.load(self.path(run_id))
-        found = scores.provenance.run_id()
-        if found != run_id:
-            what = f"{self.path(run_id)} holds run {found}."
-            raise StoreError(what, "Files of a store must not be renamed; move it back.")
-        return scores
-
-    def put(self, scores: HeadScores) -> str:
-        """Store a run and return its id; an existing file of the same run is replaced in one step."""
-        from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - h5py is slow to import
-
-        run_id = scores.provenance.run_id()
-        path = scores.save(self.path(run_id))
-        sidecar = Sidecar(run_id, _sha256(path), scores.provenance)
-        text = msgspec.json.format(msgspec.json.encode(sidecar), indent=2)
-        replace_file(path.with_suffix(".json"), lambda target: target.write_bytes(text))
-        return run_id
-
-    def get_or_compute(self, run_id: str, compute: Callable[[], HeadScores]) -> tuple[HeadScores, bool]:
-        """The stored run, or the computed one after storing it; also says whether it was stored before.
-
-        A damaged, foreign or newer file is named in a warning, moved into ``damaged/``, and the run computed again.
-        """
-        if self.has(run_id):
-            try:
-                return self.get(run_id), True
-            except ScoreFileError as error:
-                self._move_aside(run_id, str(error))
-        scores = compute()
-        found = scores.provenance.run_id()
-        if found != run_id:
-            what = f"Run {run_id} was asked for, and {found} was computed."
-            raise StoreError(what, "The method changed its parameters while it ran; report this.")
-        self.put(scores)
-        return scores, False
-
-    def _problem(self, run_id: str) -> str:
-        """What is wrong with a stored run's file, judged from its sidecar without reading the scores; "" if nothing."""
-        path = self.path(run_id)
-        try:
-            sidecar = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Sidecar)
-        except FileNotFoundError:
-            return ""  # killed between the two writes: the scores themselves carry a checksum and are checked when read
-        except (OSError, msgspec.MsgspecError) as error:
-            return f"its sidecar cannot be read ({error})"
-        return "" if sidecar.sha256 == _sha256(path) else "its bytes are not the ones that were written"
-
-    def _move_aside(self, run_id: str, problem: str) -> None:
-        aside = self.root / "damaged"
-        aside.mkdir(parents=True, exist_ok=True)
-        path = self.path(run_id)
-        for old in (path, path.with_suffix(".json")):
-            if old.exists():
-                old.replace(_free_name(aside / old.name))
-        warnings.warn(f"Stored run {path} was moved to {aside} and will be computed again: {problem}", stacklevel=3)
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    free = path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from circuitlab.errors import StoreError
+from circuitlab.scores.edge_layout import EdgeLayout
+from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.store import RunStore
 from circuitlab.store.run_store import default_root
 from circuitlab.testing.fakes import fake_scores
@@ -75,6 +77,26 @@ def test_a_run_under_another_name_is_refused(store, scores) -> None:
         store.get_or_compute("def456", lambda: scores)
     with pytest.raises(StoreError, match="no run id"):
         store.path("../x")
+
+
+def test_scores_of_edges_lie_beside_those_of_nodes(store, scores) -> None:
+    run_id = store.put(scores)
+    spec = scores.provenance.model
+    shape = EdgeLayout.of(spec).shape
+    n = scores.n_pairs
+    arrays = {"edges": np.zeros((n, *shape)), **{name: scores.dataset[name].values for name in ("total", "clean", "corrupt")}}
+    edges = EdgeScores.build(arrays, scores.provenance)
+    assert not store.edges.has(run_id)
+    _, cached = store.edges.get_or_compute(run_id, lambda: edges)
+    back, again = store.edges.get_or_compute(run_id, lambda: pytest.fail("computed again"))
+    assert (cached, again) == (False, True)
+    np.testing.assert_array_equal(back.values(), edges.values())
+    assert store.list() == store.edges.list() == [run_id]
+    np.testing.assert_array_equal(store.get(run_id).values(), scores.values())
+    store.edges.path(run_id).write_bytes(b"hello")
+    with pytest.warns(UserWarning, match="moved to .*damaged"):
+        assert not store.edges.has(run_id)
+    assert store.has(run_id), "the scores of nodes are left alone"
 
 
 def test_the_root_follows_the_environment(monkeypatch, tmp_path) -> None:
