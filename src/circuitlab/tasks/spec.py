@@ -43,7 +43,8 @@ class SequenceSource(msgspec.Struct, tag="sequence", tag_field="kind", frozen=Tr
 class SumSource(msgspec.Struct, tag="sums", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """One-digit arithmetic: ``{a} {b} {result}``, a changed operand ``{b2}`` with ``{result2}``, and ``shots`` worked examples.
 
-    Examples are ``{s0a} {s0b} {s0r}`` and so on; results stay between 0 and 9. ``operation`` is ``+``, ``-`` or ``*``.
+    Examples are ``{s0a} {s0b} {s0r}`` and so on; results stay between 0 and 9. ``operation`` is ``+``, ``-`` or ``*``, or several of
+    them (``+-``), of which each row draws one, ``{sign}``, for its examples as well.
     """
 
     operation: str

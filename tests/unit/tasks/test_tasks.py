@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from circuitlab.errors import CircuitlabError, TaskFileError, UnknownNameError
 from circuitlab.tasks import list_tasks, load_task, sample_pairs, tasks_folder
 from circuitlab.tasks.load import load_pools
 from circuitlab.tasks.render import example_text, marked
+from circuitlab.tasks.sources import Context, draw_rows
+from circuitlab.tasks.spec import SumSource
 
 CASES = [(task, variant) for task in list_tasks() for variant in load_task(task).variants]
 
@@ -77,7 +82,7 @@ def test_every_shipped_variant_yields_sound_pairs(task: str, variant: str) -> No
 
 
 def test_the_core_tasks_are_there() -> None:
-    core = {"ioi", "colored_objects", "successor", "capitals", "addition", "greater_than", "docstring"}
+    core = {"ioi", "colored_objects", "successor", "capitals", "addition", "greater_than", "docstring", "factual_recall", "arithmetic"}
     assert core <= set(list_tasks())
     assert {"s2_io", "abc"} <= set(load_task("ioi").variants)
     assert "two_objects" in load_task("colored_objects").variants
@@ -108,6 +113,35 @@ def test_sums_are_right() -> None:
                 for example in examples:
                     left, right = example.split(" = ")
                     assert eval(left) == int(right)
+
+
+def test_arithmetic_mixes_operations_and_never_within_a_prompt() -> None:
+    signs = set()
+    for pair in draw("arithmetic", 60):
+        for text, answer in ((pair.clean, pair.answers[0]), (pair.corrupt, pair.foils[0])):
+            problems = re.findall(r"(\d) ([+-]) (\d)(?: = |\? )(\d?)", text)
+            assert len(problems) == 4 and len({sign for _, sign, _, _ in problems}) == 1
+            signs.add(problems[0][1])
+            for a, sign, b, shown in problems:
+                assert int(shown or answer) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+    assert signs == {"+", "-"}
+    assert {pair.template for pair in draw("arithmetic", 60)} == {"lines", "questions"}
+
+
+def test_an_operation_that_is_none_is_refused(tmp_path) -> None:
+    for operation in ("+/", ""):
+        with pytest.raises(UnknownNameError, match="operation"):
+            next(draw_rows(SumSource(operation=operation), Context("made", tmp_path, {}, random.Random(0))))
+
+
+def test_factual_recall_asks_in_several_ways_for_the_right_capital() -> None:
+    with (tasks_folder() / "capitals.csv").open() as table:
+        capitals = {row["country"]: row["capital"] for row in csv.DictReader(table)}
+    pairs = draw("factual_recall", 60)
+    assert len({pair.template for pair in pairs}) == len(load_task("factual_recall").templates) >= 5
+    for pair in pairs:
+        for text, spans, answers in ((pair.clean, pair.clean_marks, pair.answers), (pair.corrupt, pair.corrupt_marks, pair.foils)):
+            assert answers == (f" {capitals[text[slice(*spans['SUBJECT'])]]}",)
 
 
 def test_greater_than_divides_the_digits() -> None:

@@ -16,16 +16,14 @@ _LARGEST_DIGIT = 9
 
 
 def rows(source: SumSource, context: Context) -> Iterator[Row]:
-    """Draw a problem, the same problem with another second operand and result, and examples that are neither."""
-    if source.operation not in _OPERATIONS:
-        raise UnknownNameError(f"operation in task {context.task!r}", source.operation, _OPERATIONS)
-    function = _OPERATIONS[source.operation]
-    lowest = 2 if source.operation == "*" else 1
-    digits = range(lowest, 10)
-    problems = [(a, b, function(a, b)) for a in digits for b in digits if 0 <= function(a, b) <= _LARGEST_DIGIT]
-    if source.operation == "*":
-        problems += [(a, 1, a) for a in range(1, 10)] + [(1, b, b) for b in range(2, 10)]
+    """Draw a problem, the same problem with another second operand and result, and examples of its operation that are neither."""
+    if unknown := [sign for sign in source.operation or " " if sign not in _OPERATIONS]:
+        raise UnknownNameError(f"operation in task {context.task!r}", unknown[0], _OPERATIONS)
+    tables = {sign: _problems(sign) for sign in source.operation}
     while True:
+        # One operation leaves the random numbers alone, so that such a task keeps its stream.
+        sign = source.operation if len(tables) == 1 else context.random.choice(source.operation)
+        problems = tables[sign]
         a, b, result = context.random.choice(problems)
         others = [(q, r) for p, q, r in problems if p == a and r != result]
         if not others:
@@ -34,7 +32,18 @@ def rows(source: SumSource, context: Context) -> Iterator[Row]:
         free = [problem for problem in problems if problem[:2] not in {(a, b), (a, b2)}]
         shots = context.random.sample(free, source.shots)
         row: dict[str, str | list[str]] = {"a": str(a), "b": str(b), "result": str(result), "b2": str(b2), "result2": str(result2)}
+        row["sign"] = sign
         for i, shot in enumerate(shots):
             row |= {f"s{i}{key}": str(value) for key, value in zip("abr", shot, strict=True)}
         row["digits"] = [str(d) for d in range(10) if d != result]
         yield row
+
+
+def _problems(sign: str) -> list[tuple[int, int, int]]:
+    """Operands and result of every problem of an operation whose result is one digit."""
+    function = _OPERATIONS[sign]
+    digits = range(2 if sign == "*" else 1, 10)
+    problems = [(a, b, function(a, b)) for a in digits for b in digits if 0 <= function(a, b) <= _LARGEST_DIGIT]
+    if sign == "*":
+        problems += [(a, 1, a) for a in range(1, 10)] + [(1, b, b) for b in range(2, 10)]
+    return problems
