@@ -11,7 +11,8 @@ from tolerances import REAL_FLOAT32, TINY_FLOAT32
 from circuitlab.errors import BadParameterError, ModelError
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
-from circuitlab.model.engine import Engine
+from circuitlab.model.batch import ContrastBatch
+from circuitlab.model.engine import Engine, Shared
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
 from circuitlab.model.protocol import Edit, Intervention, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
@@ -27,6 +28,17 @@ def model(request):
 
 def both(model, batch, metric=METRIC, **params):
     return [ActivationPatching(engine=engine, pairs_per_pass=3, **params)(model, batch, metric) for engine in ("exact", "hooks")]
+
+
+def late_batch(model) -> ContrastBatch:
+    """Pairs of 9 to 11 tokens that differ from position 5, 6 or 7 on, and one pair of equal prompts."""
+    rows = tiny_batch(model, 4, seed=5)
+    clean = [[*row, *row[: i % 3]] for i, row in enumerate(rows.clean.tolist())]
+    corrupt = [list(row) for row in clean]
+    for i in range(3):
+        corrupt[i][5 + i : 7 + i] = [(token + 7) % model.spec.d_vocab for token in clean[i][5 + i : 7 + i]]
+    answers, foils = rows.answers[:, 0].tolist(), rows.foils[:, 0].tolist()
+    return ContrastBatch.from_tokens(clean, corrupt, answers, foils, marks={"CHANGE": [5, 6, 7, 8]})
 
 
 def agree(fast, slow) -> None:
@@ -55,6 +67,35 @@ def test_by_mark_and_by_position(model, site) -> None:
     agree(fast, slow)
     assert fast.marks == tuple(map(str, range(9)))
     assert (fast.dataset["resid_pre"].values[:, :2] == 0).all(), "nothing differs before position 2: exactly zero"
+
+
+@pytest.mark.parametrize("site", ["z", "k", "pattern"])
+def test_prompts_that_share_their_beginning(model, site) -> None:
+    batch = late_batch(model)
+    for direction in ("denoising", "noising"):
+        fast, slow = both(model, batch, parts=("heads", "mlps", "resid_pre"), site=site, direction=direction)
+        agree(fast, slow)
+        assert all((fast.dataset[part].values[3] == 0).all() for part in fast.parts), "equal prompts: exactly zero"
+    agree(*both(model, batch, parts=("heads",), site=site, positions=("CHANGE", "END")))
+
+
+def test_a_run_that_starts_from_another_is_the_whole_run(model) -> None:
+    batch, engine = late_batch(model), Engine(model.decoder)
+    sites = [Site.Z, Site.K, Site.PATTERN, Site.MLP_OUT]
+    clean, whole = (engine.base_run(tokens, batch.end, sites) for tokens in (batch.clean, batch.corrupt))
+    found = engine.base_run(batch.corrupt, batch.end, sites, shared=Shared(clean, batch.first_difference(), 5))
+    real = batch.mask
+    for mine, full, before in (
+        *zip(found.entering, whole.entering, clean.entering, strict=True),
+        *zip(found.keys, whole.keys, clean.keys, strict=True),
+        *zip(found.values, whole.values, clean.values, strict=True),
+        *((found.sites[site][-1], whole.sites[site][-1], clean.sites[site][-1]) for site in (Site.Z, Site.K, Site.MLP_OUT)),
+    ):
+        assert_parity(mine[real].numpy(), full[real].numpy(), TINY_FLOAT32)
+        assert torch.equal(mine[:, :5], before[:, :5]), "taken from the other run"
+        assert not torch.equal(mine[:, 5:], before[:, 5:])
+    for mine, full in zip(found.sites[Site.PATTERN], whole.sites[Site.PATTERN], strict=True):
+        assert_parity(mine.transpose(1, 2)[real].numpy(), full.transpose(1, 2)[real].numpy(), TINY_FLOAT32)
 
 
 def test_a_metric_over_the_whole_vocabulary() -> None:
@@ -89,8 +130,9 @@ def test_order_and_chunks_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
-def test_differences_in_bfloat16_are_close_and_their_error_is_measured(model, site) -> None:
-    batch = tiny_batch(model, 4, unequal=True)
+@pytest.mark.parametrize("early", [True, False])
+def test_differences_in_bfloat16_are_close_and_their_error_is_measured(model, site, early) -> None:
+    batch = tiny_batch(model, 4, unequal=True) if early else late_batch(model)
     runs = [ActivationPatching(parts=("heads",), site=site, precision=how) for how in ("full", "bf16_difference")]
     exact, rounded = (run(model, batch, METRIC) for run in runs)
     (part,) = exact.parts

@@ -42,6 +42,9 @@ _TOKENS_TOGETHER = 6144
 _TOKENS_UNEDITED = 384
 """Positions of unedited runs that go through the model together; more only costs memory."""
 
+_SHARED = 0.4
+"""From which share of common positions on the corrupt run starts from the clean run's keys and values."""
+
 _WASTE = 1.15
 """How much longer the shared window of a chunk may be than the pairs' own windows together."""
 
@@ -86,11 +89,15 @@ class _Exact:
     def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
         import torch  # noqa: PLC0415
 
-        # Both runs in one pass: few prompts make small matrix products.
-        first = int(torch.minimum(batch.first_difference(), batch.end).min())
-        both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first)
-        n = batch.n_pairs
-        clean, corrupt = both.select(range(n)), both.select(range(n, 2 * n))
+        from circuitlab.model.engine import Shared  # noqa: PLC0415
+
+        differ = batch.first_difference()
+        first, n = int(torch.minimum(differ, batch.end).min()), batch.n_pairs
+        if first < _SHARED * batch.clean.shape[1]:  # both runs in one pass: few prompts make small matrix products
+            both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first)
+            return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
+        clean = self.engine.base_run(batch.clean, batch.end, sites, first=first)
+        corrupt = self.engine.base_run(batch.corrupt, batch.end, sites, first=first, shared=Shared(clean, differ, first))
         return self.run(batch, clean), self.run(batch, corrupt)
 
     def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.decoder import Decoder
 
-__all__ = ["BaseRun", "base_run"]
+__all__ = ["BaseRun", "Shared", "base_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,35 @@ class BaseRun:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What prompts have in common with prompts that were run before.
+
+    Parameters
+    ----------
+    run : BaseRun
+        The earlier run, one prompt for each; it kept the sites that are asked for now.
+    first : Tensor of int, shape (prompt,)
+        First position at which the prompts differ. Everything before it is taken from the earlier run, bit for bit.
+    start : int
+        From where on prompts are run: not after any of ``first``, and inside the prompts.
+    """
+
+    run: BaseRun
+    first: Int[Tensor, " prompt"]
+    start: int
+
+    def whole(self, before: Tensor, new: Tensor, axis: int = 1) -> Tensor:
+        """Values of the whole prompts, from those of the earlier run and the new ones from `start` on along ``axis``."""
+        length = before.shape[axis]
+        late = torch.arange(self.start, length, device=new.device) >= self.first.to(new.device)[:, None]
+        out = before.clone()
+        window = out.narrow(axis, self.start, length - self.start)
+        shape = [len(out), *[1] * (axis - 1), length - self.start, *[1] * (out.ndim - axis - 1)]
+        window.copy_(torch.where(late.view(shape), new, window))
+        return out
+
+
 @torch.no_grad()
 def base_run(
     decoder: Decoder,
@@ -87,6 +116,7 @@ def base_run(
     sites: Collection[Site] = (),
     *,
     linears_from: int | None = None,
+    shared: Shared | None = None,
 ) -> BaseRun:
     """Run prompts once, unedited.
 
@@ -99,21 +129,32 @@ def base_run(
         Sites whose values are kept.
     linears_from : int, optional
         Keep the input and output of every linear map from this position on, for arithmetic on differences.
+    shared : Shared, optional
+        Prompts that were run before and begin alike: only what follows is run. ``linears_from`` may not lie before it.
     """
-    x = decoder.embed(tokens)
-    run = BaseRun(at, [x], sites={site: [] for site in sites}, linears_from=linears_from or 0)
-    for block, where in zip(decoder.blocks, decoder.measure(tokens.shape[1]), strict=True):
+    start, length = 0 if shared is None else shared.start, tokens.shape[1]
+    x = decoder.embed(tokens)[:, start:]
+    run = BaseRun(at, [_joined(shared, x, 0)], sites={site: [] for site in sites}, linears_from=linears_from or 0)
+    for layer, (block, where) in enumerate(zip(decoder.blocks, decoder.measure(length), strict=True)):
         kept: BaseLinears = {}
         read: dict[Site, Tensor] = {}
-        multiply = exact if linears_from is None else keeping(kept, linears_from)
-        at_site = Edited(Place(0, tokens.shape[1], where), seen=read)
+        multiply = exact if linears_from is None else keeping(kept, linears_from - start)
+        past = (None, None) if shared is None else (shared.run.keys[layer][:, :start], shared.run.values[layer][:, :start])
+        at_site = Edited(Place(start, length, where, *past), seen=read)
         found = attend(block, x[None], multiply, at_site)
         x = leave(found, mlp_out(block, found.read, multiply), at_site)[0]
-        run.entering.append(x)
-        run.keys.append(found.keys[0])
-        run.values.append(found.values[0])
+        run.entering.append(_joined(shared, x, layer + 1))
+        run.keys.append(found.keys[0] if shared is None else shared.whole(shared.run.keys[layer], found.keys[0]))
+        run.values.append(found.values[0] if shared is None else shared.whole(shared.run.values[layer], found.values[0]))
         for site in sites:
-            run.sites[site].append(read[site][0])
+            value = read[site][0]
+            axis = 2 if site is Site.PATTERN else 1
+            run.sites[site].append(value if shared is None else shared.whole(shared.run.sites[site][layer], value, axis))
         if linears_from is not None:
             run.linears.append({name: (entered[0], left[0]) for name, (entered, left) in kept.items()})
     return run
+
+
+def _joined(shared: Shared | None, x: Float[Tensor, "prompt window d_model"], layer: int) -> Float[Tensor, "prompt pos d_model"]:
+    """The residual stream entering a layer, at all positions."""
+    return x if shared is None else shared.whole(shared.run.entering[layer], x)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.errors import BadParameterError
-from circuitlab.model.engine.base_run import BaseRun, base_run
+from circuitlab.model.engine.base_run import BaseRun, Shared, base_run
 from circuitlab.model.engine.climb import Climb, Group
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
 from circuitlab.model.engine.window import check_inside
@@ -60,12 +60,15 @@ class Engine:
         sites: Collection[Site] = (),
         *,
         first: int = 0,
+        shared: Shared | None = None,
     ) -> BaseRun:
         """Run prompts once, unedited; keep what `sweep` needs and the values of ``sites``.
 
-        ``first`` promises that no intervention will start before that position: less is kept.
+        ``first`` promises that no intervention will start before that position: less is kept. ``shared`` names prompts that were
+        run before and begin alike: only the rest is run.
         """
-        return base_run(self.decoder, tokens, at, sites, linears_from=None if self.difference is None else first)
+        linears_from = None if self.difference is None else first
+        return base_run(self.decoder, tokens, at, sites, linears_from=linears_from, shared=shared)
 
     @torch.no_grad()
     def sweep(self, base: BaseRun, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention prompt d_model"]:
