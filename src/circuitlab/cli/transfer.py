@@ -1,0 +1,51 @@
+"""What ``circuitlab compare --transfer`` adds: circuits run on each other's tasks, and dissociations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuitlab.cli.output import interval_text, print_table, print_text
+
+if TYPE_CHECKING:
+    from circuitlab.circuits.circuit import Circuit
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.study.function import FunctionalResult
+
+__all__ = ["print_transfer", "transferred"]
+
+
+def transferred(
+    model: Model, scores: Mapping[str, HeadScores], circuits: Mapping[str, Circuit], store: Path | None, pairs: int
+) -> FunctionalResult:
+    """Run every task's circuit on every task; what was run before is read from the store."""
+    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.study.function import FunctionalComparison  # noqa: PLC0415
+    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
+
+    with CellProgress("circuits on each other's tasks"):
+        return FunctionalComparison(pairs=pairs)(model, scores, circuits, RunStore(store))
+
+
+def print_transfer(result: FunctionalResult) -> None:
+    """Write the transfer matrix and the dissociations as text."""
+    table = result.transfer
+    print_text("\nFaithfulness of each circuit (row) on each task (column), other heads ablated; * better than random circuits, q < 0.05")
+    rows = []
+    for circuit in table.tasks:
+        cells = [table.cell(circuit, task) for task in table.tasks]
+        rows.append([circuit, *(f"{c.faithfulness['mean']:+.2f}{'*' if c.q is not None and c.q < 0.05 else ''}" for c in cells)])  # noqa: PLR2004
+    rows.append([f"random (n={cells[0].random['n']})", *(f"{table.cell(task, task).random['mean']:+.2f}" for task in table.tasks)])
+    shared = len(table.shared_heads)
+    rows.append([f"shared by all ({shared})", *(f"{float(table.shared[task].mean):+.2f}" for task in table.tasks)])
+    print_table(["circuit", *table.tasks], rows)
+    print_text("\nAblating heads of one task alone: effect on that task minus effect of the other task's own heads (share of the gap)")
+    found = [
+        [f"{row.task_a} ~ {row.task_b}", interval_text(row.contrast_a), interval_text(row.contrast_b), f"{row.q:.3g}", row.verdict]
+        for row in result.dissociation.rows
+    ]
+    print_table(["tasks", "on the first", "on the second", "q", "dissociation"], found)
+    for task, reason in table.left_out.items():
+        print_text(f"{task} is left out: {reason}")
