@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -12,12 +10,14 @@ from circuitlab.circuits import TopK
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods import get_method
 from circuitlab.methods.activation_patching import ActivationPatching
-from circuitlab.methods.base.backups import BackupFinder
+from circuitlab.methods.base.backup_groups import KnockOuts, held_groups
+from circuitlab.methods.base.backups import BackupFinder, BackupPair
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.toy import build_planted
 from circuitlab.nodes import Head, Mlp, Universe
+from circuitlab.scores.intervals import Interval
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
 METRIC = LogitDiff()
@@ -27,10 +27,11 @@ EITHER = (Head(1, 1), Head(1, 2))
 
 
 @torch.no_grad()
-def or_model(heads=EITHER):
+def or_hf(heads=EITHER, loud: float = 100):
     """Every head of layer 1 in ``heads`` copies the content token to its logit, so loudly that the final norm sees only which token.
 
-    One of them is then enough: the norm divides by the size of what they write. The others write nothing.
+    One of them is then enough: the norm divides by the size of what they write. Where they are less loud, each further head still adds,
+    and less than the one before it. The others write nothing.
     """
     hf = tiny_hf_of(vocab=FIRST + CONTENTS, width=32)
     for name, value in hf.named_parameters():
@@ -47,8 +48,13 @@ def or_model(heads=EITHER):
             layer.self_attn.v_proj.weight[group * D_HEAD : (group + 1) * D_HEAD, FIRST : FIRST + CONTENTS] = torch.eye(D_HEAD)
     for head in heads:
         columns = slice(head.head * D_HEAD, (head.head + 1) * D_HEAD)
-        hf.model.layers[head.layer].self_attn.o_proj.weight[OUT + FIRST : OUT + FIRST + CONTENTS, columns] = 100 * torch.eye(D_HEAD)
-    return load_model(hf, name="either-of-two")
+        hf.model.layers[head.layer].self_attn.o_proj.weight[OUT + FIRST : OUT + FIRST + CONTENTS, columns] = loud * torch.eye(D_HEAD)
+    return hf
+
+
+def or_model(heads=EITHER, loud: float = 100):
+    """The same, wrapped."""
+    return load_model(or_hf(heads, loud), name="either-of-some")
 
 
 def tiny_hf_of(vocab: int, width: int):
@@ -141,8 +147,7 @@ def test_a_head_without_a_backup_makes_no_group() -> None:
 
 
 def test_three_heads_of_which_one_is_enough_show_in_no_pair() -> None:
-    three = (*EITHER, Head(1, 3))
-    assert BackupFinder()(or_model(heads=three), content_batch(), METRIC, three).groups == ()
+    assert BackupFinder()(or_model(heads=THREE), content_batch(), METRIC, THREE).groups == ()
 
 
 def test_the_hook_engine_finds_the_same(either) -> None:
@@ -199,45 +204,102 @@ def test_effects_and_excess_equal_those_of_plain_hooks() -> None:
     assert seen == wanted
     for head, one in found.single.items():
         assert one.mean == pytest.approx(alone[head].mean(), abs=1e-5)
-    for group in found.groups:
-        joint = clean - by_hooks(hf, batch, group.heads)
-        assert group.effect.mean == pytest.approx(joint.mean(), abs=1e-5)
-        assert group.excess.mean == pytest.approx((joint - sum(alone[head] for head in group.heads)).mean(), abs=1e-5)
-    assert found.runs == 4 * (len(found.single) + len(found.pairs) + len(found.groups))
+    assert found.runs == 4 * (len(found.single) + len(found.pairs))
 
 
 def later(seed: Head) -> list[Head]:
     return [head for head in Universe(3, 4, 2).heads() if head.layer >= seed.layer and head != seed]
 
 
-def test_groups_are_disjoint_and_their_pairs_are_super_additive() -> None:
-    model = load_model(tiny_hf("qwen3", seed=1))
-    found = BackupFinder(rate=0.5, least=0)(model, tiny_batch(model, 6), METRIC, [Head(0, 0), Head(1, 1), Head(2, 2)])
-    assert max(len(group.heads) for group in found.groups) > 2, "at a rate this wide chance connects some"
-    for one, other in itertools.combinations(found.groups, 2):
-        assert not set(one.heads) & set(other.heads)
-    for group in found.groups:
-        assert {head for pair in group.pairs for head in pair.heads} == set(group.heads)
-        assert all(pair.excess.low > 0 and pair.q <= 0.5 for pair in group.pairs)
-    assert list(found.pairs) == sorted(found.pairs, key=lambda pair: -pair.excess.mean)
+THREE = (*EITHER, Head(1, 3))
+
+
+def test_three_heads_that_are_super_additive_as_a_whole_are_a_group() -> None:
+    batch, hf = content_batch(), or_hf(THREE, loud=0.5)
+    found = BackupFinder()(load_model(or_hf(THREE, loud=0.5)), batch, METRIC, [THREE[0]])
+    (group,) = found.groups
+    assert group.heads == THREE
+    assert [pair.heads for pair in group.pairs] == [THREE[:2], (THREE[0], THREE[2])], "the third pair was not asked for"
+    clean = by_hooks(hf, batch, ())
+    alone = {head: clean - by_hooks(hf, batch, [head]) for head in THREE}
+    whole = clean - by_hooks(hf, batch, THREE)
+    assert group.effect.mean == pytest.approx(whole.mean(), abs=1e-4)
+    assert group.excess.mean == pytest.approx((whole - sum(alone.values())).mean(), abs=1e-4)
+    assert group.excess.mean > 3 * max(pair.excess.mean for pair in group.pairs)
+    assert found.runs == 6 * (len(found.single) + len(found.pairs) + 2), "all three, and the pair that was not asked for"
     data = found.to_dict()
-    assert data["tested"] == len(found.pairs) and data["runs"] == found.runs
-    assert data["groups"][0]["heads"] == [str(head) for head in found.groups[0].heads]
+    assert (data["tested"], data["runs"]) == (len(found.pairs), found.runs)
+    assert data["groups"][0]["heads"] == list(map(str, THREE))
     assert set(data["groups"][0]["excess"]) == {"mean", "low", "high"}
+    assert list(found.pairs) == sorted(found.pairs, key=lambda pair: -pair.excess.mean)
 
 
 def test_an_excess_that_is_small_beside_the_gap_makes_no_group() -> None:
-    model = load_model(tiny_hf("qwen3", seed=1))
-    batch = tiny_batch(model, 6)
-    seeds = [Head(0, 0), Head(1, 1), Head(2, 2)]
-    every = BackupFinder(rate=0.5, least=0)(model, batch, METRIC, seeds)
+    model, batch = or_model(THREE, loud=0.5), content_batch()
     gap = np.abs(ActivationPatching()(model, batch, METRIC).dataset["total"].values).mean()
-    sizes = sorted(float(pair.excess.mean) / gap for group in every.groups for pair in group.pairs)
-    assert sizes[0] > 0
-    between = (sizes[-2] + sizes[-1]) / 2
-    strong = BackupFinder(rate=0.5, least=between)(model, batch, METRIC, seeds)
-    assert [pair.excess.mean / gap for group in strong.groups for pair in group.pairs] == pytest.approx(sizes[-1:])
-    assert len(strong.pairs) == len(every.pairs), "all are reported as tested"
+    every = BackupFinder(least=0)(model, batch, METRIC, EITHER)
+    (share,) = {round(float(pair.excess.mean / gap), 4) for group in every.groups for pair in group.pairs}
+    for least, n_groups in ((0.9 * share, 1), (1.1 * share, 0)):
+        found = BackupFinder(least=least)(model, batch, METRIC, EITHER)
+        assert len(found.groups) == n_groups
+        assert len(found.pairs) == len(every.pairs), "all are reported as tested"
+
+
+@pytest.mark.parametrize("name", ["names-gqa", "names-mha"])
+def test_a_head_that_falls_silent_with_the_one_it_reads_is_no_backup(name) -> None:
+    """The negative mover does nothing without the heads it reads: super-additive with each of them, and no stand-in for any."""
+    planted = build_planted(name)
+    found = BackupFinder()(planted.model, planted.batch(8), METRIC)
+    (hinderer,) = planted.hinderers
+    assert hinderer in found.pairs[0].heads and found.pairs[0].excess.low > 2
+    assert found.groups == ()
+
+
+def made_up(effects: dict[tuple[Head, ...], float], n: int = 8) -> KnockOuts:
+    """Knock-outs whose effects are known, with a little noise; sets that are not given fail."""
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=(len(effects), n))
+    return KnockOuts({heads: mean + row for (heads, mean), row in zip(effects.items(), noise, strict=True)}, _unknown, 1e-6)
+
+
+def _unknown(sets) -> np.ndarray:
+    raise AssertionError(sets)
+
+
+def test_a_set_holds_only_if_every_head_adds_to_it() -> None:
+    a, b, c = THREE
+    singles = {(a,): 0.0, (b,): 0.0, (c,): 0.0}
+    pairs = {(a, b): 2.0, (a, c): 1.0, (b, c): 0.0}
+    assert made_up(singles | pairs | {(a, b, c): 3.0}).holds(THREE, 0.01, 0.05)
+    assert not made_up(singles | pairs | {(a, b, c): 2.0}).holds(THREE, 0.01, 0.05), "the third adds nothing to the pair"
+    assert not made_up(singles | {(a,): 4.0} | pairs | {(a, b, c): 3.0}).holds(THREE, 0.01, 0.05), "less than the sum"
+    assert not made_up(singles | pairs | {(a, b, c): 3.0}).holds(THREE, 1.5, 0.05), "more than the third adds is asked for"
+
+
+def test_a_set_that_does_not_hold_loses_its_weakest_pair() -> None:
+    heads = [Head(0, i) for i in range(6)]
+    linked = [BackupPair((heads[i], heads[j]), *[Interval(1.0, 1.0, 1.0)] * 2, 0.0) for i, j in ((0, 1), (4, 5), (1, 2), (2, 3))]
+    asked = []
+
+    def holds(some) -> bool:
+        asked.append(some)
+        return len(some) <= 3
+
+    found = held_groups(linked, holds)
+    assert [[pair.heads for pair in group] for group in found] == [[linked[1].heads], [linked[0].heads, linked[2].heads]]
+    assert asked == [tuple(heads[:4]), tuple(heads[:3])], "single pairs were tested before"
+    assert held_groups([], holds) == []
+
+
+def test_p_values_are_calibrated_where_effects_add_up() -> None:
+    """No interaction, each head with an effect of its own: a p-value below a level turns up as often as the level says."""
+    rng, a, b = np.random.default_rng(2), *EITHER
+    found = []
+    for _ in range(1500):
+        one, other, noise = rng.normal(1.0, 0.3, size=(3, 12)) - [[0.0], [0.0], [1.0]]
+        known = KnockOuts({(a,): one, (b,): other, (a, b): one + other + noise}, _unknown, 1e-6)
+        found.append(known.p((a, b)))
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.03)
 
 
 def test_equal_prompts_have_no_backups() -> None:

@@ -1,7 +1,7 @@
 """Backups: heads that stand in for each other, found by knocking out pairs of heads together.
 
 Where either of two heads is enough (an OR), knocking out one changes nothing, and every method that acts on one node at a time scores
-both near 0. Knocking out both does change something: the joint effect exceeds the sum of the single ones.
+both near 0. Knocking out both does change something: the joint effect exceeds the sum of the single ones, and each single one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitlab.circuits.select import p_values
 from circuitlab.errors import BadParameterError
+from circuitlab.methods.base.backup_groups import KnockOuts, held_groups
 from circuitlab.methods.base.contract import step
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.methods.base.sweeps import EngineName, like_pairs, pairs_together, require_engine, sweeps_on, unedited_together
@@ -49,7 +49,8 @@ class BackupPair:
     excess : Interval
         What that exceeds the sum of the single effects by.
     q : float
-        P-value of the excess being 0, corrected for all pairs of heads that were tested (Benjamini and Hochberg).
+        P-value of the pair being no backup, corrected for all pairs of heads that were tested (Benjamini and Hochberg): the largest of
+        those of the excess being 0 and of either head changing nothing once the other is gone.
     """
 
     heads: tuple[Head, Head]
@@ -60,14 +61,14 @@ class BackupPair:
 
 @dataclass(frozen=True)
 class BackupGroup:
-    """Heads that stand in for each other: a connected set of super-additive pairs.
+    """Heads that stand in for each other: backup pairs that hang together and are super-additive as a whole.
 
     Parameters
     ----------
     heads : tuple of Head
         In forward order.
     pairs : tuple of BackupPair
-        The super-additive pairs that connect them, strongest excess first. Not every two heads of a larger group need be one.
+        The backup pairs that connect them, strongest excess first. Not every two heads of a larger group need be one.
     effect, excess : Interval
         Of all its heads knocked out together, as in `BackupPair`.
     """
@@ -113,8 +114,11 @@ class BackupFinder:
     """Looks for heads that back each other up, starting from the heads of a circuit.
 
     Every head is knocked out alone and every candidate pair together: on the clean prompt its output at all positions is replaced by that
-    of the corrupt prompt (noising), and everything downstream is recomputed. A pair whose joint effect exceeds the sum of its single
-    effects is super-additive; connected super-additive pairs are a group.
+    of the corrupt prompt (noising), and everything downstream is recomputed. A pair is a backup pair if its joint effect exceeds the sum of
+    its single effects and each of them: a head that hinders, and falls silent with the head it reads, is super-additive with that head,
+    and no backup of it. Connected backup pairs are a group if the same holds of all its heads together: their joint effect exceeds the
+    sum of the single ones, and that of the group without any one head. A set of pairs of which this is not true is taken apart at its
+    weakest pair until it is; a pair lost on the way stays among the pairs tested.
 
     Parameters
     ----------
@@ -122,11 +126,11 @@ class BackupFinder:
         With which heads each seed is paired, besides the other seeds; every head of the seed's layer and of later ones otherwise, since
         a backup acts after what it replaces, or beside it.
     rate : float
-        False-discovery rate over all pairs tested (Benjamini and Hochberg, two-sided t-tests over prompt pairs). Intervals have
-        confidence ``1 - rate``, and that of the excess of every pair found excludes 0.
+        False-discovery rate over all pairs tested (Benjamini and Hochberg, two-sided t-tests over prompt pairs), and level at which larger
+        groups are tested. Intervals have confidence ``1 - rate``, and that of the excess of every group found excludes 0.
     least : float
-        By which share of the mean magnitude of the clean-corrupt gap a mean excess must exceed 0. Heads that share a norm interact a little
-        whatever they do, and with enough prompts surely so; 0 asks only that the excess is no rounding.
+        By which share of the mean magnitude of the clean-corrupt gap a mean excess must exceed 0, and a joint effect each single one. Heads
+        that share a norm interact a little whatever they do, and with enough prompts surely so; 0 asks only that it is no rounding.
     max_pairs : int
         Refuse searches with more pairs of heads than this, instead of running for hours.
     engine : {"exact", "hooks"}
@@ -200,39 +204,36 @@ class BackupFinder:
             raise BadParameterError(what, "Give at least two, better 16 or more.")
         pairs = self.pairs(seeds, Universe(model.spec.n_layers, model.spec.n_heads, model.spec.n_kv_heads))
         heads = sorted({head for pair in pairs for head in pair})
-        place = {head: i for i, head in enumerate(heads)}
         batch, sweeps = with_reference(model, metric, batch), sweeps_on(model, metric, self.engine)
-        effects, rounding, gap = _effects(sweeps, batch, [*((head,) for head in heads), *pairs], report=True)
-        alone, joint = effects[:, : len(heads)], effects[:, len(heads) :]
-        tested = self._tested(pairs, joint, joint - alone[:, [[place[head] for head in pair] for pair in pairs]].sum(-1), rounding)
-        found = [pair for pair in tested if pair.q <= self.rate and float(pair.excess.mean) > max(rounding, self.least * gap)]
-        members = _components([pair.heads for pair in found])
-        whole, *_ = _effects(sweeps, batch, members, report=False)
-        singles = np.reshape([alone[:, [place[head] for head in group]].sum(-1) for group in members], (-1, batch.n_pairs)).T
-        inside = [tuple(pair for pair in found if pair.heads[0] in group) for group in members]
-        groups = list(map(BackupGroup, members, inside, self._intervals(whole), self._intervals(whole - singles)))
+        sets = [*((head,) for head in heads), *pairs]
+        effects, rounding, gap = _effects(sweeps, batch, sets, report=True)
+        least = max(rounding, self.least * gap)
+        known = KnockOuts(dict(zip(sets, effects.T, strict=True)), lambda more: _effects(sweeps, batch, more, report=False)[0], rounding)
+        tested = self._tested(pairs, known)
+        found = [pair for pair in tested if pair.q <= self.rate and known.least_change(pair.heads) > least]
+        groups = [self._group(known, some) for some in held_groups(found, lambda group: known.holds(group, least, self.rate))]
         return Backups(
             groups=tuple(sorted(groups, key=lambda group: -float(group.excess.mean))),
             pairs=tuple(tested),
-            single=dict(zip(heads, self._intervals(alone), strict=True)),
-            runs=(len(heads) + len(pairs) + len(members)) * batch.n_pairs,
+            single={head: self._interval(known.effect((head,))) for head in heads},
+            runs=known.n_sets * batch.n_pairs,
         )
 
-    def _tested(self, pairs: Sequence[tuple[Head, Head]], joint: np.ndarray, excess: np.ndarray, rounding: float) -> list[BackupPair]:
-        """Every pair with its intervals, largest mean excess first; arrays have shape (pair, two heads)."""
+    def _tested(self, pairs: Sequence[tuple[Head, Head]], known: KnockOuts) -> list[BackupPair]:
+        """Every pair with its intervals, largest mean excess first."""
         from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
 
-        # Rounding spreads as little as it weighs, and would pass for a sure effect.
-        p = p_values(np.where(np.abs(excess).max(axis=0) > rounding, excess, 0.0))
-        q = stats.false_discovery_control(p).tolist()
-        tested = list(map(BackupPair, pairs, self._intervals(joint), self._intervals(excess), q))
-        return sorted(tested, key=lambda pair: -float(pair.excess.mean))
+        q = stats.false_discovery_control([known.p(pair) for pair in pairs]).tolist()
+        joint, excess = ([self._interval(of(pair)) for pair in pairs] for of in (known.effect, known.excess))
+        return sorted(map(BackupPair, pairs, joint, excess, q), key=lambda pair: -float(pair.excess.mean))
 
-    def _intervals(self, values: np.ndarray) -> list[Interval]:
-        """One interval for each column of (pair, column)."""
-        if not values.shape[1]:
-            return []
-        return [Interval(*limits) for limits in np.stack(list(mean_interval(values, confidence=1 - self.rate)), axis=-1)]
+    def _group(self, known: KnockOuts, pairs: Sequence[BackupPair]) -> BackupGroup:
+        heads = tuple(sorted({head for pair in pairs for head in pair.heads}))
+        return BackupGroup(heads, tuple(pairs), self._interval(known.effect(heads)), self._interval(known.excess(heads)))
+
+    def _interval(self, values: np.ndarray) -> Interval:
+        """Mean over pairs, (pair,)."""
+        return mean_interval(values, confidence=1 - self.rate)
 
 
 def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head, ...]], *, report: bool) -> tuple[np.ndarray, float, float]:
@@ -265,12 +266,3 @@ def _knocked_out(run: Run, source: Run, targets: Sequence[tuple[Head, ...]], fir
         ]
         found.append((run.metric - run.sweep(interventions)).T)
     return np.concatenate(found, axis=1)
-
-
-def _components(pairs: Iterable[tuple[Head, Head]]) -> list[tuple[Head, ...]]:
-    """Heads that pairs connect, each set in forward order."""
-    group: dict[Head, set[Head]] = {}
-    for one, other in pairs:
-        joined = group.get(one, {one}) | group.get(other, {other})
-        group |= dict.fromkeys(joined, joined)
-    return sorted({tuple(sorted(members)) for members in group.values()})
