@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from circuitlab.errors import AlignmentError, BadParameterError, ModelError, UnknownNameError
+from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
+from circuitlab.methods.base.nodes_in_trace import Chosen
 from circuitlab.methods.base.sweeps import (
     EngineName,
     Precision,
@@ -152,15 +153,15 @@ class ActivationPatching:
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
-            about = msgspec.structs.replace(about, measured=self._error(sweeps, sweeps_on(model, metric), batch, patches))
+            about = msgspec.structs.replace(about, measured=self._error(effects, sweeps_on(model, metric), batch, patches))
         return HeadScores.build(arrays, about, marks)
 
-    def _error(self, reduced: Sweeps, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
-        """Error of reduced against full precision on a sample of patches and pairs, in metric units."""
-        few = batch.select(range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS)))
-        some = patches[:: max(1, len(patches) // _SAMPLE_PATCHES)]
-        wrong, right = (self._score(sweeps, few, some)["effects"] for sweeps in (reduced, full))
-        apart = np.abs(wrong - right)
+    def _error(self, found: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
+        """Error of the effects found, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
+        pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
+        some = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
+        right = self._score(full, batch.select(pairs), [patches[i] for i in some])["effects"]
+        apart = np.abs(found[np.ix_(pairs, some)] - right)
         return {
             "precision_error_rms": float(np.sqrt(np.mean(apart**2))),
             "precision_error_max": float(apart.max()),
@@ -171,17 +172,7 @@ class ActivationPatching:
         return _INSIDE[self.site] if part == "heads" else _SITES[part]
 
     def _marks(self, batch: ContrastBatch) -> tuple[str, ...] | None:
-        if self.positions == ("all",):
-            return None
-        if self.positions == (_EACH,):
-            lengths = sorted(set((batch.end + 1).tolist()))
-            if len(lengths) > 1:
-                what = f"Prompts of {lengths[0]} to {lengths[-1]} tokens have no positions in common."
-                raise AlignmentError(what, "Name marks of the task, or choose one template with a variant.")
-            return tuple(map(str, range(lengths[0])))
-        for mark in self.positions:
-            batch.mark(mark)
-        return self.positions
+        return Chosen(self.parts, self.site, self.positions).marks(batch)
 
     def _patches(self, model: Model, marks: tuple[str, ...] | None) -> Iterator[_Patch]:
         for part in self.parts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import UnknownNameError
-from circuitlab.methods.base.first_order import Contrast, check_direction, first_order
+from circuitlab.methods.base.first_order import Contrast, Way, check_direction, first_order
 from circuitlab.methods.base.nodes_in_trace import Chosen, Point, value_at
 from circuitlab.methods.base.qk_fix import attention_of, fixed_effect
 
@@ -117,7 +117,7 @@ class AttributionPatchingStar:
         def effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
             return self._effects(contrast, points, decoder)
 
-        return first_order(self, model, batch, metric, effects)
+        return first_order(self, model, batch, metric, Way(effects, whole=self.site in {"q", "k"}))
 
     def _effects(self, contrast: Contrast, points: Sequence[Point], decoder: Decoder) -> dict[Point, Tensor]:
         n_layers = len(contrast.edited.trace.layers)

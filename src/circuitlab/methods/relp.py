@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base.first_order import check_direction, first_order
+from circuitlab.methods.base.first_order import Way, check_direction, first_order
 from circuitlab.methods.base.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
@@ -106,4 +106,4 @@ class RelevancePatching:
         from circuitlab.methods.base.relevance import relevance_decoder  # noqa: PLC0415 - torch
 
         decoder = relevance_decoder(model, frozen_pattern=self.pattern == "frozen")
-        return first_order(self, model, batch, metric, decoder=decoder)
+        return first_order(self, model, batch, metric, Way(decoder=decoder))

@@ -1,4 +1,4 @@
-"""Runs of a few pairs on the positions that edge attribution needs: those from the first place where clean and corrupt differ.
+"""Runs of a few pairs on the positions that attribution needs: those from the first place where clean and corrupt differ.
 
 Before that place both runs, and every mixture of their embeddings, are the same: senders write no difference there, and nothing there
 can change. Those positions are run once, and hand on their keys and values.
@@ -42,6 +42,8 @@ class EdgeRuns:
         Rotary angles and mask of every layer, for whole prompts.
     past : sequence of (Tensor, Tensor)
         Turned keys and values of the positions before the window, (pair, start, kv_head, d_head), by layer.
+    forward : Decoder, optional
+        A forward with the model's values and another backward pass; if it has an ``unembed``, that makes the logits.
     """
 
     model: Model
@@ -50,18 +52,19 @@ class EdgeRuns:
     start: int
     where: Sequence[Geometry]
     past: Sequence[tuple[Tensor, Tensor]]
+    forward: Decoder | None = None
 
     @classmethod
-    def of(cls, model: Model, metric: Metric, batch: ContrastBatch) -> EdgeRuns:
+    def of(cls, model: Model, metric: Metric, batch: ContrastBatch, forward: Decoder | None = None) -> EdgeRuns:
         """Run the positions that clean and corrupt share."""
         start = int(torch.minimum(batch.first_difference(), batch.end).min())
         decoder, where = model.decoder, model.decoder.measure(batch.clean.shape[1])
-        return cls(model, metric, batch, start, where, _past(decoder, decoder.embed(batch.clean)[:, :start], where))
+        return cls(model, metric, batch, start, where, _past(decoder, decoder.embed(batch.clean)[:, :start], where), forward)
 
     @property
     def decoder(self) -> Decoder:
         """The functional forward."""
-        return self.model.decoder
+        return self.forward or self.model.decoder
 
     def embed(self, tokens: Int[Tensor, "pair pos"]) -> Float[Tensor, "pair pos d_model"]:
         """The residual stream entering layer 0, on the window."""
@@ -118,7 +121,8 @@ class EdgeRuns:
         batch = self.batch
         last = trace.final[torch.arange(batch.n_pairs), (batch.end - self.start).to(trace.final.device)]
         ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
-        return self.metric(self.model.unembed(last, ids), placed)
+        unembed = getattr(self.forward, "unembed", self.model.unembed)
+        return self.metric(unembed(last, ids), placed)
 
 
 @torch.no_grad()
@@ -140,14 +144,10 @@ def _past(decoder: Decoder, resid: Tensor, where: Sequence[Geometry]) -> list[tu
 
 def _layer(decoder: Decoder, index: int, resid: Tensor, where: Geometry, past: tuple[Tensor, Tensor]) -> LayerTrace:
     """One layer on the window; queries see the past's keys and the window's own."""
-    block, start = decoder.blocks[index], past[0].shape[1]
-    stop = start + resid.shape[1]
-    angles = None if where.angles is None else (where.angles[0][start:stop], where.angles[1][start:stop])
+    block = decoder.blocks[index]
     attn_in = block.norm_attn.apply(resid)
     q, k, v = (block.split(part(attn_in)) for part in (block.q, block.k, block.v))
-    scores = block.scores(block.turned_q(q, angles), torch.cat([past[0], block.turned_k(k, angles)], dim=1))
-    pattern = scores.masked_fill(~where.visible[start:stop, :stop], float("-inf")).softmax(-1)
-    z = block.mix(pattern, torch.cat([past[1], v], dim=1))
+    pattern, z = block.attend(q, k, v, where, past)
     attn_out = block.write(z)
     resid_mid = resid + attn_out
     mlp_in = block.norm_mlp.apply(resid if block.parallel else resid_mid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder, Trace
     from circuitlab.model.protocol import Model
 
-__all__ = ["Contrast", "Effects", "GradientMethod", "check_direction", "first_order", "plain_effects"]
+__all__ = ["Contrast", "Effects", "GradientMethod", "Way", "check_direction", "first_order", "plain_effects"]
 
 
 class GradientMethod(Method, Protocol):
@@ -63,6 +63,8 @@ class Contrast:
         What is scored.
     sign : int
         1 where the source is the clean run, else -1.
+    start : int
+        Position at which the traces begin; nothing differs before it.
     """
 
     edited: GradientRun
@@ -70,6 +72,7 @@ class Contrast:
     batch: ContrastBatch
     chosen: Chosen
     sign: int
+    start: int = 0
 
     def difference(self, point: Point) -> Tensor:
         """Clean minus corrupt value, whichever of them is differentiated."""
@@ -77,7 +80,10 @@ class Contrast:
 
     def effect(self, point: Point, gradient: Tensor) -> Float[Tensor, "pair ..."]:
         """``(clean - corrupt) . gradient`` of each node of a point, (pair[, mark][, head])."""
-        return self.chosen.placed(per_position(point, self.difference(point), gradient), self.batch)
+        import torch  # noqa: PLC0415
+
+        found = per_position(point, self.difference(point), gradient)
+        return self.chosen.placed(torch.cat([found.new_zeros(len(found), self.start, *found.shape[2:]), found], dim=1), self.batch)
 
 
 Effects = Callable[[Contrast, Sequence[Point]], Mapping[Point, "Tensor"]]
@@ -100,24 +106,34 @@ def plain_effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Te
     return {point: contrast.effect(point, gradient) for point, gradient in zip(points, gradients, strict=True)}
 
 
-def first_order(
-    method: GradientMethod,
-    model: Model,
-    batch: ContrastBatch,
-    metric: Metric,
-    effects: Effects = plain_effects,
-    decoder: Decoder | None = None,
-) -> HeadScores:
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How effects are found.
+
+    Parameters
+    ----------
+    effects : callable
+        Effects of points from the two runs.
+    decoder : Decoder, optional
+        A forward with another backward pass, used for both runs.
+    whole : bool
+        Trace whole prompts. Otherwise the traces begin where clean and corrupt first differ, which costs less time and memory.
+    """
+
+    effects: Effects = plain_effects
+    decoder: Decoder | None = None
+    whole: bool = False
+
+
+def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way | None = None) -> HeadScores:
     """Score a batch: for every few pairs one run with a graph, one without, and the effects of all points.
 
     Parameters
     ----------
     method : GradientMethod
         Its fields choose nodes, positions and direction, and identify the scores.
-    effects : callable
-        Effects of points from the two runs.
-    decoder : Decoder, optional
-        A forward with another backward pass, used for both runs.
+    way : Way, optional
+        How effects are found; by the gradient of the run itself otherwise.
     """
     method.chosen.require(model)
     marks = method.chosen.marks(batch)
@@ -126,7 +142,8 @@ def first_order(
     found: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     for pairs in like_pairs(held, method.pairs_per_pass, alike=False):
-        found.append(_score(method, model, held.select(pairs), metric, _Way(effects, decoder, points)))
+        contrast, values = _contrast(method, model, held.select(pairs), metric, way or Way())
+        found.append(values | method.chosen.stacked((way or Way()).effects(contrast, points)))
         order += pairs
         step(len(order), batch.n_pairs)
     back = np.argsort(order)
@@ -134,22 +151,23 @@ def first_order(
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
 
 
-@dataclass(frozen=True, eq=False)
-class _Way:
-    """How effects are found."""
+def _contrast(
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way
+) -> tuple[Contrast, dict[str, np.ndarray]]:
+    """The two runs of a few pairs, and the metric of both and their difference, each (pair,)."""
+    from circuitlab.methods.base.edge_runs import EdgeRuns  # noqa: PLC0415 - torch
 
-    effects: Effects
-    decoder: Decoder | None
-    points: list[Point]
-
-
-def _score(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Any, way: _Way) -> dict[str, np.ndarray]:
     denoising = method.direction == "denoising"
     edited, source = (batch.corrupt, batch.clean) if denoising else (batch.clean, batch.corrupt)
-    other = gradient_run(model, metric, batch, source, way.decoder, track=False)
-    run = gradient_run(model, metric, batch, edited, way.decoder)
-    contrast = Contrast(run, other.trace, batch, method.chosen, 1 if denoising else -1)
-    effects = way.effects(contrast, way.points)
+    sign, start = (1 if denoising else -1), 0
+    if way.whole:
+        other = gradient_run(model, metric, batch, source, way.decoder, track=False)
+        run = gradient_run(model, metric, batch, edited, way.decoder)
+    else:
+        runs = EdgeRuns.of(model, metric, batch, way.decoder)
+        start, other = runs.start, runs.plain(source)
+        run = runs.from_embed(runs.embed(edited), flat=metric.name if metric.needs_reference and not denoising else "")
     values = [one.value.detach().double().cpu().numpy() for one in (run, other)]
     corrupt, clean = values if denoising else values[::-1]
-    return {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **method.chosen.stacked(effects)}
+    contrast = Contrast(run, other.trace, batch, method.chosen, sign, start)
+    return contrast, {"total": clean - corrupt, "clean": clean, "corrupt": corrupt}

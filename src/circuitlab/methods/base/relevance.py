@@ -53,10 +53,11 @@ class RelevanceBlock(Block):
 
     frozen_pattern: bool = True
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry) -> tuple[Tensor, Tensor]:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Pattern and z; with a frozen pattern, z passes nothing back to queries and keys."""
-        pattern, z = super().attend(q, k, v, where)
-        return pattern, self.mix(pattern.detach(), v) if self.frozen_pattern else z
+        pattern, z = super().attend(q, k, v, where, past)
+        values = v if past is None else torch.cat([past[1], v], dim=-3)
+        return pattern, self.mix(pattern.detach(), values) if self.frozen_pattern else z
 
     def neurons(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
         """Activations by the identity rule, their product with the gate by the half rule."""

@@ -1,0 +1,60 @@
+"""Gradients traced from the first difference on equal those traced on whole prompts."""
+
+from __future__ import annotations
+
+import pytest
+from test_patching_parity import assert_parity
+from tolerances import TINY_FLOAT32
+
+from circuitlab.methods.atp_star import AttributionPatchingStar
+from circuitlab.methods.attribution_patching import AttributionPatching
+from circuitlab.methods.base.first_order import Way, first_order
+from circuitlab.methods.base.relevance import relevance_decoder
+from circuitlab.metrics import LogitDiff
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+
+METRIC = LogitDiff()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
+def test_traces_of_the_window_give_what_traces_of_whole_prompts_give(family: str, site: str) -> None:
+    model = tiny_model(family)
+    batch = tiny_batch(model, 4, unequal=True)
+    parts = ("heads", "mlps", "resid_pre", "embed")
+    for positions in (("all",), ("CHANGE", "END")):
+        method = AttributionPatching(parts=parts, site=site, positions=positions, pairs_per_pass=3)
+        short, whole = (first_order(method, model, batch, METRIC, Way(whole=how)) for how in (False, True))
+        assert short.parts == whole.parts
+        for part in (*short.parts, "total"):
+            assert_parity(short.dataset[part].values, whole.dataset[part].values, TINY_FLOAT32)
+    same = tiny_batch(model, 3)
+    short, whole = (first_order(AttributionPatching(positions=("each",)), model, same, METRIC, Way(whole=how)) for how in (False, True))
+    assert_parity(short.values("heads"), whole.values("heads"), TINY_FLOAT32)
+    assert (short.values("heads")[:, :2] == 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_relevance_too(family: str, frozen: bool) -> None:
+    model = tiny_model(family)
+    batch, method = tiny_batch(model, 4, unequal=True), AttributionPatching(direction="noising")
+    decoder = relevance_decoder(model, frozen_pattern=frozen)
+    short, whole, plain = (
+        first_order(method, model, batch, METRIC, way) for way in (Way(decoder=decoder), Way(decoder=decoder, whole=True), Way())
+    )
+    assert_parity(short.values("heads"), whole.values("heads"), TINY_FLOAT32)
+    with pytest.raises(AssertionError):
+        assert_parity(short.values("heads"), plain.values("heads"), TINY_FLOAT32)
+
+
+@pytest.mark.parametrize("site", ["z", "v"])
+@pytest.mark.parametrize("reduce", ["signed", "absolute"])
+def test_dropped_gradients_too(monkeypatch, site: str, reduce: str) -> None:
+    model = tiny_model("llama")
+    batch, method = tiny_batch(model, 4, unequal=True), AttributionPatchingStar(site=site, reduce=reduce)
+    short = method(model, batch, METRIC)
+    monkeypatch.setattr("circuitlab.methods.atp_star.Way", lambda effects, whole: Way(effects, whole=not whole))
+    whole = method(model, batch, METRIC)
+    for part in short.parts:
+        assert_parity(short.values(part), whole.values(part), TINY_FLOAT32)
