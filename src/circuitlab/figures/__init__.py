@@ -4,19 +4,23 @@ from circuitlab.figures.bars import top_heads
 from circuitlab.figures.completeness import Removal, completeness_scatter
 from circuitlab.figures.curve import SizeCurve, faithfulness_curve
 from circuitlab.figures.diagram import circuit_diagram
+from circuitlab.figures.dissociation import dissociation_bars
 from circuitlab.figures.fitness import fitness_table
 from circuitlab.figures.heatmap import head_heatmap
 from circuitlab.figures.marks import mark_heatmap
 from circuitlab.figures.overlap import overlap_matrix
 from circuitlab.figures.scatter import scatter_methods
 from circuitlab.figures.scoreboard import scoreboard_table
+from circuitlab.figures.sensitivity import sensitivity_dots
 from circuitlab.figures.theme import template, themed
+from circuitlab.figures.transfer import transfer_matrix
 
 __all__ = [
     "Removal",
     "SizeCurve",
     "circuit_diagram",
     "completeness_scatter",
+    "dissociation_bars",
     "faithfulness_curve",
     "fitness_table",
     "head_heatmap",
@@ -24,7 +28,9 @@ __all__ = [
     "overlap_matrix",
     "scatter_methods",
     "scoreboard_table",
+    "sensitivity_dots",
     "template",
     "themed",
     "top_heads",
+    "transfer_matrix",
 ]

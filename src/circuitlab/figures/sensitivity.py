@@ -1,0 +1,116 @@
+"""The ablation-sensitivity card: the same circuits under several ablations, and whether the verdict holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from circuitlab.compare.sensitivity import SensitivityCard, SensitivityRow
+from circuitlab.errors import BadParameterError
+from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
+from circuitlab.figures.theme import NEUTRAL, Theme
+
+__all__ = ["sensitivity_dots"]
+
+_SYMBOLS = {"recovers": "circle", "unclear": "circle-open", "fails": "x"}
+_SPREAD = 0.62
+"""Share of a task's row that the dots of its ablations take."""
+
+
+def sensitivity_dots(
+    card: SensitivityCard,
+    *,
+    titles: Mapping[str, str] | None = None,
+    title: str = "Does the verdict depend on the ablation?",
+    subtitle: str = "",
+    theme: Theme = "light",
+) -> go.Figure:
+    """Faithfulness of every task's circuit under every ablation, with intervals, and the verdict beside each task.
+
+    Parameters
+    ----------
+    card : SensitivityCard
+        From `circuitlab.compare.sensitivity.sensitivity_card`.
+    titles : mapping of str to str, optional
+        What to print for a task's name.
+    title, subtitle : str
+        Heading; the subtitle explains the symbols otherwise.
+    theme : {"light", "dark"}
+        Template.
+
+    Returns
+    -------
+    Figure
+        One row per task, one colour per ablation. Full dots: the whole interval lies above the threshold (dotted line); rings: it holds
+        it; crosses: below. Grey ticks are the mean of random circuits. Rows say "flips", "unclear" or "stable".
+
+    Raises
+    ------
+    BadParameterError
+        If the card has no task.
+    """
+    if not card.verdicts:
+        raise BadParameterError("The card has no task to draw.", "Give circuits of at least one task.")
+    tasks, shown = list(card.verdicts), dict(titles or {})
+    figure = go.Figure()
+    for index, ablation in enumerate(card.ablations):
+        offset = _SPREAD * (index / max(1, len(card.ablations) - 1) - 0.5) if len(card.ablations) > 1 else 0.0
+        rows = [(i + offset, card.row(task, ablation)) for i, task in enumerate(tasks)]
+        known = [(y, row) for y, row in rows if row.faithfulness is not None]
+        figure.add_trace(_dots(known, ablation, shown))
+        figure.add_trace(_chance(known, first=not index))
+    figure.add_vline(x=card.threshold, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    labels = [f"{wrapped(shown.get(task, task), 150, 12)}<br><b>{card.verdicts[task]}</b>" for task in tasks]
+    figure.update_yaxes(tickvals=list(range(len(tasks))), ticktext=labels, range=[len(tasks) - 0.5, -0.5], showgrid=False, zeroline=False)
+    figure.update_xaxes(title_text="faithfulness (0: everything ablated, 1: full model), 95 % interval", zeroline=True)
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
+    none = [f"{row.task} ({row.ablation})" for row in card.rows if row.faithfulness is None]
+    told = f"full: all above {card.threshold:g} (dotted) · ring: holds it · cross: all below · grey: random circuits"
+    frame = Frame(
+        title,
+        subtitle or told + (f" · no gap: {', '.join(none)}" if none else ""),
+        width=560,
+        height=max(120, 26 * len(card.ablations) * len(tasks) // 2 + 40 * len(tasks) // 2),
+        margin_left=170,
+        margin_bottom=112,
+    )
+    return finish(figure, frame, theme)
+
+
+def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, shown: Mapping[str, str]) -> go.Scatter:
+    found = [row.faithfulness or {} for _, row in rows]
+    texts = [
+        f"<b>{plain(shown.get(row.task, row.task))}</b>, {ablation.replace('_', ' ')} ablation<br>faithfulness {one['mean']:.3f}"
+        f" ({one['low']:.2f} to {one['high']:.2f}): {row.recovery}<br>random circuits {row.random_mean:.3f}, p = {row.p:.2g}"
+        f"<br>metric: full {row.full:.3g}, all ablated {row.empty:.3g}"
+        for (_, row), one in zip(rows, found, strict=True)
+    ]
+    return go.Scatter(
+        x=rounded([one["mean"] for one in found]),
+        y=rounded([y for y, _ in rows]),
+        mode="markers",
+        marker={"size": 10, "symbol": [_SYMBOLS[row.recovery] for _, row in rows], "line": {"width": 2}},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": rounded([one["high"] - one["mean"] for one in found]),
+            "arrayminus": rounded([one["mean"] - one["low"] for one in found]),
+        },
+        name=ablation.replace("_", " "),
+        hovertext=texts,
+        hoverinfo="text",
+    )
+
+
+def _chance(rows: list[tuple[float, SensitivityRow]], *, first: bool) -> go.Scatter:
+    return go.Scatter(
+        x=rounded([row.random_mean for _, row in rows]),
+        y=rounded([y for y, _ in rows]),
+        mode="markers",
+        marker={"size": 9, "symbol": "line-ns-open", "color": NEUTRAL, "line": {"width": 2}},
+        name="random circuits",
+        legendgroup="random",
+        showlegend=first,
+        hoverinfo="skip",
+    )
