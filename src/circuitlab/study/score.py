@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FITNESS_PAIRS", "Scored", "run_checks", "score_batch", "score_task"]
 
+_INVARIANT, _INVARIANT_REDUCED = {"float64": 1e-9, "float32": 1e-4}, 5e-2
+"""Rounding that the parts of a decomposition may leave, by dtype; the last for dtypes of 16 bits."""
+
 FITNESS_PAIRS = 64
 """Pairs that fitness is judged on: forward passes are cheap beside patching, and a verdict needs more than 16 pairs."""
 
@@ -125,7 +128,8 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
 
     ``finite``: share of values that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from the
     total, relative to the mean size of the total. ``precision``
-    (reduced precision): its error on a sample, relative to the effects. ``task_ready``: 1 if the model can do the task.
+    (reduced precision): its error on a sample, relative to the effects. ``invariant`` (contextual decomposition): largest deviation of
+    relevant + irrelevant from the activation in any layer, relative to the activation. ``task_ready``: 1 if the model can do the task.
     """
     heads = scores.values(scores.parts[0])
     share = float(np.isfinite(heads).mean())
@@ -138,6 +142,9 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
     if "precision_error_rms" in measured:
         share = measured["precision_error_rms"] / max(measured["precision_effect_rms"], 1e-12)
         checks["precision"] = {"ok": share < 0.01, "value": share}  # noqa: PLR2004 - a hundredth of the effects
+    if "invariant_error" in measured:
+        worst = measured["invariant_error"]
+        checks["invariant"] = {"ok": worst <= _INVARIANT.get(scores.provenance.model.dtype, _INVARIANT_REDUCED), "value": worst}
     if (flag := scores.provenance.fitness) is not None:
         checks["task_ready"] = {"ok": flag.ready, "value": flag.accuracy["mean"]}
     return checks

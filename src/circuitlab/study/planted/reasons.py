@@ -18,6 +18,11 @@ _FLAT = (
 _SCALE = "To first order the loud head changes the scale of the final norm, although swapped as a whole it leaves the scale as it was."
 _DROPPED = "Of two layers the only gradient in the mean drops the second, through which alone a node of the first acts."
 
+_FLAT_ATTENTION = (
+    "Relevance of queries or keys alone does not turn the attention of {}: the published softmax rule sees the relevant scores only. "
+    "With rule='ablation' it does."
+)
+
 _BY_QUERY_OR_KEY = {
     "induction": ("the induction head", "the previous-token head's writes"),
     "names": ("the movers", "the duplicate-token and inhibition heads"),
@@ -32,6 +37,7 @@ REASONS: dict[tuple[str, str], str] = {
     **{("attribution_patching", circuit): _FLAT.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     **{("relp", circuit): _SATURATED.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     **{("eap", circuit): _FLAT.format(_BY_QUERY_OR_KEY[circuit][0]) for circuit in ("induction", "names")},
+    **{("contextual_decomposition", circuit): _FLAT_ATTENTION.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     ("atp_star", "names"): _FLAT.format("the movers"),
     **{("atp_star", circuit): _DROPPED for circuit in ("induction", "blocker", "successor")},
     **{(method, "distractor"): _SCALE for method in ("attribution_patching", "atp_star", "eap")},

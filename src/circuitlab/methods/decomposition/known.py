@@ -1,0 +1,106 @@
+"""What the unedited run computed inside one layer, in the positions that are decomposed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from circuitlab.model.decoder import Block, LayerTrace
+    from circuitlab.model.decoder.rotary import Geometry
+
+__all__ = ["KnownLayer"]
+
+
+@dataclass(frozen=True, eq=False)
+class KnownLayer:
+    """Every activation of a layer. Queries and everything after attention from position ``start`` on, keys and values from the first.
+
+    Parameters
+    ----------
+    block : Block
+        The layer.
+    start : int
+        First position of the window.
+    where : Geometry
+        Rotary angles and mask.
+    base : LayerTrace
+        The layer's own trace, cut to the window but for ``k``, ``v`` and the keys of ``pattern``.
+    turned_q, turned_k : Tensor
+        Queries and keys after their norms and rotation.
+    dots, scores : Tensor, shape (pair, head, window, pos)
+        Attention scores before and after the softcap.
+    raw_attn, raw_mlp : Tensor, shape (pair, window, d_model)
+        Outputs before post-norms.
+    gate, gated, up, neurons : Tensor, shape (pair, window, d_mlp)
+        Gate before and after its activation (None where there is none), values, and what the output projection reads.
+    post : Tensor, shape (pair, window, d_model)
+        The residual stream that leaves the layer.
+    """
+
+    block: Block
+    start: int
+    where: Geometry
+    base: LayerTrace
+    turned_q: Float[Tensor, "pair window head d_head"]
+    turned_k: Float[Tensor, "pair pos kv_head d_head"]
+    dots: Float[Tensor, "pair head window pos"]
+    scores: Float[Tensor, "pair head window pos"]
+    raw_attn: Float[Tensor, "pair window d_model"]
+    gate: Float[Tensor, "pair window d_mlp"] | None
+    gated: Float[Tensor, "pair window d_mlp"] | None
+    up: Float[Tensor, "pair window d_mlp"]
+    neurons: Float[Tensor, "pair window d_mlp"]
+    raw_mlp: Float[Tensor, "pair window d_model"]
+    post: Float[Tensor, "pair window d_model"]
+
+    @classmethod
+    def of(cls, block: Block, trace: LayerTrace, where: Geometry, start: int) -> KnownLayer:
+        """Compute what the trace leaves out: a fraction of a forward pass through the layer."""
+        length = trace.resid_pre.shape[1]
+        angles = _angles(where, 0, length)
+        turned_q, turned_k = block.turned_q(trace.q, angles)[:, start:], block.turned_k(trace.k, angles)
+        dots = replace(block, softcap=None).scores(turned_q, turned_k)
+        window = ("resid_pre", "attn_in", "q", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out")
+        cut = {name: getattr(trace, name)[:, start:] for name in window}
+        base = replace(trace, **cut, pattern=trace.pattern[..., start:, :])
+        up = block.up(base.mlp_in)
+        gate = None if block.gate is None else block.gate(base.mlp_in)
+        gated = None if gate is None else block.activation(gate)
+        neurons = block.activation(up) if gated is None else gated * up
+        return cls(
+            block=block,
+            start=start,
+            where=where,
+            base=base,
+            turned_q=turned_q,
+            turned_k=turned_k,
+            dots=dots,
+            scores=block.capped(dots),
+            raw_attn=block.o(base.z.flatten(-2)),
+            gate=gate,
+            gated=gated,
+            up=up,
+            neurons=neurons,
+            raw_mlp=block.down(neurons),
+            post=base.resid_mid + base.mlp_out,
+        )
+
+    @property
+    def visible(self) -> Bool[Tensor, "window pos"]:
+        """Which keys each query of the window sees."""
+        length = self.turned_k.shape[1]
+        return self.where.visible[self.start : length, :length]
+
+    @property
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """Rotary angles of the window."""
+        return _angles(self.where, self.start, self.turned_k.shape[1])
+
+
+def _angles(where: Geometry, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
+    """Rotary angles of some positions, or None where positions are part of the embedding."""
+    return None if where.angles is None else (where.angles[0][start:stop], where.angles[1][start:stop])

@@ -1,0 +1,138 @@
+"""The unedited runs of a few pairs, and what of a source's output counts as irrelevant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.methods.decomposition.source import Options, Source
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder import Decoder, Trace
+    from circuitlab.model.protocol import Model
+
+__all__ = ["Means", "Prompts", "prompts_of"]
+
+_FIELDS = ("z", "k", "v", "mlp_out")
+_PAIRS_PER_PASS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Mean outputs over the corrupt prompts of a batch.
+
+    Parameters
+    ----------
+    values : dict
+        (field, layer) to the mean, (pos or 1, ...): position by position where all prompts have one length. Layer 0 has ``"resid_pre"``,
+        the embedding, too.
+    """
+
+    values: dict[tuple[str, int], Float[Tensor, "pos ..."]]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, decoder: Decoder, batch: ContrastBatch) -> Means:
+        """Run every corrupt prompt once and average, in float64."""
+        whole = batch.mask.all()
+        sums: dict[tuple[str, int], Tensor] = {}
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False):
+            few = batch.select(pairs)
+            real = few.mask[..., None].double()
+            for key, value in _outputs(decoder.trace(decoder.embed(few.corrupt))):
+                flat = value.flatten(2).double() * real
+                sums[key] = sums.get(key, 0) + (flat.sum(0) if whole else flat.sum((0, 1), keepdim=False)[None])
+        count = batch.n_pairs if whole else int(batch.mask.sum())
+        return cls({key: value / count for key, value in sums.items()})
+
+
+def _outputs(trace: Trace) -> Iterator[tuple[tuple[str, int], Tensor]]:
+    yield ("resid_pre", 0), trace.layers[0].resid_pre
+    for layer, found in enumerate(trace.layers):
+        for field in _FIELDS:
+            yield (field, layer), getattr(found, field)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """A few pairs, run.
+
+    Parameters
+    ----------
+    decoder, batch : Decoder, ContrastBatch
+    clean, corrupt : Trace
+        Every activation of both runs; the clean one is decomposed.
+    start : int
+        First position at which anything can be relevant.
+    means : Means or None
+        For the baseline of that name.
+    baseline : str
+        As in `Options`.
+    """
+
+    decoder: Decoder
+    batch: ContrastBatch
+    clean: Trace
+    corrupt: Trace
+    start: int
+    means: Means | None
+    baseline: str
+
+    def irrelevant(self, field: str, layer: int) -> Float[Tensor, "pair window ..."]:
+        """What of an output of this layer is irrelevant where it is a source."""
+        true: Tensor = getattr(self.clean.layers[layer], field)[:, self.start :]
+        if self.baseline == "corrupt":
+            other: Tensor = getattr(self.corrupt.layers[layer], field)
+            return other[:, self.start :]
+        if self.means is None:
+            return torch.zeros_like(true)
+        mean = self.means.values[field, layer].to(true)
+        along = mean[self.start :] if len(mean) > 1 else mean
+        return along.unflatten(1, true.shape[2:]).expand_as(true)
+
+    def places(self, source: Source) -> Bool[Tensor, "pair window"]:
+        """Where a source is relevant."""
+        return source.places(self.batch)[:, self.start :].to(self.clean.final.device)
+
+    @property
+    def end(self) -> Tensor:
+        """The answer position of each pair, counted from the start of the window."""
+        return (self.batch.end - self.start).to(self.clean.final.device)
+
+
+@torch.no_grad()
+def prompts_of(model: Model, batch: ContrastBatch, sources: Sequence[Source], options: Options) -> Iterator[tuple[list[int], Prompts]]:
+    """The pairs of a batch a few at a time: their numbers, and their runs.
+
+    As many go together as fit ``options.tokens_together`` with all sources. Positions before the first one at which a source is relevant
+    (with a corrupt baseline, before the prompts differ) are left out: nothing there is due to it.
+    """
+    decoder = model.decoder
+    means = Means.of(decoder, batch) if options.baseline == "mean" else None
+    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options)):
+        few = batch.select(pairs)
+        clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
+        yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)
+
+
+def _start(batch: ContrastBatch, sources: Sequence[Source], options: Options) -> int:
+    masks = {source.at: source.places(batch) for source in sources}
+    relevant = torch.stack(list(masks.values())).any(0)
+    if options.baseline == "corrupt":
+        relevant = relevant & (torch.arange(relevant.shape[1]) >= batch.first_difference()[:, None])
+    first = torch.where(relevant.any(1), relevant.int().argmax(1), batch.end)
+    return int(torch.minimum(first, batch.end).min())
+
+
+def _pairs_together(batch: ContrastBatch, n_sources: int, options: Options) -> int:
+    first = batch.first_difference() if options.baseline == "corrupt" else batch.end * 0
+    window = float((batch.end + 1 - first).clamp(min=1).float().mean())
+    return max(1, min(batch.n_pairs, round(options.tokens_together / (n_sources * window))))

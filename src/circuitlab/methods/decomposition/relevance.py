@@ -1,0 +1,178 @@
+"""Relevance of sources to the metric, and the check that every run carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError
+from circuitlab.methods.base import step, with_reference
+from circuitlab.methods.base.routes import universe_of
+from circuitlab.methods.decomposition.forward import Seen, climb, passes
+from circuitlab.methods.decomposition.prompts import Prompts, prompts_of
+from circuitlab.methods.decomposition.readout import Readout
+from circuitlab.methods.decomposition.source import Options, Source, ordered
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from circuitlab.methods.decomposition.parts import Parts
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["Invariant", "Relevance", "relevance_to_metric", "require_sources"]
+
+_SAMPLE, _SHARE = 16, 8
+"""Sources of every run that are decomposed once more with both parts carried: so many at most, and one in so many."""
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """How well relevant and irrelevant parts sum to the activation, where both are carried through their own equations.
+
+    Parameters
+    ----------
+    layers : tuple of float
+        Largest deviation in each layer, over q, k, v, z and the residual stream, relative to the largest activation of its layer, pair and
+        position (or 1). NaN in layers before the first source.
+    logits : float
+        The same of the logits at the answer position.
+    difference : float
+        Largest difference, in metric units, between the relevances of the run and those with both parts carried.
+    """
+
+    layers: tuple[float, ...]
+    logits: float
+    difference: float
+
+    @property
+    def error(self) -> float:
+        """The largest deviation anywhere."""
+        return float(np.nanmax([*self.layers, self.logits]))
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Relevance of every source to the metric.
+
+    Parameters
+    ----------
+    values : ndarray, shape (source, pair)
+        In metric units; positive helps the answer.
+    clean, corrupt : ndarray, shape (pair,)
+        The metric of the unedited runs.
+    invariant : Invariant
+        Measured on a sample of sources and pairs.
+    """
+
+    values: Float[np.ndarray, "source pair"]
+    clean: Float[np.ndarray, " pair"]
+    corrupt: Float[np.ndarray, " pair"]
+    invariant: Invariant
+
+
+def require_sources(model: Model, sources: Sequence[Source]) -> None:
+    """Raise `BadParameterError` unless there are sources, all of this model."""
+    if not sources:
+        raise BadParameterError("There is no source to follow.", "Name at least one node.")
+    for source in sources:
+        source.require(universe_of(model))
+
+
+def relevance_to_metric(
+    model: Model,
+    batch: ContrastBatch,
+    metric: Metric,
+    sources: Sequence[Source],
+    options: Options | None = None,
+) -> Relevance:
+    """Decompose the clean prompts and give what of the metric is due to each source.
+
+    Parameters
+    ----------
+    model, batch, metric : Model, ContrastBatch, Metric
+    sources : sequence of Source
+        Each is followed on its own; the nodes of one source together.
+    options : Options, optional
+        Rule and baseline.
+
+    Raises
+    ------
+    BadParameterError
+        If there is no source, or one that the model or the prompts lack.
+    ModelError
+        If the model cannot be taken apart.
+
+    Notes
+    -----
+    Cost: two forward passes per pair, and for every source and pair the part of one forward pass that lies above its layer and after the
+    first relevant position.
+    """
+    require_sources(model, sources)
+    settings = options or Options()
+    batch = with_reference(model, metric, batch)
+    values = np.zeros((len(sources), batch.n_pairs))
+    clean, corrupt = np.zeros(batch.n_pairs), np.zeros(batch.n_pairs)
+    invariant: Invariant | None = None
+    done = 0
+    for pairs, prompts in prompts_of(model, batch, sources, settings):
+        run = _Run(model, metric, prompts, settings)
+        for few in passes(sources, run.together):
+            values[np.ix_(few, pairs)] = run.relevances([sources[i] for i in few])
+            done += len(few) * len(pairs)
+            step(done, values.size)
+        clean[pairs], corrupt[pairs] = run.ends()
+        if invariant is None:
+            invariant = run.invariant(sources, values[:, pairs])
+    assert invariant is not None  # noqa: S101 - a batch has at least one pair
+    return Relevance(values, clean, corrupt, invariant)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A few pairs, ready to be decomposed."""
+
+    model: Model
+    metric: Metric
+    prompts: Prompts
+    options: Options
+
+    @property
+    def together(self) -> int:
+        """Sources that go up together."""
+        window = self.prompts.batch.clean.shape[1] - self.prompts.start
+        return max(1, self.options.tokens_together // (window * self.prompts.batch.n_pairs))
+
+    @property
+    def readout(self) -> Readout:
+        return Readout(self.model, self.metric, self.prompts.batch)
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """The metric of the clean and of the corrupt run."""
+        return self.readout.of_run(self.prompts.clean), self.readout.of_run(self.prompts.corrupt)
+
+    def relevances(self, sources: Sequence[Source]) -> np.ndarray:
+        """Relevance of sources, in the order in which they join, (source, pair)."""
+        return self.readout.relevance(self._logits(sources, None, carry=not self.options.rule.keeps_sums))
+
+    def _logits(self, sources: Sequence[Source], seen: Seen | None, *, carry: bool) -> Parts:
+        rule = self.options.rule
+        return self.readout.logits(rule, climb(rule, self.prompts, sources, seen=seen, carry=carry), self.prompts.end)
+
+    def invariant(self, sources: Sequence[Source], found: np.ndarray) -> Invariant:
+        """Decompose a sample once more with both parts carried, and compare with what was found, (source, pair)."""
+        order = ordered(sources)
+        count = max(1, min(_SAMPLE, len(order) // _SHARE))
+        some = [order[i] for i in sorted({round(place) for place in np.linspace(0, len(order) - 1, count)})]
+        worst = [float("nan")] * len(self.prompts.clean.layers)
+
+        def compare(layer: int, _field: str, parts: Parts) -> None:
+            worst[layer] = float(np.fmax(worst[layer], parts.error()))
+
+        logits = self._logits([sources[i] for i in some], compare, carry=True)
+        apart = np.abs(self.readout.relevance(logits) - found[some]).max()
+        return Invariant(tuple(worst), logits.error(), float(apart))

@@ -1,0 +1,108 @@
+"""Rule: how each step of a model divides its output between a relevant and an irrelevant part. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from circuitlab.errors import UnknownNameError
+
+__all__ = ["RULES", "Activation", "Bias", "Product", "Rule", "Signs", "Softmax"]
+
+Bias: TypeAlias = Literal["exact", "published", "irrelevant"]
+Activation: TypeAlias = Literal["remainder", "shapley", "alone"]
+Product: TypeAlias = Literal["both", "any", "shapley"]
+Softmax: TypeAlias = Literal["alone", "remainder", "shapley", "frozen"]
+Signs: TypeAlias = Literal["clipped", "free"]
+
+_CHOICES = {"bias": Bias, "activation": Activation, "product": Product, "gate": Product, "softmax": Softmax, "signs": Signs}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Division of every activation into a relevant part b and an irrelevant part c (Hsu et al. 2024).
+
+    Linear maps act on both parts. What remains is a choice for each kind of step; defaults are the published ones but for bias and signs.
+
+    Parameters
+    ----------
+    bias : {"exact", "published", "irrelevant"}
+        A bias (of a linear map or a norm) is shared by the magnitudes of the two parts. ``"exact"``: the relevant part gets its share and
+        the irrelevant part the rest, so that nothing is lost. ``"published"``: each gets its share with 1e-8 in the denominator, so that
+        bias is lost where both parts are tiny. ``"irrelevant"``: all bias is irrelevant.
+    activation : {"remainder", "shapley", "alone"}
+        Relevant part of f(b + c): ``f(b + c) - f(c)`` (published); the mean of that and of ``f(b) - f(0)`` (Murdoch et al. 2018);
+        ``f(b) - f(0)``.
+    product : {"both", "any", "shapley"}
+        Relevant part of a product, of queries and keys and of attention weights and values: only the product of both relevant parts
+        (published); every product that has a relevant factor; the mean of the two.
+    gate : {"any", "both", "shapley"}
+        The same for gate and value of a gated MLP, which the published models lack.
+    softmax : {"alone", "remainder", "shapley", "frozen"}
+        Relevant part of attention weights: softmax of the relevant scores (published); all weights minus the softmax of the irrelevant
+        scores; the mean of the two; or all weights, as if they were constants: then relevance moves through values only.
+    signs : {"free", "clipped"}
+        ``"free"`` leaves parts of opposite sign. ``"clipped"`` (published): the larger takes the whole activation and the smaller nothing,
+        after the input projection of an MLP, after its output, and after the layer; that is to clip the relevant part between 0 and the
+        activation. A head that writes against the rest of the stream is then given nothing, so that heads that hinder cannot be seen.
+
+    Examples
+    --------
+    >>> str(Rule(gate="both", signs="clipped"))
+    'exact, gate=both, signs=clipped'
+    >>> Rule.parse("published").bias
+    'published'
+    """
+
+    bias: Bias = "exact"
+    activation: Activation = "remainder"
+    product: Product = "both"
+    gate: Product = "any"
+    softmax: Softmax = "alone"
+    signs: Signs = "free"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise UnknownNameError(f"{name} rule", str(getattr(self, name)), get_args(choices))
+
+    def __str__(self) -> str:
+        for name, known in RULES.items():
+            if self == known:
+                return name
+        changed = [f"{field.name}={value}" for field in dataclasses.fields(self) if (value := getattr(self, field.name)) != field.default]
+        return ", ".join(["exact", *changed])
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Read a name of `RULES`, or a name and changes to it, ``"exact, gate=both"``; the inverse of ``str``.
+
+        Raises
+        ------
+        UnknownNameError
+            If a rule, a field or a choice does not exist.
+        """
+        name, *changes = (part.strip() for part in text.split(","))
+        if name not in RULES:
+            raise UnknownNameError("rule", name, RULES)
+        given = dict(change.partition("=")[::2] for change in changes)
+        for key in given:
+            if key not in _CHOICES:
+                raise UnknownNameError("field of a rule", key, _CHOICES)
+        return dataclasses.replace(RULES[name], **given)  # type: ignore[arg-type]
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether relevant and irrelevant parts always sum to the activation."""
+        return self.bias != "published"
+
+
+RULES: dict[str, Rule] = {
+    "exact": Rule(),
+    "published": Rule(bias="published", signs="clipped"),
+    "values": Rule(softmax="frozen"),
+    "ablation": Rule(bias="irrelevant", product="any", softmax="remainder"),
+}
+"""Rules by name: the default; every published choice; relevance through values alone with the signs left; and the rule under which the
+irrelevant part is the run without the sources, with the scales of all norms held."""
