@@ -39,6 +39,13 @@ class Method(Protocol):
         Forward passes as a function of pairs, layers and heads.
     cite : tuple of str
         BibTeX keys.
+
+    Notes
+    -----
+    A method whose scores are of another kind says so by optional class variables, and `check_method` asks for other laws: ``pooled =
+    True``, the score of a pair depends on the other pairs of the batch (it must not change when every pair stands in it twice);
+    ``causal = False``, scores are 0 or more and say what a node writes, not what that does to the answer (a node that nothing reads
+    scores, too); ``in_metric_units = False``, scores do not grow with the logits.
     """
 
     name: ClassVar[str]

@@ -22,6 +22,7 @@ _FLAT_ATTENTION = (
     "Relevance of queries or keys alone does not turn the attention of {}: the published softmax rule sees the relevant scores only. "
     "With rule='ablation' it does."
 )
+_WRITTEN = "It sees what heads write and not what is read: heads that write other tokens' features on clean prompts score, too."
 
 _BY_QUERY_OR_KEY = {
     "induction": ("the induction head", "the previous-token head's writes"),
@@ -41,6 +42,10 @@ REASONS: dict[tuple[str, str], str] = {
     ("atp_star", "names"): _FLAT.format("the movers"),
     **{("atp_star", circuit): _DROPPED for circuit in ("induction", "blocker", "successor")},
     **{(method, "distractor"): _SCALE for method in ("attribution_patching", "atp_star", "eap")},
+    **{
+        ("code_overlap", circuit): _WRITTEN
+        for circuit in ("copy", "distractor", "shared_group", "induction", "successor", "names", "backup")
+    },
 }
 """By method and circuit, or model where the forms differ; ``"*"`` stands for every circuit."""
 

@@ -1,0 +1,202 @@
+"""SAE-code overlap: how many discrete codes a head has on clean prompts and on no corrupt one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.codes.counts import edge_counts, listed_nodes, pair_codes, pair_shares, unique_counts
+from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
+from circuitlab.methods.codes.training import Training
+from circuitlab.scores.head_scores import HeadScores
+
+if TYPE_CHECKING:
+    from circuitlab.methods.codes.dictionary import Dictionary
+    from circuitlab.methods.codes.sample import CodeSample
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["CodeOverlap"]
+
+_PARTS = ("heads", "mlps")
+
+
+@dataclass(frozen=True)
+class CodeOverlap:
+    """Codes unique to clean prompts, by a small sparse autoencoder over the outputs of all heads (O'Neill and Bui 2024).
+
+    Clean prompts are positives, corrupt prompts negatives. Every head's contribution to the residual stream, averaged over positions, is
+    encoded by one sparse autoencoder trained on a handful of prompts; the code of a head on a prompt is its most active unit. With P the
+    set of codes a head has on positives and N on negatives, the published score of the head is ``|P - N|``.
+
+    The score of a pair is that pair's share in it, times the number of pairs: a code that only positives have counts 1, split evenly among
+    the pairs whose clean prompt has it (the Shapley value of the pair in the count). So the mean over pairs, `HeadScores.mean`, *is* the
+    published score, and pairs say which prompts it comes from. A share depends on the other pairs of the batch, and the interval of the
+    mean describes unequal shares, not what other prompts would give: judge significance by ``sample(...).p_values()``.
+
+    Scores are 0 or more and count codes: they have no sign, do not grow with the logits, and say where clean and corrupt prompts look
+    different, not what helps the answer.
+
+    Parameters
+    ----------
+    level : {"nodes", "edges"}
+        ``"edges"`` counts pairs of codes that two nodes have together on positives only, lists the strongest node pairs, and gives a
+        node the number of times it stands among the first (heads per layer)^2 / 2 entries of that list, as published.
+    normalise : bool
+        Divide by the number of codes (pairs of codes) on either side.
+    softmax : {"none", "nodes", "across_layer"}
+        Softmax of the scores over all nodes, or over those of each layer (which changes the ranking between layers).
+    parts : tuple of str
+        ``"heads"``, or also ``"mlps"`` as one more node of each layer.
+    positions : tuple of str
+        ``("mean",)`` for the mean over positions; marks for one score per marked position (one autoencoder for all).
+    examples : int
+        Prompts of either side that the autoencoder is trained on, drawn at random.
+    trials : int
+        Autoencoders, each with its own examples and initial weights; scores are means over them (10 in the paper).
+    seed : int
+        Of examples and weights.
+    size, sparsity, rate, epochs, scale, decoder
+        Of the training; see `circuitlab.methods.codes.Training`.
+
+    Notes
+    -----
+    Two forward passes per pair, then training: about 1.6 Tflop per trial on SmolLM2-135M. ``provenance.measured`` holds the seconds of
+    each stage, the variance that the autoencoders explain, and how well trials agree (mean Spearman correlation): rankings of different
+    trials can differ much. A head whose code varies with the names in positives only scores high for the wrong reason.
+
+    References
+    ----------
+    O'Neill and Bui (2024), Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models, arXiv:2405.12522.
+    Shapley (1953), A value for n-person games.
+    """
+
+    name: ClassVar[str] = "code_overlap"
+    estimand: ClassVar[str] = "number of discrete codes of a node's output that occur on clean prompts and on no corrupt prompt"
+    additive: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("hooks", "weights")
+    cost: ClassVar[str] = "2 forward passes per pair, and training a small autoencoder per trial"
+    cite: ClassVar[tuple[str, ...]] = ("oneill2024",)
+    causal: ClassVar[bool] = False
+    pooled: ClassVar[bool] = True
+    in_metric_units: ClassVar[bool] = False
+
+    level: Literal["nodes", "edges"] = "nodes"
+    normalise: bool = False
+    softmax: Literal["none", "nodes", "across_layer"] = "none"
+    parts: tuple[str, ...] = ("heads",)
+    positions: tuple[str, ...] = (MEAN,)
+    examples: int = 10
+    trials: int = 5
+    seed: int = 0
+    size: int = 200
+    sparsity: float = 0.02
+    rate: float = 1e-3
+    epochs: int = 500
+    scale: Literal["raw", "rms"] = "raw"
+    decoder: Literal["free", "unit"] = "free"
+
+    def __post_init__(self) -> None:
+        for kind, given, known in (
+            ("level", self.level, ["nodes", "edges"]),
+            ("softmax", self.softmax, ["none", "nodes", "across_layer"]),
+            *(("part", part, _PARTS) for part in self.parts),
+        ):
+            if given not in known:
+                raise UnknownNameError(kind, given, known)
+        if "heads" not in self.parts or (MEAN in self.positions and len(self.positions) > 1):
+            what = f"parts={self.parts}, positions={self.positions} cannot be scored."
+            raise BadParameterError(what, "Name heads among the parts, and either ('mean',) or marks of the task.")
+        self.plan  # noqa: B018 - refuses its own bad values
+
+    @property
+    def contrastive(self) -> bool:
+        """Equal prompts have equal codes; a softmax turns even equal scores into shares of one."""
+        return self.softmax == "none"
+
+    @property
+    def plan(self) -> Plan:
+        """What is encoded and how dictionaries are trained."""
+        training = Training(self.size, self.sparsity, self.rate, self.epochs, self.scale, self.decoder)
+        return Plan(self.positions, "mlps" in self.parts, self.examples, self.trials, self.seed, training)
+
+    @property
+    def units(self) -> str:
+        """What the scores count."""
+        if self.softmax != "none":
+            return "share of the softmax"
+        counted = "codes" if self.level == "nodes" else "listed edges"
+        return "share of codes" if self.normalise and self.level == "nodes" else counted
+
+    def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
+        """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
+        batch = with_reference(model, metric, batch)
+        clean, corrupt = (metric(model.logits(tokens, batch.end).double(), batch).cpu().numpy() for tokens in (batch.clean, batch.corrupt))
+        found, seconds = learn_codes(model, batch, self.plan)
+        step(1, 2)
+        started = time.perf_counter()
+        columns = model.spec.n_heads + ("mlps" in self.parts)
+        values = self.shares(found, columns).reshape(batch.n_pairs, len(self.positions), model.spec.n_layers, columns)
+        measured = seconds | {"explained_variance": float(np.mean(found.explained)), "scoring_seconds": time.perf_counter() - started}
+        if not np.isnan(agreement := found.agreement()):
+            measured["trial_agreement"] = agreement
+        marks = None if self.positions == (MEAN,) else self.positions
+        if marks is None:
+            values = values[:, 0]
+        arrays = {"heads": values[..., : model.spec.n_heads], "clean": clean, "corrupt": corrupt}
+        if "mlps" in self.parts:
+            arrays["mlps"] = values[..., -1]
+        arrays["total"] = values.reshape(batch.n_pairs, -1).sum(1)
+        about = msgspec.structs.replace(provenance_of(self, model, batch, metric), units=self.units, measured=measured)
+        step(2, 2)
+        return HeadScores.build(arrays, about, marks)
+
+    def sample(self, model: Model, batch: ContrastBatch, dictionaries: Sequence[Dictionary] = ()) -> CodeSample:
+        """The codes themselves, for inspection, p-values, edges and spread; by these dictionaries instead of trained ones where given."""
+        return learn_codes(model, batch, self.plan, dictionaries)[0]
+
+    def shares(self, sample: CodeSample, columns: int) -> np.ndarray:
+        """Scores of every pair, shape (pair, place, node), means over trials; ``columns`` nodes stand in each layer."""
+        trials = zip(sample.positive, sample.negative, strict=True)
+        split = self._split_nodes if self.level == "nodes" else self._split_edges
+        return np.mean(
+            [
+                np.stack([self._soften(*split(ours[:, i], theirs[:, i], columns), columns) for i in range(len(sample.places))], axis=1)
+                for ours, theirs in trials
+            ],
+            axis=0,
+        )
+
+    def _split_nodes(self, ours: np.ndarray, theirs: np.ndarray, _columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Published node scores, (node,), and how they split over pairs: columns sum to 1, or to 0 without a unique code."""
+        shares = pair_shares(ours, theirs)
+        return unique_counts(ours, theirs, normalise=self.normalise), shares / np.maximum(shares.sum(0), 1e-12)
+
+    def _split_edges(self, ours: np.ndarray, theirs: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Occurrences of every node in the list of edges, (node,), and their split over pairs by the shares in each listed edge."""
+        listed = listed_nodes(edge_counts(ours, theirs, normalise=self.normalise), columns**2 // 2)
+        both = np.where(listed < 0, listed[:, :1], listed)
+        shares = pair_shares(pair_codes(ours, both), pair_codes(theirs, both))
+        parts = np.zeros(ours.shape)
+        for node, share in zip(listed.T, (shares, shares), strict=True):
+            np.add.at(parts.T, node[node >= 0], (share / share.sum(0)).T[node >= 0])
+        scores = parts.sum(0)
+        return np.round(scores, 9), parts / np.maximum(scores, 1e-12)
+
+    def _soften(self, scores: np.ndarray, split: np.ndarray, columns: int) -> np.ndarray:
+        """Scores after the softmax that was asked for, split over pairs so that their mean over pairs is the score."""
+        from scipy.special import softmax  # noqa: PLC0415 - scipy is slow to import
+
+        final = scores
+        if self.softmax != "none":
+            final = softmax(scores.reshape(-1, columns), axis=1 if self.softmax == "across_layer" else None).ravel()
+            split = np.where(scores > 0, split, 1.0 / len(split))
+        return final * split * len(split)
