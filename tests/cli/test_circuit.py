@@ -6,6 +6,12 @@ import json
 
 import pytest
 
+from circuitlab.evaluate import EdgeRunsOfCircuits
+from circuitlab.methods.base.backups import BackupFinder, BackupGroup, Backups
+from circuitlab.methods.eap import EdgeAttributionPatching
+from circuitlab.nodes import Head
+from circuitlab.scores.intervals import Interval
+
 from .conftest import command
 
 INTERVAL = {"mean", "low", "high"}
@@ -30,7 +36,10 @@ def test_the_document(world, checkpoint) -> None:
     assert (found["full"]["faithfulness"], found["empty"]["faithfulness"]) == (1, 0)
     said = found["conventions"]
     assert said["clamped"] == "never" and said["universe"] == "heads" and said["prompts"].startswith("4 fresh pairs")
-    assert json.loads(run(checkpoint, "--json").out) == found, "the same again"
+    assert (found["cached"], found["backups"]) == (False, None)
+    again = json.loads(run(checkpoint, "--json").out)
+    assert again == found | {"cached": True}, "the same again, from the store"
+    assert json.loads(run(checkpoint, "--ablation", "mean", "--json").out)["cached"] is False
 
 
 def test_the_options(world, checkpoint) -> None:
@@ -52,8 +61,46 @@ def test_a_circuit_of_edges(world, checkpoint) -> None:
     assert found["edges"][0] in run(checkpoint, "--method", "eap", "--edges", "6", "--no-evaluate").out
 
 
+def test_edges_and_their_evaluation_are_kept(world, checkpoint, monkeypatch) -> None:
+    arguments = ("--method", "eap", "--edges", "6", "--json")
+    found = json.loads(run(checkpoint, *arguments).out)
+    (evaluation,) = (world / "runs" / "evaluations").glob("*.json")
+    (edges,) = (world / "runs").glob("*.edges.nc")
+    with monkeypatch.context() as patched:
+        patched.setattr(EdgeAttributionPatching, "edges", lambda *_: pytest.fail("scored again"))
+        patched.setattr(EdgeRunsOfCircuits, "run", lambda *_: pytest.fail("run again"))
+        assert json.loads(run(checkpoint, *arguments).out) == found | {"cached": True}
+    edges.write_bytes(b"damaged")
+    evaluation.write_text("damaged")
+    with pytest.warns(UserWarning, match="moved to .*damaged") as warned:
+        again = run(checkpoint, *arguments)
+    assert json.loads(again.out) == found
+    assert len(warned) == 2
+
+
+def test_backups(world, checkpoint, monkeypatch) -> None:
+    arguments = ("--no-evaluate", "--backups", "--backup-seeds", "2")
+    found = json.loads(run(checkpoint, *arguments, "--json").out)
+    said = found["backups"]
+    assert len(said["seeds"]) == 2 and set(said["seeds"]) <= set(found["nodes"])
+    assert said["tested"] > 2 and isinstance(said["groups"], list)
+    monkeypatch.setattr(BackupFinder, "__call__", lambda *_: pytest.fail("searched again"))
+    assert json.loads(run(checkpoint, *arguments, "--json").out) == found
+    text = run(checkpoint, *arguments).out
+    assert f"Backups of {', '.join(said['seeds'])}" in text
+    file = next((world / "runs" / "backups").glob("*.json"))
+    file.unlink()
+    interval = Interval(1.0, 0.5, 1.5)
+    group = BackupGroup((Head(1, 0), Head(1, 2)), (), interval, interval)
+    monkeypatch.setattr(BackupFinder, "__call__", lambda *_: Backups((group,), (), {}, 4))
+    assert "a1.h0 or a1.h2  1.00 [0.50, 1.50]" in run(checkpoint, *arguments).out
+    file.unlink()
+    assert json.loads(run(checkpoint, *arguments, "--json").out)["backups"]["groups"][0]["heads"] == ["a1.h0", "a1.h2"]
+
+
 def test_as_text(world, checkpoint) -> None:
     text = run(checkpoint).out
+    assert text == run(checkpoint).out
     for word in ("faithfulness", "incompleteness", "CPR", "CMD", "9 random circuits", "p =", "fresh pairs"):
         assert word in text
     assert "not evaluated" in run(checkpoint, "--no-evaluate").out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from circuitlab.cli import evaluation, options
+from circuitlab.cli.backups import find_backups, print_backups, strongest_heads
 from circuitlab.cli.output import print_json, print_text
 from circuitlab.cli.scoring import Request, method_params, scored_tasks, warn_if_unfit
 
@@ -22,6 +23,8 @@ _EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit
 _ABLATION = typer.Option("resample", "--ablation", help="What the rest is given: resample, zero, mean, mean_by_mark, mean_by_template.")
 _UNIVERSE = typer.Option(None, "--universe", help="What is ablated outside the circuit: heads (MLPs are kept) or heads+mlps.")
 _RANDOM = typer.Option(100, "--random", min=0, help="Random circuits of the same size.")
+_BACKUPS = typer.Option(False, "--backups/--no-backups", help="Look for heads that stand in for the circuit's strongest ones.")
+_SEEDS = typer.Option(3, "--backup-seeds", min=1, help="Of how many heads; each is paired with every head of its layer and after.")
 
 
 def circuit(
@@ -40,27 +43,34 @@ def circuit(
     ablation: str = _ABLATION,
     universe: str = _UNIVERSE,
     random: int = _RANDOM,
+    backups: bool = _BACKUPS,
+    backup_seeds: int = _SEEDS,
     as_json: bool = options.JSON,
 ) -> None:
     """Pick a task's circuit, the heads (or edges) with the largest mean score, and evaluate it on fresh prompts, all else ablated."""
     from circuitlab.circuits import TopK  # noqa: PLC0415
     from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
+    from circuitlab.store import RunStore  # noqa: PLC0415
 
-    settings = evaluation.evaluation_settings(ablation, universe, random) if evaluate else None
+    runs = RunStore(store)
+    settings = evaluation.evaluation_settings(ablation, universe, random, runs) if evaluate else None
     scoring = evaluation.edge_scoring(method, method_params(param)) if edges else None
     (scored,), loaded = scored_tasks([task], Request(model, method, pairs, variant, seed, metric, param, store))
     scores: HeadScores | EdgeScores = scored.scores
     if scoring is None:
         found = TopK(top)(scored.scores)
     else:
-        scores = evaluation.edge_scores(scoring, loaded, scored.scores, task)
+        scores = evaluation.edge_scores(scoring, loaded, scored.scores, task, runs)
         found = TopEdges(edges)(scores)
     measured = evaluation.NOT_EVALUATED if settings is None else evaluation.evaluated(settings, loaded, scores, found, task)
+    stand_ins = find_backups(strongest_heads(scored.scores, found, backup_seeds), loaded, scored.scores, task, runs) if backups else None
     if as_json:
-        print_json(found.to_dict() | measured | {"evaluated": evaluate})
+        print_json(found.to_dict() | measured | {"evaluated": evaluate, "backups": stand_ins})
         return
     print_text(f"{found.rule} on {task} ({scored.scores.provenance.model.name})" + ("" if evaluate else "; not evaluated."))
     print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))) + "\n" * evaluate)
     if evaluate:
         evaluation.print_evaluation(measured)
+    if stand_ins is not None:
+        print_backups(stand_ins)
     warn_if_unfit(scored.scores)

@@ -10,12 +10,13 @@ from circuitlab.cli.output import interval_text, print_table, print_text
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
-    from circuitlab.evaluate import Evaluate
+    from circuitlab.evaluate import StoredEvaluate
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.store import RunStore
 
 __all__ = ["NOT_EVALUATED", "EdgeScoring", "edge_scores", "edge_scoring", "evaluated", "evaluation_settings", "print_evaluation"]
 
@@ -26,7 +27,7 @@ NOT_EVALUATED = dict.fromkeys(("faithfulness", "completeness", "minimality", "cp
 """The measures of a circuit that was only picked."""
 
 
-def evaluation_settings(ablation: str, universe: str | None, n_random: int) -> Evaluate:
+def evaluation_settings(ablation: str, universe: str | None, n_random: int, store: RunStore) -> StoredEvaluate:
     """The evaluation that was asked for; wrong names are found before anything runs.
 
     Raises
@@ -35,12 +36,13 @@ def evaluation_settings(ablation: str, universe: str | None, n_random: int) -> E
         If there is no such ablation or universe.
     """
     from circuitlab.errors import UnknownNameError  # noqa: PLC0415
-    from circuitlab.evaluate import Evaluate  # noqa: PLC0415
+    from circuitlab.evaluate import Evaluate, StoredEvaluate  # noqa: PLC0415
 
     universes: dict[str | None, tuple[str, ...] | None] = {None: None, "heads": ("heads",), "heads+mlps": ("heads", "mlps")}
     if universe not in universes:
         raise UnknownNameError("universe", str(universe), ["heads", "heads+mlps"])
-    return Evaluate(ablation=ablation, parts=universes[universe], n_random=n_random)  # type: ignore[arg-type]
+    settings = Evaluate(ablation=ablation, parts=universes[universe], n_random=n_random)  # type: ignore[arg-type]
+    return StoredEvaluate(settings, store)
 
 
 def edge_scoring(name: str, params: dict[str, Any]) -> EdgeScoring:
@@ -62,25 +64,27 @@ def edge_scoring(name: str, params: dict[str, Any]) -> EdgeScoring:
     return method.edges  # type: ignore[no-any-return]
 
 
-def edge_scores(scoring: EdgeScoring, model: Model, scores: HeadScores, task: str) -> EdgeScores:
-    """Scores of every edge on the pairs that were scored, with the same provenance."""
+def edge_scores(scoring: EdgeScoring, model: Model, scores: HeadScores, task: str, store: RunStore) -> EdgeScores:
+    """Scores of every edge on the pairs that were scored, with the same provenance, from the store where it has them."""
     from circuitlab.metrics import get_metric  # noqa: PLC0415
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
 
     where = scores.provenance
-    batch = prepare_batch(model, task, where.task.n_pairs, variant=where.task.variant, seed=where.task.seed)
-    return replace(scoring(model, batch, get_metric(where.metric)), provenance=where)
+
+    def compute() -> EdgeScores:
+        batch = prepare_batch(model, task, where.task.n_pairs, variant=where.task.variant, seed=where.task.seed)
+        return replace(scoring(model, batch, get_metric(where.metric)), provenance=where)
+
+    return store.edges.get_or_compute(where.run_id(), compute)[0]
 
 
-def evaluated(settings: Evaluate, model: Model, scores: HeadScores | EdgeScores, found: Circuit, task: str) -> dict[str, Any]:
-    """Evaluate a circuit on the pairs that follow the scored ones in the task's stream, and give the document's measures.
+def fresh_pairs(model: Model, scores: HeadScores | EdgeScores, task: str) -> tuple[ContrastBatch, str]:
+    """The pairs that follow the scored ones in the task's stream, and what they are in words.
 
-    Where the task has no further pairs the scored ones are used again, and the conventions say so.
+    Where the task has no further pairs these are the scored ones again, and the words say so.
     """
     from circuitlab.errors import BadParameterError  # noqa: PLC0415
-    from circuitlab.metrics import get_metric  # noqa: PLC0415
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
-    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
 
     where = scores.provenance
     n, variant, seed = where.task.n_pairs, where.task.variant, where.task.seed
@@ -90,10 +94,18 @@ def evaluated(settings: Evaluate, model: Model, scores: HeadScores | EdgeScores,
     except BadParameterError:
         batch = prepare_batch(model, task, n, variant=variant, seed=seed)
         prompts = f"the {n} pairs that the circuit was picked on (the task has too few for fresh ones): measures are optimistic"
+    return batch, prompts
+
+
+def evaluated(settings: StoredEvaluate, model: Model, scores: HeadScores | EdgeScores, found: Circuit, task: str) -> dict[str, Any]:
+    """Evaluate a circuit on fresh pairs, or find its evaluation in the store, and give the document's measures."""
+    from circuitlab.metrics import get_metric  # noqa: PLC0415
+    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
+
+    batch, prompts = fresh_pairs(model, scores, task)
     with CellProgress(f"{task} x evaluation"):
-        measured = settings(found, model, batch, get_metric(where.metric), scores).to_dict()
-    measured["conventions"] |= {"prompts": prompts}
-    return measured
+        measured, cached = settings(found, model, batch, get_metric(scores.provenance.metric), scores)
+    return measured | {"conventions": measured["conventions"] | {"prompts": prompts}, "cached": cached}
 
 
 def print_evaluation(measured: dict[str, Any]) -> None:

@@ -28,8 +28,9 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
 
 
 def interval_text(interval: dict[str, float], digits: int = 2) -> str:
-    """``0.91 [0.81, 0.96]``."""
-    return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+    """``0.91 [0.81, 0.96]``; what could not be told (None in stored results) is ``nan``."""
+    mean, low, high = (float("nan") if interval[part] is None else interval[part] for part in ("mean", "low", "high"))
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _without_nan(value: Any) -> Any:

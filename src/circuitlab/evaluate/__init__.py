@@ -4,6 +4,7 @@ from circuitlab.evaluate.edges import EdgeRunsOfCircuits
 from circuitlab.evaluate.evaluate import Evaluate
 from circuitlab.evaluate.evaluation import Evaluation
 from circuitlab.evaluate.nodes import NodeRuns
+from circuitlab.evaluate.stored import StoredEvaluate
 from circuitlab.evaluate.values import Ablation
 
-__all__ = ["Ablation", "EdgeRunsOfCircuits", "Evaluate", "Evaluation", "NodeRuns"]
+__all__ = ["Ablation", "EdgeRunsOfCircuits", "Evaluate", "Evaluation", "NodeRuns", "StoredEvaluate"]
