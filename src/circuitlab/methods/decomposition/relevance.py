@@ -15,6 +15,7 @@ from circuitlab.methods.decomposition.forward import Seen, climb, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered
+from circuitlab.nodes import Embed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["Invariant", "Relevance", "relevance_to_metric", "require_sources"]
+__all__ = ["Invariant", "Relevance", "carries", "relevance_to_metric", "require_sources"]
 
 _SAMPLE, _SHARE = 16, 8
 """Sources of every run that are decomposed once more with both parts carried: so many at most, and one in so many."""
@@ -132,6 +133,16 @@ def relevance_to_metric(
     return Relevance(values, clean, corrupt, invariant)
 
 
+def carries(sources: Sequence[Source], options: Options) -> bool:
+    """Whether the irrelevant part has to be carried, at twice the cost, rather than taken as what the relevant part leaves.
+
+    It has where a rule loses bias. It has also where all of a position may be relevant from the embedding on: biases are shared by
+    magnitude, so that an irrelevant part of rounding noise would grow from layer to layer.
+    """
+    everything = options.baseline == "zero" and any(isinstance(node, Embed) for source in sources for node in source.nodes)
+    return everything or not options.rule.keeps_sums
+
+
 @dataclass(frozen=True, eq=False)
 class _Run:
     """A few pairs, ready to be decomposed."""
@@ -157,7 +168,7 @@ class _Run:
 
     def relevances(self, sources: Sequence[Source]) -> np.ndarray:
         """Relevance of sources, in the order in which they join, (source, pair)."""
-        return self.readout.relevance(self._logits(sources, None, carry=not self.options.rule.keeps_sums))
+        return self.readout.relevance(self._logits(sources, None, carry=carries(sources, self.options)))
 
     def _logits(self, sources: Sequence[Source], seen: Seen | None, *, carry: bool) -> Parts:
         rule = self.options.rule
