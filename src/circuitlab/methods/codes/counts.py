@@ -40,7 +40,7 @@ def unique_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool
 
     With ``normalise``, over the number of codes that any prompt has.
     """
-    counts = pair_shares(positive, negative).sum(0)
+    counts = np.rint(pair_shares(positive, negative).sum(0))
     return counts / _distinct(np.concatenate([positive, negative])) if normalise else counts
 
 
@@ -79,7 +79,7 @@ def _pairs(these: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[np.n
         part = 1.0 / (holders.T @ holders)
         every += part
         unique += part * (others.T @ others == 0)
-    return np.round(unique, 6), np.round(every, 6)  # counts, up to the rounding of their parts
+    return np.rint(unique), np.rint(every)  # parts of one over a number sum to whole numbers
 
 
 def pair_codes(codes: np.ndarray, edges: np.ndarray) -> np.ndarray:
