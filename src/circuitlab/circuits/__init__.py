@@ -2,7 +2,7 @@
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.graphml import read_graphml, write_graphml
-from circuitlab.circuits.interchange import read_graph_json, to_graph, write_graph_json
+from circuitlab.circuits.interchange import read_graph_json, read_graph_scores, to_graph, write_graph_json
 from circuitlab.circuits.published import PublishedCircuit, list_published, published_circuit
 from circuitlab.circuits.saved import SavedCircuit, load_circuit, save_circuit
 from circuitlab.circuits.select import Cumulative, Significant, Threshold, TopK, top_heads
@@ -23,6 +23,7 @@ __all__ = [
     "pruned_edges",
     "published_circuit",
     "read_graph_json",
+    "read_graph_scores",
     "read_graphml",
     "save_circuit",
     "to_graph",

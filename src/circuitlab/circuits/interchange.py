@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from circuitlab.provenance import ModelSpec
     from circuitlab.scores.edge_scores import EdgeScores
 
-__all__ = ["read_graph_json", "to_graph", "write_graph_json"]
+__all__ = ["read_graph_json", "read_graph_scores", "to_graph", "write_graph_json"]
 
 _NAMES: dict[str, Node] = {"input": Embed(), "logits": Logits()}
 
@@ -107,6 +108,53 @@ def read_graph_json(path: str | Path, universe: Universe | None = None) -> Circu
         chosen = {part: {name for name, entry in data[part].items() if _chosen(entry)} for part in ("nodes", "edges")}
         circuit = _own(data["circuitlab"], chosen) if "circuitlab" in data else _foreign(data["cfg"], chosen, universe, Path(path).name)
     return require_universe(circuit, universe, path)
+
+
+def read_graph_scores(path: str | Path, universe: Universe | None = None) -> dict[Edge, float]:
+    """Read the scores of a graph file's edges, in and outside its circuit.
+
+    The format has query heads only. In a file that `write_graph_json` wrote, the edges into the query heads of a group all carry the score
+    of the one edge into their shared key/value head, and that is read. In a file of another tool they are edges of a model whose heads
+    were taken apart, and their scores are added up: exact for gradient scores, which sum over the copies of a key or value, and not for
+    the scores of exact patching.
+
+    Parameters
+    ----------
+    path, universe
+        As in `read_graph_json`.
+
+    Returns
+    -------
+    dict of Edge to float
+        Receiver by receiver, senders in forward order; edges without a score in the file are left out.
+
+    Raises
+    ------
+    BadParameterError
+        If the file is no such graph, names unknown nodes or edges, or holds no score, or one that is no finite number.
+    IncompatibleError
+        If the file's circuit belongs to a model of another shape than ``universe``.
+    """
+    space = read_graph_json(path, universe).universe
+    with reading(path, "a circuit graph with scores", "Give a file whose edges have scores."):
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        given = {name: _score(name, entry) for name, entry in data["edges"].items() if isinstance(entry, dict) and "score" in entry}
+        if not given:
+            raise BadParameterError("none of its edges has a score.", "Give a file whose edges have scores.")
+        found: dict[Edge, float] = {}
+        for name, score in given.items():
+            edge = _shared(_parse_edge(name), space)
+            Circuit(frozenset(), space, frozenset({edge}))  # refuses an edge that lies outside the model
+            found[edge] = score if "circuitlab" in data else found.get(edge, 0.0) + score
+    return dict(sorted(found.items()))
+
+
+def _score(name: str, entry: dict[str, Any]) -> float:
+    score = entry["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        what = f"edge {name} has the score {score!r}."
+        raise BadParameterError(what, "Scores are finite numbers.")
+    return float(score)
 
 
 def _own(data: dict[str, Any], chosen: dict[str, set[str]]) -> Circuit:

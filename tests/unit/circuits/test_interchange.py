@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlab.circuits import Circuit
-from circuitlab.circuits.interchange import read_graph_json, to_graph, write_graph_json
+from circuitlab.circuits.interchange import read_graph_json, read_graph_scores, to_graph, write_graph_json
 from circuitlab.errors import BadParameterError, IncompatibleError
 from circuitlab.nodes import Attn, Edge, Embed, Head, KVHead, Logits, Mlp, Resid, Universe, parse_edge
 from circuitlab.scores.edge_layout import EdgeLayout
@@ -86,6 +86,50 @@ def test_scores_are_written_for_every_edge():
     assert graph["cfg"]["d_model"] == 16
     with pytest.raises(IncompatibleError, match="cannot carry edge scores"):
         to_graph(Circuit(frozenset(), Universe(2, 4, 1)), scores=scores)
+
+
+@pytest.mark.parametrize("edges", [None, SHARED])
+def test_scores_are_read_back(tmp_path, edges):
+    scores = edge_scores()
+    path = write_graph_json(Circuit(CIRCUIT.nodes, UNIVERSE, edges), tmp_path / "c.json", scores=scores)
+    found = read_graph_scores(path, UNIVERSE)
+    assert list(found) == sorted(scores.layout.edges())
+    mean = dict(zip(scores.layout.edges(), scores.mean()[scores.layout.places], strict=True))
+    assert found == pytest.approx(mean)
+    data = json.loads(path.read_text())
+    del data["circuitlab"]  # as another tool would write it: each query head's keys and values have scores of their own
+    path.write_text(json.dumps(data))
+    twice = read_graph_scores(path, UNIVERSE)
+    assert twice == pytest.approx({edge: score * (1 + (edge.port in {"k", "v"})) for edge, score in mean.items()})
+
+
+def test_scores_of_other_tools(tmp_path):
+    path = other_tool(
+        tmp_path / "other.json", edges={"input->a0.h1<k>": {"score": 0.5}, "a0.h1->logits": {"score": -1, "in_graph": True}, "m0->m1": True}
+    )
+    path.write_text(path.read_text().replace('{"score": 0.5}', '{"score": 0.5, "in_graph": false}'))
+    assert read_graph_scores(path) == {parse_edge("embed->a0.kv1<k>"): 0.5, parse_edge("a0.h1->logits"): -1.0}
+
+
+@pytest.mark.parametrize(
+    ("edges", "told"),
+    [
+        ({}, "none of its edges has a score"),
+        ({"input->m0": True}, "none of its edges has a score"),
+        ({"input->m0": {"in_graph": True, "score": "high"}}, "edge input->m0 has the score 'high'"),
+        ({"input->m0": {"in_graph": True, "score": float("nan")}}, "edge input->m0 has the score nan"),
+        ({"input->m0": {"in_graph": True, "score": True}}, "edge input->m0 has the score True"),
+        ({"input->m7": {"in_graph": False, "score": 1.0}}, "m7 lie outside"),
+        ({"input->x7": {"in_graph": False, "score": 1.0}}, "'x7' is not a node name"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_refused(tmp_path, edges, told):
+    path = other_tool(tmp_path / "bad.json", edges=edges)
+    with pytest.raises(BadParameterError, match=r"bad\.json is not a circuit graph with scores") as raised:
+        read_graph_scores(path)
+    assert told in str(raised.value)
+    with pytest.raises(IncompatibleError):
+        read_graph_scores(other_tool(tmp_path / "other.json"), Universe(3, 2, 2))
 
 
 def other_tool(path, **changes):

@@ -9,7 +9,8 @@ import pytest
 from circuitlab.circuits import list_published, published_circuit
 from circuitlab.citations import CITATIONS
 from circuitlab.errors import UnknownNameError
-from circuitlab.nodes import Head, Mlp, Universe
+from circuitlab.nodes import Embed, Head, KVHead, Logits, Mlp, Universe
+from circuitlab.scores.edge_layout import EdgeLayout
 
 SIZES = {
     "ioi_gpt2_small": {
@@ -54,7 +55,8 @@ def test_classes_have_the_sizes_of_the_paper_and_share_no_node(name):
     assert {label: len(nodes) for label, nodes in found.classes.items()} == SIZES[name]
     assert len(found.circuit) == sum(SIZES[name].values()), "no node stands twice"
     assert found.circuit.universe == SHAPES[found.model]
-    assert found.circuit.rule == f"published: {name}" and found.circuit.edges is None
+    assert found.circuit.rule == f"published: {name}"
+    assert (found.circuit.edges is not None) is (name == "docstring_attn_only_4l_acdc"), "the only list of edges that a source gives"
     assert set(found.positions) <= set(found.classes)
     assert found.cite and set(found.cite) <= set(CITATIONS)
     assert found.title and found.source and name.startswith(f"{found.task}_{found.model.replace('-', '_')}")
@@ -86,6 +88,20 @@ def test_variants_differ_where_the_sources_disagree():
     assert mlps == {Mlp(layer) for layer in (0, 1, 2, 3, 8, 9, 10, 11)}
     for name in ("ioi_gpt2_small_oneill", "ioi_gpt2_small_cdt", "ioi_gpt2_medium_appendix", "greater_than_gpt2_small"):
         assert published_circuit(name).uncertain, "a doubtful list says so"
+
+
+def test_the_edges_of_acdc_join_the_heads_of_its_list():
+    circuit = published_circuit("docstring_attn_only_4l_acdc").circuit
+    layout = EdgeLayout(4, 8, 8)
+    assert len(circuit.edges) == 24 and circuit.edges <= set(layout.edges())
+    ends = [edge.receiver for edge in circuit.edges]
+    inputs = {(edge.receiver, edge.port) for edge in circuit.edges if edge.port}
+    assert len(circuit.edges) + len(inputs) == 37
+    owners = {Head(end.layer, end.head) if isinstance(end, KVHead) else end for end in ends} - {Logits()}
+    assert owners == circuit.nodes
+    assert {edge.sender for edge in circuit.edges} == {Embed(), *circuit.nodes}
+    to_keys = {str(edge.sender) for edge in circuit.edges if edge.receiver == KVHead(3, 6) and edge.port == "k"}
+    assert to_keys == {"a1.h2", "a2.h0"}
 
 
 def test_circuits_of_one_model_combine():

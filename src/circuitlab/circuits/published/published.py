@@ -11,7 +11,7 @@ import msgspec
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.errors import UnknownNameError
-from circuitlab.nodes import Node, Universe, parse_node
+from circuitlab.nodes import Node, Universe, parse_edge, parse_node
 
 __all__ = ["PublishedCircuit", "list_published", "published_circuit"]
 
@@ -32,6 +32,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     uncertain: str = ""
     classes: dict[str, tuple[str, ...]]
     positions: dict[str, str] = {}
+    edges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class PublishedCircuit:
     task, model : str
         What the model was asked to do, and which model.
     circuit : Circuit
-        Its nodes, all classes together.
+        Its nodes, all classes together; and its edges where the source lists them, keys and values at key/value heads.
     classes : mapping of str to tuple of Node
         Nodes by role, in the order of the source; one class ``"unlabelled"`` where the source names no roles.
     positions : mapping of str to str
@@ -110,6 +111,7 @@ def published_circuit(name: str) -> PublishedCircuit:
     circuit = Circuit(
         frozenset(node for nodes in classes.values() for node in nodes),
         Universe(found.n_layers, found.n_heads, found.n_kv_heads),
+        edges=frozenset(map(parse_edge, found.edges)) or None,
         rule=f"published: {name}",
     )
     return PublishedCircuit(
