@@ -27,6 +27,8 @@ def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
         print_json(result)
     else:
         print_text(f"{len(result.files)} files in {out}; open {out / 'report.html'}.")
+        if result.missing:
+            print_text(f"Not run yet, and left out: {', '.join(result.missing)}. Run `circuitlab study run {file}`.")
 
 
 @app.command("check")

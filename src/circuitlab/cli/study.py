@@ -26,7 +26,7 @@ def run(
     executor: str = typer.Option("local", "--executor", help="Where cells run; this version has 'local'."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
-    """Run every cell that is not finished; an interrupted study goes on where it stopped."""
+    """Run every cell, of scores and of analyses, that is not finished; an interrupted study goes on where it stopped."""
     from circuitlab.errors import StoreError, UnknownNameError  # noqa: PLC0415
     from circuitlab.store import RunStore  # noqa: PLC0415
     from circuitlab.study.progress import TerminalProgress  # noqa: PLC0415
@@ -39,11 +39,12 @@ def run(
     if as_json:
         print_json(result)
     else:
-        fresh = [cell for cell in result.cells if not cell.cached and cell.error is None]
-        print_text(
-            f"Study {result.study}: {len(result.cells) - len(result.failed)} of {len(result.cells)} cells finished, {len(fresh)} now."
-        )
+        done = [cell for cell in result.cells if cell.run_id is not None]
+        fresh = [cell for cell in done if not cell.cached]
+        print_text(f"Study {result.study}: {len(done)} of {len(result.cells)} cells finished, {len(fresh)} now.")
+        if waiting := [f"{cell.analysis} {cell.task}".strip() for cell in result.cells if cell.waits]:
+            print_text(f"Waiting for scores of other shards: {', '.join(waiting)}. Run the study once more when they are done.")
     if result.failed:
         first = result.failed[0]
-        what = f"{len(result.failed)} cells failed; the first is {first.task} x {first.method}: {first.error}"
+        what = f"{len(result.failed)} cells failed; the first is {first.label}: {first.error}"
         raise StoreError(what, "The other cells are finished and kept.")

@@ -53,7 +53,7 @@ body {{ margin: 0; padding: 16px; font-family: system-ui, sans-serif; }}
 </head>
 <body>
 {plot}
-<noscript><p>This figure needs JavaScript; its numbers are in heads.csv and overlap.csv beside it.</p></noscript>
+<noscript><p>This figure needs JavaScript; its numbers are in the .json file of its name and in the .csv files beside it.</p></noscript>
 <script src="plotly.min.js"></script>
 {script}
 </body>

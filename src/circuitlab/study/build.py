@@ -14,22 +14,30 @@ from circuitlab.figures.images import exporter, image_problem, render_image
 from circuitlab.figures.page import figure_json, figure_page, plotly_js
 from circuitlab.scores.netcdf import replace_file
 from circuitlab.store import RunStore
+from circuitlab.study.analyses.base import Analysis, Found
 from circuitlab.study.collect import Run, StudyRuns, collect
-from circuitlab.study.drawings import Drawing, draw_all
+from circuitlab.study.drawing import Drawing
+from circuitlab.study.drawings import draw_all
 from circuitlab.study.manifest import MANIFEST, FileEntry, Manifest, read_manifest, sha256
 from circuitlab.study.report import report_page
+from circuitlab.study.report_analyses import analysis_tables
 from circuitlab.study.tables import fitness_csv, heads_csv, overlap_csv
 
 __all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "write_report"]
 
 
 class BuildResult(msgspec.Struct, frozen=True):
-    """What was built: the folder, file names (the manifest last), run ids, and whether images could be made."""
+    """What was built: the folder, file names (the manifest last), run ids, and whether images could be made.
+
+    ``records`` are the ids of the analysis records that were used, and ``missing`` the cells of analyses that have not been run.
+    """
 
     out: str
     files: list[str]
     runs: list[str]
     images: str
+    records: list[str] = []
+    missing: list[str] = []
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -44,6 +52,7 @@ class CheckResult(msgspec.Struct, frozen=True):
 class _File:
     data: bytes
     runs: tuple[Run, ...]
+    records: tuple[str, ...] = ()
 
 
 def build_figures(study_file: str | Path, *, store: RunStore, out: str | Path = "figures/built") -> BuildResult:
@@ -66,7 +75,8 @@ def build_figures(study_file: str | Path, *, store: RunStore, out: str | Path = 
     Raises
     ------
     StoreError
-        If cells are missing (they are named, with the command that runs them), or a file cannot be written.
+        If score cells are missing (they are named, with the command that runs them), or a file cannot be written. Analyses that have not
+        been run are left out, named in the report and in ``missing``.
     """
     folder = Path(out)
     runs = collect(study_file, store)
@@ -81,7 +91,10 @@ def build_figures(study_file: str | Path, *, store: RunStore, out: str | Path = 
         _write(folder / name, file.data)
     _write(folder / MANIFEST, manifest.encode())
     _remove(folder / name for name in (before.files if before else {}) if name not in entries and Path(name).name == name)
-    return BuildResult(str(folder), [*sorted(entries), MANIFEST], [run.run_id for run in runs.runs], said)
+    names = [*sorted(entries), MANIFEST]
+    records = [one.record_id for _, found in runs.found for one in found]
+    missing = [planned.label for planned in runs.missing]
+    return BuildResult(str(folder), names, [run.run_id for run in runs.runs], said, records, missing)
 
 
 def check_figures(study_file: str | Path, *, store: RunStore, out: str | Path = "figures/built") -> CheckResult:
@@ -119,11 +132,15 @@ def write_report(study_file: str | Path, *, store: RunStore, out: str | Path = "
 def _files(runs: StudyRuns, drawings: list[Drawing]) -> dict[str, _File]:
     files = {"plotly.min.js": _File(plotly_js().encode(), ())}
     for drawing in drawings:
-        files[f"{drawing.name}.html"] = _File(figure_page(drawing.figure, _anchor(drawing.name)).encode(), drawing.runs)
-        files[f"{drawing.name}.json"] = _File(figure_json(drawing.figure).encode(), drawing.runs)
+        files[f"{drawing.name}.html"] = _File(figure_page(drawing.figure, _anchor(drawing.name)).encode(), drawing.runs, drawing.records)
+        files[f"{drawing.name}.json"] = _File(figure_json(drawing.figure).encode(), drawing.runs, drawing.records)
     tables = {"heads.csv": heads_csv(runs), "overlap.csv": overlap_csv(runs), "task_fitness.csv": fitness_csv(runs)}
     files |= {name: _File(text.encode(), runs.runs) for name, text in tables.items() if text}
-    files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs)
+    for analysis, found in runs.found:
+        files |= {_record_name(analysis, one): _File(_record_json(one), one.runs, (one.record_id,)) for one in found}
+    records = tuple(one.record_id for _, found in runs.found for one in found)
+    files |= {name: _File(text.encode(), runs.runs, records) for name, text in analysis_tables(runs).items()}
+    files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs, records)
     return files
 
 
@@ -135,15 +152,25 @@ def _images(drawings: list[Drawing]) -> tuple[dict[str, _File], str]:
         with exporter():
             for drawing in drawings:
                 for kind in ("svg", "png"):
-                    files[f"{drawing.name}.{kind}"] = _File(render_image(drawing.figure, kind), drawing.runs)
+                    files[f"{drawing.name}.{kind}"] = _File(render_image(drawing.figure, kind), drawing.runs, drawing.records)
     except Exception as error:
         reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
         return {}, f"not made: the exporter failed ({type(error).__name__}: {reason})"
     return files, "made"
 
 
+def _record_name(analysis: Analysis, found: Found) -> str:
+    return ".".join(filter(None, (analysis.name, found.unit.key, "record.json")))
+
+
+def _record_json(found: Found) -> bytes:
+    """What an analysis found, so that every number of its figures can be read without the store."""
+    return msgspec.json.format(msgspec.json.encode(found.result, order="sorted"), indent=1) + b"\n"
+
+
 def _entry(file: _File) -> FileEntry:
-    return FileEntry(sha256(file.data), len(file.data), list(dict.fromkeys(run.run_id for run in file.runs)))
+    runs = list(dict.fromkeys(run.run_id for run in file.runs))
+    return FileEntry(sha256(file.data), len(file.data), runs, records=list(dict.fromkeys(file.records)))
 
 
 def _anchor(name: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from circuitlab.errors import StoreError
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store import RunStore
+from circuitlab.study.analyse import Planned, planned_units, read_found
+from circuitlab.study.analyses.base import Analysis, Found
 from circuitlab.study.index import StudyIndex
 from circuitlab.study.spec import Cell, StudySpec, load_study
 from circuitlab.tasks import TaskSpec, load_task
 
-__all__ = ["Run", "StudyRuns", "collect"]
+__all__ = ["Run", "StudyRuns", "collect", "read_runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +46,16 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class StudyRuns:
-    """A study with every run it declares."""
+    """A study with every run it declares, and what its analyses have found so far.
+
+    ``found`` holds the finished cells of each analysis, in the order of the study file; ``missing`` those that have not been run.
+    """
 
     study: StudySpec
     file: Path
     runs: tuple[Run, ...]
+    found: tuple[tuple[Analysis, tuple[Found, ...]], ...] = ()
+    missing: tuple[Planned, ...] = ()
 
     def tasks(self) -> dict[str, list[Run]]:
         """Runs by task, in the order of the study file."""
@@ -79,23 +86,29 @@ def collect(file: str | Path, store: RunStore) -> StudyRuns:
     study, path = load_study(file), Path(file)
     cells = study.cells()
     found = StudyIndex(store, study).require(cells, f"circuitlab study run {path}")
-    task_keys = _unique([f"{entry.id}-{entry.variant}" if entry.variant else entry.id for entry in study.tasks])
-    method_keys = _unique([entry.name for entry in study.methods])
-    runs = [
+    runs = read_runs(study, store, found)
+    if len({run.slug for run in runs}) != len(runs):
+        what = f"Study file {path} lists the same task and method twice."
+        raise StoreError(what, "Remove one, or give it another variant or other parameters.")
+    by_slug = {run.slug: run for run in runs}
+    results = [(planned, read_found(planned, study, store, by_slug)) for planned in planned_units(study)]
+    groups = tuple((one, tuple(r for planned, r in results if planned.analysis is one and r is not None)) for one in study.analyses)
+    return StudyRuns(study, path, runs, groups, tuple(planned for planned, result in results if result is None))
+
+
+def read_runs(study: StudySpec, store: RunStore, found: Sequence[tuple[Cell, str]]) -> tuple[Run, ...]:
+    """Finished cells with their scores, in the order given."""
+    return tuple(
         Run(
             cell=cell,
             run_id=run_id,
             scores=store.get(run_id),
             task=load_task(cell.task.id),
-            task_key=task_keys[study.tasks.index(cell.task)],
-            method_key=method_keys[study.methods.index(cell.method)],
+            task_key=study.task_key(cell.task),
+            method_key=study.method_key(cell.method),
         )
         for cell, run_id in found
-    ]
-    if len({run.slug for run in runs}) != len(runs):
-        what = f"Study file {path} lists the same task and method twice."
-        raise StoreError(what, "Remove one, or give it another variant or other parameters.")
-    return StudyRuns(study, path, tuple(runs))
+    )
 
 
 def _grouped(runs: tuple[Run, ...], key: str) -> dict[str, list[Run]]:
@@ -103,16 +116,3 @@ def _grouped(runs: tuple[Run, ...], key: str) -> dict[str, list[Run]]:
     for run in runs:
         groups.setdefault(getattr(run, key), []).append(run)
     return groups
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Names made safe for files; the second method of a name gets ``-2`` and so on."""
-    keys: list[str] = []
-    for name in names:
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "unnamed"
-        key, number = base, 1
-        while key in keys:
-            number += 1
-            key = f"{base}-{number}"
-        keys.append(key)
-    return keys

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from circuitlab import figures
 from circuitlab.circuits import TopK
@@ -13,31 +11,16 @@ from circuitlab.compare import OverlapTable, compare_tasks
 from circuitlab.figures.frame import method_title
 from circuitlab.provenance import FitnessFlag
 from circuitlab.study.collect import Run, StudyRuns
+from circuitlab.study.drawing import Drawing
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-__all__ = ["Drawing", "compare_method", "draw_all", "fitness_flags"]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure with its file name stem, its kind, and the runs it was drawn from.
-
-    ``kind`` is one of ``heatmap``, ``top_heads``, ``overlap``, ``fitness`` and ``methods``.
-    """
-
-    name: str
-    kind: str
-    figure: go.Figure
-    runs: tuple[Run, ...]
+__all__ = ["compare_method", "draw_all", "fitness_flags"]
 
 
 def draw_all(runs: StudyRuns) -> list[Drawing]:
     """Every figure of a study, in the order of the report.
 
     Fitness; the overlap matrix of each method that scored heads on two or more tasks (the study's own choice first); and for
-    each task a heatmap and the top heads of every method, and the first two methods against each other.
+    each task a heatmap and the top heads of every method, and the first two methods against each other; then those of every analysis.
     """
     drawings = []
     if flags := fitness_flags(runs):
@@ -54,7 +37,7 @@ def draw_all(runs: StudyRuns) -> list[Drawing]:
         for run in group:
             drawings += _of_run(run)
         drawings += _methods_of(group)
-    return drawings
+    return drawings + [drawing for analysis, found in runs.found if found for drawing in analysis.draw(found)]
 
 
 @functools.lru_cache(maxsize=16)

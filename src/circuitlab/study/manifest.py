@@ -12,16 +12,17 @@ import msgspec
 
 from circuitlab.citations import CITATIONS, bibtex
 from circuitlab.errors import StoreError
+from circuitlab.study.analyses.base import Analysis, Found
 from circuitlab.study.collect import Run, StudyRuns
 
-__all__ = ["MANIFEST", "FileEntry", "Manifest", "RunEntry", "citation_keys", "read_manifest", "sha256"]
+__all__ = ["MANIFEST", "FileEntry", "Manifest", "RecordEntry", "RunEntry", "citation_keys", "read_manifest", "sha256"]
 
 MANIFEST = "MANIFEST.json"
 """File name."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """One built file: SHA-256, size in bytes, and the ids of the runs it was made from.
+    """One built file: SHA-256, size in bytes, and the ids of the runs and of the analysis records it was made from.
 
     ``checked`` is false for images, whose bytes depend on the installed browser.
     """
@@ -30,6 +31,7 @@ class FileEntry(msgspec.Struct, frozen=True):
     bytes: int
     runs: list[str]
     checked: bool = True
+    records: list[str] = []
 
 
 class RunEntry(msgspec.Struct, frozen=True):
@@ -51,6 +53,18 @@ class RunEntry(msgspec.Struct, frozen=True):
     cite: list[str]
 
 
+class RecordEntry(msgspec.Struct, frozen=True):
+    """Where one analysis' numbers come from: its settings, and the score runs it read."""
+
+    record_id: str
+    analysis: str
+    unit: str
+    settings: dict[str, Any]
+    runs: list[str]
+    created: str
+    cite: list[str]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a folder of figures was built from.
 
@@ -62,6 +76,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         Name, family, weights hash, processing and dtype.
     runs : list of RunEntry
         In the order of the study.
+    records : list of RecordEntry
+        What the study's analyses found, in the order of the study.
     files : dict of str to FileEntry
         Every file but the manifest itself.
     images : str
@@ -80,6 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     images: str
     citations: dict[str, str]
     built_with: dict[str, str]
+    records: list[RecordEntry] = []
 
     @classmethod
     def of(cls, runs: StudyRuns, files: dict[str, FileEntry], images: str) -> Manifest:
@@ -99,6 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             images=images,
             citations={key: bibtex(key) for key in keys if key in CITATIONS},
             built_with={name: importlib.metadata.version(name) for name in ("plotly",)} | {"circuitlab": _version()},
+            records=[_record_entry(analysis, one) for analysis, found in runs.found for one in found],
         )
 
     def encode(self) -> bytes:
@@ -107,8 +125,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def citation_keys(runs: StudyRuns) -> list[str]:
-    """Keys of everything a study's tasks and methods ask to cite, sorted."""
-    return sorted({key for run in runs.runs for key in _keys(run)})
+    """Keys of everything a study's tasks, methods and analyses ask to cite, sorted."""
+    analyses = {key for analysis, found in runs.found if found for key in analysis.cite}
+    return sorted({key for run in runs.runs for key in _keys(run)} | analyses)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -163,4 +182,16 @@ def _entry(run: Run) -> RunEntry:
         created=made.created if made else None,
         packages=made.packages if made else {},
         cite=list(_keys(run)),
+    )
+
+
+def _record_entry(analysis: Analysis, found: Found) -> RecordEntry:
+    return RecordEntry(
+        record_id=found.record_id,
+        analysis=analysis.name,
+        unit=found.unit.key,
+        settings=analysis.identity(),
+        runs=[run.run_id for run in found.runs],
+        created=found.environment.created,
+        cite=list(analysis.cite),
     )

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from circuitlab.figures.page import inline_script, plot_block, plot_script, plotly_js
+from circuitlab.figures.page import inline_script, plot_script, plotly_js
 from circuitlab.study.collect import Run, StudyRuns
-from circuitlab.study.drawings import Drawing
-from circuitlab.study.report_parts import anchor, escape, example_block, fitness_rows, number, overlap_rows, run_rows, table, top_rows
+from circuitlab.study.drawing import Drawing
+from circuitlab.study.report_analyses import analysis_sections
+from circuitlab.study.report_parts import (
+    anchor,
+    escape,
+    example_block,
+    figure_block,
+    fitness_rows,
+    number,
+    overlap_rows,
+    run_rows,
+    table,
+    top_rows,
+)
 from circuitlab.study.report_style import STYLE
 from circuitlab.study.report_text import checks_section, how_to_read, methods_section, null_text, overlap_notes, summary
 
 __all__ = ["report_page"]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+
+_OVERLAP = 50
+"""Place of the overlap among the sections; analyses name theirs."""
 
 
 def report_page(runs: StudyRuns, drawings: list[Drawing]) -> str:
@@ -32,15 +47,17 @@ def report_page(runs: StudyRuns, drawings: list[Drawing]) -> str:
         HTML with plotly.js inlined once. A content policy in the page forbids every request. All text of tasks, prompts and runs
         is escaped.
     """
-    sections = [
-        ("read", "How to read this", how_to_read(runs)),
-        ("fitness", "Can the model do the tasks?", _fitness(runs, drawings)),
-        ("overlap", "Are they the same heads?", _overlap(runs, drawings)),
-        ("tasks", "Task by task", "".join(_task(group, drawings) for group in runs.tasks().values())),
-        ("methods", "Methods and citations", methods_section(runs)),
-        ("checks", "Self-checks", checks_section(runs)),
-        ("runs", "Runs", _runs(runs)),
+    placed = [
+        (0, "read", "How to read this", how_to_read(runs)),
+        (10, "fitness", "Can the model do the tasks?", _fitness(runs, drawings)),
+        (_OVERLAP, "overlap", "Are they the same heads?", _overlap(runs, drawings)),
+        (80, "tasks", "Task by task", "".join(_task(group, drawings) for group in runs.tasks().values())),
+        (100, "methods", "Methods and citations", methods_section(runs)),
+        (101, "checks", "Self-checks", checks_section(runs)),
+        (102, "runs", "Runs", _runs(runs)),
+        *analysis_sections(runs, drawings),
     ]
+    sections = [section[1:] for section in sorted(placed, key=lambda section: section[0])]
     sections = [section for section in sections if section[2]]
     body = "\n".join(f'<section id="{key}"><h2>{escape(title)}</h2>\n{content}</section>' for key, title, content in sections)
     title = escape(runs.study.title)
@@ -92,7 +109,9 @@ def _overlap(runs: StudyRuns, drawings: list[Drawing]) -> str:
         key = drawing.runs[0].method_key
         headings = ["Task", "Task", "Jaccard", "By chance", "q", "Containment", "Rank-biased overlap", "Spearman", "Shared heads"]
         numbers = table(headings, overlap_rows(runs, key))
-        parts.append(_figure(drawing) + overlap_notes(runs, key) + f"<details><summary>All pairs as a table</summary>{numbers}</details>")
+        parts.append(
+            figure_block(drawing) + overlap_notes(runs, key) + f"<details><summary>All pairs as a table</summary>{numbers}</details>"
+        )
     return null_text(runs) + "".join(parts) if parts else ""
 
 
@@ -121,9 +140,9 @@ def _task(group: list[Run], drawings: list[Drawing]) -> str:
         parts.append(
             f"<h4>{escape(scores.provenance.method.replace('_', ' ').capitalize())}</h4>"
             f'<p class="soft">Run <code>{run.run_id}</code>. What the scores are a share of: {total} {escape(scores.provenance.units)} '
-            f'on average.</p><div class="figures">{"".join(map(_figure, own))}</div>{details}'
+            f'on average.</p><div class="figures">{"".join(map(figure_block, own))}</div>{details}'
         )
-    parts += [_figure(drawing) for drawing in drawings if drawing.kind == "methods" and drawing.runs[0] in group]
+    parts += [figure_block(drawing) for drawing in drawings if drawing.kind == "methods" and drawing.runs[0] in group]
     return "".join(parts) + "</section>"
 
 
@@ -139,10 +158,4 @@ def _runs(runs: StudyRuns) -> str:
 
 
 def _figures(drawings: Iterable[Drawing], kind: str) -> str:
-    return "".join(_figure(drawing) for drawing in drawings if drawing.kind == kind)
-
-
-def _figure(drawing: Drawing) -> str:
-    meta = drawing.figure.layout.meta
-    block = plot_block(drawing.figure, anchor(drawing.name), titled=False)
-    return f"<figure><figcaption><b>{escape(meta['title'])}</b>{escape(meta['subtitle'])}</figcaption>\n{block}\n</figure>\n"
+    return "".join(figure_block(drawing) for drawing in drawings if drawing.kind == kind)

@@ -7,12 +7,26 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from circuitlab.figures.page import plot_block
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.study.collect import Run, StudyRuns
+from circuitlab.study.drawing import Drawing
 from circuitlab.study.drawings import compare_method
 from circuitlab.tasks import sample_pairs
 
-__all__ = ["anchor", "escape", "example_block", "fitness_rows", "interval", "number", "overlap_rows", "run_rows", "table", "top_rows"]
+__all__ = [
+    "anchor",
+    "escape",
+    "example_block",
+    "figure_block",
+    "fitness_rows",
+    "interval",
+    "number",
+    "overlap_rows",
+    "run_rows",
+    "table",
+    "top_rows",
+]
 
 
 def escape(text: object) -> str:
@@ -47,6 +61,13 @@ def _cell(content: str) -> str:
     text = re.sub(r"<[^>]*>", "", content)
     kind = "wide" if len(text) > 40 else "number" if re.match(r"[\d\N{MINUS SIGN}+<]", text) else ""  # noqa: PLR2004 - a sentence
     return f'<td class="{kind}">{content}</td>' if kind else f"<td>{content}</td>"
+
+
+def figure_block(drawing: Drawing) -> str:
+    """A figure with its title and subtitle as a caption."""
+    meta = drawing.figure.layout.meta
+    block = plot_block(drawing.figure, anchor(drawing.name), titled=False)
+    return f"<figure><figcaption><b>{escape(meta['title'])}</b>{escape(meta['subtitle'])}</figcaption>\n{block}\n</figure>\n"
 
 
 def fitness_rows(runs: StudyRuns) -> list[list[str]]:

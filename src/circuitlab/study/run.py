@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -11,6 +13,8 @@ from circuitlab.errors import BadParameterError, CircuitlabError
 from circuitlab.methods import get_method
 from circuitlab.methods.base import report_progress
 from circuitlab.store import RunStore
+from circuitlab.study.analyse import Planned, planned_units, run_unit, stored
+from circuitlab.study.collect import read_runs
 from circuitlab.study.index import StudyIndex
 from circuitlab.study.progress import Progress, SilentProgress, format_seconds
 from circuitlab.study.score import FITNESS_PAIRS, Scored, score_task
@@ -21,9 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["CellResult", "StudyResult", "run_study", "take_shard"]
 
+T = TypeVar("T")
+
+_TYPICAL_LENGTH = 100
+"""Characters of a prompt, where an analysis does not say."""
+
 
 class CellResult(msgspec.Struct, frozen=True):
-    """What became of one cell: its run, whether it had been finished before, seconds spent now, or the error."""
+    """What became of one cell: its run, whether it had been finished before, seconds spent now, or the error.
+
+    A cell of an analysis has the analysis' name in ``analysis``, what it is about in ``task``, and the id of its record in ``run_id``;
+    ``waits`` is true where a score run that it needs is not finished, in another shard or because of an error.
+    """
 
     task: str
     method: str
@@ -31,6 +44,15 @@ class CellResult(msgspec.Struct, frozen=True):
     cached: bool
     seconds: float
     error: str | None = None
+    analysis: str | None = None
+    waits: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        if self.analysis is None:
+            return f"{self.task} x {self.method}"
+        return f"{self.analysis} of {self.task}" if self.task else self.analysis
 
 
 class StudyResult(msgspec.Struct, frozen=True):
@@ -65,7 +87,8 @@ def run_study(
     load : callable, optional
         Loads the model by name; called once, and only if some cell is not finished. `load_model` by default.
     shard : str, optional
-        ``"i/n"``: only every n-th cell, starting with the i-th (counted from 1), so that n processes share a study.
+        ``"i/n"``: only every n-th cell, starting with the i-th (counted from 1), so that n processes share a study. Analyses of scores
+        that another shard has not finished wait; run the study once more when all shards are done.
     progress : Progress, optional
         Told what happens.
     score : callable, optional
@@ -74,30 +97,44 @@ def run_study(
     Returns
     -------
     StudyResult
-        One entry per cell. An error in one cell does not stop the others.
+        One entry per cell, scores first and then analyses. An error in one cell does not stop the others.
     """
+    work = _Work(study, StudyIndex(store, study), functools.cache(functools.partial(load or _load, study.model)), score or _score)
     told = progress or SilentProgress()
-    index = StudyIndex(store, study)
-    cells = take_shard(study.cells(), shard)
-    before = {cell.label: index.finished(cell) for cell in cells}
-    todo = [cell for cell in cells if before[cell.label] is None]
-    done = {c.label: CellResult(c.task.id, c.method.name, before[c.label], True, 0.0) for c in cells if before[c.label]}
+    everything: list[Cell | Planned] = [*study.cells(), *planned_units(study)]
+    cells = take_shard(everything, shard)
+    before = [work.finished(cell) for cell in cells]
+    todo = [cell for cell, known in zip(cells, before, strict=True) if known is None]
+    done = len(cells) - len(todo)
     if done:
-        told.note(f"{len(done)} of {len(cells)} cells are finished already and are kept.")
-    if todo:
-        weights = [_weight(cell) for cell in todo]  # makes one pair of every task: a task that cannot be used is found here
-        model = (load or _load)(study.model)
-        told.start(weights)
-        try:
-            for i, cell in enumerate(todo):
-                told.cell(i, cell.label)
-                done[cell.label] = _run_cell(model, cell, study, index, told, score or _score)
-        finally:
-            told.stop()
-    return StudyResult(study.id, [done[cell.label] for cell in cells])
+        told.note(f"{done} of {len(cells)} cells are finished already and are kept.")
+    results = iter(_run_all(work, todo, told))
+    return StudyResult(study.id, [known or next(results) for known in before])
 
 
-def take_shard(cells: list[Cell], shard: str | None) -> list[Cell]:
+def _run_all(work: _Work, cells: Sequence[Cell | Planned], told: Progress) -> list[CellResult]:
+    """Run cells in order: scores come before the analyses that read them."""
+    if not cells:
+        return []
+    weights = [_weight(cell) for cell in cells]  # makes one pair of every task: a task that cannot be used is found here
+    results = []
+    told.start(weights)
+    try:
+        for i, cell in enumerate(cells):
+            told.cell(i, cell.label)
+            try:
+                with report_progress(told.step):
+                    result, said = work.run(cell)
+            except CircuitlabError as error:
+                result, said = work.result(cell, None, error=str(error)), str(error)
+            told.note(f"{cell.label}: {said}")
+            results.append(result)
+    finally:
+        told.stop()
+    return results
+
+
+def take_shard(cells: list[T], shard: str | None) -> list[T]:
     """The cells of one shard ``"i/n"``; all of them for None."""
     if shard is None:
         return cells
@@ -108,18 +145,53 @@ def take_shard(cells: list[Cell], shard: str | None) -> list[Cell]:
     return cells[int(first) - 1 :: int(count)]
 
 
-def _run_cell(model: Any, cell: Cell, study: StudySpec, index: StudyIndex, told: Progress, score: Any) -> CellResult:
-    try:
-        with report_progress(told.step):
-            scored = score(model, cell, study, index.store)
-    except CircuitlabError as error:
-        told.note(f"{cell.label}: {error}")
-        return CellResult(cell.task.id, cell.method.name, None, False, 0.0, str(error))
-    run_id = scored.scores.provenance.run_id()
-    index.record(cell, run_id)
-    how = "found in the store" if scored.cached else format_seconds(scored.seconds)
-    told.note(f"{cell.label}: run {run_id}, {scored.scores.n_pairs} pairs, {how}")
-    return CellResult(cell.task.id, cell.method.name, run_id, scored.cached, scored.seconds)
+@dataclass(frozen=True)
+class _Work:
+    """What running a cell takes."""
+
+    study: StudySpec
+    index: StudyIndex
+    load: Callable[[], Any]
+    score: Callable[[Any, Cell, StudySpec, RunStore], Scored]
+
+    def finished(self, cell: Cell | Planned) -> CellResult | None:
+        """The result of a cell that is stored, or None."""
+        if isinstance(cell, Cell):
+            run_id = self.index.finished(cell)
+            return None if run_id is None else self.result(cell, run_id, cached=True)
+        runs = [self.index.finished(source) for source in cell.unit.cells]
+        known = stored(cell, self.study, self.index.store, runs)
+        return None if known is None else self.result(cell, known.id, cached=True)
+
+    def result(
+        self, cell: Cell | Planned, run_id: str | None, *, cached: bool = False, seconds: float = 0.0, error: str | None = None
+    ) -> CellResult:
+        """What became of a cell."""
+        if isinstance(cell, Cell):
+            return CellResult(cell.task.id, cell.method.name, run_id, cached, seconds, error)
+        return CellResult(cell.unit.key, "", run_id, cached, seconds, error, cell.analysis.name)
+
+    def run(self, cell: Cell | Planned) -> tuple[CellResult, str]:
+        """Run a cell, and say how it went."""
+        return self._run_score(cell) if isinstance(cell, Cell) else self._run_analysis(cell)
+
+    def _run_score(self, cell: Cell) -> tuple[CellResult, str]:
+        scored = self.score(self.load(), cell, self.study, self.index.store)
+        run_id = scored.scores.provenance.run_id()
+        self.index.record(cell, run_id)
+        how = "found in the store" if scored.cached else format_seconds(scored.seconds)
+        said = f"run {run_id}, {scored.scores.n_pairs} pairs, {how}"
+        return self.result(cell, run_id, cached=scored.cached, seconds=scored.seconds), said
+
+    def _run_analysis(self, cell: Planned) -> tuple[CellResult, str]:
+        found = [(source, self.index.finished(source)) for source in cell.unit.cells]
+        if missing := [source.label for source, run_id in found if run_id is None]:
+            return msgspec.structs.replace(self.result(cell, None), waits=True), f"waits for {', '.join(missing)}"
+        if (known := self.finished(cell)) is not None:  # another study's scores have just been found again
+            return known, "found in the store"
+        runs = read_runs(self.study, self.index.store, [(source, run_id) for source, run_id in found if run_id is not None])
+        record_id, seconds = run_unit(cell, self.study, self.index.store, runs, self.load)
+        return self.result(cell, record_id, seconds=seconds), f"record {record_id}, {format_seconds(seconds)}"
 
 
 def _score(model: Model, cell: Cell, study: StudySpec, store: RunStore) -> Scored:
@@ -142,10 +214,12 @@ def _load(name: str) -> Model:
     return load_model(name)
 
 
-def _weight(cell: Cell) -> float:
+def _weight(cell: Cell | Planned) -> float:
     """Relative cost: forward passes (patching runs one per node and pair; judging fitness adds two per pair) times prompt length."""
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
+    if isinstance(cell, Planned):
+        return cell.unit.cost * _TYPICAL_LENGTH
     example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
     passes = 300 * cell.n if "patching" in cell.method.name else 4 * cell.n
     return (passes + 2 * FITNESS_PAIRS) * max(20, len(example.clean))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import msgspec
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.provenance import digest
+from circuitlab.study.analyses import Analysis, analysis_classes, get_analyses
 from circuitlab.tasks.load import load_pools, load_task, task_file
 
 __all__ = ["Cell", "CompareSpec", "MethodEntry", "StudySpec", "TaskEntry", "load_study"]
@@ -72,6 +75,8 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Seed of every stream of pairs.
     compare : CompareSpec, optional
         The comparison across tasks.
+    analyses : tuple of Analysis
+        What else is found out; in a file, one table for each by its name (`circuitlab.study.analyses`).
     """
 
     id: str
@@ -82,10 +87,24 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: Count = 16
     seed: int = 0
     compare: CompareSpec | None = None
+    analyses: tuple[Analysis, ...] = ()
 
     def cells(self) -> list[Cell]:
         """All cells; the cheap methods come first where the file lists them first."""
         return [Cell(task, method, task.n or self.n) for method in self.methods for task in self.tasks]
+
+    def task_key(self, task: TaskEntry) -> str:
+        """Short name of a task, unique within the study and safe in file names."""
+        names = [f"{entry.id}-{entry.variant}" if entry.variant else entry.id for entry in self.tasks]
+        return _unique(names)[self.tasks.index(task)]
+
+    def method_key(self, method: MethodEntry) -> str:
+        """Short name of a method, unique within the study and safe in file names."""
+        return _unique([entry.name for entry in self.methods])[self.methods.index(method)]
+
+    def slug(self, cell: Cell) -> str:
+        """Short name of a cell: its task's and its method's."""
+        return f"{self.task_key(cell.task)}.{self.method_key(cell.method)}"
 
     def key(self, cell: Cell) -> str:
         """What identifies a cell's result before the model is loaded: the task's text and word lists, and all settings.
@@ -115,7 +134,7 @@ def load_study(path: str | Path) -> StudySpec:
         what = f"There is no study file {path}."
         raise BadParameterError(what, "Check the path; figures/core.toml is the main study.")
     try:
-        spec = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), StudySpec)
+        spec = _converted(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         what = f"Study file {path} cannot be used: {error}."
         raise BadParameterError(what, "See figures/core.toml for the fields a study has.") from error
@@ -132,4 +151,40 @@ def load_study(path: str | Path) -> StudySpec:
         get_method(method.name, method.params)
     if spec.compare and spec.compare.method not in {method.name for method in spec.methods}:
         raise UnknownNameError("method in compare", spec.compare.method, {method.name for method in spec.methods})
+    _check_analyses(spec)
     return spec
+
+
+def _converted(raw: dict[str, Any]) -> StudySpec:
+    """The study of a file: tables named after an analysis are its settings, everything else are the study's own fields."""
+    own = [name for name in StudySpec.__struct_fields__ if name != "analyses"]
+    for name, value in raw.items():
+        if name not in {*own, *analysis_classes()} and isinstance(value, dict | list):
+            raise UnknownNameError("table of a study file", name, [*own, *analysis_classes()])
+    spec = msgspec.convert({name: value for name, value in raw.items() if name not in analysis_classes()}, StudySpec)
+    found = [one for name, value in raw.items() if name in analysis_classes() for one in get_analyses(name, value)]
+    return msgspec.structs.replace(spec, analyses=tuple(found))
+
+
+def _check_analyses(spec: StudySpec) -> None:
+    """Raise unless every analysis fits the study and no two of its cells have one name."""
+    seen: set[tuple[str, str]] = set()
+    for analysis in spec.analyses:
+        for unit in analysis.units(spec):
+            if (analysis.name, unit.key) in seen:
+                what = f"Study {spec.id!r} asks for {analysis.name} of {unit.key or 'everything'} twice."
+                raise BadParameterError(what, "Give the two tables other tasks, methods or rules.")
+            seen.add((analysis.name, unit.key))
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names made safe for files; the second of a name gets ``-2`` and so on."""
+    keys: list[str] = []
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "unnamed"
+        key, number = base, 1
+        while key in keys:
+            number += 1
+            key = f"{base}-{number}"
+        keys.append(key)
+    return keys
