@@ -13,6 +13,7 @@ import numpy as np
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.curves import Ends
 from circuitlab.compare.runner import CircuitRunner, common_universe, head_mask, run_named
+from circuitlab.compare.stored import with_nan
 from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
 from circuitlab.scores.intervals import Interval, mean_interval
 
@@ -105,6 +106,17 @@ class DissociationTable:
                 for task, found in self.values.items()
             },
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DissociationTable:
+        """Read what `to_dict` wrote."""
+        rows = tuple(msgspec.convert(row, Dissociation) for row in with_nan(list(data["pairs"])))
+        couples = {f"{row.task_a}~{row.task_b}": (row.task_a, row.task_b) for row in rows}
+        values = {
+            task: {couples[pair]: np.array([value[which] for which in SETS]) for pair, value in found.items() if pair in couples}
+            for task, found in data["per_pair"].items()
+        }
+        return cls(rows, values, dict(data["left_out"]), dict(data["conventions"]))
 
 
 def dissociation_table(

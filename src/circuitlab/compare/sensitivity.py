@@ -13,6 +13,7 @@ from circuitlab.circuits.chance import p_value, random_masks
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.curves import Ends
 from circuitlab.compare.runner import CircuitRunner, head_mask, run_named
+from circuitlab.compare.stored import with_nan
 from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
 
 __all__ = ["SensitivityCard", "SensitivityRow", "sensitivity_card"]
@@ -85,6 +86,12 @@ class SensitivityCard:
             "threshold": self.threshold,
             "conventions": self.conventions,
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SensitivityCard:
+        """Read what `to_dict` wrote; per-pair values are not part of it."""
+        rows = tuple(msgspec.convert(row, SensitivityRow) for row in with_nan(list(data["rows"])))
+        return cls(tuple(data["ablations"]), rows, dict(data["verdicts"]), {}, data["threshold"], dict(data["conventions"]))
 
 
 def sensitivity_card(

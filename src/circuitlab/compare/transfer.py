@@ -13,7 +13,8 @@ from circuitlab.circuits.chance import p_value, random_masks
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.curves import Ends
 from circuitlab.compare.runner import CircuitRunner, common_universe, head_mask, run_named
-from circuitlab.errors import EmptyGapError, UnknownNameError
+from circuitlab.compare.stored import with_nan
+from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
 from circuitlab.scores.intervals import Interval
 
 __all__ = ["TransferCell", "TransferTable", "transfer_table"]
@@ -119,6 +120,28 @@ class TransferTable:
                 for task, ends_of in self.ends.items()
             }
         return found
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TransferTable:
+        """Read what `to_dict` wrote, per-pair values included; those of random circuits are not stored."""
+        if "per_pair" not in data:
+            what = "A transfer table was stored without its values by pair."
+            raise BadParameterError(what, "Store it with to_dict(pairs=True).")
+        plain, tasks = with_nan(dict(data)), tuple(data["tasks"])
+        pairs = {task: data["per_pair"][task] for task in tasks}
+        return cls(
+            tasks=tasks,
+            cells=tuple(msgspec.convert(cell, TransferCell) for cell in plain["cells"]),
+            shared={
+                task: Interval(*(np.float64(found[name]) for name in ("mean", "low", "high")))
+                for task, found in plain["shared_by_all"]["faithfulness"].items()
+            },
+            shared_heads=tuple(data["shared_by_all"]["heads"]),
+            ends={task: Ends(np.array(found["full"]), np.array(found["empty"])) for task, found in pairs.items()},
+            values={task: {"circuits": np.array([found["circuits"][name] for name in tasks])} for task, found in pairs.items()},
+            left_out=dict(data["left_out"]),
+            conventions=dict(data["conventions"]),
+        )
 
 
 def transfer_table(

@@ -1,0 +1,93 @@
+"""Circuit reuse: whether the heads of two tasks are the same at each stage, and whether moving the mechanism repairs the other task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+
+from circuitlab.study.analyses.base import Analysis, Found, Given, Table, Unit, unsure
+from circuitlab.study.drawing import Drawing
+
+if TYPE_CHECKING:
+    from circuitlab.study.spec import StudySpec
+
+__all__ = ["Reuse"]
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
+    """Staged path patching, roles, overlap with controls, and the attention-edit repair.
+
+    Parameters
+    ----------
+    pairs, role_pairs, repair_pairs, random_sets : int
+        Pairs of path patching, of role scores and of the repair; sets of random heads.
+    top : float
+        Share of all heads that each stage keeps.
+    """
+
+    name: ClassVar[str] = "reuse"
+    title: ClassVar[str] = "Is a circuit reused in another task?"
+    about: ClassVar[str] = (
+        "Heads are found stage by stage, from the logits backwards, in both tasks and in controls. Then heads found in the first task are "
+        "made to attend to the wrong options in the second."
+    )
+    place: ClassVar[int] = 70
+    cite: ClassVar[tuple[str, ...]] = ("merullo2024", "wang2022")
+
+    pairs: Count = 8
+    role_pairs: Count = 16
+    repair_pairs: Count = 64
+    random_sets: Count = 20
+    top: float = 0.02
+
+    def units(self, study: StudySpec) -> list[Unit]:
+        """One cell; its sweeps of path patching are kept one by one."""
+        del study
+        return [Unit("", (), 4 * 19 * 270 * self.pairs / 4)]
+
+    def run(self, given: Given) -> dict[str, Any]:
+        """The whole study; see `circuitlab.study.reuse.reuse_record`."""
+        from circuitlab.study.reuse import ReuseSettings, reuse_record  # noqa: PLC0415 - torch
+
+        settings = ReuseSettings(**msgspec.to_builtins(self), seed=given.study.seed)
+        return reuse_record(given.model, settings, given.store)
+
+    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+        """Stages of both tasks side by side, and the repair."""
+        from circuitlab.figures.repair import repair_bars  # noqa: PLC0415 - plotly
+        from circuitlab.figures.stages import stage_heatmaps  # noqa: PLC0415 - plotly
+
+        drawings = []
+        for one in found:
+            result, records = one.result, (one.record_id,)
+            settings, where = result["settings"], result["model"]["name"]
+            tasks = {task: result["tasks"][task]["stages"] for task in (settings["source"], settings["target"])}
+            said = f"{where} · {settings['pairs']} prompt pairs per task · top {settings['top']:.0%} of heads in each stage"
+            told = "A thick outline is a head that both tasks keep in the same stage."
+            if any(tasks.values()):
+                drawings.append(Drawing("reuse.stages", "reuse", stage_heatmaps(tasks, subtitle=said), (), told, records))
+            if (repair := result["repair"]) is not None:
+                shown = repair_bars(
+                    repair["conditions"],
+                    chance=repair["chance"],
+                    published=result["published"]["repair"],
+                    subtitle=f"{where} · {repair['n_pairs']} prompts · heads found in {settings['source']}, edited in {settings['target']}",
+                )
+                told = "An edit works if its bar rises above the dashed line and the grey bar beside it."
+                drawings.append(Drawing("reuse.repair", "reuse", shown, (), told, records))
+        return drawings
+
+    def table(self, found: Sequence[Found]) -> Table | None:
+        """Overlap of every pair of tasks over the union of stages."""
+        rows = []
+        for one in found:
+            for pair in (one.result["overlap"] or {"pairs": []})["pairs"]:
+                union = pair["stages"]["union"]
+                limits = unsure(union["intervals"]["jaccard"])
+                rows.append((pair["task_a"], pair["task_b"], limits, union["null_mean"], union["p"], union["q"], " ".join(union["shared"])))
+        headings = ("Task", "Other task", "Jaccard of all stages", "By chance", "p", "q", "Shared heads")
+        return Table(headings, tuple(rows)) if rows else None
