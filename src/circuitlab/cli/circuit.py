@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from circuitlab.cli.output import print_json, print_text
 from circuitlab.cli.scoring import Request, method_params, scored_tasks, warn_if_unfit
 
 if TYPE_CHECKING:
+    from circuitlab.circuits.circuit import Circuit
     from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
 
@@ -52,10 +53,10 @@ def circuit(
     from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
     from circuitlab.store import RunStore  # noqa: PLC0415
 
-    runs = RunStore(store)
+    runs, asked = RunStore(store), Request(model, method, pairs, variant, seed, metric, param, store)
     settings = evaluation.evaluation_settings(ablation, universe, random, runs) if evaluate else None
     scoring = evaluation.edge_scoring(method, method_params(param)) if edges else None
-    (scored,), loaded = scored_tasks([task], Request(model, method, pairs, variant, seed, metric, param, store))
+    (scored,), loaded = scored_tasks([task], asked)
     scores: HeadScores | EdgeScores = scored.scores
     if scoring is None:
         found = TopK(top)(scored.scores)
@@ -67,10 +68,15 @@ def circuit(
     if as_json:
         print_json(found.to_dict() | measured | {"evaluated": evaluate, "backups": stand_ins})
         return
-    print_text(f"{found.rule} on {task} ({scored.scores.provenance.model.name})" + ("" if evaluate else "; not evaluated."))
-    print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))) + "\n" * evaluate)
-    if evaluate:
-        evaluation.print_evaluation(measured)
+    _print_circuit(found, f"{task} ({scored.scores.provenance.model.name})", measured if evaluate else None)
     if stand_ins is not None:
         print_backups(stand_ins)
     warn_if_unfit(scored.scores)
+
+
+def _print_circuit(found: Circuit, where: str, measured: dict[str, Any] | None) -> None:
+    print_text(f"{found.rule} on {where}" + ("; not evaluated." if measured is None else ""))
+    print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))))
+    if measured is not None:
+        print_text("")
+        evaluation.print_evaluation(measured)

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import RunStore
 
-__all__ = ["NOT_EVALUATED", "EdgeScoring", "edge_scores", "edge_scoring", "evaluated", "evaluation_settings", "print_evaluation"]
+__all__ = [
+    "NOT_EVALUATED",
+    "EdgeScoring",
+    "edge_scores",
+    "edge_scoring",
+    "evaluated",
+    "evaluation_settings",
+    "fresh_pairs",
+    "print_evaluation",
+]
 
 EdgeScoring: TypeAlias = Callable[["Model", "ContrastBatch", "Metric"], "EdgeScores"]
 """What methods that score edges offer beside the scores of nodes."""
