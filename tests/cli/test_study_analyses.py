@@ -73,6 +73,25 @@ def test_analyses_run_once_and_their_figures_build_without_torch(world, analysed
     assert wanted <= set(built["files"])
 
 
+def test_comparisons_of_tasks_and_of_methods_are_drawn(world, study, monkeypatch) -> None:
+    monkeypatch.setattr(building, "image_problem", lambda: "not made: no browser in these tests")
+    more = (
+        "[transfer]\nn = 3\nn_random = 4\n[sensitivity]\nn = 3\nn_random = 20\n[stability]\ntop_k = 3\ndraws = 20\n[agreement]\ntop_k = 3\n"
+    )
+    study.write_text(study.read_text().replace("n = 3", "n = 4") + more)
+    cells = document("study", "run", str(study))["cells"][4:]
+    assert [cell["analysis"] for cell in cells] == ["transfer", *["sensitivity"] * 2, *["stability"] * 4, *["agreement"] * 2]
+    assert not any(cell["error"] for cell in cells)
+    built = document("figures", "build", str(study), "--out", "built")
+    stems = {"transfer.activation_patching", "dissociation.activation_patching", "sensitivity", "agreement.colors", "agreement.shades"}
+    stems |= {"stability.activation_patching", "stability.logit_attribution"}
+    assert {f"{stem}.html" for stem in stems} <= set(built["files"])
+    assert {f"{name}.csv" for name in ("transfer", "sensitivity", "stability", "agreement")} <= set(built["files"])
+    text = (world / "built/report.html").read_text()
+    order = ["Are they the same heads?", "do each other", "depend on the ablation", "other prompts give", "methods agree", "Task by task"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+
+
 def test_numbers_of_the_record_reach_figure_table_and_manifest(world, analysed) -> None:
     document("study", "run", str(analysed))
     document("figures", "build", str(analysed), "--out", "built")

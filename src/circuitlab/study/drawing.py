@@ -17,8 +17,8 @@ __all__ = ["Drawing"]
 class Drawing:
     """A figure with its file name stem, its kind, and the runs it was drawn from.
 
-    ``kind`` is one of ``heatmap``, ``top_heads``, ``overlap``, ``fitness`` and ``methods``, or the name of an analysis. ``told`` is one
-    plain sentence on how to read it, and ``records`` are the ids of the analysis records it was drawn from.
+    ``kind`` is one of ``heatmap``, ``top_heads``, ``overlap``, ``upset``, ``fitness`` and ``methods``, or the name of an analysis.
+    ``told`` is one plain sentence on how to read it, and ``records`` are the ids of the analysis records it was drawn from.
     """
 
     name: str

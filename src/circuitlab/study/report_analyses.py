@@ -10,7 +10,7 @@ from typing import Any
 from circuitlab.study.analyses.base import Analysis, Found, Table
 from circuitlab.study.collect import StudyRuns
 from circuitlab.study.drawing import Drawing
-from circuitlab.study.report_parts import escape, figure_block, interval, number, table
+from circuitlab.study.report_parts import escape, interval, number, table, told_figure
 
 __all__ = ["analysis_sections", "analysis_tables"]
 
@@ -28,7 +28,7 @@ def analysis_sections(runs: StudyRuns, drawings: Sequence[Drawing]) -> list[tupl
         if waiting:
             command = escape(f"circuitlab study run {runs.file}")
             parts.append(f'<p class="note">Not run yet: {escape(", ".join(waiting))}. Run <code>{command}</code>.</p>')
-        parts += [_told(drawing) for drawing in drawings if drawing.kind == name]
+        parts += [told_figure(drawing) for drawing in drawings if drawing.kind == name]
         if found and (numbers := kind.table(found)) is not None:
             rows = [[_cell(value) for value in row] for row in numbers.rows]
             parts.append(f"<details><summary>All numbers as a table</summary>{table(numbers.headings, rows)}</details>")
@@ -65,11 +65,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "&lt; 0.001" if 0 <= value < _TINY else number(value)
     return escape(value)
-
-
-def _told(drawing: Drawing) -> str:
-    said = f'<p class="told">{escape(drawing.told)}</p>' if drawing.told else ""
-    return figure_block(drawing) + said
 
 
 def _csv(numbers: Table) -> str:

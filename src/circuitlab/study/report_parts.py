@@ -25,6 +25,7 @@ __all__ = [
     "overlap_rows",
     "run_rows",
     "table",
+    "told_figure",
     "top_rows",
 ]
 
@@ -68,6 +69,11 @@ def figure_block(drawing: Drawing) -> str:
     meta = drawing.figure.layout.meta
     block = plot_block(drawing.figure, anchor(drawing.name), titled=False)
     return f"<figure><figcaption><b>{escape(meta['title'])}</b>{escape(meta['subtitle'])}</figcaption>\n{block}\n</figure>\n"
+
+
+def told_figure(drawing: Drawing) -> str:
+    """A figure with its sentence below."""
+    return figure_block(drawing) + (f'<p class="told">{escape(drawing.told)}</p>' if drawing.told else "")
 
 
 def fitness_rows(runs: StudyRuns) -> list[list[str]]:
