@@ -219,3 +219,22 @@ def test_a_verdict_that_depends_on_the_ablation_flips() -> None:
     assert card.row("a", "mean").recovery == "no gap" and card.row("a", "mean").faithfulness is None
     assert card.verdicts == {"a": "unclear", "b": "stable"}
     assert card.to_dict()["verdicts"]["a"] == "unclear"
+
+
+def test_results_come_back_from_plain_data() -> None:
+    import msgspec
+
+    from circuitlab.compare.dissociation import DissociationTable
+    from circuitlab.compare.sensitivity import SensitivityCard
+    from circuitlab.compare.transfer import TransferTable
+
+    circuits = {"a": A, "b": B}
+    table, knocked = transfer_table(both(pairs=1), circuits, n_random=3), dissociation_table(both(), circuits, n_permutations=20)
+    card = sensitivity_card({"resample": both(), "zero": both(noise=0.3)}, circuits)
+    for one, kind in ((table, TransferTable), (knocked, DissociationTable), (card, SensitivityCard)):
+        stored = msgspec.json.decode(msgspec.json.encode(one.to_dict()))  # NaN becomes null
+        again = kind.from_dict(stored)
+        assert msgspec.json.decode(msgspec.json.encode(again.to_dict())) == stored
+    assert np.isnan(TransferTable.from_dict(msgspec.json.decode(msgspec.json.encode(table.to_dict()))).cell("a", "b").loss["low"])
+    with pytest.raises(BadParameterError, match="without its values by pair"):
+        TransferTable.from_dict(table.to_dict(pairs=False))

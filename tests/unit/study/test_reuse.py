@@ -170,3 +170,20 @@ def test_what_cannot_be_studied_is_said(planted) -> None:
         study_tasks(planted.model, ReuseSettings(source="greater_than"))
     with pytest.raises(BadParameterError, match="No wrong option"):
         Repair(planted.model, planted.batch(2), ())
+
+
+def test_a_stored_record_draws_without_a_model(record) -> None:
+    import msgspec
+
+    from circuitlab.provenance import capture_environment
+    from circuitlab.study.analyses.base import Found, Unit
+    from circuitlab.study.analyses.reuse import Reuse
+
+    result = msgspec.json.decode(msgspec.json.encode(record[0]))
+    found = [Found(Unit(), "abc", result, (), capture_environment(0.0))]
+    stages, repair = Reuse().draw(found)
+    assert (stages.name, repair.name) == ("reuse.stages", "reuse.repair") and stages.records == ("abc",)
+    assert len(stages.figure.data) == sum(len(one["stages"]) for one in result["tasks"].values())
+    assert "24 prompts" in repair.figure.layout.meta["subtitle"]
+    (row,) = Reuse().table(found).rows
+    assert row[:2] == ("one", "two") and set(row[2]) == {"mean", "low", "high"}
