@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 @pytest.fixture(autouse=True)
 def threads(request):
     """Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests."""
-    torch.set_num_threads(2 if request.node.get_closest_marker("real_model") else 1)
+    most = int(os.environ.get("OMP_NUM_THREADS", "2"))
+    torch.set_num_threads(most if request.node.get_closest_marker("real_model") else 1)
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,17 @@ def smollm2():
     from circuitlab.model import load_model
 
     return load_model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def gemma3():
+    """Gemma-3-270M, where it has been fetched."""
+    from circuitlab.model import load_model
+    from circuitlab.model.weights.resolve import cached_path
+
+    if cached_path("gemma3-270m") is None:
+        pytest.skip("gemma3-270m has not been fetched: `circuitlab models fetch gemma3-270m` (240 MB, Gemma Terms of Use)")
+    return load_model("gemma3-270m")
 
 
 def _is_local(address) -> bool:

@@ -197,23 +197,40 @@ def test_the_check_can_fail() -> None:
         assert_parity(wrong.numpy(), right.numpy(), TINY_FLOAT32)
 
 
+REAL_SITES = [
+    (Site.Z, "all"),
+    (Site.Q, "END"),
+    (Site.K, "S2"),
+    (Site.V, "S2"),
+    (Site.PATTERN, "all"),
+    (Site.RESID_PRE, "S2"),
+    (Site.ATTN_OUT, "S2"),
+    (Site.RESID_MID, "END"),
+    (Site.MLP_OUT, "all"),
+]
+
+
 @pytest.mark.real_model
-@pytest.mark.parametrize(("site", "positions"), [("z", ("all",)), ("k", ("S2",)), ("pattern", ("all",))])
-def test_on_smollm2(smollm2, site, positions) -> None:
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+@pytest.mark.parametrize(("site", "position"), REAL_SITES)
+def test_on_released_weights(request, name, site, position) -> None:
     from circuitlab.model.prepare import prepare_batch
 
-    batch = prepare_batch(smollm2, "ioi", 2)
-    values = smollm2.capture(batch.clean, [site := {"z": Site.Z, "k": Site.K, "pattern": Site.PATTERN}[site]])[site]
-    place = None if positions == ("all",) else batch.mark(*positions)
+    model = request.getfixturevalue(name)
+    batch = prepare_batch(model, "ioi", 2)
+    values = model.capture(batch.clean, [site])[site]
+    place = None if position == "all" else batch.mark(position)
     sweep = []
-    for layer in (3, 17, 29):
-        for head in range(3):
-            value = values[:, layer, head] if site is Site.PATTERN else values[:, layer, :, head]
+    for layer in (3, 11, model.spec.n_layers - 2):
+        for head in range({Site.K: model.spec.n_kv_heads, Site.V: model.spec.n_kv_heads}.get(site, 3)) if site.per_head else (None,):
+            value = values[:, layer]
+            if head is not None:
+                value = value[:, head] if site is Site.PATTERN else value[:, :, head]
             value = value if place is None else value[range(2), place]
             edit = Edit(site, layer, value, head=head, positions=place)
             sweep.append(Intervention((edit,), int((batch.first_difference() if place is None else place).min())))
     ids, placed = batch.over_tokens()
-    fast = METRIC(smollm2.sweep(batch.corrupt, batch.end, sweep, ids).double(), placed)
-    slow = METRIC(sweep_by_hooks(smollm2, batch.corrupt, batch.end, sweep).double(), batch)
+    fast = METRIC(model.sweep(batch.corrupt, batch.end, sweep, ids).double(), placed)
+    slow = METRIC(sweep_by_hooks(model, batch.corrupt, batch.end, sweep).double(), batch)
     np.testing.assert_allclose(fast.numpy(), slow.numpy(), rtol=0, atol=REAL_FLOAT32)
-    assert np.ptp(slow.numpy(), axis=0).max() > 20 * REAL_FLOAT32
+    assert (slow - METRIC(model.logits(batch.corrupt, batch.end).double(), batch)).abs().max() > 20 * REAL_FLOAT32
