@@ -108,9 +108,9 @@ def _drawing(key: str, found: Sequence[Found]) -> Drawing:
     curves = {}
     for one in found:
         rows, result = one.result["curve"], one.result
-        columns = (np.array([number_or_nan(row[name]) for row in rows]) for name in ("mean", "low", "high"))
+        mean, low, high = (np.array([number_or_nan(row[name]) for row in rows]) for name in ("mean", "low", "high"))
         sizes = np.array([row["pairs"] for row in rows])
-        curves[one.runs[0].title] = StabilityCurve(sizes, *columns, chance=number_or_nan(result["chance"]), k=result["k"])
+        curves[one.runs[0].title] = StabilityCurve(sizes, mean, low, high, number_or_nan(result["chance"]), result["k"])
     runs = tuple(run for one in found for run in one.runs)
     where = runs[0].scores.provenance
     figure = stability_curves(curves, title=f"How many prompts until the heads stop changing? By {method_title(where)}")
