@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.codes.counts import edge_counts, listed_nodes, pair_codes, pair_shares, unique_counts
+from circuitlab.methods.codes.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
 from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
 from circuitlab.methods.codes.training import Training
 from circuitlab.scores.head_scores import HeadScores
@@ -49,7 +49,8 @@ class CodeOverlap:
     ----------
     level : {"nodes", "edges"}
         ``"edges"`` counts pairs of codes that two nodes have together on positives only, lists the strongest node pairs, and gives a
-        node the number of times it stands among the first (heads per layer)^2 / 2 entries of that list, as published.
+        node the number of times it stands among the first (heads per layer)^2 / 2 entries of that list, as published (but that edges
+        which tie for the last places share them).
     normalise : bool
         Divide by the number of codes (pairs of codes) on either side.
     softmax : {"none", "nodes", "across_layer"}
@@ -182,14 +183,15 @@ class CodeOverlap:
 
     def _split_edges(self, ours: np.ndarray, theirs: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Occurrences of every node in the list of edges, (node,), and their split over pairs by the shares in each listed edge."""
-        listed = listed_nodes(edge_counts(ours, theirs, normalise=self.normalise), columns**2 // 2)
-        both = np.where(listed < 0, listed[:, :1], listed)
-        shares = pair_shares(pair_codes(ours, both), pair_codes(theirs, both))
+        listed = np.triu(listed_edges(edge_counts(ours, theirs, normalise=self.normalise), columns**2 // 2))
+        edges = np.argwhere(listed > 0)
+        shares = pair_shares(pair_codes(ours, edges), pair_codes(theirs, edges))
+        shares *= 2 * listed[tuple(edges.T)] / shares.sum(0)  # each edge is listed in both directions
         parts = np.zeros(ours.shape)
-        for node, share in zip(listed.T, (shares, shares), strict=True):
-            np.add.at(parts.T, node[node >= 0], (share / share.sum(0)).T[node >= 0])
+        for end in edges.T:
+            np.add.at(parts.T, end, shares.T)
         scores = parts.sum(0)
-        return np.round(scores, 9), parts / np.maximum(scores, 1e-12)
+        return scores, parts / np.maximum(scores, 1e-12)
 
     def _soften(self, scores: np.ndarray, split: np.ndarray, columns: int) -> np.ndarray:
         """Scores after the softmax that was asked for, split over pairs so that their mean over pairs is the score."""

@@ -1,6 +1,6 @@
 """Discrete codes of node outputs from one small sparse autoencoder: outputs, training, codes, counts, inspection, files."""
 
-from circuitlab.methods.codes.counts import edge_counts, label_p_values, listed_nodes, pair_shares, unique_counts
+from circuitlab.methods.codes.counts import edge_counts, label_p_values, listed_edges, pair_shares, unique_counts
 from circuitlab.methods.codes.dictionary import Dictionary
 from circuitlab.methods.codes.files import load_dictionary, save_dictionary
 from circuitlab.methods.codes.inspection import Firing, firings
@@ -19,7 +19,7 @@ __all__ = [
     "firings",
     "label_p_values",
     "learn_codes",
-    "listed_nodes",
+    "listed_edges",
     "load_dictionary",
     "node_outputs",
     "nodes_of",

@@ -10,7 +10,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError
 
-__all__ = ["edge_counts", "label_p_values", "listed_nodes", "pair_codes", "pair_shares", "unique_counts"]
+__all__ = ["edge_counts", "label_p_values", "listed_edges", "pair_codes", "pair_shares", "unique_counts"]
 
 _CELLS = 1 << 24
 """Numbers held at a time while labels are permuted."""
@@ -88,18 +88,27 @@ def pair_codes(codes: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return (first << 32) + second
 
 
-def listed_nodes(edges: np.ndarray, entries: int) -> np.ndarray:
-    """The strongest edges, written out as a list of nodes and cut after a number of entries, shape (edge, 2) of node numbers.
+def listed_edges(edges: np.ndarray, entries: int) -> np.ndarray:
+    """How much of each edge stands in the list of the strongest edges, shape (node, node): 1, 0, or a share for ties at the end.
 
-    Every edge stands in both directions, as published; equal ones in the order of their nodes. The last row may end in -1, where the cut
-    falls inside an edge. Edges without a unique code pair are never listed.
+    As published, edges are written out by falling score, every one in both directions and as two nodes, and the list is cut after a
+    number of entries. Counts of codes tie often, and the published list then follows the numbering of heads; here edges that tie for the
+    last places share them evenly, the expected list if ties are put in random order. Edges without a unique code pair are never listed.
+
+    Parameters
+    ----------
+    edges : ndarray, shape (node, node)
+        Symmetric scores, 0 or more.
+    entries : int
+        Length of the list; an edge takes four.
     """
-    order = np.argsort(-edges, axis=None, kind="stable")
-    order = order[edges.ravel()[order] > 0][: -(-entries // 2)]
-    found = np.stack(np.unravel_index(order, edges.shape), axis=1)
-    if entries % 2 and 2 * len(found) > entries:
-        found[-1, 1] = -1
-    return found
+    strengths = edges[np.triu_indices(len(edges), 1)]
+    places, levels = entries / 4, np.sort(strengths)[::-1]
+    last = levels[min(int(np.ceil(places)), len(levels)) - 1]
+    above, tied = int((strengths > last).sum()), int((strengths == last).sum())
+    listed = np.where(edges > last, 1.0, np.where(edges == last, min(1.0, (places - above) / tied), 0.0)) * (edges > 0)
+    np.fill_diagonal(listed, 0.0)
+    return listed
 
 
 def label_p_values(

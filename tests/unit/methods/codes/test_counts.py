@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.reference.code_overlap import dense_edge_counts, set_counts
 
 from circuitlab.errors import BadParameterError
-from circuitlab.methods.codes import edge_counts, label_p_values, listed_nodes, pair_shares, unique_counts
+from circuitlab.methods.codes import edge_counts, label_p_values, listed_edges, pair_shares, unique_counts
 from circuitlab.methods.codes.counts import pair_codes
-from tests.reference.code_overlap import dense_edge_counts, set_counts
 
 
 def drawn(seed: int, shape=(7, 6), size: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -67,12 +67,16 @@ def test_shares_are_shapley_values(seed: int) -> None:
     np.testing.assert_allclose(pair_shares(ours, theirs)[:, 0], added / len(orders))
 
 
-def test_the_strongest_edges_are_listed_in_both_directions() -> None:
-    edges = np.array([[0, 3, 1], [3, 0, 0], [1, 0, 0.0]])
-    assert listed_nodes(edges, 8).tolist() == [[0, 1], [1, 0], [0, 2], [2, 0]]
-    assert listed_nodes(edges, 4).tolist() == [[0, 1], [1, 0]]
-    assert listed_nodes(edges, 5).tolist() == [[0, 1], [1, 0], [0, -1]]
-    assert listed_nodes(np.zeros((3, 3)), 8).tolist() == [], "nothing unique, nothing listed"
+def test_the_strongest_edges_are_listed_and_ties_share_the_last_places() -> None:
+    edges = np.array([[0, 3, 1], [3, 0, 1], [1, 1, 0.0]])
+    assert listed_edges(edges, 4).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert listed_edges(edges, 8).tolist() == [[0, 1, 0.5], [1, 0, 0.5], [0.5, 0.5, 0]]
+    assert listed_edges(edges, 2).tolist() == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
+    assert listed_edges(edges, 400).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    assert not listed_edges(np.zeros((3, 3)), 8).any(), "nothing unique, nothing listed"
+    rng = np.random.default_rng(0)
+    drawn = np.triu(rng.integers(0, 4, (6, 6)), 1)
+    assert 4 * np.triu(listed_edges((drawn + drawn.T).astype(float), 8)).sum() == pytest.approx(8)
 
 
 @pytest.mark.parametrize("paired", [True, False])

@@ -13,6 +13,8 @@ from circuitlab.errors import BadParameterError, ForeignFileError, ScoreFileErro
 from circuitlab.methods.codes import Dictionary, Training, load_dictionary, save_dictionary, train
 from circuitlab.methods.codes.training import _loss
 
+JUMP = {"activation": "jumprelu", "centred": False}
+
 
 def rows(seeds: int = 2, n: int = 40, width: int = 6) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -131,7 +133,11 @@ def saelens_folder(folder, about: dict, dictionary: Dictionary, **more) -> None:
     [
         ({"architecture": "standard", "apply_b_dec_to_input": True, "normalize_activations": "none"}, {}, {}),
         ({"apply_b_dec_to_input": False, "finetuning_scaling_factor": False}, {}, {"centred": False}),
-        ({"architecture": "jumprelu", "apply_b_dec_to_input": False}, {"threshold": torch.ones(5)}, {"activation": "jumprelu", "centred": False}),
+        (
+            {"architecture": "jumprelu", "apply_b_dec_to_input": False},
+            {"threshold": torch.ones(5)},
+            {"activation": "jumprelu", "centred": False},
+        ),
         ({"architecture": "topk", "k": 2}, {}, {"activation": "topk", "k": 2}),
         ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2}}, {}, {"activation": "topk", "k": 2}),
     ],
