@@ -1,0 +1,179 @@
+"""Relevance of sources to the inputs and outputs of later heads: how much of a head's z, query, key or value is due to each source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base import step
+from circuitlab.methods.base.routes import universe_of
+from circuitlab.methods.decomposition.forward import climb, passes
+from circuitlab.methods.decomposition.prompts import Prompts, prompts_of
+from circuitlab.methods.decomposition.relevance import carries, require_sources
+from circuitlab.methods.decomposition.source import Options, Source
+from circuitlab.nodes import Head, KVHead, parse_node
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from circuitlab.methods.decomposition.parts import Parts
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["Measure", "Target", "normalised_by_layer", "relevance_to_targets"]
+
+Field: TypeAlias = Literal["z", "q", "k", "v"]
+Measure: TypeAlias = Literal["ratio", "share"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One head's activation, whose relevant part is measured.
+
+    Parameters
+    ----------
+    head : Head or KVHead
+        A key/value head for keys and values, a query head otherwise.
+    field : {"z", "q", "k", "v"}
+        Its output before the output projection, or its query, key or value as projected.
+    at : tuple of str or int
+        Positions at which it is measured, as in `Source`; every position if empty.
+
+    Raises
+    ------
+    BadParameterError
+        If the field does not belong to this kind of head.
+    """
+
+    head: Head | KVHead
+    field: Field = "z"
+    at: tuple[str | int, ...] = ()
+
+    def __post_init__(self) -> None:
+        kinds = {"z": Head, "q": Head, "k": KVHead, "v": KVHead}
+        if self.field not in kinds:
+            raise UnknownNameError("field of a target", str(self.field), kinds)
+        if not isinstance(self.head, kinds[self.field]):
+            what = f"{self.head} has no {self.field} of its own."
+            raise BadParameterError(what, "Use a query head (a9.h6) for z and q, a key/value head (a9.kv2) for k and v.")
+
+    def __str__(self) -> str:
+        port = "" if self.field == "z" else f"<{self.field}>"
+        return f"{self.head}{port}" + (f" at {', '.join(map(str, self.at))}" if self.at else "")
+
+    @classmethod
+    def parse(cls, text: str, at: tuple[str | int, ...] = ()) -> Target:
+        """Read ``"a9.h6"`` (its z), ``"a9.h6<q>"``, ``"a9.kv2<k>"`` or ``"a9.kv2<v>"``.
+
+        Raises
+        ------
+        BadParameterError
+            If the text names no head, or a field that it does not have.
+        """
+        name, _, rest = text.partition("<")
+        node = parse_node(name)
+        if not isinstance(node, Head | KVHead):
+            what = f"{text!r} is no head."
+            raise BadParameterError(what, "Write a9.h6 (its z), a9.h6<q>, a9.kv2<k> or a9.kv2<v>.")
+        return cls(node, rest.removesuffix(">") or "z", at)  # type: ignore[arg-type]
+
+
+def relevance_to_targets(
+    model: Model,
+    batch: ContrastBatch,
+    sources: Sequence[Source],
+    targets: Sequence[Target],
+    options: Options | None = None,
+    *,
+    measure: Measure = "ratio",
+) -> Float[np.ndarray, "source target pair"]:
+    """How large the relevant part of each target is beside its irrelevant part, without a sign.
+
+    Parameters
+    ----------
+    model, batch : Model, ContrastBatch
+    sources : sequence of Source
+    targets : sequence of Target
+    options : Options, optional
+        Rule and baseline.
+    measure : {"ratio", "share"}
+        ``"ratio"``: sum over positions of |b|_1 / |c|_1, as in the paper; ``"share"``: of |b|_1 / (|b|_1 + |c|_1), as in the authors'
+        code. Positions at which both are nothing add nothing.
+
+    Returns
+    -------
+    ndarray
+        0 where the source does not come before the target, or holds its head.
+
+    Raises
+    ------
+    BadParameterError
+        If there are no sources or targets, or the model or the prompts lack one.
+    UnknownNameError
+        If there is no such measure or mark.
+
+    Notes
+    -----
+    Cost: as `relevance_to_metric`, but every pass ends at the last target's layer.
+    """
+    require_sources(model, sources)
+    if measure not in {"ratio", "share"}:
+        raise UnknownNameError("measure", measure, ["ratio", "share"])
+    if not targets:
+        raise BadParameterError("There is no target to measure.", "Name at least one head.")
+    if outside := [str(target) for target in targets if target.head not in universe_of(model)]:
+        what = f"{', '.join(outside)} lie outside {universe_of(model)}."
+        raise BadParameterError(what, "Count layers and heads from 0.")
+    settings, last = options or Options(), max(target.head.layer for target in targets)
+    found = np.zeros((len(sources), len(targets), batch.n_pairs))
+    below = [i for i, source in enumerate(sources) if source.layer <= last]
+    done = 0
+    for pairs, prompts in prompts_of(model, batch, sources, settings):
+        window = prompts.batch.clean.shape[1] - prompts.start
+        for chosen in passes([sources[i] for i in below], max(1, settings.tokens_together // (window * len(pairs)))):
+            few = [below[i] for i in chosen]
+            reader = _Reader(prompts, targets, measure, np.zeros((len(few), len(targets), len(pairs))))
+            some = [sources[i] for i in few]
+            climb(settings.rule, prompts, some, seen=reader, last=last, carry=carries(some, settings))
+            found[np.ix_(few, range(len(targets)), pairs)] = reader.values
+        done += len(pairs)
+        step(done, batch.n_pairs)
+    for row, source in enumerate(sources):
+        found[row, [target.head in source.nodes for target in targets]] = 0.0
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Measures targets as a pass goes by."""
+
+    prompts: Prompts
+    targets: Sequence[Target]
+    measure: Measure
+    values: np.ndarray
+
+    def __call__(self, layer: int, field: str, parts: Parts) -> None:
+        for column, target in enumerate(self.targets):
+            if (target.head.layer, target.field) == (layer, field):
+                places = self.prompts.places(Source((target.head,), target.at))
+                value = self._size(parts, target.head.head, places)
+                self.values[: len(value), column] = value.double().cpu().numpy()
+
+    def _size(self, parts: Parts, head: int, places: Tensor) -> Float[Tensor, "source pair"]:
+        mine, other = (part[..., head, :].abs().sum(-1) for part in (parts.relevant, parts.irrelevant))
+        whole = mine + other if self.measure == "share" else other
+        size = (mine / whole.clamp(min=1e-30)).masked_fill(mine == 0, 0.0)
+        return (size * places).sum(-1)
+
+
+def normalised_by_layer(values: Float[np.ndarray, " source"], sources: Sequence[Source]) -> Float[np.ndarray, " source"]:
+    """Each relevance over the mean of the sources of its layer (published); layers in which nothing is relevant stay 0."""
+    values = np.asarray(values, dtype=float)
+    layers = np.array([source.layer for source in sources])
+    means = np.array([np.abs(values[layers == layer]).mean() for layer in layers])
+    return np.divide(values, means, out=np.zeros_like(values), where=means > 0)
