@@ -73,7 +73,7 @@ def sensitivity_dots(
         width=560,
         height=max(120, 26 * len(card.ablations) * len(tasks) // 2 + 40 * len(tasks) // 2),
         margin_left=170,
-        margin_bottom=112,
+        margin_bottom=96,
     )
     return finish(figure, frame, theme)
 
@@ -90,7 +90,11 @@ def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, shown: Mappin
         x=rounded([one["mean"] for one in found]),
         y=rounded([y for y, _ in rows]),
         mode="markers",
-        marker={"size": 10, "symbol": [_SYMBOLS[row.recovery] for _, row in rows], "line": {"width": 2}},
+        marker={
+            "size": 10,
+            "symbol": [_SYMBOLS[row.recovery] for _, row in rows],
+            "line": {"width": [2 if row.recovery == "unclear" else 0 for _, row in rows]},
+        },
         error_x={
             "type": "data",
             "symmetric": False,
