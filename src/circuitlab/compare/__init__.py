@@ -1,21 +1,49 @@
 """Comparing circuits across tasks: overlap, rank agreement, what chance alone would give, and how sure the numbers are."""
 
-from circuitlab.compare.matrix import OverlapTable, PairRow, compare_tasks
-from circuitlab.compare.nulls import OverlapNull, overlap_null, spearman_null
-from circuitlab.compare.overlap import containment, jaccard
+from circuitlab.compare.families import Families, prompt_families
+from circuitlab.compare.matrix import compare_methods, compare_models, compare_tasks
+from circuitlab.compare.nulls import OverlapNull, overlap_null, score_null, spearman_null
+from circuitlab.compare.overlap import containment, jaccard, overlap_coefficient
+from circuitlab.compare.pairwise import Sampling
 from circuitlab.compare.ranks import rank_biased_overlap, spearman
-from circuitlab.compare.stability import top_k_stability
+from circuitlab.compare.stability import (
+    SelectionStability,
+    StabilityCurve,
+    Sweep,
+    bootstrap_stability,
+    sample_size_curve,
+    sweep_stability,
+    top_k_stability,
+)
+from circuitlab.compare.stages import compare_stages, stage_circuits, union_of_stages
+from circuitlab.compare.table import OverlapTable, PairRow
 
 __all__ = [
+    "Families",
     "OverlapNull",
     "OverlapTable",
     "PairRow",
+    "Sampling",
+    "SelectionStability",
+    "StabilityCurve",
+    "Sweep",
+    "bootstrap_stability",
+    "compare_methods",
+    "compare_models",
+    "compare_stages",
     "compare_tasks",
     "containment",
     "jaccard",
+    "overlap_coefficient",
     "overlap_null",
+    "prompt_families",
     "rank_biased_overlap",
+    "sample_size_curve",
+    "score_null",
     "spearman",
     "spearman_null",
+    "stage_circuits",
+    "sweep_stability",
     "top_k_stability",
+    "union_of_stages",
 ]

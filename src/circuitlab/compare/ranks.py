@@ -6,7 +6,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, IncompatibleError
 
-__all__ = ["rank_biased_overlap", "spearman"]
+__all__ = ["rank_biased_overlap", "score_overlap", "spearman"]
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -42,9 +42,31 @@ def rank_biased_overlap(first: np.ndarray, second: np.ndarray, *, p: float = 0.9
     if first.shape != second.shape or not 0 < p < 1 or set(first.tolist()) != set(second.tolist()):
         what = f"Rankings of {first.size} and {second.size} nodes with p={p} cannot be compared."
         raise BadParameterError(what, "Give two permutations of the same nodes and p between 0 and 1.")
-    place = {int(node): rank for rank, node in enumerate(second)}
-    later = np.array([max(rank, place[int(node)]) for rank, node in enumerate(first)])
-    depth = np.arange(1, first.size + 1)
-    agreement = np.cumsum(np.bincount(later, minlength=first.size)) / depth
-    weights = (1 - p) * p ** (depth - 1)
-    return float((weights * agreement).sum() + agreement[-1] * p**first.size)
+    return float(_overlap_of_places(_places(first), _places(second), p))
+
+
+def score_overlap(first: np.ndarray, second: np.ndarray, *, p: float = 0.95) -> np.ndarray:
+    """Rank-biased overlap of the rankings that scores give along the last axis, (..., node) twice to (...); larger ranks first.
+
+    Ties go to the earlier node. See `rank_biased_overlap`.
+    """
+    one, two = (_places(np.argsort(-np.asarray(scores), axis=-1, kind="stable")) for scores in (first, second))
+    return _overlap_of_places(one, two, p)
+
+
+def _places(order: np.ndarray) -> np.ndarray:
+    """Rank of each node along the last axis, from the nodes in order."""
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
+    return place
+
+
+def _overlap_of_places(first: np.ndarray, second: np.ndarray, p: float) -> np.ndarray:
+    n = first.shape[-1]
+    # A node is shared from the depth on at which the later of the two lists holds it.
+    later = np.maximum(first, second).reshape(-1, n)
+    counts = np.bincount((later + n * np.arange(len(later))[:, None]).ravel(), minlength=later.size).reshape(later.shape)
+    depth = np.arange(1, n + 1)
+    agreement = counts.cumsum(axis=-1) / depth
+    found = agreement @ ((1 - p) * p ** (depth - 1.0)) + agreement[:, -1] * p**n
+    return np.asarray(found.reshape(np.broadcast_shapes(first.shape, second.shape)[:-1]))

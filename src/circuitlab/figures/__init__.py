@@ -1,5 +1,6 @@
 """Pictures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
 
+from circuitlab.figures.agreement import method_agreement
 from circuitlab.figures.bars import top_heads
 from circuitlab.figures.completeness import Removal, completeness_scatter
 from circuitlab.figures.curve import SizeCurve, faithfulness_curve
@@ -12,8 +13,10 @@ from circuitlab.figures.overlap import overlap_matrix
 from circuitlab.figures.scatter import scatter_methods
 from circuitlab.figures.scoreboard import scoreboard_table
 from circuitlab.figures.sensitivity import sensitivity_dots
+from circuitlab.figures.stability import stability_curves
 from circuitlab.figures.theme import template, themed
 from circuitlab.figures.transfer import transfer_matrix
+from circuitlab.figures.upset import upset
 
 __all__ = [
     "Removal",
@@ -25,12 +28,15 @@ __all__ = [
     "fitness_table",
     "head_heatmap",
     "mark_heatmap",
+    "method_agreement",
     "overlap_matrix",
     "scatter_methods",
     "scoreboard_table",
     "sensitivity_dots",
+    "stability_curves",
     "template",
     "themed",
     "top_heads",
     "transfer_matrix",
+    "upset",
 ]

@@ -12,9 +12,10 @@ from circuitlab.compare import OverlapTable
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import Theme
 
-__all__ = ["overlap_matrix", "stars"]
+__all__ = ["blank", "grid_figure", "heat", "limits_text", "overlap_matrix", "side_bar", "stars"]
 
-_CELL = 84
+_CELL = 88
+_SMALL = "<span style='font-size:10px'>"
 _DAGGER = "† near chance: the model cannot do this task, so its heads and their overlaps describe noise."
 
 
@@ -42,30 +43,35 @@ def overlap_matrix(
     Returns
     -------
     Figure
-        Below: Jaccard index of the two circuits with its 95 % interval. Above: Jaccard minus the mean of the layer-stratified
-        null, with stars for the corrected p-value (* q < 0.05, ** q < 0.01, *** q < 0.001). Diagonal, in italics: Jaccard
+        Below: Jaccard index of the two circuits with its 95 % interval and the null model's mean. Above: Jaccard minus that mean,
+        with stars for the corrected p-value (* q < 0.05, ** q < 0.01, *** q < 0.001). Diagonal, in italics: Jaccard
         of the circuits of two random halves of the task's own prompts. A dagger marks tasks the model cannot do.
     """
     shown = dict(titles or {})
     names = [shown.get(name, name) for name in table.tasks]
-    flagged = [not table.circuits[name].ready for name in table.tasks]
     lower, upper = _triangles(table, names)
-    figure = go.Figure([_heat(lower, "coloraxis", "observed"), _heat(upper, "coloraxis2", "above chance")])
+    figure = go.Figure([heat(lower, "coloraxis", "observed"), heat(upper, "coloraxis2", "above chance")])
+    excess = max(0.1, *(abs(z) for line in upper["z"] for z in line if z is not None))
+    figure.update_layout(
+        coloraxis=side_bar("Jaccard<br>(below diagonal)", 0, max(0.5, _largest(lower)), 0.5),
+        coloraxis2=side_bar("above chance<br>(above diagonal)", -excess, excess, 1.0),
+    )
+    said = subtitle or f"{table.model} · {table.method.replace('_', ' ')} · {table.rule}"
+    return grid_figure(figure, table, names, (title, said), theme)
+
+
+def grid_figure(figure: go.Figure, table: OverlapTable, names: list[str], heading: tuple[str, str], theme: Theme) -> go.Figure:
+    """Axes, size and heading (title, subtitle) of a square of cells; names of tasks the model cannot do get a dagger."""
+    flagged = [not table.circuits[name].ready for name in table.tasks]
     labels = [wrapped(name, 130, 12) + (" †" if near else "") for name, near in zip(names, flagged, strict=True)]
     places = list(range(len(names)))
     figure.update_xaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[-0.5, len(names) - 0.5])
-    figure.update_xaxes(title_text="task", tickangle=-35 if len(names) > 3 else 0)  # noqa: PLR2004 - three labels fit side by side
+    figure.update_xaxes(title_text=table.over, tickangle=-35 if len(names) > 3 else 0)  # noqa: PLR2004 - three labels fit side by side
     figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[len(names) - 0.5, -0.5])
-    figure.update_yaxes(title_text="task")
-    excess = max(0.1, *(abs(z) for line in upper["z"] for z in line if z is not None))
-    figure.update_layout(
-        coloraxis=_bar("Jaccard<br>(below diagonal)", 0, max(0.5, _largest(lower)), 0.5),
-        coloraxis2=_bar("above chance<br>(above diagonal)", -excess, excess, 1.0),
-    )
+    figure.update_yaxes(title_text=table.over)
     side = max(_CELL * len(names), 240)
     frame = Frame(
-        title,
-        subtitle or f"{table.model} · {table.method.replace('_', ' ')} · {table.rule}",
+        *heading,
         width=side,
         height=int(side * 0.8),
         margin_left=176,
@@ -83,31 +89,33 @@ def stars(q: float) -> str:
 
 
 def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    lower, upper = _blank(len(names)), _blank(len(names))
+    lower, upper = blank(len(names)), blank(len(names))
     for i, task in enumerate(table.tasks):
         own = table.stability[task]["mean"]
         lower["z"][i][i], lower["text"][i][i] = rounded(own), f"<i>{own:.2f}</i>"
-        limits = _limits(table.stability[task])
+        limits = limits_text(table.stability[task])
         lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {own:.2f} ({limits})"
     for row in table.rows:
         i, j = sorted((table.tasks.index(row.task_a), table.tasks.index(row.task_b)))
         found, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
         told = (
-            f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({_limits(found)})"
+            f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({limits_text(found)})"
             f"<br>by chance {row.null_mean:.3f}, at most {row.null_high:.3f} in 95 % of draws<br>q = {row.q:.2g}"
         )
         lower["z"][j][i], upper["z"][i][j] = rounded(found["mean"]), rounded(excess)
-        lower["text"][j][i] = f"{found['mean']:.2f}<br><span style='font-size:10px'>{_limits(found)}</span>"
+        lower["text"][j][i] = f"{found['mean']:.2f}<br>{_SMALL}{limits_text(found)}<br>chance {row.null_mean:.2f}</span>"
         upper["text"][i][j] = f"{excess:+.2f}<br>{stars(row.q) or 'ns'}"
         lower["hover"][j][i] = upper["hover"][i][j] = told
     return lower, upper
 
 
-def _blank(n: int) -> dict[str, Any]:
+def blank(n: int) -> dict[str, Any]:
+    """Empty ``z``, ``text`` and ``hover`` of a square of n by n cells."""
     return {key: [[empty] * n for _ in range(n)] for key, empty in (("z", None), ("text", ""), ("hover", ""))}
 
 
-def _limits(found: Mapping[str, float]) -> str:
+def limits_text(found: Mapping[str, float]) -> str:
+    """``0.12 to 0.34``."""
     if np.isnan(found["low"]) or np.isnan(found["high"]):
         return "no interval"
     return f"{found['low']:.2f} to {found['high']:.2f}"
@@ -117,7 +125,8 @@ def _largest(layer: Mapping[str, Any]) -> float:
     return max(z for line in layer["z"] for z in line if z is not None)
 
 
-def _heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
+def heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
+    """Cells of one triangle on their own colour axis, with their text written in."""
     return go.Heatmap(
         z=layer["z"],
         text=layer["text"],
@@ -132,7 +141,8 @@ def _heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
     )
 
 
-def _bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
+def side_bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
+    """A colour axis with a short bar whose upper end is at ``top``; centred on 0 where it spans it."""
     bar = {"title": {"text": title + "<br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top"}
     bar |= {"thickness": 12, "x": 1.03, "outlinewidth": 0, "tickfont": {"size": 11}, "ticks": ""}
     middle = {"cmid": 0} if low < 0 else {}

@@ -1,4 +1,7 @@
-"""How often the bootstrap intervals of agreement hold the truth, measured on scores whose true means are known."""
+"""Intervals hold the truth as often as they say, and p-values are small no more often: measured on scores whose true means are known.
+
+Simulated maps have 12 layers of 9 heads, heavy-tailed true effects that two tasks share in part, and a depth profile that all tasks share.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +9,166 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits.select import top_mask
-from circuitlab.compare import spearman
-from circuitlab.compare.bootstrap import Bootstrap, bootstrap, resampled_means
-from circuitlab.errors import BadParameterError
+from circuitlab.compare import overlap_null, spearman, spearman_null
+from circuitlab.compare.bootstrap import bootstrap, held_interval, resampled_means
+from circuitlab.compare.overlap import set_overlaps
+from circuitlab.compare.pairwise import Comparison, Sampling
+from circuitlab.compare.score_map import score_map
+from circuitlab.compare.shrinkage import plausible_means
+from circuitlab.testing.fakes import fake_scores
 
-K, NODES, REPEATS = 20, 24 * 9, 80
+LAYERS, HEADS, K = 12, 9, 12
+NODES = LAYERS * HEADS
+DEPTH = np.repeat(0.15 + np.exp(-(((np.arange(LAYERS) - 8) / 2.0) ** 2)), HEADS)
+STEEP = np.repeat(0.02 + np.exp(-(((np.arange(LAYERS) - 8) / 1.3) ** 2)), HEADS)
+REGIMES = [  # share of the effects in common, pairs, correlation of the noise (the same prompts, where it is not 0), depth profile
+    (0.2, 16, 0.0, DEPTH),
+    (0.6, 16, 0.0, STEEP),
+    (0.6, 32, 0.0, DEPTH),
+    (0.6, 32, 0.8, STEEP),
+    (0.95, 64, 0.0, STEEP),
+]
+HARD = (0.95, 16, 0.0, DEPTH)
 
 
-def jaccard_of_tops(x, y):
-    a, b = top_mask(x, K), top_mask(y, K)
-    return (a & b).sum(-1) / (a | b).sum(-1)
+def overlap_of_tops(x, y):
+    return set_overlaps(top_mask(x, K), top_mask(y, K))["jaccard"]
 
 
-def magnitude_spearman(x, y):
+def rank_agreement(x, y):
     return spearman(np.abs(x), np.abs(y))
 
 
-def runs(statistic, share, n):
-    """True value and bootstrap of ``REPEATS`` pairs of tasks that share this much of their heavy-tailed head scores."""
+def simulated(share, n, noise, rng, depth=DEPTH):
+    """True means of two tasks, and their scores on n pairs: noise grows with the effect, as it does in models."""
+    common, *own = rng.normal(size=(3, NODES)) ** 3 * depth
+    means = [np.sqrt(share) * common + np.sqrt(1 - share) * one for one in own]
+    errors = rng.normal(size=(2, n, NODES))
+    errors[1] = noise * errors[0] + np.sqrt(1 - noise**2) * errors[1]
+    return means, [mean + (0.2 + np.abs(mean)) * error for mean, error in zip(means, errors, strict=True)]
+
+
+def held(statistic, interval, regime, repeats):
+    """Whether each interval holds the truth."""
+    share, n, noise, depth = regime
     rng = np.random.default_rng(0)
     found = []
-    for repeat in range(REPEATS):
-        common, *own = rng.normal(size=(3, NODES)) ** 3
-        means = [np.sqrt(share) * common + np.sqrt(1 - share) * one for one in own]
-        data = [mean + (0.3 + np.abs(mean)) * rng.normal(size=(n, NODES)) for mean in means]
-        found.append((float(statistic(*(m[None] for m in means))[0]), bootstrap(*data, statistic, n=200, seed=repeat)))
+    for repeat in range(repeats):
+        means, data = simulated(share, n, noise, rng, depth)
+        limits = interval(data, bool(noise), repeat)
+        truth = float(statistic(*(mean[None] for mean in means))[0])
+        found.append(limits.low - 1e-9 <= truth <= limits.high + 1e-9)
     return found
 
 
-def coverage(found, kind):
-    return np.mean([(limits := getattr(boot, kind)()).low - 1e-9 <= truth <= limits.high + 1e-9 for truth, boot in found])
+def jaccard_interval(data, paired, seed):
+    estimate = float(overlap_of_tops(*(one.mean(0) for one in data)))
+    return held_interval(estimate, overlap_of_tops(*plausible_means(*data, paired=paired, n=150, seed=seed)))
 
 
-@pytest.mark.parametrize(("share", "n"), [(0.2, 16), (0.6, 16), (0.6, 64), (0.95, 64)])
-def test_jaccard_interval_covers(share, n):
-    assert coverage(runs(jaccard_of_tops, share, n), "extrapolated") >= 0.92
+def spearman_interval(data, paired, seed):
+    return bootstrap(*data, rank_agreement, paired=paired, n=100, seed=seed).corrected()
 
 
-@pytest.mark.parametrize(("share", "n"), [(0.2, 16), (0.6, 16), (0.95, 64)])
-def test_spearman_interval_covers(share, n):
-    assert 0.85 <= coverage(runs(magnitude_spearman, share, n), "reflected") <= 0.99
+def percentile_interval(data, paired, seed):
+    """What a plain bootstrap would give."""
+    found = bootstrap(*data, overlap_of_tops, paired=paired, n=100, seed=seed)
+    return held_interval(found.estimate, found.draws)
 
 
-def test_percentile_intervals_would_not_cover():
-    found = runs(magnitude_spearman, 0.95, 16)
-    held = [np.quantile(b.draws, 0.025) <= truth <= np.quantile(b.draws, 0.975) for truth, b in found]
-    assert np.mean(held) < 0.3
-    assert coverage(found, "reflected") > 0.85
+def test_jaccard_intervals_cover_within_two_points_of_nominal():
+    rates = [held(overlap_of_tops, jaccard_interval, regime, 60) for regime in REGIMES]
+    assert np.mean(rates) == pytest.approx(0.95, abs=0.02)
+    assert min(np.mean(rate) for rate in rates) >= 0.91
 
 
-def test_noise_makes_overlap_look_smaller_than_it_is():
-    found = runs(jaccard_of_tops, 0.95, 16)
-    truth, estimate, resampled = (np.mean(x) for x in zip(*((t, b.estimate, b.draws.mean()) for t, b in found), strict=True))
-    assert truth > estimate + 0.1 > resampled + 0.15
+def test_spearman_intervals_cover_within_two_points_of_nominal():
+    rates = [held(rank_agreement, spearman_interval, regime, 80) for regime in REGIMES]
+    assert np.mean(rates) == pytest.approx(0.95, abs=0.02)
+    assert min(np.mean(rate) for rate in rates) >= 0.84
+
+
+def test_plain_percentile_intervals_would_not_cover():
+    assert (
+        np.mean(held(overlap_of_tops, percentile_interval, HARD, 100)) < 0.85 < np.mean(held(overlap_of_tops, jaccard_interval, HARD, 40))
+    )
+
+
+def test_noise_makes_overlap_look_smaller_than_it_is_and_shrinkage_takes_that_back():
+    rng = np.random.default_rng(0)
+    truth, estimate, resampled, shrunk = [], [], [], []
+    for seed in range(30):
+        means, data = simulated(0.95, 16, 0.0, rng)
+        truth.append(overlap_of_tops(*means))
+        estimate.append(overlap_of_tops(*(one.mean(0) for one in data)))
+        resampled.append(bootstrap(*data, overlap_of_tops, n=100, seed=seed).draws.mean())
+        shrunk.append(overlap_of_tops(*plausible_means(*data, paired=False, n=100, seed=seed)).mean())
+    assert np.mean(truth) > np.mean(estimate) + 0.03 > np.mean(resampled) + 0.05
+    assert abs(np.mean(shrunk) - np.mean(truth)) < np.mean(truth) - np.mean(estimate)
+
+
+def unrelated_maps(count, rng):
+    """Mean maps of unrelated tasks that live at the same depth."""
+    return rng.normal(size=(count, 2, NODES)) ** 3 * STEEP + 0.02 * rng.normal(size=(count, 2, NODES))
+
+
+def p_values(stratified):
+    maps = unrelated_maps(1000, np.random.default_rng(3))
+    strata = np.repeat(np.arange(LAYERS), HEADS)
+    masks = top_mask(maps, K)
+    return np.array([overlap_null(a, b, strata=strata, stratified=stratified).p_value for a, b in masks])
+
+
+def test_unrelated_tasks_of_one_depth_profile_are_rarely_called_similar():
+    found = p_values(stratified=True)
+    for level in (0.01, 0.05, 0.2, 0.5):
+        assert (found <= level).mean() <= level + 3 * np.sqrt(level * (1 - level) / found.size)
+    assert (found <= 0.2).mean() > 0.05  # conservative because counts are whole, not uselessly so
+
+
+def test_the_uniform_null_calls_them_similar():
+    assert (p_values(stratified=False) <= 0.05).mean() > 0.3
+
+
+def comparison(maps, n=6, n_null=199):
+    data = [fake_scores(np.repeat(one.reshape(1, LAYERS, HEADS), n, axis=0), task=name) for name, one in zip("ab", maps, strict=True)]
+    return Comparison(*map(score_map, data), K, "absolute", Sampling(50, n_null))
+
+
+def test_every_null_but_the_uniform_one_holds_its_level():
+    rng = np.random.default_rng(4)
+    found = [comparison(maps).nulls() for maps in unrelated_maps(150, rng)]
+    rates = {
+        (measure, null): np.mean([one[measure][null]["p"] <= 0.05 for one in found])
+        for measure, nulls in found[0].items()
+        for null in nulls
+    }
+    assert rates.pop(("jaccard", "uniform")) > 0.3
+    assert set(rates) == {("jaccard", "layer_stratified"), *((m, "within_layer_scores") for m in ("jaccard", "rbo", "spearman"))}
+    assert max(rates.values()) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 150)
+
+
+def test_every_null_finds_tasks_that_share_heads():
+    rng = np.random.default_rng(5)
+    (means, _) = simulated(0.95, 2, 0.0, rng, depth=1.0)
+    for nulls in comparison(means).nulls().values():
+        assert all(one["p"] <= 0.005 for one in nulls.values())
+
+
+def test_exchanging_scores_within_layers_is_the_exact_null_for_sets():
+    maps = unrelated_maps(1, np.random.default_rng(6))[0]
+    found = comparison(maps, n_null=8000).nulls()["jaccard"]
+    for key in ("mean", "high", "p"):
+        assert found["within_layer_scores"][key] == pytest.approx(found["layer_stratified"][key], abs=0.012)
+    assert found["uniform"]["mean"] < found["layer_stratified"]["mean"] - 0.01
+
+
+def test_spearman_test_is_the_one_of_maps():
+    maps = unrelated_maps(1, np.random.default_rng(7))[0]
+    p, null = spearman_null(*(np.abs(one).reshape(LAYERS, HEADS) for one in maps), n=4000, seed=1)
+    found = comparison(maps, n_null=4000).nulls()["spearman"]["within_layer_scores"]
+    assert found["mean"] == pytest.approx(null.mean(), abs=0.01)
+    assert found["p"] == pytest.approx(p, abs=0.03)
 
 
 def test_resampled_means_have_the_right_mean_and_spread():
@@ -66,34 +176,3 @@ def test_resampled_means_have_the_right_mean_and_spread():
     draws = resampled_means(values, 20000, np.random.default_rng(1))
     assert draws.mean(0) == pytest.approx(values.mean(0), abs=0.02)
     assert draws.std(0) == pytest.approx(values.std(0) / np.sqrt(30), rel=0.03)
-
-
-def test_limits_hold_the_estimate_and_stay_in_range():
-    draws = np.random.default_rng(0).uniform(0.2, 0.6, 500)
-    for estimate in (0.1, 0.4, 0.9):
-        boot = Bootstrap(estimate, draws)
-        for limits, floor in ((boot.extrapolated(), 0), (boot.reflected(), -1)):
-            assert floor <= limits.low <= estimate <= limits.high <= 1
-        narrow, wide = boot.extrapolated(0.5), boot.extrapolated(0.99)
-        assert wide.low <= narrow.low <= narrow.high <= wide.high
-
-
-def test_an_undefined_statistic_has_no_limits():
-    boot = bootstrap(np.ones((4, 3)), np.random.default_rng(0).normal(size=(4, 3)), spearman, n=20)
-    assert np.isnan(boot.estimate)
-    assert np.isnan(boot.reflected().low)
-
-
-def test_bootstrap_is_seeded_and_pair_counts_may_differ():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(9, 2, 5)), rng.normal(size=(7, 2, 5))
-    first, again, other = (bootstrap(a, b, spearman, n=50, seed=s) for s in (1, 1, 2))
-    assert np.array_equal(first.draws, again.draws)
-    assert not np.array_equal(first.draws, other.draws)
-
-
-def test_bootstrap_needs_two_pairs_and_a_confidence():
-    with pytest.raises(BadParameterError, match="at least two"):
-        bootstrap(np.zeros((1, 3)), np.zeros((4, 3)), spearman)
-    with pytest.raises(BadParameterError, match="between 0 and 1"):
-        Bootstrap(0.5, np.array([0.4, 0.6])).reflected(95)

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits import TopK
-from circuitlab.compare import OverlapTable, compare_tasks, overlap_null, top_k_stability
+from circuitlab.circuits.select_edges import TopEdges
+from circuitlab.compare import OverlapTable, Sampling, compare_methods, compare_models, compare_tasks, jaccard, overlap_null
+from circuitlab.compare.pairwise import Comparison
+from circuitlab.compare.score_map import score_map
 from circuitlab.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.scores.edge_layout import EdgeLayout
+from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_provenance, fake_scores
 
@@ -163,12 +168,130 @@ def test_comparison_at_a_mark():
         compare_tasks(both, TopK(5))
 
 
-def test_stability_falls_with_noise():
-    rng = np.random.default_rng(1)
-    mean = effect(rng)
-    calm, loud = (top_k_stability(fake_scores(noisy(mean, rng, spread=s)), 6).mean for s in (0.01, 5.0))
-    assert calm > 0.9
-    assert loud < 0.6
+def edge_scores(mean, rng, task="a", n=12):
+    """Scores of every edge of a model of 3 layers with 4 heads that share 2 key/value heads."""
+    about = fake_provenance(3, 4)
+    model = replace(about.model, n_kv_heads=2)
+    layout = EdgeLayout.of(model)
+    values = (mean + 0.05 * rng.normal(size=(n, *layout.shape))) * layout.mask
+    arrays = {"edges": values} | dict.fromkeys(("total", "clean", "corrupt"), np.ones(n))
+    return EdgeScores.build(arrays, replace(about, model=model, task=replace(about.task, id=task, digest=task)))
+
+
+def test_edges_are_compared_as_heads_are():
+    rng = np.random.default_rng(6)
+    shape = EdgeLayout.of(replace(fake_provenance(3, 4).model, n_kv_heads=2)).shape
+    first = rng.normal(size=shape) ** 3
+    both = {"a": edge_scores(first, rng, "a"), "b": edge_scores(first, rng, "b"), "c": edge_scores(rng.normal(size=shape) ** 3, rng, "c")}
+    table = compare_tasks(both, TopEdges(15), Sampling(100, 200))
+    assert table.level == "edges"
+    same, other = table.row("a", "b"), table.row("a", "c")
+    assert same.jaccard["mean"] == jaccard(table.circuits["a"], table.circuits["b"], "edges") > 0.8 > other.jaccard["mean"]
+    assert set(same.shared) == {str(edge) for edge in table.circuits["a"].edges & table.circuits["b"].edges}
+    assert same.p < 0.001 < other.p
+    assert same.nulls["jaccard"]["uniform"]["mean"] < same.null_mean, "kinds of edges are no evidence"
+    assert compare_tasks(both, None, Sampling(20, 20)).rule.startswith("top 100 edges")
+
+
+def test_chance_exchanges_only_edges_of_one_kind():
+    rng = np.random.default_rng(7)
+    layout = EdgeLayout.of(replace(fake_provenance(3, 4).model, n_kv_heads=2))
+    one = score_map(edge_scores(rng.normal(size=layout.shape), rng))
+    kinds = {}
+    for i, stratum in enumerate(one.strata):
+        edge = one.element(i)
+        kind = str(edge.sender)[:1], str(edge.receiver)[:1], *(getattr(n, "layer", None) for n in (edge.sender, edge.receiver)), edge.port
+        kinds.setdefault(int(stratum), set()).add(kind)
+    assert all(len(found) == 1 for found in kinds.values())
+    assert len(set.union(*kinds.values())) == len(kinds)
+
+
+def test_many_edges_are_drawn_where_they_can_be_picked(monkeypatch):
+    rng = np.random.default_rng(8)
+    mean = rng.normal(size=(40, 30)) ** 3
+    maps = [score_map(fake_scores(mean + rng.normal(size=(16, 40, 30)), task=name)) for name in "ab"]
+    whole = Comparison(*maps, 20, "absolute", Sampling(300, 100)).intervals()
+    monkeypatch.setattr("circuitlab.compare.pairwise._FEW", 200)
+    some = Comparison(*maps, 20, "absolute", Sampling(300, 100))
+    kept, counts = some._reachable()
+    assert kept.size < 900 and counts.sum() == pytest.approx(1200)
+    for end in ("low", "high"):
+        assert some.intervals()["jaccard"][end] == pytest.approx(whole["jaccard"][end], abs=0.06)
+
+
+def test_methods_on_one_task(scores):
+    other = replace(scores["a"].provenance, method="relp", params={})
+    methods = {"activation_patching": scores["a"], "relp": HeadScores(scores["a"].dataset * 2, other)}
+    table = compare_methods(methods, TopK(6), Sampling(100, 100))
+    assert (table.over, table.method) == ("method", "activation_patching, relp")
+    (row,) = table.rows
+    assert row.jaccard == {"mean": 1, "low": row.jaccard["low"], "high": 1}
+    assert row.spearman["mean"] == pytest.approx(1)
+    with pytest.raises(UnknownNameError, match="pair of methods"):
+        table.row("relp", "eap")
+    with pytest.raises(IncompatibleError, match="different tasks"):
+        compare_methods({"a": scores["a"], "b": scores["b"]}, TopK(6))
+    with pytest.raises(BadParameterError, match="at least two methods"):
+        compare_methods({"a": scores["a"]})
+
+
+def test_pairs_of_the_same_prompts_share_their_noise():
+    rng = np.random.default_rng(9)
+    first = effect(rng) + 2 * rng.normal(size=(16, *SHAPE))
+    second = first + 0.01 * rng.normal(size=first.shape)
+    width = {}
+    for task in ("a", "b"):
+        maps = [score_map(fake_scores(values, task=name)) for values, name in ((first, "a"), (second, task))]
+        found = Comparison(*maps, 6, "absolute", Sampling(200, 50)).intervals()["jaccard"]
+        width[task] = found["high"] - found["low"]
+    assert width["a"] < width["b"]
+
+
+def test_models_of_equal_shape(scores):
+    model = scores["a"].provenance.model
+    tuned = HeadScores(scores["a"].dataset, replace(scores["a"].provenance, model=replace(model, weights="1" * 64, name="tuned")))
+    table = compare_models({"base": scores["a"], "tuned": tuned}, TopK(6), Sampling(50, 50))
+    assert (table.over, table.model) == ("model", "fake, tuned")
+    assert table.rows[0].jaccard["mean"] == 1
+    larger = fake_scores(np.ones((5, 4, 7)), task="a")
+    with pytest.raises(IncompatibleError, match="equal shape"):
+        compare_models({"base": scores["a"], "larger": larger}, TopK(6))
+
+
+def test_the_null_model_is_the_one_asked_for(scores):
+    both = {name: scores[name] for name in "ab"}
+    for null in ("layer_stratified", "uniform", "within_layer_scores"):
+        (row,) = compare_tasks(both, TopK(6), Sampling(20, 99, null=null)).rows
+        assert row.null == null
+        assert {"mean": row.null_mean, "high": row.null_high, "p": row.p} == row.nulls["jaccard"][null]
+    with pytest.raises(UnknownNameError, match="Did you mean 'uniform'"):
+        Sampling(null="unifrom")
+
+
+def test_rows_have_intervals_of_every_measure(table):
+    for row in table.rows:
+        assert set(row.intervals) == {"jaccard", "containment", "containment_b", "overlap_coefficient", "rbo", "spearman"}
+        for limits in row.intervals.values():
+            assert limits["low"] <= limits["mean"] <= limits["high"]
+        assert row.intervals["rbo"]["mean"] == row.rbo and row.intervals["containment"]["mean"] == row.containment
+        assert row.jaccard == row.intervals["jaccard"]
+
+
+def test_scores_of_nodes_and_edges_do_not_mix(scores):
+    rng = np.random.default_rng(10)
+    edges = edge_scores(rng.normal(size=EdgeLayout(3, 4, 2).shape), rng)
+    with pytest.raises(IncompatibleError, match="some of nodes"):
+        compare_tasks({"a": scores["a"], "b": edges})
+    with pytest.raises(BadParameterError, match="does not pick"):
+        compare_tasks({"a": edges, "b": edges}, TopK(3))
+    with pytest.raises(BadParameterError, match="does not pick"):
+        compare_tasks({"a": scores["a"], "b": scores["b"]}, TopEdges(3))
+
+
+def test_containment_has_a_direction(table):
+    square = table.matrix("containment")
+    row = table.row("a", "c")
+    assert (square[0, 2], square[2, 0]) == (row.containment, row.containment_b)
 
 
 def test_comparing_does_not_import_torch():

@@ -1,0 +1,98 @@
+"""A score map: the per-pair scores of the elements that two circuits are compared by, heads or edges, and which may be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.circuits.select import mean_of
+from circuitlab.errors import IncompatibleError
+from circuitlab.nodes import Edge, Head, Node
+from circuitlab.scores.edge_scores import EdgeScores
+from circuitlab.scores.head_scores import HeadScores
+
+if TYPE_CHECKING:
+    from circuitlab.provenance import Provenance
+
+__all__ = ["ScoreMap", "score_map"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreMap:
+    """Scores per pair of every head, or of every edge, of a model.
+
+    Parameters
+    ----------
+    values : ndarray, shape (pair, element)
+        In metric units.
+    strata : ndarray of int, shape (element,)
+        Elements of one stratum are exchangeable by chance: heads of a layer; edges whose senders share layer and kind, and
+        whose receivers share layer, kind and port.
+    element : callable
+        The head or edge at an index.
+    provenance : Provenance
+        Where the scores come from.
+    """
+
+    values: np.ndarray
+    strata: np.ndarray
+    element: Callable[[int], Head | Edge]
+    provenance: Provenance
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over pairs, (element,)."""
+        return np.asarray(self.values.mean(axis=0))
+
+    def same_prompts(self, other: ScoreMap) -> bool:
+        """Whether pair i of both maps is the same prompt, so that their noise is shared."""
+        return self.provenance.task.digest == other.provenance.task.digest and len(self.values) == len(other.values)
+
+    def require_same_elements(self, other: ScoreMap) -> None:
+        """Raise `IncompatibleError` unless both maps score the same heads or edges."""
+        if not np.array_equal(self.strata, other.strata):
+            what = f"Scores of {self.strata.size} and {other.strata.size} elements, of {self._shape()} and {other._shape()}, do not match."
+            raise IncompatibleError(what, "Compare heads with heads, or edges with edges, of models of equal shape.")
+
+    def _shape(self) -> str:
+        spec = self.provenance.model
+        return f"{spec.name} ({spec.n_layers} layers of {spec.n_heads} heads, {spec.n_kv_heads} key/value heads)"
+
+
+def score_map(scores: HeadScores | EdgeScores, mark: str | None = None) -> ScoreMap:
+    """The score map of head scores (at a mark, where they are resolved by mark) or of edge scores.
+
+    Raises
+    ------
+    BadParameterError
+        If the scores have a mark axis and no mark is given.
+    """
+    if isinstance(scores, EdgeScores):
+        return _edges(scores)
+    shape = mean_of(scores, "heads", mark).shape
+    values = scores.values("heads", mark=mark).reshape(scores.n_pairs, -1).astype(np.float64)
+    strata = np.repeat(np.arange(shape[0]), shape[1])
+    return ScoreMap(values, strata, lambda i: Head(*divmod(int(i), shape[1])), scores.provenance)
+
+
+def _edges(scores: EdgeScores) -> ScoreMap:
+    layout = scores.layout
+    senders, receivers = layout.places
+    sent = _codes([_kind(node) for node in layout.senders])
+    read = _codes([(*_kind(node), port) for node, port in layout.receivers])
+    strata = np.unique(sent[senders] * (read.max() + 1) + read[receivers], return_inverse=True)[1].ravel()
+    values = scores.values()[:, senders, receivers].astype(np.float64)
+    return ScoreMap(values, strata, lambda i: layout.edge(int(senders[i]), int(receivers[i])), scores.provenance)
+
+
+def _kind(node: Node) -> tuple[str, int]:
+    return type(node).__name__, getattr(node, "layer", -1)
+
+
+def _codes(kinds: Sequence[Hashable]) -> np.ndarray:
+    """The same whole number for equal kinds."""
+    numbers = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+    return np.array([numbers[kind] for kind in kinds])

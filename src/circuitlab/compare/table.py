@@ -1,0 +1,142 @@
+"""What a comparison returns: one row for each pair of tasks (or of methods, models, seeds), and what a reader must know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from circuitlab.circuits.circuit import Circuit
+from circuitlab.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["OverlapTable", "PairRow"]
+
+_ZERO_ON_THE_DIAGONAL = {"p", "q", "spearman_p"}
+
+
+class PairRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Two tasks compared (or two methods, models or seeds: whatever the table is over).
+
+    ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}`` with limits by resampling prompt pairs, selection included;
+    ``intervals`` has them for every measure. ``containment`` is the share of the first circuit in the second, ``containment_b`` the
+    reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean and the 95 % quantile of the Jaccard index
+    by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all rows (Benjamini-Hochberg);
+    ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot do one of the tasks.
+    """
+
+    task_a: str
+    task_b: str
+    jaccard: dict[str, float]
+    containment: float
+    containment_b: float
+    overlap_coefficient: float
+    rbo: float
+    spearman: dict[str, float]
+    spearman_p: float
+    shared: list[str]
+    null: str
+    null_mean: float
+    null_high: float
+    p: float
+    q: float
+    ready: bool
+    intervals: dict[str, dict[str, float]]
+    nulls: dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class OverlapTable:
+    """All pairs of tasks, or of whatever ``over`` names.
+
+    Parameters
+    ----------
+    tasks : tuple of str
+        Names in the order given.
+    rows : tuple of PairRow
+        One for each unordered pair.
+    circuits : dict of str to Circuit
+        Each task's circuit.
+    stability : dict of str to dict
+        Split-half Jaccard of each task's own list, ``{"mean", "low", "high"}``.
+    rule : str
+        How circuits were picked.
+    method, model : str
+        What was compared; all names where ``over`` is one of these.
+    notes : tuple of str
+        What a reader must know: tasks that the model cannot do, metrics that differ, tasks that mix mechanisms.
+    over : {"task", "method", "model"}
+        What the names of the table name.
+    level : {"nodes", "edges"}
+        What overlaps.
+    """
+
+    tasks: tuple[str, ...]
+    rows: tuple[PairRow, ...]
+    circuits: dict[str, Circuit]
+    stability: dict[str, dict[str, float]]
+    rule: str
+    method: str
+    model: str
+    notes: tuple[str, ...] = ()
+    over: str = "task"
+    level: str = "nodes"
+
+    def row(self, first: str, second: str) -> PairRow:
+        """The row of two tasks, in either order."""
+        for row in self.rows:
+            if {row.task_a, row.task_b} == {first, second}:
+                return row
+        raise UnknownNameError(f"pair of {self.over}s", f"{first}, {second}", [f"{r.task_a}, {r.task_b}" for r in self.rows])
+
+    def matrix(self, quantity: str = "jaccard") -> np.ndarray:
+        """(task, task) array of a row's quantity; the diagonal is 1 (0 for p-values).
+
+        Symmetric, but for ``containment``: entry (i, j) is the share of circuit i that lies in circuit j.
+        """
+        numbers = [name for name in PairRow.__struct_fields__ if isinstance(getattr(self.rows[0], name), float | dict)]
+        numbers = [name for name in numbers if name not in {"intervals", "nulls"}]
+        if quantity not in numbers:
+            raise UnknownNameError("quantity", quantity, numbers)
+        out = np.full((len(self.tasks), len(self.tasks)), float(quantity not in _ZERO_ON_THE_DIAGONAL))
+        for row in self.rows:
+            value = getattr(row, quantity)
+            i, j = self.tasks.index(row.task_a), self.tasks.index(row.task_b)
+            out[i, j] = out[j, i] = value["mean"] if isinstance(value, dict) else value
+            if quantity == "containment":
+                out[j, i] = row.containment_b
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the shape of ``circuitlab compare --json``; ``transfer`` is null because no model was run."""
+        return {
+            "pairs": [msgspec.to_builtins(row) for row in self.rows],
+            "transfer": None,
+            "rule": self.rule,
+            "method": self.method,
+            "model": self.model,
+            "over": self.over,
+            "level": self.level,
+            "stability": self.stability,
+            "notes": list(self.notes),
+            "circuits": {task: circuit.to_dict() for task, circuit in self.circuits.items()},
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair of tasks; intervals spread over ``_low`` and ``_high`` columns, null models over theirs."""
+        import pandas as pd  # noqa: PLC0415
+
+        flat = []
+        for row in self.rows:
+            plain = msgspec.to_builtins(row)
+            plain["shared"] = " ".join(plain["shared"])
+            limits, nulls = plain.pop("intervals"), plain.pop("nulls")
+            plain |= {name: limits[name]["mean"] for name in ("jaccard", "spearman")}
+            plain |= {f"{name}_{end}": found[end] for name, found in limits.items() for end in ("low", "high")}
+            plain |= {f"{name}_{model}_p": found["p"] for name, models in nulls.items() for model, found in models.items()}
+            flat.append(plain)
+        return pd.DataFrame(flat)

@@ -1,0 +1,109 @@
+"""How many prompts a list of heads needs: agreement of two lists over the number of pairs behind each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+
+from circuitlab.compare.stability import StabilityCurve
+from circuitlab.errors import BadParameterError
+from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.theme import Theme, template
+
+__all__ = ["stability_curves"]
+
+_WIDE = 12
+"""From this ratio of the largest to the smallest size on, sizes are drawn on a logarithmic axis."""
+
+
+def stability_curves(
+    curves: Mapping[str, StabilityCurve],
+    *,
+    title: str = "",
+    subtitle: str = "",
+    theme: Theme = "light",
+) -> go.Figure:
+    """Jaccard index of two lists found with n pairs each, as n grows.
+
+    Parameters
+    ----------
+    curves : mapping of str to StabilityCurve
+        From `circuitlab.compare.sample_size_curve`, by task (or by any name), in the order of the legend.
+    title, subtitle : str
+        Heading.
+    theme : {"light", "dark"}
+        Template.
+
+    Returns
+    -------
+    Figure
+        A line with the band of 95 % of the draws for each curve, and a dotted line of the same colour where chance alone would put it.
+
+    Raises
+    ------
+    BadParameterError
+        If there is no curve.
+    """
+    if not curves:
+        raise BadParameterError("There is no curve to draw.", "Give at least one, by name.")
+    colours = template(theme).layout.colorway
+    figure = go.Figure()
+    for i, (name, curve) in enumerate(curves.items()):
+        _add(figure, name, curve, colours[i % len(colours)])
+    sizes = np.unique(np.concatenate([curve.sizes for curve in curves.values()]))
+    figure.update_yaxes(title_text="Jaccard index of two lists", range=[-0.03, 1.03], zeroline=False)
+    figure.update_xaxes(title_text="prompt pairs behind each list", zeroline=False, tickvals=rounded(sizes))
+    if sizes[-1] >= _WIDE * sizes[0]:
+        figure.update_xaxes(type="log", ticktext=[str(size) for size in sizes])
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
+    lengths = sorted({curve.k for curve in curves.values()})
+    said = subtitle or f"top {', '.join(map(str, lengths))} · two lists without a common prompt · band: 95 % of draws · dotted: chance"
+    rows = -(-len(curves) // 3)
+    frame = Frame(title or "How many prompts until the list stays?", said, 520, 320, margin_left=72, margin_bottom=66 + 20 * rows)
+    return finish(figure, frame, theme)
+
+
+def _add(figure: go.Figure, name: str, curve: StabilityCurve, colour: str) -> None:
+    """Band, line and chance of one curve; the legend switches all three together."""
+    shared = {"legendgroup": plain(name), "name": plain(name)}
+    sizes = np.asarray(curve.sizes)
+    figure.add_scatter(
+        x=rounded([*sizes, *sizes[::-1]]),
+        y=rounded([*curve.high, *curve.low[::-1]]),
+        mode="lines",
+        line={"width": 0, "color": colour},
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.16,
+        hoverinfo="skip",
+        showlegend=False,
+        meta="band",
+        **shared,
+    )
+    texts = [
+        f"<b>{plain(name)}</b><br>{size} pairs each<br>Jaccard {mean:.3f}<br>{low:.3f} to {high:.3f}<br>by chance {curve.chance:.3f}"
+        for size, mean, low, high in zip(sizes, curve.mean, curve.low, curve.high, strict=True)
+    ]
+    figure.add_scatter(
+        x=rounded(sizes),
+        y=rounded(curve.mean),
+        mode="lines+markers",
+        line={"color": colour, "width": 2},
+        marker={"size": 6, "color": colour},
+        hovertext=texts,
+        hoverinfo="text",
+        meta="line",
+        **shared,
+    )
+    figure.add_scatter(
+        x=rounded([sizes[0], sizes[-1]]),
+        y=rounded([curve.chance, curve.chance]),
+        mode="lines",
+        line={"color": colour, "width": 1.2, "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+        meta="chance",
+        **shared,
+    )

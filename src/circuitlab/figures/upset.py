@@ -1,0 +1,209 @@
+"""UpSet plot: which heads belong to exactly which tasks, beside what chance would give."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuitlab.circuits.circuit import Circuit
+from circuitlab.errors import BadParameterError
+from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
+from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
+from circuitlab.nodes import Head, Universe
+
+__all__ = ["Intersection", "intersections", "upset"]
+
+_COLUMN, _ROW = 36, 30
+_NAMED = 14  # heads named on hover
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """Heads that exactly these circuits hold.
+
+    Parameters
+    ----------
+    members : tuple of str
+        Names of the circuits.
+    heads : tuple of Head
+        Heads in all of them and in no other, in forward order.
+    chance : float
+        Expected number if every circuit drew its heads anew, as many in each layer.
+    """
+
+    members: tuple[str, ...]
+    heads: tuple[Head, ...]
+    chance: float
+
+
+def intersections(circuits: Mapping[str, Circuit]) -> list[Intersection]:
+    """Every exclusive intersection that holds a head, largest first, those of more circuits before those of fewer.
+
+    Raises
+    ------
+    BadParameterError
+        If there are fewer than two circuits, or no circuit holds a head.
+    IncompatibleError
+        If they belong to models of different shape.
+
+    References
+    ----------
+    Lex et al. (2014), UpSet: Visualization of Intersecting Sets, IEEE TVCG 20.
+    """
+    if len(circuits) <= 1:
+        raise BadParameterError(f"{len(circuits)} circuit has no intersections.", "Give at least two.")
+    names = tuple(circuits)
+    first = circuits[names[0]]
+    for circuit in circuits.values():
+        first.require_same_universe(circuit)
+    found: dict[tuple[str, ...], list[Head]] = {}
+    for head in first.universe.heads():
+        members = tuple(name for name in names if head in circuits[name])
+        if members:
+            found.setdefault(members, []).append(head)
+    if not found:
+        raise BadParameterError("The circuits hold no head.", "Pick heads for them.")
+    share = _shares(circuits, first.universe)
+    out = []
+    for members, heads in found.items():
+        inside = np.array([name in members for name in names])[:, None]
+        expected = np.where(inside, share, 1 - share).prod(axis=0).sum() * first.universe.n_heads
+        out.append(Intersection(members, tuple(heads), float(expected)))
+    return sorted(out, key=lambda one: (-len(one.heads), -len(one.members)))
+
+
+def upset(
+    circuits: Mapping[str, Circuit],
+    *,
+    titles: Mapping[str, str] | None = None,
+    most: int = 24,
+    title: str = "Which heads serve which tasks?",
+    subtitle: str = "",
+    theme: Theme = "light",
+) -> go.Figure:
+    """Heads by the exact set of circuits that hold them.
+
+    Parameters
+    ----------
+    circuits : mapping of str to Circuit
+        Task name to circuit; only heads are counted.
+    titles : mapping of str to str, optional
+        What to print for a task's name.
+    most : int
+        How many intersections to draw, largest first; the subtitle says how many are left out.
+    title, subtitle : str
+        Heading.
+    theme : {"light", "dark"}
+        Template.
+
+    Returns
+    -------
+    Figure
+        Columns are intersections: a bar with the number of heads, a tick where chance would put it (each circuit keeps its number of
+        heads in every layer), and below it the circuits that hold these heads and no others. A dagger marks tasks the model cannot do.
+    """
+    found = intersections(circuits)
+    shown, names = found[:most], list(circuits)
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[0.5, 0.5])
+    places = list(range(len(shown)))
+    figure.add_trace(_bars(shown, titles or {}), row=1, col=1)
+    figure.add_trace(_ticks(shown), row=1, col=1)
+    for trace in _dots(shown, names):
+        figure.add_trace(trace, row=2, col=1)
+    labels = [_label(name, circuits[name], titles or {}) for name in names]
+    highest = max(max(len(one.heads), one.chance) for one in shown)
+    figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, range=[-0.7, len(places) - 0.3])
+    figure.update_xaxes(title_text="heads in exactly these circuits", row=2, col=1)
+    figure.update_yaxes(title_text="heads", range=[0, 1.18 * highest], row=1, col=1)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[len(names) - 0.5, -0.5], row=2, col=1)
+    figure.update_yaxes(showgrid=False, zeroline=False, row=2, col=1)
+    height = max(150, _ROW * len(names))
+    upper = 190
+    gap = 0.03
+    figure.update_yaxes(domain=[0, (1 - gap) * height / (height + upper)], row=2, col=1)
+    figure.update_yaxes(domain=[1 - (1 - gap) * upper / (height + upper), 1], row=1, col=1)
+    figure.update_layout(bargap=0.35, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"})
+    left_out = f" · {len(found) - most} smaller intersections left out" if len(found) > most else ""
+    said = subtitle or f"{len(set().union(*(c.nodes for c in circuits.values())))} heads in {len(names)} circuits"
+    near = any(not circuit.ready for circuit in circuits.values())
+    banner = "† near chance: the model cannot do this task, so its heads describe noise." if near else ""
+    frame = Frame(title, said + left_out, max(340, _COLUMN * len(places)), height + upper, banner, margin_left=190, margin_bottom=76)
+    return finish(figure, frame, theme)
+
+
+def _shares(circuits: Mapping[str, Circuit], universe: Universe) -> np.ndarray:
+    """Share of each layer's heads that each circuit holds, (circuit, layer)."""
+    counts = np.zeros((len(circuits), universe.n_layers))
+    for row, circuit in zip(counts, circuits.values(), strict=True):
+        for node in circuit:
+            if isinstance(node, Head):
+                row[node.layer] += 1
+    return counts / universe.n_heads
+
+
+def _label(name: str, circuit: Circuit, titles: Mapping[str, str]) -> str:
+    size = sum(isinstance(node, Head) for node in circuit)
+    return wrapped(titles.get(name, name), 150, 12) + ("" if circuit.ready else " †") + f" ({size})"
+
+
+def _bars(shown: list[Intersection], titles: Mapping[str, str]) -> go.Bar:
+    texts = []
+    for one in shown:
+        heads = ", ".join(map(str, one.heads[:_NAMED])) + (f", {len(one.heads) - _NAMED} more" if len(one.heads) > _NAMED else "")
+        members = ", ".join(plain(titles.get(name, name)) for name in one.members)
+        texts.append(f"<b>{members}</b><br>{len(one.heads)} heads: {heads}<br>by chance {one.chance:.2f}")
+    counts = [len(one.heads) for one in shown]
+    return go.Bar(
+        x=list(range(len(shown))),
+        y=counts,
+        text=counts,
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": HELPS},
+        hovertext=texts,
+        hoverinfo="text",
+        name="heads found",
+    )
+
+
+def _ticks(shown: list[Intersection]) -> go.Scatter:
+    return go.Scatter(
+        x=list(range(len(shown))),
+        y=rounded([one.chance for one in shown]),
+        mode="markers",
+        marker={"symbol": "line-ew", "size": 24, "line": {"width": 2.5, "color": NEUTRAL}},
+        hoverinfo="skip",
+        name="expected by chance (same number in every layer)",
+    )
+
+
+def _dots(shown: list[Intersection], names: list[str]) -> list[go.Scatter]:
+    """A faint dot everywhere, a filled one for each member, and a line through the members of a column."""
+    grid = list(itertools.product(range(len(shown)), range(len(names))))
+    inside = [(x, y) for x, y in grid if names[y] in shown[x].members]
+    lines: list[float | None] = []
+    rows: list[float | None] = []
+    for x, one in enumerate(shown):
+        held = [names.index(name) for name in one.members]
+        lines += [x, x, None]
+        rows += [min(held), max(held), None]
+    shared = {"hoverinfo": "skip", "showlegend": False}
+    return [
+        go.Scatter(
+            x=[x for x, _ in grid], y=[y for _, y in grid], mode="markers", marker={"size": 9, "color": NEUTRAL}, opacity=0.22, **shared
+        ),
+        go.Scatter(x=lines, y=rows, mode="lines", line={"width": 2.5, "color": HELPS}, **shared),
+        go.Scatter(
+            x=[x for x, _ in inside],
+            y=[y for _, y in inside],
+            mode="markers",
+            marker={"size": 11, "color": HELPS},
+            name="member",
+            **shared,
+        ),
+    ]
