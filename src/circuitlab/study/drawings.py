@@ -16,6 +16,10 @@ from circuitlab.study.drawing import Drawing
 __all__ = ["compare_method", "draw_all", "fitness_flags"]
 
 
+_FEW = 2
+"""Tasks whose overlap one number tells."""
+
+
 def draw_all(runs: StudyRuns) -> list[Drawing]:
     """Every figure of a study, in the order of the report.
 
@@ -30,9 +34,14 @@ def draw_all(runs: StudyRuns) -> list[Drawing]:
     for key, group in sorted(runs.methods().items(), key=lambda item: item[1][0].cell.method.name != main):
         if (table := compare_method(runs, key)) is not None:
             titles = {run.task_key: run.title for run in group}
-            said = f"Are they the same heads? By {method_title(group[0].scores.provenance)}"
-            shown = figures.overlap_matrix(table, titles=titles, title=said)
+            shown = figures.overlap_matrix(table, titles=titles, title=f"Are they the same heads? {_by(group)}")
             drawings.append(Drawing(f"overlap.{key}", "overlap", shown, tuple(group)))
+            if len(table.circuits) > _FEW:
+                shown = figures.upset(
+                    table.circuits, titles=titles, title=f"Which heads serve which tasks? {_by(group)}", subtitle=table.rule
+                )
+                told = "Each column counts the heads that exactly the marked tasks have in common; the tick is what chance would give."
+                drawings.append(Drawing(f"upset.{key}", "upset", shown, tuple(group), told))
     for group in runs.tasks().values():
         for run in group:
             drawings += _of_run(run)
@@ -56,6 +65,10 @@ def fitness_flags(runs: StudyRuns) -> dict[str, FitnessFlag]:
     """Verdict per task title; tasks whose runs carry none are left out."""
     first = [group[0] for group in runs.tasks().values()]
     return {run.title: run.scores.provenance.fitness for run in first if run.scores.provenance.fitness is not None}
+
+
+def _by(group: list[Run]) -> str:
+    return f"By {method_title(group[0].scores.provenance)}"
 
 
 def _units(runs: StudyRuns) -> str:

@@ -18,6 +18,7 @@ from circuitlab.study.report_parts import (
     overlap_rows,
     run_rows,
     table,
+    told_figure,
     top_rows,
 )
 from circuitlab.study.report_style import STYLE
@@ -109,9 +110,9 @@ def _overlap(runs: StudyRuns, drawings: list[Drawing]) -> str:
         key = drawing.runs[0].method_key
         headings = ["Task", "Task", "Jaccard", "By chance", "q", "Containment", "Rank-biased overlap", "Spearman", "Shared heads"]
         numbers = table(headings, overlap_rows(runs, key))
-        parts.append(
-            figure_block(drawing) + overlap_notes(runs, key) + f"<details><summary>All pairs as a table</summary>{numbers}</details>"
-        )
+        sets = "".join(told_figure(other) for other in drawings if other.kind == "upset" and other.runs == drawing.runs)
+        parts.append(figure_block(drawing) + overlap_notes(runs, key) + sets)
+        parts.append(f"<details><summary>All pairs as a table</summary>{numbers}</details>")
     return null_text(runs) + "".join(parts) if parts else ""
 
 
