@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
+    from circuitlab.nodes import Node
 
 __all__ = ["CodeOverlap"]
 
@@ -163,6 +164,13 @@ class CodeOverlap:
     def sample(self, model: Model, batch: ContrastBatch, dictionaries: Sequence[Dictionary] = ()) -> CodeSample:
         """The codes themselves, for inspection, p-values, edges and spread; by these dictionaries instead of trained ones where given."""
         return learn_codes(model, batch, self.plan, dictionaries)[0]
+
+    def aurocs_by_examples(self, model: Model, batch: ContrastBatch, circuit: Collection[Node], sizes: Sequence[int]) -> np.ndarray:
+        """Area under the ROC curve against a known circuit by number of training examples, shape (size, trial).
+
+        Node scores as published; see `circuitlab.figures.roc.auroc_by_examples` for the picture. Trains ``trials`` dictionaries per size.
+        """
+        return np.stack([replace(self, examples=size).sample(model, batch).aurocs(circuit, normalise=self.normalise) for size in sizes])
 
     def shares(self, sample: CodeSample, columns: int) -> np.ndarray:
         """Scores of every pair, shape (pair, place, node), means over trials; ``columns`` nodes stand in each layer."""

@@ -129,7 +129,8 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
     ``finite``: share of values that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from the
     total, relative to the mean size of the total. ``precision``
     (reduced precision): its error on a sample, relative to the effects. ``invariant`` (contextual decomposition): largest deviation of
-    relevant + irrelevant from the activation in any layer, relative to the activation. ``task_ready``: 1 if the model can do the task.
+    relevant + irrelevant from the activation in any layer, relative to the activation. ``dictionary`` (SAE codes): share of the
+    variance of node outputs that the autoencoders explain. ``task_ready``: 1 if the model can do the task.
     """
     heads = scores.values(scores.parts[0])
     share = float(np.isfinite(heads).mean())
@@ -145,6 +146,9 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
     if "invariant_error" in measured:
         worst = measured["invariant_error"]
         checks["invariant"] = {"ok": worst <= _INVARIANT.get(scores.provenance.model.dtype, _INVARIANT_REDUCED), "value": worst}
+    if "explained_variance" in measured:
+        share = measured["explained_variance"]
+        checks["dictionary"] = {"ok": share > 0.5, "value": share}  # noqa: PLR2004 - codes of an untrained one mean nothing
     if (flag := scores.provenance.fitness) is not None:
         checks["task_ready"] = {"ok": flag.ready, "value": flag.accuracy["mean"]}
     return checks

@@ -19,7 +19,8 @@ from circuitlab.model import load_model
 from circuitlab.model.protocol import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.nodes import Head, Mlp
-from circuitlab.study.planted import auroc, grade
+from circuitlab.study.planted import grade
+from circuitlab.study.score import run_checks
 from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
 from circuitlab.testing.tiny import tiny_batch, tiny_model
@@ -113,12 +114,12 @@ def _published(ours, theirs, method, columns) -> np.ndarray:
 def test_the_planted_blocker_is_found_by_every_seed(form) -> None:
     """The blocked prompts hold a stop token and the clean ones do not: two heads write what the other side never holds."""
     planted = build_planted(f"blocker-{form}")
-    found = grade(CodeOverlap(), planted, seeds=2)
-    assert found.visible and found.auroc["mean"] >= 0.99
-    sample = CodeOverlap().sample(planted.model, planted.batch(8))
-    truth = np.array([node in planted.nodes for node in sample.nodes])
-    areas = [auroc(counts, truth) for counts in sample.counts()]
-    assert len(areas) == 5 and np.mean(areas) >= 0.9 and np.std(areas) < 0.15
+    found = [grade(CodeOverlap(seed=seed), planted, seeds=2) for seed in range(3)]
+    areas = [one.auroc["mean"] for one in found]
+    assert found[0].visible and areas[0] >= 0.99
+    assert np.mean(areas) >= 0.95 and min(areas) >= 0.9, areas
+    alone = CodeOverlap().sample(planted.model, planted.batch(8)).aurocs(planted.nodes)
+    assert alone.shape == (5,) and 0.7 < alone.mean() <= 1, "one autoencoder alone does worse than five"
 
 
 def test_spread_agreement_and_p_values_of_the_planted_blocker() -> None:
@@ -198,6 +199,18 @@ def test_the_run_says_how_it_went(tiny) -> None:
     measured = QUICK(model, batch, METRIC).provenance.measured
     assert {"model_seconds", "training_seconds", "encoding_seconds", "scoring_seconds", "explained_variance"} <= set(measured)
     assert measured["explained_variance"] <= 1
+    good, bad = (run_checks(replace(QUICK, epochs=epochs, rate=1e-2)(model, batch, METRIC))["dictionary"] for epochs in (300, 1))
+    assert good["ok"] and good["value"] > 0.5 > bad["value"] and not bad["ok"]
+
+
+def test_area_by_number_of_examples() -> None:
+    planted = build_planted("blocker-gqa")
+    method = replace(QUICK, trials=2, epochs=100)
+    areas = method.aurocs_by_examples(planted.model, planted.batch(8), planted.nodes, [2, 10])
+    assert areas.shape == (2, 2)
+    np.testing.assert_array_equal(areas[1], method.sample(planted.model, planted.batch(8)).aurocs(planted.nodes))
+    with pytest.raises(BadParameterError, match="does not exist"):
+        method.aurocs_by_examples(planted.model, planted.batch(2), frozenset(), [2])
 
 
 def test_firings_are_the_positions_that_activate_a_code() -> None:

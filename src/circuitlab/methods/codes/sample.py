@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuitlab.circuits.roc import roc_of_values
 from circuitlab.errors import UnknownNameError
 from circuitlab.methods.codes.counts import edge_counts, label_p_values, unique_counts
 
@@ -63,6 +65,17 @@ class CodeSample:
         if len(ranks) < 2:  # noqa: PLR2004 - a correlation needs two
             return float("nan")
         return float(np.corrcoef(ranks)[np.triu_indices(len(ranks), 1)].mean())
+
+    def aurocs(self, circuit: Collection[Node], place: str | None = None, *, normalise: bool = False) -> np.ndarray:
+        """Area under the ROC curve of every trial's node scores against the nodes of a known circuit, shape (trial,).
+
+        Raises
+        ------
+        BadParameterError
+            If the circuit holds all or none of the scored nodes.
+        """
+        truth = np.array([node in circuit for node in self.nodes])
+        return np.array([roc_of_values(counts, truth).auroc for counts in self.counts(place, normalise=normalise)])
 
     def edges(self, place: str | None = None, *, normalise: bool = False) -> np.ndarray:
         """Mean over trials of the code pairs that only positives have, shape (node, node); see `edge_counts`."""
