@@ -28,6 +28,10 @@ def test_json() -> None:
     assert results[0]["visible"] and results[0]["auroc"]["mean"] == 1
     assert not results[2]["visible"] and "direct effects" in results[2]["reason"]
     assert "2 of 2 planted models" in result.err
+    attribution, random = result.json["methods"]
+    assert (attribution["method"], attribution["n_visible"], attribution["below"]) == ("logit_attribution", 1, [])
+    assert attribution["least"]["auroc"] == 1 >= attribution["floor_least"]["auroc"] >= 0.95
+    assert (random["n_visible"], random["least"], random["floor_mean"]) == (0, {}, {})
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -41,6 +45,7 @@ def test_table() -> None:
     lines = result.out.splitlines()
     assert lines[0].split()[:3] == ["model", "method", "AUROC"]
     assert any("induction-mha" in line and line.endswith("no [2]") for line in lines)
+    assert any(line.startswith("logit_attribution  1            1.000 (floor ") for line in lines)
     assert any(line.startswith("[2] It measures direct effects") for line in lines)
 
 

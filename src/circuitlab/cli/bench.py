@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from circuitlab.cli.output import interval_text, print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from circuitlab.study.planted import PlantedResult, Standing
 
 __all__ = ["app"]
 
@@ -25,15 +30,20 @@ def planted(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
     """Grade every method on models whose circuit is known by construction."""
-    from circuitlab.study.planted import scoreboard  # noqa: PLC0415
+    from circuitlab.study.planted import scoreboard, standings  # noqa: PLC0415
 
     def tell(done: int, total: int) -> None:
         typer.echo(f"{done} of {total} planted models", err=True)
 
     results = scoreboard(method, model, seeds=seeds, pairs=pairs, progress=tell)
     if as_json:
-        print_json({"results": results})
+        print_json({"results": results, "methods": standings(results)})
         return
+    _print_results(results)
+    _print_standings(standings(results))
+
+
+def _print_results(results: list[PlantedResult]) -> None:
     reasons = {one.reason: f"[{i}]" for i, one in enumerate({one.reason: one for one in results if one.reason}.values(), start=1)}
     rows = [
         [
@@ -51,3 +61,18 @@ def planted(
     print_text("")
     for reason, number in reasons.items():
         print_text(f"{number} {reason}")
+
+
+def _print_standings(found: list[Standing]) -> None:
+    """Each method's least AUROC on models that it sees and its mean on all, each with its floor."""
+
+    def cell(reached: dict[str, float], floor: dict[str, float]) -> str:
+        said = f"{reached['auroc']:.3f}" if reached else "-"
+        return said + (f" (floor {floor['auroc']:.2f})" if reached and floor else "")
+
+    rows = [
+        [one.method, str(one.n_visible), cell(one.least, one.floor_least), cell(one.mean, one.floor_mean), ", ".join(one.below) or "-"]
+        for one in found
+    ]
+    print_text("")
+    print_table(["method", "models seen", "least AUROC there", "mean AUROC on all", "below its floor"], rows)

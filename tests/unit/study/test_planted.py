@@ -18,6 +18,8 @@ from circuitlab.model.toy import build_planted, planted_names
 from circuitlab.nodes import Head, Mlp
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.study.planted import (
+    FLOORS,
+    MEASURES,
     REASONS,
     auroc,
     average_precision,
@@ -25,12 +27,14 @@ from circuitlab.study.planted import (
     precision_at_k,
     scoreboard,
     sign_accuracy,
+    standings,
     why_invisible,
 )
 from circuitlab.study.planted.paths import strongest_paths
 
 METRIC = LogitDiff()
 SEEDS = 2
+SLACK = 0.05
 EXACT = {"activation_patching", "path_patching"}
 
 
@@ -129,6 +133,33 @@ def test_methods_find_what_they_can_see(board) -> None:
     assert low == []
     wrong = [f"{one.method} on {one.model}" for one in board if one.visible and one.sign_accuracy["mean"] < 1]
     assert wrong == []
+
+
+def test_no_method_falls_below_its_floors(board) -> None:
+    assert {one.method: one.below for one in standings(board) if one.below} == {}
+
+
+def test_every_method_has_floors_close_below_what_it_reaches(board) -> None:
+    """A method that has improved by more than the slack must have its floor raised."""
+    assert set(FLOORS) == set(list_methods()) - {"random"}
+    for one in standings(board):
+        for reached, floor in ((one.least, one.floor_least), (one.mean, one.floor_mean)):
+            low = {name: (reached[name], floor[name]) for name in MEASURES if floor and reached and reached[name] > floor[name] + SLACK}
+            assert low == {}, one.method
+
+
+def test_standings_tell_what_is_below(board) -> None:
+    sound = [one for one in board if one.method == "activation_patching"]
+    (good,) = standings(sound)
+    assert (good.below, good.least["auroc"], good.n_visible) == ((), 1.0, len(planted_names()) - 2)
+    worse = [replace(one, auroc={"mean": 0.9, "low": 0.9, "high": 0.9}) if one.model == "copy-gqa" else one for one in sound]
+    (bad,) = standings(worse)
+    assert bad.below == ("least auroc",)
+    assert bad.mean["auroc"] == pytest.approx(good.mean["auroc"] - 0.1 / len(sound))
+    flipped = [replace(one, sign_accuracy={"mean": 0.0, "low": 0.0, "high": 0.0}) for one in sound]
+    assert standings(flipped)[0].below == ("least sign_accuracy", "mean sign_accuracy")
+    assert standings(flipped[:3])[0].below == ("least sign_accuracy",), "a part of the models has no mean to be held against"
+    assert standings([one for one in board if one.method == "random"])[0].floor_mean == {}
 
 
 def test_exact_patching_sees_all_but_backups(board) -> None:

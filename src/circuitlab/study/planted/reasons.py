@@ -19,8 +19,8 @@ _SCALE = "To first order the loud head changes the scale of the final norm, alth
 _DROPPED = "Of two layers the only gradient in the mean drops the second, through which alone a node of the first acts."
 
 _FLAT_ATTENTION = (
-    "Relevance of queries or keys alone does not turn the attention of {}: the published softmax rule sees the relevant scores only. "
-    "With rule='ablation' it does."
+    "Relevance of queries or keys alone does not turn the attention of {}: the published softmax rule sees the relevant scores only; "
+    "with rule='ablation' it does."
 )
 _WRITTEN = "It sees what heads write and not what is read: heads that write other tokens' features on clean prompts score, too."
 
