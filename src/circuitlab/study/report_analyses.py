@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from circuitlab.study.report_parts import escape, interval, number, table, told_
 __all__ = ["analysis_sections", "analysis_tables"]
 
 _TINY = 0.001
+_NARROW = 720
+"""Figures up to this width, in pixels, share a row where the page has room."""
 
 
 def analysis_sections(runs: StudyRuns, drawings: Sequence[Drawing]) -> list[tuple[int, str, str, str]]:
@@ -28,7 +31,10 @@ def analysis_sections(runs: StudyRuns, drawings: Sequence[Drawing]) -> list[tupl
         if waiting:
             command = escape(f"circuitlab study run {runs.file}")
             parts.append(f'<p class="note">Not run yet: {escape(", ".join(waiting))}. Run <code>{command}</code>.</p>')
-        parts += [told_figure(drawing) for drawing in drawings if drawing.kind == name]
+        own = (drawing for drawing in drawings if drawing.kind == name)
+        for narrow, some in itertools.groupby(own, lambda drawing: drawing.figure.layout.width <= _NARROW):
+            shown = [f"<div>{told_figure(drawing)}</div>" for drawing in some]
+            parts.append(f'<div class="figures">{"".join(shown)}</div>' if narrow else "".join(shown))
         if found and (numbers := kind.table(found)) is not None:
             rows = [[_cell(value) for value in row] for row in numbers.rows]
             parts.append(f"<details><summary>All numbers as a table</summary>{table(numbers.headings, rows)}</details>")
