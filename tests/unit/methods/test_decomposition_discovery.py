@@ -107,7 +107,7 @@ def test_heads_that_turn_a_later_head_are_found_by_the_ablation_rule() -> None:
 
 
 def test_every_stage_adds_what_is_most_relevant_to_the_circuit_before() -> None:
-    model = tiny_model("llama")
+    model = tiny_model("gemma3", seed=3)
     batch = tiny_batch(model, 4)
     runs = NodeRuns(model, batch, METRIC, ("heads",))
     found = discover_by_relevance(model, batch, METRIC, runs, search=Search(top=0.15, close=0.0, prune=False))
