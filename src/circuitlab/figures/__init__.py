@@ -10,6 +10,8 @@ from circuitlab.figures.fitness import fitness_table
 from circuitlab.figures.heatmap import head_heatmap
 from circuitlab.figures.marks import mark_heatmap
 from circuitlab.figures.overlap import overlap_matrix
+from circuitlab.figures.recursion import StageLike, recursion_diagram
+from circuitlab.figures.relevance import phrase_highlights, relevance_heatmap
 from circuitlab.figures.scatter import scatter_methods
 from circuitlab.figures.scoreboard import scoreboard_table
 from circuitlab.figures.sensitivity import sensitivity_dots
@@ -21,6 +23,7 @@ from circuitlab.figures.upset import upset
 __all__ = [
     "Removal",
     "SizeCurve",
+    "StageLike",
     "circuit_diagram",
     "completeness_scatter",
     "dissociation_bars",
@@ -30,6 +33,9 @@ __all__ = [
     "mark_heatmap",
     "method_agreement",
     "overlap_matrix",
+    "phrase_highlights",
+    "recursion_diagram",
+    "relevance_heatmap",
     "scatter_methods",
     "scoreboard_table",
     "sensitivity_dots",
