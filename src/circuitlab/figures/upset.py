@@ -113,6 +113,7 @@ def upset(
     places = list(range(len(shown)))
     figure.add_trace(_bars(shown, titles or {}), row=1, col=1)
     figure.add_trace(_ticks(shown), row=1, col=1)
+    figure.add_trace(_counts(shown), row=1, col=1)
     for trace in _dots(shown, names):
         figure.add_trace(trace, row=2, col=1)
     labels = [_label(name, circuits[name], titles or {}) for name in names]
@@ -161,9 +162,6 @@ def _bars(shown: list[Intersection], titles: Mapping[str, str]) -> go.Bar:
     return go.Bar(
         x=list(range(len(shown))),
         y=counts,
-        text=counts,
-        textposition="outside",
-        cliponaxis=False,
         marker={"color": HELPS},
         hovertext=texts,
         hoverinfo="text",
@@ -179,6 +177,19 @@ def _ticks(shown: list[Intersection]) -> go.Scatter:
         marker={"symbol": "line-ew", "size": 24, "line": {"width": 2.5, "color": NEUTRAL}},
         hoverinfo="skip",
         name="expected by chance (same number in every layer)",
+    )
+
+
+def _counts(shown: list[Intersection]) -> go.Scatter:
+    """The number of heads, above the bar and its tick."""
+    return go.Scatter(
+        x=list(range(len(shown))),
+        y=rounded([max(len(one.heads), one.chance) for one in shown]),
+        text=[str(len(one.heads)) for one in shown],
+        mode="text",
+        textposition="top center",
+        hoverinfo="skip",
+        showlegend=False,
     )
 
 

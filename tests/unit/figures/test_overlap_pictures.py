@@ -106,10 +106,11 @@ def test_chance_of_an_intersection_is_what_random_circuits_give(circuits) -> Non
 
 def test_upset_draws_sizes_members_and_chance(circuits) -> None:
     figure = figures.upset(circuits)
-    bars, ticks, faint, lines, members = figure.data
+    bars, ticks, counts, faint, lines, members = figure.data
     assert list(bars.y) == [2, 1, 1, 1] and sum(bars.y) == len(set().union(*(c.nodes for c in circuits.values())))
     assert list(ticks.y) == pytest.approx([one.chance for one in intersections(circuits)], rel=1e-5)
     assert set(zip(members.x, members.y, strict=True)) == {(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 1)}
+    assert list(counts.text) == ["2", "1", "1", "1"] and all(y >= z for y, z in zip(counts.y, ticks.y, strict=True))
     assert len(faint.x) == 12 and lines.x.count(None) == 4
     labels = list(figure.layout.yaxis2.ticktext)
     assert labels[0] == "ioi (4)" and labels[2] == "years † (1)"
