@@ -23,10 +23,11 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     """Two tasks compared (or two methods, models or seeds: whatever the table is over).
 
     ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}`` with limits by resampling prompt pairs, selection included;
-    ``intervals`` has them for every measure but ``rbo``. ``containment`` is the share of the first circuit in the second, ``containment_b`` the
-    reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean and the 95 % quantile of the Jaccard index
-    by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all rows (Benjamini-Hochberg);
-    ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot do one of the tasks.
+    ``intervals`` has them for every measure but ``rbo``. ``containment`` is the share of the first circuit in the second,
+    ``containment_b`` the reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean and the 95 %
+    quantile of the Jaccard index by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all
+    rows (Benjamini-Hochberg); ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot
+    do one of the tasks.
     """
 
     task_a: str
