@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import circuitlab.study.build as building
+from circuitlab import Study
 
 from .conftest import command
 
@@ -113,6 +114,18 @@ def test_numbers_of_the_record_reach_figure_table_and_manifest(world, analysed) 
     text = (world / "built/report.html").read_text()
     assert "Do these circuits carry the behaviour?" in text and "Do these methods find what is there?" in text
     assert text.index("Do these circuits") < text.index("Are they the same heads?") < text.index("Do these methods find")
+
+
+def test_a_circuit_of_edges_is_run_and_drawn_with_its_edges(world, study, monkeypatch) -> None:
+    monkeypatch.setattr(building, "image_problem", lambda: "not made: no browser in these tests")
+    chosen = 'methods = ["eap"]\ntasks = ["colors"]\nrule = "top_edges"\nparams = { k = 6 }'
+    more = f"[circuits]\n{chosen}\nn_random = 4\nn_subsets = 2\nn_band = 2\n"
+    study.write_text(study.read_text().replace("logit_attribution", "eap") + more)
+    document("study", "run", str(study))
+    ((_, key), record) = next(iter(Study(study).found().items()))
+    assert key == "colors.eap.top_edges" and len(record["circuit"]["edges"]) == 6 == len(record["scores"])
+    assert record["size"]["elements"] == 6 and record["full"]["faithfulness"] == 1
+    assert f"circuits.{key}.diagram.html" in document("figures", "build", str(study), "--out", "built")["files"]
 
 
 def test_what_has_not_been_run_is_named_and_left_out(world, study, monkeypatch) -> None:

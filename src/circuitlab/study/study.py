@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.store import RunStore
@@ -23,7 +23,7 @@ __all__ = ["Study"]
 
 @dataclass(frozen=True)
 class Study:
-    """A study: every task with every method on one model.
+    """A study: every task with every method on one model, and what its analyses find out.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Study:
         return self.store or RunStore()
 
     def run(self, *, shard: str | None = None, progress: Progress | None = None) -> StudyResult:
-        """Run every cell that is not finished; finished cells are kept. Progress goes to the terminal unless given."""
+        """Run every cell, of scores and of analyses, that is not finished. Progress goes to the terminal unless given."""
         from circuitlab.study.progress import TerminalProgress  # noqa: PLC0415
         from circuitlab.study.run import run_study  # noqa: PLC0415 - reading a finished study needs neither
 
@@ -70,6 +70,11 @@ class Study:
     def scores(self) -> dict[tuple[str, str], HeadScores]:
         """Scores of every cell by (task, method); raises `StoreError` naming the cells that are not finished."""
         return {(run.task_key, run.method_key): run.scores for run in collect(self.file, self.runs).runs}
+
+    def found(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What the study's analyses found so far, as plain data by (analysis, cell); cells that have not been run are left out."""
+        groups = collect(self.file, self.runs).found
+        return {(analysis.name, one.unit.key): one.result for analysis, some in groups for one in some}
 
     def compare(self, method: str | None = None) -> OverlapTable:
         """Overlap of the tasks' circuits under one method; the one that the file names by default.
