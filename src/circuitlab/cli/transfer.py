@@ -47,5 +47,10 @@ def print_transfer(result: FunctionalResult) -> None:
         for row in result.dissociation.rows
     ]
     print_table(["tasks", "on the first", "on the second", "q", "dissociation"], found)
+    for task, ends in table.to_dict(pairs=False)["ends"].items():
+        if not ends["gap"]["low"] * ends["gap"]["high"] > 0:
+            print_text(
+                f"Warning: between full model and all heads ablated, {task} changes by {interval_text(ends['gap'])}: shares mean little."
+            )
     for task, reason in table.left_out.items():
         print_text(f"{task} is left out: {reason}")

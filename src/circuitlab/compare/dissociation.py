@@ -30,7 +30,8 @@ _CONVENTIONS = {
     "p_a, p_b": "one-sided sign-flip permutation of the per-pair contrast (null: own and other heads are exchangeable on every pair)",
     "p": "larger of p_a and p_b (intersection-union): both tasks must depend more on their own heads",
     "q": "Benjamini-Hochberg over pairs of tasks",
-    "verdict": "double: q below alpha; single: one of p_a, p_b below alpha and q not; none: neither; same: no heads of its own",
+    "verdict": "double: q below alpha; single: one of p_a, p_b below alpha and q not; none: neither; same: no heads of its own; "
+    "no gap: the 95 % interval (Student's t) of some task's gap holds 0, so that shares of it mean nothing",
 }
 
 
@@ -265,6 +266,7 @@ class _Tests:
             "p_b": p_values[1],
             "p_interaction": self._p(joint),
             "p": max(p_values),
+            "gaps": [mean_interval(found[task][0].full - found[task][0].empty) for task in pair],
         }
 
     def _p(self, contrast: np.ndarray) -> float:
@@ -275,13 +277,15 @@ class _Tests:
         from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
 
         q: np.ndarray = stats.false_discovery_control([row["p"] for row in rows]) if rows else np.empty(0)
-        return tuple(
-            Dissociation(**row, q=float(value), verdict=self._verdict(row, float(value))) for row, value in zip(rows, q, strict=True)
-        )
+        verdicts = [self._verdict(row, float(value)) for row, value in zip(rows, q, strict=True)]
+        plain = [{name: value for name, value in row.items() if name != "gaps"} for row in rows]
+        return tuple(Dissociation(**row, q=float(value), verdict=said) for row, value, said in zip(plain, q, verdicts, strict=True))
 
     def _verdict(self, row: dict[str, Any], q: float) -> str:
         if any(not one.heads for one in row["knock_outs"] if one.set != "shared"):
             return "same"
+        if not all(gap.excludes_zero() for gap in row["gaps"]):
+            return "no gap"
         if q < self.alpha:
             return "double"
         return "single" if min(row["p_a"], row["p_b"]) < self.alpha else "none"

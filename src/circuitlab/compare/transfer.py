@@ -15,7 +15,7 @@ from circuitlab.circuits.curves import Ends
 from circuitlab.compare.runner import CircuitRunner, common_universe, head_mask, run_named
 from circuitlab.compare.stored import with_nan
 from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
-from circuitlab.scores.intervals import Interval
+from circuitlab.scores.intervals import Interval, mean_interval
 
 __all__ = ["TransferCell", "TransferTable", "transfer_table"]
 
@@ -100,7 +100,13 @@ class TransferTable:
     def to_dict(self, *, pairs: bool = True) -> dict[str, Any]:
         """Plain data; ``pairs`` adds the metric of every pair for the full model, the empty circuit and each circuit."""
         ends = {
-            task: {"full": float(e.full.mean()), "empty": float(e.empty.mean()), "n_pairs": len(e.full)} for task, e in self.ends.items()
+            task: {
+                "full": float(one.full.mean()),
+                "empty": float(one.empty.mean()),
+                "gap": mean_interval(one.full - one.empty).as_dict(),
+                "n_pairs": len(one.full),
+            }
+            for task, one in self.ends.items()
         }
         found: dict[str, Any] = {
             "tasks": list(self.tasks),

@@ -81,6 +81,7 @@ def dissociation_bars(
 
 def _verdict(row: Dissociation) -> str:
     words = {"double": "double dissociation", "single": "single dissociation", "none": "no dissociation", "same": "no heads of its own"}
+    words["no gap"] = "a gap that may be 0"
     return f"<i>{words[row.verdict]}, q = {row.q:.2g}</i>"
 
 

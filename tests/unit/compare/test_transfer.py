@@ -175,6 +175,13 @@ def test_equal_circuits_cannot_dissociate() -> None:
     assert row.verdict == "same" and row.p == 1 and row.knock_out("only_a", "b").effect["mean"] == 0
 
 
+def test_a_gap_that_may_be_zero_gives_no_verdict() -> None:
+    runners = both() | {"b": Additive(TWO * 0.01, 0.5, seed=3)}
+    assert dissociation_table(runners, {"a": A, "b": B}).rows[0].verdict == "no gap"
+    gap = transfer_table(runners, {"a": A, "b": B}, n_random=2).to_dict(pairs=False)["ends"]["b"]["gap"]
+    assert gap["low"] < 0 < gap["high"]
+
+
 def test_the_dissociation_document() -> None:
     table = dissociation_table(both(pairs=5), {"a": A, "b": B}, n_permutations=50)
     said = table.to_dict()
