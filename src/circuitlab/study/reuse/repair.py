@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Repair", "shift_of"]
 
-_AT_ONCE = 4
+_AT_ONCE = 32
+"""Sets of heads that share one unedited run; the logits of all of them are held."""
 _PAIRS = 16
 
 
