@@ -37,7 +37,7 @@ def print_transfer(result: FunctionalResult) -> None:
     for circuit in table.tasks:
         cells = [table.cell(circuit, task) for task in table.tasks]
         rows.append([circuit, *(f"{c.faithfulness['mean']:+.2f}{'*' if c.q is not None and c.q < 0.05 else ''}" for c in cells)])  # noqa: PLR2004
-    rows.append([f"random (n={cells[0].random['n']})", *(f"{table.cell(task, task).random['mean']:+.2f}" for task in table.tasks)])
+    rows.append([f"random (n={cells[0].random['n']:.0f})", *(f"{table.cell(task, task).random['mean']:+.2f}" for task in table.tasks)])
     shared = len(table.shared_heads)
     rows.append([f"shared by all ({shared})", *(f"{float(table.shared[task].mean):+.2f}" for task in table.tasks)])
     print_table(["circuit", *table.tasks], rows)

@@ -91,7 +91,7 @@ def _told(table: TransferTable) -> str:
     said, first = table.conventions, table.cells[0]
     pairs = sorted({len(ends.full) for ends in table.ends.values()})
     parts = [f"{' or '.join(map(str, pairs))} prompt pairs per task", f"other heads: {said.get('ablated_value', 'ablated')}"]
-    return " · ".join([*parts, f"{first.random['n']} random circuits per size"])
+    return " · ".join([*parts, f"{first.random['n']:.0f} random circuits per size"])
 
 
 def _cell(cell: TransferCell, names: list[str], table: TransferTable) -> dict[str, Any]:
