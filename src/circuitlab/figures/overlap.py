@@ -63,10 +63,13 @@ def overlap_matrix(
 def grid_figure(figure: go.Figure, table: OverlapTable, names: list[str], heading: tuple[str, str], theme: Theme) -> go.Figure:
     """Axes, size and heading (title, subtitle) of a square of cells; names of tasks the model cannot do get a dagger."""
     flagged = [not table.circuits[name].ready for name in table.tasks]
-    labels = [wrapped(name, 130, 12) + (" †" if near else "") for name, near in zip(names, flagged, strict=True)]
+    daggers = [" †" if near else "" for near in flagged]
+    labels = [wrapped(name, 130, 12) + dagger for name, dagger in zip(names, daggers, strict=True)]
+    below = [wrapped(name, _CELL, 12) + dagger for name, dagger in zip(names, daggers, strict=True)]
     places = list(range(len(names)))
-    figure.update_xaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[-0.5, len(names) - 0.5])
-    figure.update_xaxes(title_text=table.over, tickangle=-35 if len(names) > 3 else 0)  # noqa: PLR2004 - three labels fit side by side
+    turned = len(names) > 3  # noqa: PLR2004 - three labels fit side by side, in more lines
+    figure.update_xaxes(tickvals=places, ticktext=labels if turned else below, tickangle=-35 if turned else 0, title_text=table.over)
+    figure.update_xaxes(showgrid=False, zeroline=False, range=[-0.5, len(names) - 0.5])
     figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[len(names) - 0.5, -0.5])
     figure.update_yaxes(title_text=table.over)
     side = max(_CELL * len(names), 240)
