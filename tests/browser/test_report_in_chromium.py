@@ -50,7 +50,7 @@ def load(path, profile) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(("name", "plots"), [("report.html", 18), ("successor.activation_patching.heatmap.html", 1)])
+@pytest.mark.parametrize(("name", "plots"), [("report.html", 20), ("successor.activation_patching.heatmap.html", 1)])
 def test_every_plot_is_drawn_and_nothing_is_reported_on_the_console(pages, tmp_path, name, plots) -> None:
     page, log = load(pages / name, tmp_path)
     assert len(re.findall(r'data-drawn="yes"', page)) == plots
