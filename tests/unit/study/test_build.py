@@ -149,7 +149,7 @@ def test_report_says_what_a_reader_needs_without_scripts(built) -> None:
 def test_plots_of_the_report_are_whole_figures(built) -> None:
     text = (built[2] / "report.html").read_text(encoding="utf-8")
     blocks = re.findall(r'<script type="application/json" id="data-[^"]+">(.*?)</script>', text, re.S)
-    assert len(blocks) == 1 + 2 * 2 + 3 * (2 * 2 + 1), "fitness; overlap and UpSet by method; per task two figures by method and both methods"
+    assert len(blocks) == 1 + 2 * 2 + 3 * (2 * 2 + 1), "fitness; overlap and UpSet; by task two of each method, and both"
     assert all(json.loads(block)["data"] for block in blocks)
 
 
