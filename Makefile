@@ -49,9 +49,12 @@ picture: setup  ## Redraw the README's picture from the stored runs (needs Chrom
 	mkdir -p docs/images
 	cp figures/built/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
 
-benchmarks: weights  ## Measure speed and memory and rewrite the README's table (half an hour; run nothing beside it)
+benchmarks: weights  ## Measure speed and memory and rewrite the README's tables (an hour; run nothing beside it)
 	$(BIN)/python benchmarks/bench_patching.py --save
+	$(BIN)/python benchmarks/bench_scaling.py --save
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/bench_methods.py --save
+	$(BIN)/python benchmarks/table_methods.py
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
 	rm -rf figures/built .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""Rewrite the README's table of speed from benchmarks/results/patching.jsonl: `.venv/bin/python benchmarks/table.py`."""
+"""Rewrite the README's table of speed from benchmarks/results/patching.jsonl and scaling.jsonl: `.venv/bin/python benchmarks/table.py`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["between", "table"]
+__all__ = ["between", "page", "scaling", "table"]
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- speed ends -->"
+RESULTS = ROOT / "benchmarks/results"
+_AXES = {
+    "pairs": "pairs",
+    "length": "prompt length, prompts that differ near their end",
+    "length_early": "prompt length, prompts that differ from their beginning",
+    "layers": "layers",
+    "heads": "heads",
+}
 _WORDS = {
     "heads_s2": "all 270 heads, 16 pairs that differ late",
     "heads_abc": "all 270 heads, 8 pairs that differ early",
@@ -51,6 +59,21 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def scaling(lines: list[dict[str, Any]]) -> str:
+    """One sentence: the measured exponent of every axis."""
+    found = "; ".join(f"{_AXES[line['axis']]} ({line['sizes'][0]} to {line['sizes'][-1]}): {line['exponent']:.1f}" for line in lines)
+    return f"Patching every head, seconds grow as a power of {found}."
+
+
+def page() -> str:
+    """What stands between the two marks, from the stored lines."""
+    return f"{table(_lines('patching.jsonl'))}\n\n{scaling(_lines('scaling.jsonl'))}"
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (RESULTS / name).read_text(encoding="utf-8").splitlines()]
+
+
 def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
@@ -64,9 +87,8 @@ def main() -> None:
     """Rewrite the README."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in (ROOT / "benchmarks/results/patching.jsonl").read_text().splitlines()]
     before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n{table(lines)}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{START}\n{page()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,9 +33,10 @@ def lines() -> list[dict]:
 def test_the_readme_shows_the_stored_lines(lines) -> None:
     table = module("table")
     shown = table.between((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert shown == table.table(lines)
+    assert shown == table.page()
+    assert shown.startswith(table.table(lines))
     changed = [{**lines[0], "seconds": lines[0]["seconds"] + 1}, *lines[1:]]
-    assert shown != table.table(changed)
+    assert not shown.startswith(table.table(changed))
 
 
 def test_every_line_has_every_key(lines) -> None:
