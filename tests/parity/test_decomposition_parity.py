@@ -16,7 +16,12 @@ from reference.contextual_decomposition import Choice, decompose, outputs
 
 METRIC = LogitDiff()
 TOLERANCE = 1e-5
-CHOICES = {"exact": Choice(), "published": Choice(eps=1e-8, clip=True), "exact, signs=clipped": Choice(clip=True)}
+CHOICES = {
+    "ablation": Choice(ablation=True),
+    "exact": Choice(),
+    "published": Choice(eps=1e-8, clip=True),
+    "exact, signs=clipped": Choice(clip=True),
+}
 
 
 def slow(hf, batch, pair: int, baseline, choice: Choice) -> float:
@@ -81,7 +86,7 @@ def test_a_span_of_tokens_and_one_position_of_a_head(case) -> None:
 def test_the_mean_of_the_corrupt_prompts_as_baseline(case) -> None:
     model, _, hf = case
     batch = tiny_batch(model, n=3)
-    found = ContextualDecomposition(baseline="mean")(model, batch, METRIC).values("heads")[:, 1]
+    found = ContextualDecomposition(rule="exact", baseline="mean")(model, batch, METRIC).values("heads")[:, 1]
     runs = [outputs(hf, batch.corrupt[pair].tolist()) for pair in range(3)]
     names = [f"a1.h{head}" for head in range(4)]
     means = {name: np.mean([run[name] for run in runs], axis=0) for name in names}
@@ -91,7 +96,7 @@ def test_the_mean_of_the_corrupt_prompts_as_baseline(case) -> None:
 
 def test_the_parity_check_can_fail(case) -> None:
     model, batch, hf = case
-    scores = ContextualDecomposition()(model, batch, METRIC).values("heads")[0, 0]
+    scores = ContextualDecomposition(rule="exact")(model, batch, METRIC).values("heads")[0, 0]
     other = outputs(hf, batch.select([0]).corrupt[0].tolist())
     expected = np.array([slow(hf, batch, 0, {f"a0.h{head}": other[f"a0.h{head}"]}, Choice(clip=True)) for head in range(4)])
     with pytest.raises(AssertionError):

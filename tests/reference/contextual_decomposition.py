@@ -10,10 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Choice:
-    """``eps`` is None for the exact bias split, 1e-8 for the published one; ``clip`` is the published treatment of signs."""
+    """``eps`` is None for the exact bias split, 1e-8 for the published one; ``clip`` is the published treatment of signs. ``ablation``
+    computes the irrelevant part of every step from the irrelevant parts alone, with all biases, and calls the rest relevant."""
 
     eps: float | None = None
     clip: bool = False
+    ablation: bool = False
 
 
 def array(parameter: Any) -> np.ndarray:
@@ -25,6 +27,8 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def split_bias(beta, gamma, bias, of_beta, of_gamma, choice: Choice):
+    if choice.ablation:
+        return beta, gamma + bias
     one, other = np.abs(of_beta), np.abs(of_gamma)
     if choice.eps is not None:
         whole = one + other + choice.eps
@@ -75,6 +79,10 @@ def attention(pair, block: Any, n_heads: int, choice: Choice):
         (bq, gq), (bk, gk), (bv, gv) = ((part[0][:, head], part[1][:, head]) for part in (q, k, v))
         root = np.sqrt(bq.shape[-1])
         relevant, whole = softmax(bq @ bk.T / root), softmax((bq + gq) @ (bk + gk).T / root)
+        if choice.ablation:
+            gamma[:, head] = softmax(gq @ gk.T / root) @ gv
+            beta[:, head] = whole @ (bv + gv) - gamma[:, head]
+            continue
         beta[:, head] = relevant @ bv
         gamma[:, head] = whole @ (bv + gv) - beta[:, head]
     return beta, gamma

@@ -39,8 +39,10 @@ class ContextualDecomposition:
     Parameters
     ----------
     rule : str
-        A name of `circuitlab.methods.decomposition.RULES`, with changes: ``"exact"`` (default), ``"published"`` (loses bias where both
-        parts are tiny), ``"exact, gate=both"``.
+        A name of `circuitlab.methods.decomposition.RULES`, with changes (``"exact, gate=both"``). ``"ablation"`` (default) calls relevant
+        whatever would not be there without the source, the scales of norms held. ``"exact"`` is the published rule without loss: products
+        and attention weights are relevant through relevant factors alone, so that a source which acts only through where later heads
+        attend scores near zero. ``"published"`` also loses bias where both parts are tiny, and clips parts of opposite sign.
     baseline : {"corrupt", "mean", "zero"}
         What of a node's output is irrelevant: its output in the paired corrupt prompt; its mean over the corrupt prompts of the batch, as
         published (then the scores of a pair depend on the other pairs); or nothing.
@@ -54,9 +56,10 @@ class ContextualDecomposition:
     Notes
     -----
     Cost: per pair two forward passes, and for each node the part of one above its layer and after the first relevant position. Not
-    additive: heads that act together are each given what they share. A later head attends by the softmax of the relevant scores alone,
-    which are flat where little is relevant: what acts through where later heads attend scores near zero. ``provenance.measured`` holds
-    the largest deviation of relevant + irrelevant from the activation, found on a sample of sources with both parts carried.
+    additive: heads that act together are each given what they share. The default departs from the paper because the published products
+    miss every planted circuit that works through queries or keys, and the circuits they find on released weights are less faithful.
+    ``provenance.measured`` holds the largest deviation of relevant + irrelevant from the activation, found on a sample of sources with
+    both parts carried.
 
     Raises
     ------
@@ -79,7 +82,7 @@ class ContextualDecomposition:
     cost: ClassVar[str] = "2 forward passes per pair, and per node and pair the part of one above its layer and after the first difference"
     cite: ClassVar[tuple[str, ...]] = ("hsu2024",)
 
-    rule: str = "exact"
+    rule: str = "ablation"
     baseline: Literal["corrupt", "mean", "zero"] = "corrupt"
     parts: tuple[str, ...] = ("heads", "mlps")
     positions: tuple[str, ...] = ("all",)

@@ -38,9 +38,10 @@ SOURCES = (
 )
 
 
+@pytest.mark.parametrize("rule", ["ablation", "exact"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_law_holds(family: str) -> None:
-    assert len(check_method(ContextualDecomposition(), families=(family,))) > 8
+def test_every_law_holds(family: str, rule: str) -> None:
+    assert len(check_method(ContextualDecomposition(rule=rule), families=(family,))) > 8
 
 
 @pytest.mark.parametrize(("rule", "baseline"), list(zip([*RULES.values(), ODD], BASELINES * 2, strict=False)), ids=[*RULES, "odd"])
@@ -121,7 +122,7 @@ def test_the_ablation_rule_is_exact_patching_where_the_scales_of_norms_are_const
         size = np.abs(exact.values(part)).max()
         assert size > 1e-2
         np.testing.assert_allclose(found.values(part), exact.values(part), rtol=0, atol=1e-3 * size)
-        other = ContextualDecomposition()(model, batch, METRIC).values(part)
+        other = ContextualDecomposition(rule="exact")(model, batch, METRIC).values(part)
         assert np.abs(other - exact.values(part)).max() > 0.1 * size
 
 
@@ -154,13 +155,13 @@ def test_metrics_that_are_not_linear_and_metrics_of_the_whole_vocabulary() -> No
     nothing = ProbDiff()(model.unembed(torch.zeros(2, model.spec.d_model)).double(), batch).numpy()
     np.testing.assert_allclose(everything.values[0], everything.clean - nothing, atol=1e-6)
     for metric in (KLDivergence(), ProbDiff(), LogitDiff(reduce="max")):
-        scores = ContextualDecomposition()(model, batch, metric)
+        scores = ContextualDecomposition(rule="exact")(model, batch, metric)
         assert np.abs(scores.values()).max() > 1e-6
 
 
 def test_the_run_reports_its_invariant() -> None:
     model = tiny_model("llama")
-    scores = ContextualDecomposition()(model, tiny_batch(model, 2), METRIC)
+    scores = ContextualDecomposition(rule="exact")(model, tiny_batch(model, 2), METRIC)
     assert run_checks(scores)["invariant"] == {"ok": True, "value": scores.provenance.measured["invariant_error"]}
     measured = {"invariant_error": 1e-3, "invariant_difference": 0.0}
     bad = replace(scores, provenance=msgspec.structs.replace(scores.provenance, measured=measured))

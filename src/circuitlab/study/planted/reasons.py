@@ -18,10 +18,6 @@ _FLAT = (
 _SCALE = "To first order the loud head changes the scale of the final norm, although swapped as a whole it leaves the scale as it was."
 _DROPPED = "Of two layers the only gradient in the mean drops the second, through which alone a node of the first acts."
 
-_FLAT_ATTENTION = (
-    "Relevance of queries or keys alone does not turn the attention of {}: the published softmax rule sees the relevant scores only; "
-    "with rule='ablation' it does."
-)
 _WRITTEN = "It sees what heads write and not what is read: heads that write other tokens' features on clean prompts score, too."
 
 _BY_QUERY_OR_KEY = {
@@ -38,7 +34,6 @@ REASONS: dict[tuple[str, str], str] = {
     **{("attribution_patching", circuit): _FLAT.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     **{("relp", circuit): _SATURATED.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     **{("eap", circuit): _FLAT.format(_BY_QUERY_OR_KEY[circuit][0]) for circuit in ("induction", "names")},
-    **{("contextual_decomposition", circuit): _FLAT_ATTENTION.format(heads) for circuit, (heads, _) in _BY_QUERY_OR_KEY.items()},
     ("atp_star", "names"): _FLAT.format("the movers"),
     **{("atp_star", circuit): _DROPPED for circuit in ("induction", "blocker", "successor")},
     **{(method, "distractor"): _SCALE for method in ("attribution_patching", "atp_star", "eap")},
