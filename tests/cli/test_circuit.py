@@ -110,7 +110,7 @@ def test_a_task_without_fresh_pairs_says_so(world, checkpoint) -> None:
     (world / "tasks" / "pools.toml").write_text('colors = ["red", "blue"]\n', encoding="utf-8")
     result = run(checkpoint, "-n", "2", "--json")
     assert result.code == 0, result.err
-    assert json.loads(result.out)["conventions"]["prompts"].startswith("the 2 pairs that the circuit was picked on")
+    assert json.loads(result.out)["conventions"]["prompts"].startswith("2 of the 2 pairs that were scored")
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,13 @@ _VERSION = 1
 
 def find_backups(seeds: list[Node], model: Model, scores: HeadScores, task: str, store: RunStore) -> dict[str, Any]:
     """Search for backups of some heads on fresh pairs, or find the search in the store; `Backups.to_dict` with ``"seeds"``."""
-    from circuitlab.cli.evaluation import fresh_pairs  # noqa: PLC0415
     from circuitlab.evaluate.stored import about_batch  # noqa: PLC0415
     from circuitlab.methods.base.backups import BackupFinder  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
+    from circuitlab.study.fresh import fresh_pairs  # noqa: PLC0415
     from circuitlab.study.progress import CellProgress  # noqa: PLC0415
 
-    batch, _ = fresh_pairs(model, scores, task)
+    batch, _ = fresh_pairs(model, scores.provenance.task, task=task)
     metric, finder, names = get_metric(scores.provenance.metric), BackupFinder(), [str(seed) for seed in seeds]
     about = {"version": _VERSION, "finder": dataclasses.asdict(finder), "seeds": names, **about_batch(model, batch, metric)}
     with CellProgress(f"{task} x backups"):

@@ -25,7 +25,6 @@ __all__ = [
     "edge_scoring",
     "evaluated",
     "evaluation_settings",
-    "fresh_pairs",
     "print_evaluation",
 ]
 
@@ -87,31 +86,13 @@ def edge_scores(scoring: EdgeScoring, model: Model, scores: HeadScores, task: st
     return store.edges.get_or_compute(where.run_id(), compute)[0]
 
 
-def fresh_pairs(model: Model, scores: HeadScores | EdgeScores, task: str) -> tuple[ContrastBatch, str]:
-    """The pairs that follow the scored ones in the task's stream, and what they are in words.
-
-    Where the task has no further pairs these are the scored ones again, and the words say so.
-    """
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
-    from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
-
-    where = scores.provenance
-    n, variant, seed = where.task.n_pairs, where.task.variant, where.task.seed
-    try:
-        batch = prepare_batch(model, task, 2 * n, variant=variant, seed=seed).select(range(n, 2 * n))
-        prompts = f"{n} fresh pairs: those after the {n} that the circuit was picked on"
-    except BadParameterError:
-        batch = prepare_batch(model, task, n, variant=variant, seed=seed)
-        prompts = f"the {n} pairs that the circuit was picked on (the task has too few for fresh ones): measures are optimistic"
-    return batch, prompts
-
-
 def evaluated(settings: StoredEvaluate, model: Model, scores: HeadScores | EdgeScores, found: Circuit, task: str) -> dict[str, Any]:
     """Evaluate a circuit on fresh pairs, or find its evaluation in the store, and give the document's measures."""
     from circuitlab.metrics import get_metric  # noqa: PLC0415
+    from circuitlab.study.fresh import fresh_pairs  # noqa: PLC0415
     from circuitlab.study.progress import CellProgress  # noqa: PLC0415
 
-    batch, prompts = fresh_pairs(model, scores, task)
+    batch, prompts = fresh_pairs(model, scores.provenance.task, task=task)
     with CellProgress(f"{task} x evaluation"):
         measured, cached = settings(found, model, batch, get_metric(scores.provenance.metric), scores)
     return measured | {"conventions": measured["conventions"] | {"prompts": prompts}, "cached": cached}

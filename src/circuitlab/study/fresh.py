@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["fresh_pairs"]
 
 
-def fresh_pairs(model: Model, where: TaskRef, n: int | None = None) -> tuple[ContrastBatch, str]:
+def fresh_pairs(model: Model, where: TaskRef, n: int | None = None, task: str | None = None) -> tuple[ContrastBatch, str]:
     """The pairs that follow the scored ones in the task's stream, and a sentence that says so.
 
     Parameters
@@ -25,6 +25,8 @@ def fresh_pairs(model: Model, where: TaskRef, n: int | None = None) -> tuple[Con
         The pairs that were scored.
     n : int, optional
         How many pairs; as many as were scored otherwise.
+    task : str, optional
+        The task's name or file; its id in ``where`` otherwise.
 
     Returns
     -------
@@ -35,11 +37,11 @@ def fresh_pairs(model: Model, where: TaskRef, n: int | None = None) -> tuple[Con
     """
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415 - torch
 
-    used = where.n_pairs
+    used, source = where.n_pairs, task or where.id
     wanted = n or used
     try:
-        batch = prepare_batch(model, where.id, used + wanted, variant=where.variant, seed=where.seed)
+        batch = prepare_batch(model, source, used + wanted, variant=where.variant, seed=where.seed)
     except BadParameterError:
-        batch = prepare_batch(model, where.id, used, variant=where.variant, seed=where.seed).select(range(min(wanted, used)))
+        batch = prepare_batch(model, source, used, variant=where.variant, seed=where.seed).select(range(min(wanted, used)))
         return batch, f"{batch.n_pairs} of the {used} pairs that were scored (the task has too few others): numbers are optimistic"
     return batch.select(range(used, used + wanted)), f"{wanted} fresh pairs: those after the {used} that were scored"
