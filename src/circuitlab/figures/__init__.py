@@ -2,6 +2,7 @@
 
 from circuitlab.figures.agreement import method_agreement
 from circuitlab.figures.bars import top_heads
+from circuitlab.figures.code_map import code_map, code_table
 from circuitlab.figures.completeness import Removal, completeness_scatter
 from circuitlab.figures.curve import SizeCurve, faithfulness_curve
 from circuitlab.figures.diagram import circuit_diagram
@@ -12,10 +13,13 @@ from circuitlab.figures.marks import mark_heatmap
 from circuitlab.figures.overlap import overlap_matrix
 from circuitlab.figures.recursion import StageLike, recursion_diagram
 from circuitlab.figures.relevance import phrase_highlights, relevance_heatmap
+from circuitlab.figures.repair import repair_bars
+from circuitlab.figures.roc import auroc_by_examples, roc_curves
 from circuitlab.figures.scatter import scatter_methods
 from circuitlab.figures.scoreboard import scoreboard_table
 from circuitlab.figures.sensitivity import sensitivity_dots
 from circuitlab.figures.stability import stability_curves
+from circuitlab.figures.stages import stage_heatmaps
 from circuitlab.figures.theme import template, themed
 from circuitlab.figures.transfer import transfer_matrix
 from circuitlab.figures.upset import upset
@@ -24,7 +28,10 @@ __all__ = [
     "Removal",
     "SizeCurve",
     "StageLike",
+    "auroc_by_examples",
     "circuit_diagram",
+    "code_map",
+    "code_table",
     "completeness_scatter",
     "dissociation_bars",
     "faithfulness_curve",
@@ -36,10 +43,13 @@ __all__ = [
     "phrase_highlights",
     "recursion_diagram",
     "relevance_heatmap",
+    "repair_bars",
+    "roc_curves",
     "scatter_methods",
     "scoreboard_table",
     "sensitivity_dots",
     "stability_curves",
+    "stage_heatmaps",
     "template",
     "themed",
     "top_heads",
