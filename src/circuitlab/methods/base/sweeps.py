@@ -39,11 +39,14 @@ Precision: TypeAlias = Literal["full", "bf16_difference"]
 _TOKENS_TOGETHER = 6144
 """Positions of all edited runs that go up together: enough for large matrix products in the lower layers too."""
 
-_TOKENS_UNEDITED = 384
+_TOKENS_UNEDITED = 512
 """Positions of unedited runs that go through the model together; more only costs memory."""
 
 _SHARED = 0.4
-"""From which share of common positions on the corrupt run starts from the clean run's keys and values."""
+"""From which share of common positions on the corrupt run starts from the clean run's keys and values..."""
+
+_FEWEST = 64
+"""...if at least so many positions are left to run: small matrix products cost more than they save."""
 
 _WASTE = 1.15
 """How much longer the shared window of a chunk may be than the pairs' own windows together."""
@@ -93,7 +96,8 @@ class _Exact:
 
         differ = batch.first_difference()
         first, n = int(torch.minimum(differ, batch.end).min()), batch.n_pairs
-        if first < _SHARED * batch.clean.shape[1]:  # both runs in one pass: few prompts make small matrix products
+        length = batch.clean.shape[1]
+        if first < _SHARED * length or n * (length - first) < _FEWEST:  # both runs in one pass: few prompts make small matrix products
             both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first)
             return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
         clean = self.engine.base_run(batch.clean, batch.end, sites, first=first)
@@ -224,8 +228,10 @@ def like_pairs(batch: ContrastBatch, size: int, todo: Sequence[int] | None = Non
 
 
 def unedited_together(batch: ContrastBatch) -> int:
-    """How many pairs are run unedited together."""
-    return max(1, min(batch.n_pairs, round(_TOKENS_UNEDITED / (2 * float((batch.end + 1).float().mean())))))
+    """How many pairs are run unedited together, in even shares: a small rest would run at a fraction of the speed."""
+    most = max(1, round(_TOKENS_UNEDITED / (2 * float((batch.end + 1).float().mean()))))
+    shares = -(-batch.n_pairs // most)
+    return -(-batch.n_pairs // shares)
 
 
 def pairs_together(batch: ContrastBatch, interventions: int) -> int:

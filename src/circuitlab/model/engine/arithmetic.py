@@ -70,22 +70,35 @@ class Reusing:
 class Difference:
     """``base_out + bf16(x - base_in) @ bf16(W)``: rounding is relative to what an edit changed, not to the activation itself.
 
-    Rounded weights are kept, one copy per map, for as long as this object lives.
+    Rounded weights are kept, one copy per map, for as long as this object lives. Products use memory anew as `Reusing` does, but for the
+    last of a layer, of which several blocks keep theirs.
     """
 
     rounded: dict[int, Tensor] = field(default_factory=dict)
+    memory: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
 
     def of(self, base: BaseLinears, place: Place, first: int) -> Multiply:
         """Multiplication for one layer on the positions of ``place``; the base run's values begin at position ``first``."""
+        read: list[Tensor] = []  # an input and its rounded change: maps that read the same input share them
 
         def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
             whole = name in {"q", "k", "v"}  # projected on the whole window, also where the output is wanted at one position
             entered, left = (place.cut(part, first, whole=whole) for part in base[name])
+            if not read or read[0] is not x:
+                read[:] = [x, (x - entered).to(torch.bfloat16).reshape(-1, x.shape[-1])]
             weight = self.rounded.get(id(linear))
             if weight is None:
                 weight = self.rounded[id(linear)] = linear.weight.to(torch.bfloat16)
-            change = (x - entered).to(torch.bfloat16)
-            out = (change.reshape(-1, change.shape[-1]) @ weight).to(x.dtype).unflatten(0, x.shape[:-1])
-            return out.add_(left)
+            out = torch.mm(read[1], weight, out=self._room("product", read[1], weight.shape[1]))
+            wide = out.to(x.dtype) if name == "down" else self._room(name, x, weight.shape[1]).copy_(out)
+            return wide.unflatten(0, x.shape[:-1]).add_(left)
 
         return multiply
+
+    def _room(self, name: str, like: Tensor, width: int) -> Tensor:
+        """Memory for one product per row of a tensor, in its dtype."""
+        rows = like.numel() // like.shape[-1]
+        held = self.memory.get((name, like.dtype))
+        if held is None or held.numel() < rows * width:
+            held = self.memory[name, like.dtype] = like.new_empty(rows * width)
+        return held[: rows * width].view(rows, width)
