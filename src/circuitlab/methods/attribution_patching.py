@@ -76,7 +76,7 @@ class AttributionPatching:
     parts: tuple[str, ...] = ("heads", "mlps")
     site: Literal["z", "q", "k", "v", "pattern"] = "z"
     positions: tuple[str, ...] = ("all",)
-    pairs_per_pass: int = field(default=16, metadata={"identity": False})
+    pairs_per_pass: int = field(default=8, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         check_direction(self.direction, self.pairs_per_pass)
