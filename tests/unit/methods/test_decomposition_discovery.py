@@ -118,7 +118,7 @@ def test_every_stage_adds_what_is_most_relevant_to_the_circuit_before() -> None:
     last = max(first.circuit).layer
     heads = [head for head in runs.elements if head not in first.circuit and head.layer < last]
     sources, targets = [Source((head,)) for head in heads], [Target(head) for head in first.circuit]
-    to_each = relevance_to_targets(model, batch, sources, targets).mean(-1)
+    to_each = relevance_to_targets(model, batch, sources, targets, ContextualDecomposition().options).mean(-1)
     expected = dict(zip(heads, normalised_by_layer(to_each.sum(-1), sources), strict=True))
     assert second.relevance == pytest.approx(expected, rel=1e-4)
     assert set(second.added) == set(sorted(heads, key=lambda head: -expected[head])[:2])
