@@ -10,13 +10,15 @@ import plotly.graph_objects as go
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.layer_axes import layer_axes
 from circuitlab.figures.placement import Placement, curve_of, place_circuit
 from circuitlab.figures.theme import HINDERS, NEUTRAL, Theme
 from circuitlab.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid
 
 __all__ = ["circuit_diagram"]
 
-_COLUMN, _ROW = 56, 60
+_LEAST = 420
+"""Pixels that the title needs."""
 """Pixels between columns and between rows."""
 
 _GOLDEN = 0.618
@@ -94,7 +96,7 @@ def circuit_diagram(
     for kind in _LOOKS:
         if nodes := [node for node in placed.at if type(node) is kind]:
             figure.add_trace(_nodes(nodes, placed, known))
-    width, height = _axes(figure, placed)
+    width, height = layer_axes(figure, placed, least=_LEAST)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
     edges = "" if circuit.edges is None else f" and {len(circuit.edges)} edges"
     frame = Frame(
@@ -108,25 +110,6 @@ def circuit_diagram(
         margin_bottom=64,
     )
     return finish(figure, frame, theme)
-
-
-def _axes(figure: go.Figure, placed: Placement) -> tuple[int, int]:
-    """Set ranges that hold everything drawn, and return the pixels they take across and up."""
-    x = [value for trace in figure.data for value in trace.x if value is not None]
-    y = [place[1] for place in placed.at.values()]
-    low, high = min(y) - 0.6, max(y) + 0.6
-    # At least as wide as the title needs; a column has the same width in every diagram.
-    half, middle = max((max(x) - min(x)) / 2 + 0.9, 210 / _COLUMN), (max(x) + min(x)) / 2
-    figure.update_xaxes(visible=False, range=rounded([middle - half, middle + half]))
-    figure.update_yaxes(
-        title_text="layer",
-        tickvals=rounded(list(placed.layers.values())),
-        ticktext=[str(layer) for layer in placed.layers],
-        range=rounded([low, high]),
-        showgrid=False,
-        zeroline=False,
-    )
-    return round(2 * half * _COLUMN), round(_ROW * (high - low))
 
 
 def _draw_readers(figure: go.Figure, placed: Placement) -> None:

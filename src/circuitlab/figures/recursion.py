@@ -10,13 +10,15 @@ import plotly.graph_objects as go
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.layer_axes import layer_axes
 from circuitlab.figures.placement import Placement, curve_of, place_circuit
 from circuitlab.figures.theme import NEUTRAL, Theme
 from circuitlab.nodes import Edge, Head, Logits, Node
 
 __all__ = ["StageLike", "recursion_diagram"]
 
-_COLUMN, _ROW = 56, 60
+_LEAST = 480
+"""Pixels that the title needs."""
 _COLOURS = ("#2a6fae", "#b8862b", "#3f9585", "#8e6bbf", "#c2538b", "#5b6570")
 """One for each stage; white text reads on all of them."""
 
@@ -92,7 +94,7 @@ def recursion_diagram(
     for number, stage in enumerate(stages):
         if heads := [head for head in first if first[head] == number]:
             figure.add_trace(_heads(heads, placed, circuit, (number, stage.value)))
-    width, height = _axes(figure, placed)
+    width, height = layer_axes(figure, placed, least=_LEAST)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
     frame = Frame(
         title or f"{len(circuit)} heads in {len(stages)} stages",
@@ -182,21 +184,3 @@ def _end(placed: Placement) -> go.Scatter:
     marker = {"symbol": "square", "size": 40, "color": NEUTRAL}
     text = {"text": ["logits"], "textfont": {"size": 10, "color": "#ffffff"}, "textposition": "middle center"}
     return go.Scatter(text, x=[x], y=[y], mode="markers+text", marker=marker, hoverinfo="skip", showlegend=False, meta="end")
-
-
-def _axes(figure: go.Figure, placed: Placement) -> tuple[int, int]:
-    """Set ranges that hold everything drawn, and return the pixels they take across and up."""
-    x = [value for trace in figure.data for value in trace.x if value is not None]
-    y = [place[1] for place in placed.at.values()]
-    low, high = min(y) - 0.6, max(y) + 0.6
-    half, middle = max((max(x) - min(x)) / 2 + 0.9, 240 / _COLUMN), (max(x) + min(x)) / 2
-    figure.update_xaxes(visible=False, range=rounded([middle - half, middle + half]))
-    figure.update_yaxes(
-        title_text="layer",
-        tickvals=rounded(list(placed.layers.values())),
-        ticktext=[str(layer) for layer in placed.layers],
-        range=rounded([low, high]),
-        showgrid=False,
-        zeroline=False,
-    )
-    return round(2 * half * _COLUMN), round(_ROW * (high - low))

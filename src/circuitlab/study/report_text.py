@@ -58,7 +58,7 @@ def null_text(runs: StudyRuns) -> str:
         "Chance is not zero: <b>the null keeps how many heads each circuit has in every layer and draws which ones at random</b>, "
         "since circuits tend to sit in the same layers whatever the task. "
         "<b>An overlap counts only as far as it exceeds what those draws give</b>, and its p-value is corrected over all pairs of tasks "
-        "(q).</p><p>Below the diagonal: the observed index with its bootstrap interval. Above: how much it exceeds chance; * q &lt; 0.05, "
+        "(q).</p><p>Below the diagonal: the observed index with its 95 % interval. Above: how much it exceeds chance; * q &lt; 0.05, "
         "** q &lt; 0.01, *** q &lt; 0.001, ns otherwise. On the diagonal, in italics: the index between two random halves of a task's own "
         "prompts. Halves hold half the pairs, so this is a cautious ceiling for what any overlap could reach.</p>"
     )
