@@ -17,7 +17,7 @@ from circuitlab.compare.score_map import score_map
 from circuitlab.compare.shrinkage import plausible_means
 from circuitlab.testing.fakes import fake_scores
 
-LAYERS, HEADS, K = 12, 9, 12
+LAYERS, HEADS, K = 12, 9, 20
 NODES = LAYERS * HEADS
 DEPTH = np.repeat(0.15 + np.exp(-(((np.arange(LAYERS) - 8) / 2.0) ** 2)), HEADS)
 STEEP = np.repeat(0.02 + np.exp(-(((np.arange(LAYERS) - 8) / 1.3) ** 2)), HEADS)
@@ -48,13 +48,19 @@ def simulated(share, n, noise, rng, depth=DEPTH):
     return means, [mean + (0.2 + np.abs(mean)) * error for mean, error in zip(means, errors, strict=True)]
 
 
-def held(statistic, interval, regime, repeats):
+def scaled_by_prompts(share, n, noise, rng, depth=DEPTH):
+    """The same with less noise of single heads, and prompts that scale all heads of a task together."""
+    means, data = simulated(share, n, noise, rng, depth)
+    return means, [mean * (1 + rng.normal(size=(n, 1))) + 0.3 * (one - mean) for mean, one in zip(means, data, strict=True)]
+
+
+def held(statistic, interval, regime, repeats, simulate=simulated):
     """Whether each interval holds the truth."""
     share, n, noise, depth = regime
     rng = np.random.default_rng(0)
     found = []
     for repeat in range(repeats):
-        means, data = simulated(share, n, noise, rng, depth)
+        means, data = simulate(share, n, noise, rng, depth)
         limits = interval(data, bool(noise), repeat)
         truth = float(statistic(*(mean[None] for mean in means))[0])
         found.append(limits.low - 1e-9 <= truth <= limits.high + 1e-9)
@@ -77,9 +83,22 @@ def percentile_interval(data, paired, seed):
 
 
 def test_jaccard_intervals_cover_within_two_points_of_nominal():
-    rates = [held(overlap_of_tops, jaccard_interval, regime, 60) for regime in REGIMES]
-    assert np.mean(rates) == pytest.approx(0.95, abs=0.02)
-    assert min(np.mean(rate) for rate in rates) >= 0.91
+    plain = [held(overlap_of_tops, jaccard_interval, regime, 60) for regime in REGIMES]
+    scaled = [held(overlap_of_tops, jaccard_interval, regime, 60, scaled_by_prompts) for regime in REGIMES]
+    assert np.mean(plain + scaled) == pytest.approx(0.95, abs=0.02)
+    assert min(np.mean(rate) for rate in plain) >= 0.91
+    assert min(np.mean(rate) for rate in scaled) >= 0.88
+
+
+def test_prompts_that_scale_all_heads_together_do_not_widen_jaccard_intervals():
+    rng, widths = np.random.default_rng(1), []
+    for seed in range(25):
+        means, data = scaled_by_prompts(0.6, 16, 0.0, rng, STEEP)
+        steady = [one - np.outer(one @ mean / (mean @ mean) - 1, mean) for mean, one in zip(means, data, strict=True)]
+        limits = [jaccard_interval(one, False, seed) for one in (data, steady)]
+        widths.append([float(one.high - one.low) for one in limits])
+    scaled, unscaled = np.mean(widths, axis=0)
+    assert scaled < 1.5 * unscaled
 
 
 def test_spearman_intervals_cover_within_two_points_of_nominal():
