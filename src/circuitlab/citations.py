@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from circuitlab.errors import UnknownNameError
 
-__all__ = ["CITATIONS", "bibtex", "cite", "keys_for"]
+__all__ = ["CITATIONS", "STATISTICS", "bibtex", "cite", "keys_for"]
 
 CITATIONS: dict[str, tuple[str, str, str, str]] = {
+    "anderson2001": (
+        "A new method for non-parametric multivariate analysis of variance",
+        "Anderson, Marti J.",
+        "2001",
+        "Austral Ecology 26, 32-46",
+    ),
+    "benjamini1995": (
+        "Controlling the False Discovery Rate: A Practical and Powerful Approach to Multiple Testing",
+        "Benjamini, Yoav and Hochberg, Yosef",
+        "1995",
+        "Journal of the Royal Statistical Society B 57, 289-300",
+    ),
     "conmy2023": (
         "Towards Automated Circuit Discovery for Mechanistic Interpretability",
         "Conmy, Arthur and Mavor-Parker, Augustine N. and Lynch, Aengus and Heimersheim, Stefan and Garriga-Alonso, Adria",
@@ -49,7 +61,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2023",
         "AI Alignment Forum",
     ),
-    "heimersheim2024": ("How to use and interpret activation patching", "Heimersheim, Stefan and Nanda, Neel", "2024", "arXiv:2404.15255"),
+    "heimersheim2024": (
+        "How to use and interpret activation patching",
+        "Heimersheim, Stefan and Nanda, Neel",
+        "2024",
+        "arXiv:2404.15255",
+    ),
     "hsu2024": (
         "Efficient Automated Circuit Discovery in Transformers using Contextual Decomposition",
         "Hsu, Aliyah R. and others",
@@ -67,6 +84,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Kramar, Janos and Lieberum, Tom and Shah, Rohin and Nanda, Neel",
         "2024",
         "arXiv:2403.00745",
+    ),
+    "lex2014": (
+        "UpSet: Visualization of Intersecting Sets",
+        "Lex, Alexander and Gehlenborg, Nils and Strobelt, Hendrik and Vuillemot, Romain and Pfister, Hanspeter",
+        "2014",
+        "IEEE Transactions on Visualization and Computer Graphics 20, 1983-1992",
+    ),
+    "liu2008": (
+        "Statistical Significance of Clustering for High-Dimension, Low-Sample Size Data",
+        "Liu, Yufeng and Hayes, David Neil and Nobel, Andrew and Marron, J. S.",
+        "2008",
+        "Journal of the American Statistical Association 103, 1281-1293",
     ),
     "lv2024": (
         "Interpreting Key Mechanisms of Factual Recall in Transformer-Based Language Models",
@@ -98,17 +127,35 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "arXiv:2405.12522",
     ),
+    "stephens2017": (
+        "False discovery rates: a new deal",
+        "Stephens, Matthew",
+        "2017",
+        "Biostatistics 18, 275-294",
+    ),
     "syed2023": (
         "Attribution Patching Outperforms Automated Circuit Discovery",
         "Syed, Aaquib and Rager, Can and Conmy, Arthur",
         "2023",
         "arXiv:2310.10348",
     ),
+    "urbut2019": (
+        "Flexible statistical methods for estimating and testing effects in genomic studies with multiple conditions",
+        "Urbut, Sarah M. and Wang, Gao and Carbonetto, Peter and Stephens, Matthew",
+        "2019",
+        "Nature Genetics 51, 187-195",
+    ),
     "wang2022": (
         "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small",
         "Wang, Kevin and Variengien, Alexandre and Conmy, Arthur and Shlegeris, Buck and Steinhardt, Jacob",
         "2022",
         "arXiv:2211.00593",
+    ),
+    "webber2010": (
+        "A similarity measure for indefinite rankings",
+        "Webber, William and Moffat, Alistair and Zobel, Justin",
+        "2010",
+        "ACM Transactions on Information Systems 28, 20",
     ),
     "zhang2024": (
         "Towards Best Practices of Activation Patching in Language Models: Metrics and Methods",
@@ -125,6 +172,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
 }
 """Title, authors, year and venue by key."""
 
+STATISTICS: dict[str, tuple[str, ...]] = {
+    "compare": ("benjamini1995", "lex2014", "stephens2017", "urbut2019", "webber2010"),
+    "stability": ("anderson2001", "liu2008"),
+}
+"""What comparisons of circuits, and the check of a task's prompts for several mechanisms, stand on."""
+
 
 def bibtex(key: str) -> str:
     """The BibTeX entry of a key; an unknown key raises `UnknownNameError`."""
@@ -135,17 +188,19 @@ def bibtex(key: str) -> str:
 
 
 def keys_for(name: str) -> list[str]:
-    """Citation keys of a task, a method, or a key itself."""
+    """Citation keys of a task, a method, the statistics of ``compare`` or ``stability``, or a key itself."""
     from circuitlab.methods import method_classes  # noqa: PLC0415 - only this command needs it
     from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
 
     if name in CITATIONS:
         return [name]
+    if name in STATISTICS:
+        return list(STATISTICS[name])
     if name in list_tasks():
         return load_task(name).cite
     if name in method_classes():
         return list(method_classes()[name].cite)
-    raise UnknownNameError("task, method or citation", name, [*CITATIONS, *list_tasks(), *method_classes()])
+    raise UnknownNameError("task, method or citation", name, [*CITATIONS, *STATISTICS, *list_tasks(), *method_classes()])
 
 
 def cite(name: str) -> str:

@@ -53,9 +53,42 @@ def test_text_gives_the_chance_level_and_warns(shared) -> None:
     assert "Warning: colors is not ready" in result.err and "Warning" not in result.out
 
 
+def test_methods_are_compared_on_one_task(world, checkpoint) -> None:
+    asked = ["colors", "--methods", "logit_attribution,activation_patching", "--metric", "logit_diff"]
+    asked += ["--model", str(checkpoint), "-n", "4", "-k", "3"]
+    result = command("compare", *asked, "--json")
+    assert result.code == 0, result.err
+    assert (result.json["over"], result.json["method"]) == ("method", "logit_attribution, activation_patching")
+    (pair,) = result.json["pairs"]
+    assert (pair["task_a"], pair["task_b"]) == ("logit_attribution", "activation_patching")
+    assert "logit_attribution ~ activation_patching" in command("compare", *asked).out
+
+
+def test_edges_are_compared_where_a_method_scores_them(world, checkpoint) -> None:
+    where = ["--model", str(checkpoint), "-n", "4"]
+    result = command("compare", "colors", "shades", "--method", "eap", "--edges", "6", *where, "--json")
+    assert result.code == 0, result.err
+    assert result.json["level"] == "edges"
+    for circuit in result.json["circuits"].values():
+        assert len(circuit["edges"]) == 6
+    (pair,) = result.json["pairs"]
+    assert pair["shared"] and all("->" in edge for edge in pair["shared"])
+    both = command("compare", "colors", "--methods", "eap,eap_ig", "--edges", "6", *where, "--json")
+    assert both.code == 0, both.err
+    assert both.json["pairs"][0]["jaccard"]["mean"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ("colors shades --methods eap,relp", "needs one task; got colors, shades"),
+        ("--methods eap,relp", "needs one task; got none"),
+        ("colors --methods eap", "needs two different methods; got eap"),
+        ("colors --methods eap,relpp", "Did you mean 'relp'"),
+        ("colors --methods eap,eap_ig --param steps=3", "does not say which"),
+        ("colors --methods eap,eap_ig --transfer", "not with --methods"),
+        ("colors shades --method eap --edges 5 --transfer", "not with --edges"),
+        ("colors shades --edges 5", "needs scores of edges"),
         ("", "got none"),
         ("--tasks colors", "needs two different tasks; got colors"),
         ("--tasks colors,colors", "needs two different tasks"),

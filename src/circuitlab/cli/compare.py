@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from circuitlab.cli import options
+from circuitlab.cli import evaluation, options
 from circuitlab.cli.output import interval_text, print_json, print_table, print_text
-from circuitlab.cli.scoring import Request, scored_tasks
+from circuitlab.cli.scoring import Request, method_params, scored_cells
 from circuitlab.cli.transfer import print_transfer, transferred
 
 if TYPE_CHECKING:
+    from circuitlab.cli.evaluation import EdgeScoring
     from circuitlab.compare import OverlapTable
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.edge_scores import EdgeScores
+    from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["compare"]
 
 _NAMES = typer.Argument(None, help="Tasks, as words.")
 _LIST = typer.Option(None, "--tasks", help="Tasks, separated by commas; the same as naming them as words.")
+_METHODS = typer.Option(None, "--methods", help="Compare methods, separated by commas, on one task, in place of tasks.")
+_EDGES = typer.Option(None, "--edges", min=1, help="Compare this many edges instead of heads; for methods that score edges (eap, eap_ig).")
 _NULL = typer.Option(
     "layer_stratified",
     "--null",
@@ -34,25 +41,36 @@ def compare(
     task_list: str = _LIST,
     model: str = options.MODEL,
     method: str = options.METHOD,
+    methods: str = _METHODS,
     pairs: int = options.PAIRS,
+    variant: str = options.VARIANT,
     seed: int = options.SEED,
     metric: str = options.METRIC,
     param: list[str] = options.PARAM,
     store: Path = options.STORE,
     top: int = options.TOP,
+    edges: int = _EDGES,
     null: str = _NULL,
     transfer: bool = _TRANSFER,
     transfer_pairs: int = _TRANSFER_PAIRS,
     as_json: bool = options.JSON,
 ) -> None:
-    """Compare the circuits of two or more tasks: overlap with its chance level, rank agreement, intervals."""
+    """Compare the circuits of tasks, or of methods on one task: overlap with its chance level, rank agreement, intervals."""
     from circuitlab.circuits import TopK  # noqa: PLC0415
-    from circuitlab.compare import Sampling, compare_tasks  # noqa: PLC0415
+    from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
+    from circuitlab.compare import Sampling, compare_methods, compare_tasks  # noqa: PLC0415
 
-    names, sampling = _named(tasks, task_list), Sampling(null=null)  # type: ignore[arg-type]
-    scored, loaded = scored_tasks(names, Request(model, method, pairs, None, seed, metric, param, store))
-    scores = {name: one.scores for name, one in zip(names, scored, strict=True)}
-    table = compare_tasks(scores, TopK(top), sampling)
+    asked = _Asked(_listed(tasks, task_list), _listed(None, methods), method)
+    asked.check(several_params=bool(param), edges=bool(edges), transfer=transfer)
+    sampling = Sampling(null=null)  # type: ignore[arg-type]
+    scoring = [evaluation.edge_scoring(name, method_params(param)) for _, name in asked.cells] if edges else []
+    scored, loaded = scored_cells(asked.cells, Request(model, method, pairs, variant, seed, metric, param, store))
+    scores = dict(zip(asked.names, (one.scores for one in scored), strict=True))
+    over = compare_methods if asked.methods else compare_tasks
+    if edges:
+        table = over(_of_edges(asked, scoring, scores, loaded, store), TopEdges(edges), sampling)
+    else:
+        table = over(scores, TopK(top), sampling)
     measured = transferred(loaded, scores, table.circuits, store, transfer_pairs) if transfer else None
     if as_json:
         print_json(table.to_dict() | {"transfer": None if measured is None else measured.to_dict()})
@@ -62,16 +80,54 @@ def compare(
         print_transfer(measured)
 
 
-def _named(words: list[str] | None, listed: str | None) -> list[str]:
-    """Tasks given as words, by commas, or both; each once, in order."""
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
+@dataclass(frozen=True)
+class _Asked:
+    """What is compared: tasks by one method, or methods on one task."""
 
+    tasks: list[str]
+    methods: list[str]
+    method: str
+
+    @property
+    def names(self) -> list[str]:
+        return self.methods or self.tasks
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Task and method of everything that is compared."""
+        return [(self.tasks[0], name) for name in self.methods] or [(task, self.method) for task in self.tasks]
+
+    def check(self, *, several_params: bool, edges: bool, transfer: bool) -> None:
+        """Raise where this cannot be compared."""
+        from circuitlab.errors import BadParameterError  # noqa: PLC0415
+
+        if self.methods and len(self.tasks) != 1:
+            what = f"Comparing methods needs one task; got {', '.join(self.tasks) or 'none'}."
+            raise BadParameterError(what, "Name one task, or leave out --methods to compare tasks.")
+        if len(self.names) < 2:  # noqa: PLR2004
+            what = f"Comparing needs two different {'methods' if self.methods else 'tasks'}; got {', '.join(self.names) or 'none'}."
+            raise BadParameterError(what, f"Name another {'method' if self.methods else 'task'}.")
+        if self.methods and several_params:
+            raise BadParameterError("--param does not say which of the --methods it is for.", "Leave it out, or use the Python interface.")
+        if transfer and (edges or self.methods):
+            what = f"--transfer runs circuits of heads of several tasks, not with {'--edges' if edges else '--methods'}."
+            raise BadParameterError(what, "Leave one of the two out.")
+
+
+def _listed(words: list[str] | None, listed: str | None) -> list[str]:
+    """Names given as words, by commas, or both; each once, in order."""
     given = [*(words or []), *(name.strip() for name in (listed or "").split(",") if name.strip())]
-    names = list(dict.fromkeys(given))
-    if len(names) < 2:  # noqa: PLR2004
-        what = f"Comparing needs two different tasks; got {', '.join(given) or 'none'}."
-        raise BadParameterError(what, "Name another task.")
-    return names
+    return list(dict.fromkeys(given))
+
+
+def _of_edges(
+    asked: _Asked, scoring: list[EdgeScoring], scores: dict[str, HeadScores], loaded: Model, store: Path | None
+) -> dict[str, EdgeScores]:
+    from circuitlab.store import RunStore  # noqa: PLC0415
+
+    runs = RunStore(store)
+    several = zip(asked.names, asked.cells, scoring, strict=True)
+    return {name: evaluation.edge_scores(by, loaded, scores[name], task, runs) for name, (task, _), by in several}
 
 
 def _print(table: OverlapTable) -> None:
@@ -86,6 +142,6 @@ def _print(table: OverlapTable) -> None:
         ]
         for row in table.rows
     ]
-    print_table(["tasks", "Jaccard", "by chance", "q", "Spearman"], rows)
+    print_table([f"{table.over}s", "Jaccard", "by chance", "q", "Spearman"], rows)
     for note in table.notes:
         typer.echo(f"\nWarning: {note}", err=True)

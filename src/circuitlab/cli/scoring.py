@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.study.score import Scored
 
-__all__ = ["Request", "method_params", "scored_tasks", "warn_if_unfit"]
+__all__ = ["Request", "method_params", "scored_cells", "scored_tasks", "warn_if_unfit"]
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,20 @@ class Request:
 
 
 def scored_tasks(tasks: list[str], request: Request) -> tuple[list[Scored], Model]:
-    """Score tasks, in order, and give the model; every name is checked, and a pair of every task made, before the model is loaded."""
+    """Score tasks by the method that was asked for; see `scored_cells`."""
+    return scored_cells([(task, request.method) for task in tasks], request)
+
+
+def scored_cells(cells: list[tuple[str, str]], request: Request) -> tuple[list[Scored], Model]:
+    """Score tasks, each by a method, and give the model; before it is loaded every name is checked and a pair of every task made."""
     from circuitlab.methods import get_method  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
     from circuitlab.store import RunStore  # noqa: PLC0415
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
-    for task in tasks:
+    for task in dict.fromkeys(task for task, _ in cells):
         next(sample_pairs(task, variant=request.variant, seed=request.seed))
-    method = get_method(request.method, method_params(request.params))
+    methods = [get_method(name, method_params(request.params)) for _, name in cells]
     if request.metric:
         get_metric(request.metric)
     from circuitlab.model import load_model  # noqa: PLC0415
@@ -48,7 +53,7 @@ def scored_tasks(tasks: list[str], request: Request) -> tuple[list[Scored], Mode
 
     model, store = load_model(request.model), RunStore(request.store)
     found = []
-    for task in tasks:
+    for (task, _), method in zip(cells, methods, strict=True):
         with CellProgress(f"{task} x {method.name}"):
             one = score_task(
                 model,

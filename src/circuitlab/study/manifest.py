@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from circuitlab.citations import CITATIONS, bibtex
+from circuitlab.citations import CITATIONS, STATISTICS, bibtex
 from circuitlab.errors import StoreError
 from circuitlab.study.analyses.base import Analysis, Found
 from circuitlab.study.collect import Run, StudyRuns
@@ -127,6 +127,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def citation_keys(runs: StudyRuns) -> list[str]:
     """Keys of everything a study's tasks, methods and analyses ask to cite, sorted."""
     analyses = {key for analysis, found in runs.found if found for key in analysis.cite}
+    if runs.study.compare is not None:
+        analyses |= set(STATISTICS["compare"])
     return sorted({key for run in runs.runs for key in _keys(run)} | analyses)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
+from circuitlab.citations import STATISTICS
 from circuitlab.study.analyses.base import Analysis, Found, Given, Table, Unit, number_or_nan, select_cells, unsure
 from circuitlab.study.drawing import Drawing
 
@@ -38,6 +39,7 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
         "with another task can be large, and more prompts are needed."
     )
     place: ClassVar[int] = 70
+    cite: ClassVar[tuple[str, ...]] = STATISTICS["stability"]
 
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
