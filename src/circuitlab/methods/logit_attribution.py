@@ -42,7 +42,7 @@ class LogitAttribution:
 
     Notes
     -----
-    Two forward passes per pair. Scores and ``bias`` sum to ``total`` up to rounding of the forward pass
+    Four forward passes per pair: each run once for its activations and once, apart from them, for its logits. Scores and ``bias`` sum to ``total`` up to rounding of the forward pass
     (`HeadScores.residual`). A direct share says nothing about what a node does through later nodes. ``bias`` holds the
     attention output biases, the final norm's bias and the unembedding bias, which belong to no node.
 
@@ -60,7 +60,7 @@ class LogitAttribution:
     estimand: ClassVar[str] = "direct contribution of a node's output to the metric, norm scales frozen"
     additive: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("hooks", "weights")
-    cost: ClassVar[str] = "2 forward passes per pair"
+    cost: ClassVar[str] = "4 forward passes per pair"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021", "wang2022")
 
     run: Literal["clean", "corrupt", "contrast"] = "clean"
@@ -93,9 +93,8 @@ class LogitAttribution:
 def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, tokens: Int[Tensor, "pair pos"]) -> dict[str, np.ndarray]:
     """Shares of one run, in float64 from the run's own activations; ``total`` comes from its logits."""
     weights, layers = model.weights, range(model.spec.n_layers)
-    read = model.capture(tokens, [Site.Z, Site.MLP_OUT], at=batch.end)
-    first = model.capture(tokens, [Site.RESID_PRE], layers=[0], at=batch.end)[Site.RESID_PRE][:, 0].double()
-    final = model.capture(tokens, [Site.RESID_POST], layers=[layers[-1]], at=batch.end)[Site.RESID_POST][:, 0].double()
+    read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end)
+    first, final = read[Site.RESID_PRE][:, 0].double(), read[Site.RESID_POST][:, -1].double()
     direction, bias = _direction(model, batch, metric, final)
     along = weights.final_norm.pull_back(direction, final)
     bias = bias + weights.final_norm.bias_dot(direction)
