@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -14,7 +15,7 @@ from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
 
 __all__ = ["dissociation_bars"]
 
-_COLUMNS, _PANEL, _ROW = 3, 230, 210
+_COLUMNS, _PANEL, _ROW, _LETTERS = 3, 230, 236, 34
 
 
 def dissociation_bars(
@@ -55,8 +56,8 @@ def dissociation_bars(
     shown = dict(titles or {})
     columns = min(_COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
-    heads = [f"{plain(shown.get(r.task_a, r.task_a))} and {plain(shown.get(r.task_b, r.task_b))}<br>{_verdict(r)}" for r in rows]
-    figure = make_subplots(lines, columns, shared_yaxes=True, subplot_titles=heads, horizontal_spacing=0.04, vertical_spacing=0.34 / lines)
+    heads = [f"{_named_line('A', r.task_a, shown)}<br>{_named_line('B', r.task_b, shown)}<br>{_verdict(r)}" for r in rows]
+    figure = make_subplots(lines, columns, shared_yaxes=True, subplot_titles=heads, horizontal_spacing=0.05, vertical_spacing=0.42 / lines)
     figure.update_annotations(font={"size": 11})
     for index, row in enumerate(rows):
         place = {"row": index // columns + 1, "col": index % columns + 1}
@@ -73,10 +74,15 @@ def dissociation_bars(
         width=max(340, columns * _PANEL),
         height=lines * _ROW,
         margin_left=84,
-        margin_top=48,
+        margin_top=64,
         margin_bottom=84,
     )
     return finish(figure, frame, theme)
+
+
+def _named_line(letter: str, task: str, shown: Mapping[str, str]) -> str:
+    """A task's name in one line of a panel's heading, cut where it would reach the next panel."""
+    return f"<b>{letter}</b> {plain(textwrap.shorten(shown.get(task, task), _LETTERS, placeholder=' ...'))}"
 
 
 def _verdict(row: Dissociation) -> str:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from circuitlab.compare.sensitivity import SensitivityCard, SensitivityRow
 from circuitlab.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
-from circuitlab.figures.theme import NEUTRAL, Theme
+from circuitlab.figures.theme import NEUTRAL, Theme, template
 
 __all__ = ["sensitivity_dots"]
 
@@ -53,12 +53,16 @@ def sensitivity_dots(
     if not card.verdicts:
         raise BadParameterError("The card has no task to draw.", "Give circuits of at least one task.")
     tasks, shown = list(card.verdicts), dict(titles or {})
+    colours = template(theme).layout.colorway
     figure = go.Figure()
     for index, ablation in enumerate(card.ablations):
         offset = _SPREAD * (index / max(1, len(card.ablations) - 1) - 0.5) if len(card.ablations) > 1 else 0.0
         rows = [(i + offset, card.row(task, ablation)) for i, task in enumerate(tasks)]
         known = [(y, row) for y, row in rows if row.faithfulness is not None]
-        figure.add_trace(_dots(known, ablation, shown))
+        colour = colours[index % len(colours)]
+        figure.add_trace(_dots(known, ablation, colour, shown))
+        # The legend names colours alone: symbols differ from task to task.
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker={"size": 10, "color": colour}, name=ablation.replace("_", " "))
         figure.add_trace(_chance(known, first=not index))
     figure.add_vline(x=card.threshold, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     labels = [f"{wrapped(shown.get(task, task), 150, 12)}<br><b>{card.verdicts[task]}</b>" for task in tasks]
@@ -78,7 +82,7 @@ def sensitivity_dots(
     return finish(figure, frame, theme)
 
 
-def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, shown: Mapping[str, str]) -> go.Scatter:
+def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, colour: str, shown: Mapping[str, str]) -> go.Scatter:
     found = [row.faithfulness or {} for _, row in rows]
     texts = [
         f"<b>{plain(shown.get(row.task, row.task))}</b>, {ablation.replace('_', ' ')} ablation<br>faithfulness {one['mean']:.3f}"
@@ -92,16 +96,19 @@ def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, shown: Mappin
         mode="markers",
         marker={
             "size": 10,
+            "color": colour,
             "symbol": [_SYMBOLS[row.recovery] for _, row in rows],
             "line": {"width": [2 if row.recovery == "unclear" else 0 for _, row in rows]},
         },
         error_x={
             "type": "data",
             "symmetric": False,
+            "color": colour,
             "array": rounded([one["high"] - one["mean"] for one in found]),
             "arrayminus": rounded([one["mean"] - one["low"] for one in found]),
         },
         name=ablation.replace("_", " "),
+        showlegend=False,
         hovertext=texts,
         hoverinfo="text",
     )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from circuitlab.compare.stability import StabilityCurve
 from circuitlab.errors import BadParameterError
-from circuitlab.figures.frame import Frame, finish, plain, rounded
-from circuitlab.figures.theme import Theme, template
+from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
+from circuitlab.figures.theme import HELPS, Theme, template
 
 __all__ = ["stability_curves"]
 
+_TOGETHER, _COLUMNS = 3, 4
 _WIDE = 12
 """From this ratio of the largest to the smallest size on, sizes are drawn on a logarithmic axis."""
 
@@ -39,7 +41,8 @@ def stability_curves(
     Returns
     -------
     Figure
-        A line with the band of 95 % of the draws for each curve, and a dotted line of the same colour where chance alone would put it.
+        A line with the band of 95 % of the draws for each curve, and a dotted line of the same colour where chance alone would put it. More
+        than three curves get a panel each.
 
     Raises
     ------
@@ -48,26 +51,48 @@ def stability_curves(
     """
     if not curves:
         raise BadParameterError("There is no curve to draw.", "Give at least one, by name.")
-    colours = template(theme).layout.colorway
-    figure = go.Figure()
-    for i, (name, curve) in enumerate(curves.items()):
-        _add(figure, name, curve, colours[i % len(colours)])
+    columns = min(_COLUMNS, len(curves)) if len(curves) > _TOGETHER else 1
+    rows = -(-len(curves) // columns) if columns > 1 else 1
+    figure = _panels(curves, rows, columns) if columns > 1 else _together(curves, template(theme).layout.colorway)
     sizes = np.unique(np.concatenate([curve.sizes for curve in curves.values()]))
-    figure.update_yaxes(title_text="Jaccard index of two lists", range=[-0.03, 1.03], zeroline=False)
-    figure.update_xaxes(title_text="prompt pairs behind each list", zeroline=False, tickvals=rounded(sizes))
+    figure.update_yaxes(range=[-0.03, 1.03], zeroline=False)
+    figure.update_xaxes(zeroline=False, tickvals=rounded(sizes))
+    figure.update_yaxes(title_text="Jaccard of two lists" if columns > 1 else "Jaccard index of two lists", col=1)
+    figure.update_xaxes(title_text="prompt pairs per list" if columns > 1 else "prompt pairs behind each list", row=rows)
     if sizes[-1] >= _WIDE * sizes[0]:
         figure.update_xaxes(type="log", ticktext=[str(size) for size in sizes])
-    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
     lengths = sorted({curve.k for curve in curves.values()})
     said = subtitle or f"top {', '.join(map(str, lengths))} · two lists without a common prompt · band: 95 % of draws · dotted: chance"
-    rows = -(-len(curves) // 3)
-    frame = Frame(title or "How many prompts until the list stays?", said, 520, 320, margin_left=72, margin_bottom=66 + 20 * rows)
+    size = (columns * 190, rows * 190, 56) if columns > 1 else (520, 320, 86)
+    frame = Frame(title or "How many prompts until the list stays?", said, *size[:2], margin_left=72, margin_bottom=size[2], margin_top=34)
     return finish(figure, frame, theme)
 
 
-def _add(figure: go.Figure, name: str, curve: StabilityCurve, colour: str) -> None:
+def _together(curves: Mapping[str, StabilityCurve], colours: Sequence[str]) -> go.Figure:
+    figure = make_subplots(1, 1)
+    for i, (name, curve) in enumerate(curves.items()):
+        _add(figure, name, curve, colours[i % len(colours)], (1, 1))
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
+    return figure
+
+
+def _panels(curves: Mapping[str, StabilityCurve], rows: int, columns: int) -> go.Figure:
+    heads = [wrapped(name, 180, 11) for name in curves]
+    spacing = {"horizontal_spacing": 0.03, "vertical_spacing": 0.3 / rows}
+    figure = make_subplots(rows, columns, shared_xaxes=True, shared_yaxes=True, subplot_titles=heads, **spacing)
+    figure.update_annotations(font={"size": 11})
+    for i, (name, curve) in enumerate(curves.items()):
+        _add(figure, name, curve, HELPS, (i // columns + 1, i % columns + 1))
+    figure.update_layout(showlegend=False)
+    # A column that ends above the last row shows its own sizes.
+    for i in range(len(curves) - columns, len(curves)):
+        figure.update_xaxes(showticklabels=True, row=i // columns + 1, col=i % columns + 1)
+    return figure
+
+
+def _add(figure: go.Figure, name: str, curve: StabilityCurve, colour: str, place: tuple[int, int]) -> None:
     """Band, line and chance of one curve; the legend switches all three together."""
-    shared = {"legendgroup": plain(name), "name": plain(name)}
+    shared = {"legendgroup": plain(name), "name": plain(name), "row": place[0], "col": place[1]}
     sizes = np.asarray(curve.sizes)
     figure.add_scatter(
         x=rounded([*sizes, *sizes[::-1]]),

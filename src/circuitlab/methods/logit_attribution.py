@@ -42,9 +42,10 @@ class LogitAttribution:
 
     Notes
     -----
-    Four forward passes per pair: each run once for its activations and once, apart from them, for its logits. Scores and ``bias`` sum to ``total`` up to rounding of the forward pass
-    (`HeadScores.residual`). A direct share says nothing about what a node does through later nodes. ``bias`` holds the
-    attention output biases, the final norm's bias and the unembedding bias, which belong to no node.
+    Four forward passes per pair: each run once for its activations and once, apart from them, for its logits. Scores and
+    ``bias`` sum to ``total`` up to rounding of the forward pass (`HeadScores.residual`). A direct share says nothing about
+    what a node does through later nodes. ``bias`` holds the attention output biases, the final norm's bias and the
+    unembedding bias, which belong to no node.
 
     Raises
     ------

@@ -82,7 +82,8 @@ def test_dissociation_bars_show_both_tasks_with_intervals(given) -> None:
     assert first.error_y.arrayminus[0] == pytest.approx(effect["mean"] - effect["low"], rel=1e-3)
     assert first.x[0] == "A only<br>(2)" and "a0.h0, a0.h1" in first.hovertext[0]
     titles = [note.text for note in figure.layout.annotations]
-    assert any("double dissociation" in text for text in titles) and not any("<script" in text for text in titles)
+    assert any(text.startswith("<b>A</b>") and "<br><b>B</b>" in text and "double dissociation" in text for text in titles)
+    assert not any("<script" in text for text in titles)
     with pytest.raises(BadParameterError, match="no pair"):
         dissociation_bars([])
 
@@ -92,8 +93,10 @@ def test_sensitivity_dots_say_the_verdict(given) -> None:
     spread = {name: Additive(range(20), 5) for name in runners}
     card = sensitivity_card({"resample": runners, "mean_by_mark": spread}, {"a": circuits["a"], "c": circuits["c"]})
     figure = sensitivity_dots(card, titles={"a": EVIL})
-    dots = [trace for trace in figure.data if trace.name != "random circuits"]
+    dots = [trace for trace in figure.data if trace.hovertext]
     assert [trace.name for trace in dots] == ["resample", "mean by mark"]
+    keys = {trace.name: trace.marker.color for trace in figure.data if trace.showlegend is not False}
+    assert [keys[trace.name] for trace in dots] == [trace.marker.color for trace in dots] and len(set(keys.values())) == 3
     row = card.row("c", "mean_by_mark")
     assert dots[1].x[1] == pytest.approx(row.faithfulness["mean"], rel=1e-4)
     assert dots[0].marker.symbol == ("circle", "circle") and dots[1].marker.symbol == ("x", "x")
@@ -111,4 +114,5 @@ def test_sensitivity_dots_name_what_has_no_gap(given) -> None:
     card = sensitivity_card({"resample": {"a": runners["a"]}, "zero": {"a": dead}}, {"a": circuits["a"]})
     figure = sensitivity_dots(card)
     assert "no gap: a (zero)" in figure.layout.meta["subtitle"]
-    assert len(figure.data[2].x) == 0
+    (absent,) = (trace for trace in figure.data if trace.name == "zero" and trace.hoverinfo == "text")
+    assert len(absent.x) == 0

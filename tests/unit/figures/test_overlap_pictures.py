@@ -145,6 +145,18 @@ def test_stability_curves_draw_band_line_and_chance() -> None:
         figures.stability_curves({})
 
 
+def test_many_stability_curves_get_a_panel_each() -> None:
+    curves = {f"task {i}": sample_size_curve(scores(i, n=16), 8) for i in range(5)}
+    figure = figures.stability_curves(curves)
+    lines = {trace.name: trace for trace in figure.data if trace.meta == "line"}
+    assert len({(trace.xaxis, trace.yaxis) for trace in lines.values()}) == len(curves)
+    assert {"task 0", "task 4"} <= {note.text for note in figure.layout.annotations}
+    assert lines["task 4"].xaxis == "x5" and list(lines["task 4"].y) == pytest.approx(list(curves["task 4"].mean), rel=1e-5)
+    assert [figure.layout[f"xaxis{i}"].showticklabels for i in (2, 3, 4)] == [True, True, True]
+    assert figure.layout.xaxis.showticklabels is False
+    assert figure.layout.showlegend is False
+
+
 def test_text_never_becomes_markup(circuits, methods) -> None:
     curve = StabilityCurve(np.array([1]), *np.ones((3, 1)), 0.1, 8)
     drawn = [
