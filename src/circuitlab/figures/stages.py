@@ -16,8 +16,9 @@ from circuitlab.nodes import Head, parse_node
 
 __all__ = ["stage_heatmaps"]
 
+_GAP = 52
+"""Pixels between two rows of panels, for the numbers of heads and the next heading."""
 _PORTS = {"q": "queries", "k": "keys", "v": "values"}
-_INK = "#1f2328"
 
 
 def stage_heatmaps(
@@ -58,7 +59,9 @@ def stage_heatmaps(
     names, rows = list(tasks), max(map(len, tasks.values()))
     shown = dict(titles or {})
     heads = [_panel_title(shown.get(name, name), tasks[name], row) for row in range(rows) for name in names]
-    figure = make_subplots(rows, len(names), subplot_titles=heads, vertical_spacing=0.22 / rows, horizontal_spacing=0.1)
+    panel = max(96, 6 * max(len(stage["effects"]) for stages in tasks.values() for stage in stages))
+    height = rows * panel + (rows - 1) * _GAP
+    figure = make_subplots(rows, len(names), subplot_titles=heads, vertical_spacing=_GAP / height, horizontal_spacing=0.1)
     figure.update_annotations(font={"size": 11})
     size = (1, 1)
     for row in range(rows):
@@ -77,13 +80,13 @@ def stage_heatmaps(
     figure.update_yaxes(showgrid=False, zeroline=False, range=[layers - 0.5, -0.5], tickvals=list(range(0, layers, max(1, layers // 6))))
     figure.update_xaxes(title_text="head", row=rows)
     figure.update_yaxes(title_text="layer", col=1)
-    bar = {"title": {"text": "effect<br>(share of panel's<br>largest)<br> ", "side": "top", "font": {"size": 11}}, "len": 0.5}
+    bar = {"title": {"text": "effect<br>(share of panel's<br>largest)<br> <br> ", "side": "top", "font": {"size": 11}}, "len": 0.5}
     figure.update_layout(coloraxis={"cmin": -1, "cmax": 1, "cmid": 0, "autocolorscale": True, "colorbar": bar})
     frame = Frame(
         title,
         subtitle or "outlined: kept in this stage · thick and dark: kept by every task in this stage · blue helps, orange hinders",
         width=max(300, len(names) * max(200, 20 * width)),
-        height=rows * max(130, 7 * layers),
+        height=height,
         margin_top=36,
         margin_right=120,
     )
@@ -126,5 +129,6 @@ def _outline(name: str, *, shared: bool) -> dict[str, Any]:
         what = f"{name} was kept in a stage, and only heads are drawn."
         raise BadParameterError(what, "Give stages of heads.")
     box = {"x0": head.head - 0.5, "x1": head.head + 0.5, "y0": head.layer - 0.5, "y1": head.layer + 0.5}
-    line = {"color": _INK, "width": 2.5} if shared else {"color": NEUTRAL, "width": 1.2}
+    # Without a colour of its own the outline takes the ink of the theme.
+    line = {"width": 2.5} if shared else {"color": NEUTRAL, "width": 1.2}
     return {"type": "rect", "name": "shared" if shared else "kept", "line": line, **box}

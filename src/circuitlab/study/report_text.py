@@ -72,6 +72,8 @@ def overlap_notes(runs: StudyRuns, method_key: str) -> str:
     titles = {run.task_key: run.title for run in runs.methods()[method_key]}
     sound = [row for row in found.rows if row.ready]
     clear = [row for row in sound if row.q < _CLEAR and row.jaccard["mean"] > row.null_mean]
+    if not sound:
+        return "<p>No pair is left of tasks that the model can both do.</p>"
     said = f"<p>{len(clear)} of the {len(sound)} pairs of tasks that the model can do overlap more than chance (q &lt; 0.05)"
     if clear:
         best = max(clear, key=lambda row: row.jaccard["mean"] - row.null_mean)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base import report_progress
 from circuitlab.methods.base.discovery import discover_paths
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff
@@ -32,6 +33,14 @@ def test_the_planted_circuit_is_found_and_nothing_else() -> None:
     by_name = {str(one.edge): one for one in found.edges}
     assert by_name["a1.h1->logits"].mean > 0 > by_name["a1.h2->logits"].mean
     assert all(one.low <= one.mean <= one.high for one in found.edges)
+
+
+def test_progress_of_all_sweeps_is_one_bar(llama) -> None:
+    told: list[float] = []
+    with report_progress(lambda done, total: told.append(done / total)):
+        discover_paths(llama, tiny_batch(llama, 2), METRIC, top=0.2, stages=2)
+    assert told == sorted(told) and told[-1] == 1.0
+    assert 0.5 in told and sum(0.5 < one < 1 for one in told) >= 3
 
 
 def test_stages_equal_single_sweeps(llama) -> None:

@@ -185,5 +185,16 @@ def test_a_stored_record_draws_without_a_model(record) -> None:
     assert (stages.name, repair.name) == ("reuse.stages", "reuse.repair") and stages.records == ("abc",)
     assert len(stages.figure.data) == sum(len(one["stages"]) for one in result["tasks"].values())
     assert "24 prompts" in repair.figure.layout.meta["subtitle"]
-    (row,) = Reuse().table(found).rows
-    assert row[:2] == ("one", "two") and set(row[2]) == {"mean", "low", "high"}
+    rows = Reuse().table(found).rows
+    assert [row[:2] for row in rows] == [("one", "two")] * len(rows)
+    assert [row[2] for row in rows] == [*map(str, range(1, len(rows))), "all"]
+    assert all(set(row[3]) == {"mean", "low", "high"} for row in rows)
+
+
+def test_the_record_says_which_roles_are_shared(record) -> None:
+    from circuitlab.study.analyses.reuse import _roles_said
+
+    said = _roles_said(record[0]["by_role"])
+    for role in record[0]["by_role"]:
+        assert (f"{role['role']} {len(role['source'])} and {len(role['target'])}, " in said) == bool(role["source"] or role["target"])
+    assert _roles_said([{"role": "mover", "source": [], "target": [], "shared": []}]) == " No head earned the label of a role."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Method", "effective_params", "provenance_of", "report_progress", "require_linear", "step"]
+__all__ = ["Method", "effective_params", "progress_part", "provenance_of", "report_progress", "require_linear", "step"]
 
 
 @runtime_checkable
@@ -99,6 +99,7 @@ def require_linear(method: Method, metric: Metric) -> None:
         raise BadParameterError(what, "Use metric='logit_diff' with reduce='mean'.")
 
 
+_FINE = 10_000  # steps of a bar whose parts are told in shares
 _listener: contextvars.ContextVar[Callable[[int, int], None] | None] = contextvars.ContextVar("progress", default=None)
 
 
@@ -110,6 +111,22 @@ def report_progress(callback: Callable[[int, int], None]) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+@contextmanager
+def progress_part(start: float, end: float) -> Iterator[None]:
+    """Steps inside the ``with`` block fill the listener's bar from ``start`` to ``end``, both shares of it."""
+    outer = _listener.get()
+    if outer is None:
+        yield
+        return
+
+    def part(done: int, total: int) -> None:
+        outer(round(_FINE * (start + (end - start) * done / max(1, total))), _FINE)
+
+    with report_progress(part):
+        yield
+    outer(round(_FINE * end), _FINE)
 
 
 def step(done: int, total: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base.contract import progress_part
 from circuitlab.model.decoder.receivers import Receiver
 from circuitlab.nodes import Edge, Head, Logits, Node, Port, Universe
 
@@ -127,8 +128,10 @@ def discover_paths(
     search = _Search(model, batch, metric, _checked(method or PathPatching(), top), n_kept)
     receivers = [Receiver(Logits())]
     found: list[Stage] = []
-    for ports in [*_followed(stages), ""]:
-        stage = search.stage(receivers)
+    steps = [*_followed(stages), ""]
+    for number, ports in enumerate(steps):
+        with progress_part(number / len(steps), (number + 1) / len(steps)):
+            stage = search.stage(receivers)
         if not stage.kept:
             break
         found.append(stage)
@@ -187,9 +190,10 @@ class _Search:
         """Score every head on every receiver, and keep the strongest heads."""
         scores: dict[str, HeadScores] = {}
         edges: list[FoundEdge] = []
-        for receiver in receivers:
+        for number, receiver in enumerate(receivers):
             method = replace(self.method, receivers=(str(receiver),))
-            scored = scores[str(receiver)] = method(self.model, self.batch, self.metric)
+            with progress_part(number / len(receivers), (number + 1) / len(receivers)):
+                scored = scores[str(receiver)] = method(self.model, self.batch, self.metric)
             least = _ROUNDING * float(np.abs(scored.dataset[["clean", "corrupt"]].to_array().values).max())
             edges += [
                 FoundEdge(Edge(one.node, receiver.node, receiver.port), one.mean, one.low, one.high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
@@ -70,28 +70,52 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
             result, records = one.result, (one.record_id,)
             settings, where = result["settings"], result["model"]["name"]
             tasks = {task: result["tasks"][task]["stages"] for task in (settings["source"], settings["target"])}
+            titles = _titles(tasks)
+            source, target = (title[:1].lower() + title[1:] for title in titles.values())
             said = f"{where} · {settings['pairs']} prompt pairs per task · top {settings['top']:.0%} of heads in each stage"
-            told = "A thick outline is a head that both tasks keep in the same stage."
+            told = "A thick outline is a head that both tasks keep in the same stage." + _roles_said(result["by_role"])
             if any(tasks.values()):
-                drawings.append(Drawing("reuse.stages", "reuse", stage_heatmaps(tasks, subtitle=said), (), told, records))
+                drawings.append(Drawing("reuse.stages", "reuse", stage_heatmaps(tasks, titles=titles, subtitle=said), (), told, records))
             if (repair := result["repair"]) is not None:
                 shown = repair_bars(
                     repair["conditions"],
                     chance=repair["chance"],
                     published=result["published"]["repair"],
-                    subtitle=f"{where} · {repair['n_pairs']} prompts · heads found in {settings['source']}, edited in {settings['target']}",
+                    subtitle=f"{where} · {repair['n_pairs']} prompts · heads found in {source}, edited in {target}",
                 )
                 told = "An edit works if its bar rises above the dashed line and the grey bar beside it."
                 drawings.append(Drawing("reuse.repair", "reuse", shown, (), told, records))
         return drawings
 
     def table(self, found: Sequence[Found]) -> Table | None:
-        """Overlap of every pair of tasks over the union of stages."""
+        """Overlap of every pair of tasks over the union of stages, and of the two tasks in question stage by stage."""
         rows = []
         for one in found:
+            settings = one.result["settings"]
             for pair in (one.result["overlap"] or {"pairs": []})["pairs"]:
-                union = pair["stages"]["union"]
-                limits = unsure(union["intervals"]["jaccard"])
-                rows.append((pair["task_a"], pair["task_b"], limits, union["null_mean"], union["p"], union["q"], " ".join(union["shared"])))
-        headings = ("Task", "Other task", "Jaccard of all stages", "By chance", "p", "q", "Shared heads")
+                asked = {pair["task_a"], pair["task_b"]} == {settings["source"], settings["target"]}
+                for stage, here in pair["stages"].items():
+                    if asked or stage == "union":
+                        limits, shared = unsure(here["intervals"]["jaccard"]), " ".join(here["shared"])
+                        label = "all" if stage == "union" else stage
+                        rows.append((pair["task_a"], pair["task_b"], label, limits, here["null_mean"], here["p"], here["q"], shared))
+        headings = ("Task", "Other task", "Stage", "Jaccard", "By chance", "p", "q", "Shared heads")
         return Table(headings, tuple(rows)) if rows else None
+
+
+def _titles(tasks: Iterable[str]) -> dict[str, str]:
+    """What to print for each task; its id where no task file of that name is left."""
+    from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
+
+    known = set(list_tasks())
+    return {task: load_task(task).title if task in known else task for task in tasks}
+
+
+def _roles_said(roles: Sequence[Mapping[str, Any]]) -> str:
+    """How many heads of each role the two tasks have, and which are the same."""
+    said = []
+    for one in roles:
+        if one["source"] or one["target"]:
+            both = f"{len(one['shared'])} in both ({', '.join(one['shared'])})" if one["shared"] else "none in both"
+            said.append(f"{one['role']} {len(one['source'])} and {len(one['target'])}, {both}")
+    return f" Heads by role, first and second task: {'; '.join(said)}." if said else " No head earned the label of a role."

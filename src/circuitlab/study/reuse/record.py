@@ -11,6 +11,7 @@ import numpy as np
 
 from circuitlab.compare.stages import compare_stages
 from circuitlab.errors import BadParameterError
+from circuitlab.methods.base import progress_part
 from circuitlab.methods.base.discovery import Discovery, discover_paths
 from circuitlab.methods.base.roles import repeat_scores
 from circuitlab.metrics import get_metric
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from circuitlab.store import RunStore
 
 __all__ = ["PUBLISHED", "ReuseSettings", "Workload", "reuse_record", "study_tasks"]
+
+_PATHS, _ROLES = 0.8, 0.85  # shares of the study's time after staged path patching and after roles, for the progress bar
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -154,16 +157,20 @@ def reuse_record(
     work = tasks if tasks is not None else study_tasks(model, settings)
     method = StoredPathPatching(store=store)
     found: dict[str, Discovery] = {}
-    for task, one in work.items():
+    for number, (task, one) in enumerate(work.items()):
         metric = get_metric(one.paths.metric)
-        found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, method=method)
+        with progress_part(_PATHS * number / len(work), _PATHS * (number + 1) / len(work)):
+            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, method=method)
     repeats = repeat_scores(model, seed=settings.seed)
     data = {task: discovery_data(one) | {"ready": work[task].ready, "reason": work[task].reason} for task, one in found.items()}
-    for task, one in work.items():
-        if one.marks is not None:
-            scores = role_scores(model, one.roles, one.marks)
-            data[task]["roles"] = head_roles(data[task]["stages"], scores, repeats, one.marks, settings.thresholds)
-            data[task]["role_scores"] = {name: np.round(value, 5).tolist() for name, value in scores.items()}
+    with progress_part(_PATHS, _ROLES):
+        for task, one in work.items():
+            if one.marks is not None:
+                scores = role_scores(model, one.roles, one.marks)
+                data[task]["roles"] = head_roles(data[task]["stages"], scores, repeats, one.marks, settings.thresholds)
+                data[task]["role_scores"] = {name: np.round(value, 5).tolist() for name, value in scores.items()}
+    with progress_part(_ROLES, 1.0):
+        repair = _repair(model, settings, work[settings.target], data)
     staged = {task: [stage.scores for stage in one.stages] for task, one in found.items() if one.stages}
     return {
         "model": {"name": model.spec.name, "layers": model.spec.n_layers, "heads": model.spec.n_heads},
@@ -172,7 +179,7 @@ def reuse_record(
         "overlap": compare_stages(staged, settings.top) if len(staged) > 1 else None,
         "by_role": _by_role(data, settings),
         "repeat_scores": {name: np.round(value, 5).tolist() for name, value in repeats.items()},
-        "repair": _repair(model, settings, work[settings.target], data),
+        "repair": repair,
         "published": PUBLISHED,
     }
 
