@@ -36,11 +36,16 @@ def ranked(values: np.ndarray, by: Ranking) -> np.ndarray:
 
 
 def top_mask(values: np.ndarray, k: int, by: Ranking = "absolute") -> np.ndarray:
-    """True at the ``k`` highest-ranked entries along the last axis of (..., node); ties go to the earlier node."""
-    order = np.argsort(-ranked(values, by), axis=-1, kind="stable")[..., :k]
-    mask = np.zeros(values.shape, dtype=bool)
-    np.put_along_axis(mask, order, values=True, axis=-1)
-    return mask
+    """True at the ``k`` highest-ranked entries along the last axis of (..., node); ties go to the earlier node, NaN comes last."""
+    # Not sorted, since of many edges only a few are picked, thousands of times.
+    lost = np.where(np.isnan(values), np.inf, -ranked(values, by))
+    k = min(k, lost.shape[-1])
+    if k <= 0:
+        return np.zeros(values.shape, dtype=bool)
+    last = np.partition(lost, k - 1, axis=-1)[..., k - 1 : k]
+    mask, tied = lost < last, lost == last
+    room = k - mask.sum(axis=-1, keepdims=True)
+    return np.asarray(mask | (tied & (tied.cumsum(axis=-1) <= room)))
 
 
 def mean_of(scores: HeadScores, part: str, mark: str | None) -> np.ndarray:

@@ -170,3 +170,15 @@ def test_scores_resolved_by_mark_need_one_named(rule):
     assert Head(0, 1) in circuit
     assert circuit.rule.endswith("at S2")
     assert Head(1, 1) in rule(**parameters, mark="END")(scores)
+
+
+@pytest.mark.parametrize("by", ["absolute", "positive", "negative"])
+def test_the_top_is_that_of_a_stable_sort(by) -> None:
+    rng = np.random.default_rng(0)
+    for k in (0, 1, 7, 19, 20, 30):
+        values = rng.integers(-3, 4, size=(40, 20)).astype(float)
+        values[rng.random(values.shape) < 0.2] = np.nan
+        key = {"absolute": -np.abs(values), "positive": -values, "negative": values}[by]
+        wanted = np.zeros(values.shape, dtype=bool)
+        np.put_along_axis(wanted, np.argsort(key, axis=-1, kind="stable")[:, :k], values=True, axis=-1)
+        assert np.array_equal(top_mask(values, k, by), wanted)
