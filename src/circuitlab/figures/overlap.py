@@ -146,7 +146,7 @@ def heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
 
 def side_bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
     """A colour axis with a short bar whose upper end is at ``top``; centred on 0 where it spans it."""
-    bar = {"title": {"text": title + "<br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top"}
+    bar = {"title": {"text": title + "<br> <br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top"}
     bar |= {"thickness": 12, "x": 1.03, "outlinewidth": 0, "tickfont": {"size": 11}, "ticks": ""}
     bar |= {"tickvals": rounded([low, (low + high) / 2, high]), "tickformat": ".2~f"}
     middle = {"cmid": 0} if low < 0 else {}
