@@ -61,7 +61,7 @@ def compare(
     from circuitlab.compare import Sampling, compare_methods, compare_tasks  # noqa: PLC0415
 
     asked = _Asked(_listed(tasks, task_list), _listed(None, methods), method)
-    asked.check(several_params=bool(param), edges=bool(edges), transfer=transfer)
+    asked.check(params=bool(param), edges=bool(edges), transfer=transfer)
     sampling = Sampling(null=null)  # type: ignore[arg-type]
     scoring = [evaluation.edge_scoring(name, method_params(param)) for _, name in asked.cells] if edges else []
     scored, loaded = scored_cells(asked.cells, Request(model, method, pairs, variant, seed, metric, param, store))
@@ -97,7 +97,7 @@ class _Asked:
         """Task and method of everything that is compared."""
         return [(self.tasks[0], name) for name in self.methods] or [(task, self.method) for task in self.tasks]
 
-    def check(self, *, several_params: bool, edges: bool, transfer: bool) -> None:
+    def check(self, *, params: bool, edges: bool, transfer: bool) -> None:
         """Raise where this cannot be compared."""
         from circuitlab.errors import BadParameterError  # noqa: PLC0415
 
@@ -107,7 +107,7 @@ class _Asked:
         if len(self.names) < 2:  # noqa: PLR2004
             what = f"Comparing needs two different {'methods' if self.methods else 'tasks'}; got {', '.join(self.names) or 'none'}."
             raise BadParameterError(what, f"Name another {'method' if self.methods else 'task'}.")
-        if self.methods and several_params:
+        if self.methods and params:
             raise BadParameterError("--param does not say which of the --methods it is for.", "Leave it out, or use the Python interface.")
         if transfer and (edges or self.methods):
             what = f"--transfer runs circuits of heads of several tasks, not with {'--edges' if edges else '--methods'}."

@@ -84,7 +84,7 @@ def stage_heatmaps(
     figure.update_layout(coloraxis={"cmin": -1, "cmax": 1, "cmid": 0, "autocolorscale": True, "colorbar": bar})
     frame = Frame(
         title,
-        subtitle or "outlined: kept in this stage · thick and dark: kept by every task in this stage · blue helps, orange hinders",
+        subtitle or "outlined: kept in this stage · thick: kept by every task in this stage · blue helps, orange hinders",
         width=max(300, len(names) * max(200, 20 * width)),
         height=height,
         margin_top=36,
