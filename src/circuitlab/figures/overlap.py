@@ -77,7 +77,7 @@ def grid_figure(figure: go.Figure, table: OverlapTable, names: list[str], headin
         *heading,
         width=side,
         height=int(side * 0.8),
-        margin_left=176,
+        margin_left=138,
         margin_right=130,
         margin_bottom=130,
         banner=_DAGGER if any(flagged) else "",

@@ -79,7 +79,7 @@ def transfer_matrix(
         subtitle or _told(table),
         width=width,
         height=int((n + 2.25) * _CELL * 0.62),
-        margin_left=176,
+        margin_left=138,
         margin_right=120,
         margin_bottom=130,
         shrinks=1.0,
