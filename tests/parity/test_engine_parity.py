@@ -14,7 +14,7 @@ from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.engine import Engine, Shared
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
@@ -110,7 +110,7 @@ def test_sets_of_nodes_in_several_layers(model) -> None:
     sets = []
     for heads in ([(0, 1), (2, 3)], [(0, 0), (0, 2), (1, 1)], [(2, 0)]):
         edits = [Edit(Site.Z, layer, values[Site.Z][:, layer, :, head], head=head) for layer, head in heads]
-        sets.append(Intervention((*edits, Edit(Site.MLP_OUT, 1, values[Site.MLP_OUT][:, 1]))))
+        sets.append(EditSet((*edits, Edit(Site.MLP_OUT, 1, values[Site.MLP_OUT][:, 1]))))
     fast = model.sweep(batch.corrupt, batch.end, sets)
     slow = sweep_by_hooks(model, batch.corrupt, batch.end, sets)
     assert_parity(fast.numpy(), slow.numpy(), TINY_FLOAT32)
@@ -121,7 +121,7 @@ def test_order_and_chunks_change_nothing() -> None:
     llama = tiny_model("llama")
     batch = tiny_batch(llama, 3)
     values = llama.capture(batch.clean, [Site.Z])[Site.Z]
-    sweep = [Intervention((Edit(Site.Z, layer, values[:, layer, :, head], head=head),)) for layer in (2, 0, 1) for head in range(4)]
+    sweep = [EditSet((Edit(Site.Z, layer, values[:, layer, :, head], head=head),)) for layer in (2, 0, 1) for head in range(4)]
     whole = llama.sweep(batch.corrupt, batch.end, sweep)
     assert_parity(llama.sweep(batch.corrupt, batch.end, sweep[::-1]).flip(0).numpy(), whole.numpy(), TINY_FLOAT32)
     one_by_one = torch.cat([llama.sweep(batch.corrupt, batch.end, [one]) for one in sweep])
@@ -150,7 +150,7 @@ def test_values_that_equal_the_base_run_are_not_run() -> None:
     batch = tiny_batch(llama, 3)
     engine = Engine(llama.decoder)
     base = engine.base_run(batch.corrupt, batch.end, [Site.Z])
-    same = [Intervention((Edit(Site.Z, layer, base.sites[Site.Z][layer][:, :, 1], head=1),)) for layer in range(3)]
+    same = [EditSet((Edit(Site.Z, layer, base.sites[Site.Z][layer][:, :, 1], head=1),)) for layer in range(3)]
     assert torch.equal(engine.sweep(base, same), base.final.expand(3, -1, -1))
 
 
@@ -169,10 +169,10 @@ def test_misuse_is_refused(family) -> None:
         ((Edit(Site.Z, 0, value, head=0, positions=batch.end - 7),), "before its start"),
     ]:
         with pytest.raises(BadParameterError, match=said):
-            model.sweep(batch.clean, batch.end, [Intervention(edits, 4)])
+            model.sweep(batch.clean, batch.end, [EditSet(edits, 4)])
     if model.spec.parallel:
         with pytest.raises(ModelError, match="no site 'resid_mid'"):
-            model.sweep(batch.clean, batch.end, [Intervention((Edit(Site.RESID_MID, 0, torch.zeros(2, 9, 32)),))])
+            model.sweep(batch.clean, batch.end, [EditSet((Edit(Site.RESID_MID, 0, torch.zeros(2, 9, 32)),))])
 
 
 def test_a_model_that_cannot_be_taken_apart_is_served_by_hooks_which_says_so(monkeypatch) -> None:
@@ -194,7 +194,7 @@ def test_the_check_can_fail() -> None:
         agree(fast, other)
     late = batch.first_difference().min() + 1  # an engine that starts one position too late
     edit = Edit(Site.RESID_PRE, 0, llama.capture(batch.clean, [Site.RESID_PRE])[Site.RESID_PRE][:, 0])
-    right, wrong = (llama.sweep(batch.corrupt, batch.end, [Intervention((edit,), int(start))]) for start in (late - 1, late))
+    right, wrong = (llama.sweep(batch.corrupt, batch.end, [EditSet((edit,), int(start))]) for start in (late - 1, late))
     with pytest.raises(AssertionError):
         assert_parity(wrong.numpy(), right.numpy(), TINY_FLOAT32)
 
@@ -230,7 +230,7 @@ def test_on_released_weights(request, name, site, position) -> None:
                 value = value[:, head] if site is Site.PATTERN else value[:, :, head]
             value = value if place is None else value[range(2), place]
             edit = Edit(site, layer, value, head=head, positions=place)
-            sweep.append(Intervention((edit,), int((batch.first_difference() if place is None else place).min())))
+            sweep.append(EditSet((edit,), int((batch.first_difference() if place is None else place).min())))
     ids, placed = batch.over_tokens()
     fast = METRIC(model.sweep(batch.corrupt, batch.end, sweep, ids).double(), placed)
     slow = METRIC(sweep_by_hooks(model, batch.corrupt, batch.end, sweep).double(), batch)

@@ -16,7 +16,7 @@ from circuitlab.evaluate.values import Ablation, Means, describe_ablation, requi
 from circuitlab.methods.base import step, with_reference
 from circuitlab.methods.base.routes import universe_of
 from circuitlab.methods.base.sweeps import EngineName, like_pairs, require_engine, sweeps_on
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.nodes import Embed, Head, Logits, Mlp, Node
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class NodeRuns(MaskedRuns):
                 edited = [i for i in some if not masks[i].all()]
                 out[np.ix_(some, pairs)] = clean.metric
                 if edited:
-                    out[np.ix_(edited, pairs)] = clean.sweep([Intervention(self._edits(masks[i], values, limited), start) for i in edited])
+                    out[np.ix_(edited, pairs)] = clean.sweep([EditSet(self._edits(masks[i], values, limited), start) for i in edited])
                 done += len(some) * len(pairs)
                 step(done, out.size)
         return out

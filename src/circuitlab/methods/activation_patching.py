@@ -24,7 +24,7 @@ from circuitlab.methods.base.sweeps import (
     sweeps_on,
     unedited_together,
 )
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _SAMPLE_PAIRS, _SAMPLE_PATCHES = 2, 24
 
 
 class _Patch(NamedTuple):
-    """One intervention: a node of a part, and the place it is limited to (None for all positions)."""
+    """One edit set: a node of a part, and the place it is limited to (None for all positions)."""
 
     part: str
     layer: int
@@ -190,15 +190,15 @@ class ActivationPatching:
         at_one_place = len({(patch.part, patch.layer, patch.head) for patch in patches})
         for pairs in like_pairs(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
             few = edited.select(pairs)
-            live, interventions = self._interventions(batch.select(pairs), patches, source.select(pairs))
+            live, edit_sets = self._edit_sets(batch.select(pairs), patches, source.select(pairs))
             if live:
-                changes[np.ix_(pairs, live)] = (few.sweep(interventions) - few.metric).T
+                changes[np.ix_(pairs, live)] = (few.sweep(edit_sets) - few.metric).T
         return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": changes if self.direction == "denoising" else -changes}
 
-    def _interventions(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[Intervention]]:
+    def _edit_sets(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[EditSet]]:
         """The patches that can change anything: those that reach the first position at which the runs differ, or a later one."""
         first = int(batch.first_difference().min())
-        live, interventions = [], []
+        live, edit_sets = [], []
         values = {self._site(part): source.site(self._site(part)) for part in self.parts}
         for index, patch in enumerate(patches):
             positions = self._positions(patch, batch)
@@ -207,8 +207,8 @@ class ActivationPatching:
                 continue
             live.append(index)
             start = first if positions is None else int(positions.min())
-            interventions.append(Intervention((self._edit(patch, positions, values),), start))
-        return live, interventions
+            edit_sets.append(EditSet((self._edit(patch, positions, values),), start))
+        return live, edit_sets
 
     def _positions(self, patch: _Patch, batch: ContrastBatch) -> Tensor | None:
         if patch.place is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from circuitlab.model.norms import FrozenNorm
     from circuitlab.provenance import ModelSpec
 
-__all__ = ["Edit", "Intervention", "Model", "Runner", "Site", "Weights"]
+__all__ = ["Edit", "EditSet", "Model", "Runner", "Site", "Weights"]
 
 
 class Site(enum.Enum):
@@ -86,7 +86,7 @@ class Edit:
 
 
 @dataclass(frozen=True, eq=False)
-class Intervention:
+class EditSet:
     """A set of edits made together in one run.
 
     Parameters
@@ -202,9 +202,9 @@ class Model(Runner, Protocol):
         self,
         tokens: Int[Tensor, "row pos"],
         at: Int[Tensor, " row"],
-        interventions: Sequence[Intervention],
+        edit_sets: Sequence[EditSet],
         ids: Int[Tensor, " token"] | None = None,
-    ) -> Float[Tensor, "intervention row token"]:
+    ) -> Float[Tensor, "edit_set row token"]:
         """Next-token logits of many edited runs of the same prompts, of some tokens only where ``ids`` are given, without gradients."""
         ...
 

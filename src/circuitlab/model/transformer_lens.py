@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from circuitlab.model.decoder import Decoder
-    from circuitlab.model.protocol import Intervention, Runner
+    from circuitlab.model.protocol import EditSet, Runner
     from circuitlab.provenance import ModelSpec
 
 __all__ = ["BridgeModel", "bridge_of", "is_bridge"]
@@ -115,16 +115,16 @@ class BridgeModel:
         self,
         tokens: Int[Tensor, "row pos"],
         at: Int[Tensor, " row"],
-        interventions: Sequence[Intervention],
+        edit_sets: Sequence[EditSet],
         ids: Int[Tensor, " token"] | None = None,
-    ) -> Float[Tensor, "intervention row token"]:
-        """Logits of many edited runs of the same prompts; only what each intervention can reach is computed."""
+    ) -> Float[Tensor, "edit_set row token"]:
+        """Logits of many edited runs of the same prompts; only what each edit set can reach is computed."""
         _check_tokens(tokens, at, self.spec)
-        for one in interventions:
+        for one in edit_sets:
             edit_hooks(self.site_map, one.edits)  # refuse sites, layers and heads that do not exist
         engine = Engine(self.decoder)
         with torch.no_grad():
-            return self.unembed(engine.sweep(engine.base_run(tokens, at), interventions), ids)
+            return self.unembed(engine.sweep(engine.base_run(tokens, at), edit_sets), ids)
 
     def edited(self, edits: Sequence[Edit]) -> Runner:
         """The same model with edits in place."""

@@ -20,7 +20,7 @@ from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.decoder import Decoder
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
@@ -121,7 +121,7 @@ def test_the_fix_is_the_slope_along_the_true_change_of_attention(site: Site) -> 
     step = 0.01
     for head in range(got.shape[1]):
         change = pattern_after(model, batch, site, head) - before
-        ends = [Intervention((Edit(Site.PATTERN, LAYER, before + sign * step * change),)) for sign in (1, -1)]
+        ends = [EditSet((Edit(Site.PATTERN, LAYER, before + sign * step * change),)) for sign in (1, -1)]
         up, down = METRIC(sweep_by_hooks(model, batch.corrupt, batch.end, ends).double(), batch)
         np.testing.assert_allclose(got[:, head], (up - down).numpy() / (2 * step), atol=5e-4)
     assert np.abs(got).max() > 0.02

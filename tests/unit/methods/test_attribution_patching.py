@@ -14,7 +14,7 @@ from circuitlab.methods.base.gradients import gradient_run
 from circuitlab.metrics import KLDivergence, LogitDiff, LogProb
 from circuitlab.model import load_model
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
@@ -36,14 +36,14 @@ def slopes(model, batch, site, direction, metric=METRIC) -> np.ndarray:
     here, there = (model.capture(tokens, [site])[site] for tokens in (run, other))
     axis = {Site.PATTERN: 2}.get(site, 3)
     heads = range(here.shape[axis]) if site.per_head else (None,)
-    interventions = []
+    edit_sets = []
     for step in (STEP, -STEP, STEP / 2, -STEP / 2):
         value = here + step * (there - here)
         for layer in range(model.spec.n_layers):
             for head in heads:
                 one = value[:, layer] if head is None else value[:, layer].select(axis - 1, head)
-                interventions.append(Intervention((Edit(site, layer, one, head=head),)))
-    logits = sweep_by_hooks(model, run, batch.end, interventions)
+                edit_sets.append(EditSet((Edit(site, layer, one, head=head),)))
+    logits = sweep_by_hooks(model, run, batch.end, edit_sets)
     far_up, far_down, up, down = metric(logits.double(), batch).numpy().reshape(4, -1, batch.n_pairs)
     slope = (8 * (up - down) - (far_up - far_down)) / (6 * STEP)
     shape = (batch.n_pairs, model.spec.n_layers, *((len(heads),) if site.per_head else ()))

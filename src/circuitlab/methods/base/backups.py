@@ -17,7 +17,7 @@ from circuitlab.methods.base.backup_groups import KnockOuts, held_groups
 from circuitlab.methods.base.contract import step
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.methods.base.sweeps import EngineName, like_pairs, pairs_together, require_engine, sweeps_on, unedited_together
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.nodes import Head, Node, Universe
 from circuitlab.scores.intervals import Interval, mean_interval
 
@@ -260,9 +260,9 @@ def _knocked_out(run: Run, source: Run, targets: Sequence[tuple[Head, ...]], fir
     """Effect of each set of heads on pairs that go up together, (pair, set of heads)."""
     z, found = source.site(Site.Z), []
     for start in range(0, len(targets), _TOGETHER):
-        interventions = [
-            Intervention(tuple(Edit(Site.Z, head.layer, z[:, head.layer, :, head.head], head=head.head) for head in heads), first)
+        edit_sets = [
+            EditSet(tuple(Edit(Site.Z, head.layer, z[:, head.layer, :, head.head], head=head.head) for head in heads), first)
             for heads in targets[start : start + _TOGETHER]
         ]
-        found.append((run.metric - run.sweep(interventions)).T)
+        found.append((run.metric - run.sweep(edit_sets)).T)
     return np.concatenate(found, axis=1)

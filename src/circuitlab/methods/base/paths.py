@@ -143,7 +143,7 @@ class TwoRuns:
         return found
 
     def _sweep(self, route: Route, changes: dict[Receiver, Change], senders: Tensor, place: Tensor | None) -> np.ndarray:
-        from circuitlab.model.protocol import Edit, Intervention  # noqa: PLC0415
+        from circuitlab.model.protocol import Edit, EditSet  # noqa: PLC0415
 
         edits: list[list[Edit]] = [[] for _ in senders]
         touched = np.zeros((len(senders), self.batch.n_pairs), dtype=bool)
@@ -158,7 +158,7 @@ class TwoRuns:
             touched |= _touched(rows, slot, len(senders), self.batch.n_pairs)
             for index in slot.unique().tolist():
                 edits[index].append(receiver.edit(value[index], place))
-        sweep = [Intervention(tuple(some), start) for some in edits]
+        sweep = [EditSet(tuple(some), start) for some in edits]
         tokens = self.batch.corrupt if self.direction == "denoising" else self.batch.clean
         return self._signed(metric_of_sweep(self.model, self.metric, self.batch, tokens, sweep), touched)
 

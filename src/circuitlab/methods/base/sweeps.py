@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.engine import Engine
     from circuitlab.model.engine.base_run import BaseRun
-    from circuitlab.model.protocol import Intervention, Model, Site
+    from circuitlab.model.protocol import EditSet, Model, Site
 
 __all__ = [
     "EngineName",
@@ -68,8 +68,8 @@ class Run(Protocol):
         """The same run of some of its pairs, cut to the longest of them."""
         ...
 
-    def sweep(self, interventions: Sequence[Intervention]) -> np.ndarray:
-        """The metric of every edited run, (intervention, pair)."""
+    def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
+        """The metric of every edited run, (edit set, pair)."""
         ...
 
 
@@ -83,7 +83,7 @@ class Sweeps(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Exact:
-    """Computes what an intervention can reach."""
+    """Computes what an edit set can reach."""
 
     model: Model
     metric: Metric
@@ -125,8 +125,8 @@ class _ExactRun:
     def select(self, pairs: Sequence[int]) -> _ExactRun:
         return _ExactRun(self.on, self.batch.select(pairs), self.base.select(pairs), self.metric[list(pairs)])
 
-    def sweep(self, interventions: Sequence[Intervention]) -> np.ndarray:
-        return self.on.read(self.batch, self.on.engine.sweep(self.base, interventions))
+    def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
+        return self.on.read(self.batch, self.on.engine.sweep(self.base, edit_sets))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +165,10 @@ class _HookedRun:
         sites = {site: _trimmed(site, value[rows], stop) for site, value in self.sites.items()}
         return _HookedRun(self.on, few, self.tokens[rows, :stop], sites, self.metric[rows])
 
-    def sweep(self, interventions: Sequence[Intervention]) -> np.ndarray:
+    def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
 
-        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, interventions))
+        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets))
 
 
 def _trimmed(site: Site, value: Tensor, stop: int) -> Tensor:
@@ -190,7 +190,7 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     model, metric
         What is run and read.
     engine : {"exact", "hooks"}
-        ``"exact"`` computes what an intervention can reach; ``"hooks"`` reruns the model. They agree up to rounding.
+        ``"exact"`` computes what an edit set can reach; ``"hooks"`` reruns the model. They agree up to rounding.
     precision : {"full", "bf16_difference"}
         Of the exact engine: the model's dtype, or differences from the base run multiplied in bfloat16.
     """
@@ -234,10 +234,10 @@ def unedited_together(batch: ContrastBatch) -> int:
     return -(-batch.n_pairs // shares)
 
 
-def pairs_together(batch: ContrastBatch, interventions: int) -> int:
-    """How many pairs go up together: with few interventions more, so that matrix products stay large; with many one at a time."""
+def pairs_together(batch: ContrastBatch, edit_sets: int) -> int:
+    """How many pairs go up together: with few edit sets more, so that matrix products stay large; with many one at a time."""
     changed = float((batch.end + 1 - batch.first_difference()).clamp(min=1).float().mean())
-    return max(1, min(batch.n_pairs, round(_TOKENS_TOGETHER / (max(1, interventions) * changed))))
+    return max(1, min(batch.n_pairs, round(_TOKENS_TOGETHER / (max(1, edit_sets) * changed))))
 
 
 def metric_of_sweep(
@@ -245,10 +245,10 @@ def metric_of_sweep(
     metric: Metric,
     batch: ContrastBatch,
     tokens: Tensor,
-    interventions: Sequence[Intervention],
+    edit_sets: Sequence[EditSet],
     engine: EngineName = "exact",
 ) -> np.ndarray:
-    """The metric of every edited run of some prompts, (intervention, pair)."""
+    """The metric of every edited run of some prompts, (edit set, pair)."""
     sweeps = sweeps_on(model, metric, engine)
     started, _ = sweeps.start(replace(batch, clean=tokens, corrupt=tokens))
-    return started.sweep(interventions)
+    return started.sweep(edit_sets)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from circuitlab.model.protocol import Intervention, Model
+    from circuitlab.model.protocol import EditSet, Model
 
 __all__ = ["sweep_by_hooks"]
 
@@ -21,15 +21,15 @@ def sweep_by_hooks(
     model: Model,
     tokens: Int[Tensor, "row pos"],
     at: Int[Tensor, " row"],
-    interventions: Sequence[Intervention],
+    edit_sets: Sequence[EditSet],
     tokens_per_pass: int = 2048,
-) -> Float[Tensor, "intervention row vocab"]:
-    """What `Model.sweep` returns, from whole forward passes; several interventions share one as copies of the rows."""
+) -> Float[Tensor, "edit_set row vocab"]:
+    """What `Model.sweep` returns, from whole forward passes; several edit sets share one as copies of the rows."""
     n, width = tokens.shape
     together = max(1, tokens_per_pass // (n * width))
     found = []
-    for first in range(0, len(interventions), together):
-        group = interventions[first : first + together]
+    for first in range(0, len(edit_sets), together):
+        group = edit_sets[first : first + together]
         edits = [replace(edit, rows=slice(i * n, (i + 1) * n)) for i, one in enumerate(group) for edit in one.edits]
         logits = model.edited(edits).logits(tokens.repeat(len(group), 1), at.repeat(len(group)))
         found.append(logits.unflatten(0, (len(group), n)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.engine.base_run import BaseRun
-    from circuitlab.model.protocol import Intervention
+    from circuitlab.model.protocol import EditSet
 
 __all__ = ["Climb", "Group"]
 
@@ -33,7 +33,7 @@ class Group:
         First position of their window.
     indices : list of int
         Their places in the sweep.
-    ordered : list of Intervention
+    ordered : list of EditSet
         By first layer.
     rows : Tensor, shape (edit, prompt, pos, d_model)
         Their residual streams on the window; the first ``joined`` are on their way.
@@ -41,13 +41,13 @@ class Group:
 
     start: int
     indices: list[int]
-    ordered: list[Intervention]
+    ordered: list[EditSet]
     rows: Float[Tensor, "edit prompt pos d_model"]
     joined: int = 0
 
     @classmethod
-    def of(cls, start: int, ordered: Sequence[tuple[int, Intervention]], base: BaseRun, stop: int) -> Group:
-        """A group of (place in the sweep, intervention), in order of their first layers."""
+    def of(cls, start: int, ordered: Sequence[tuple[int, EditSet]], base: BaseRun, stop: int) -> Group:
+        """A group of (place in the sweep, edit set), in order of their first layers."""
         window = base.entering[0][:, start:stop]
         rows = window.new_empty(len(ordered), *window.shape)
         return cls(start, [index for index, _ in ordered], [one for _, one in ordered], rows)

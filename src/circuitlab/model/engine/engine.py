@@ -1,8 +1,8 @@
-"""Interventions on one base run, recomputing only the layers and positions that they can change.
+"""Edit sets on one base run, recomputing only the layers and positions that they can change.
 
-An intervention changes nothing below its first layer and, in a causal model, nothing before its first position. So its rows start at
+An edit set changes nothing below its first layer and, in a causal model, nothing before its first position. So its rows start at
 that layer from the base run's residual stream, hold only the positions from the first changed one on, and attend to the base run's
-keys and values before it. All interventions that start at one position go up together, each joining at its own layer: every weight is
+keys and values before it. All edit sets that start at one position go up together, each joining at its own layer: every weight is
 used once for all of them, in large matrix products. The last layer is finished only at the answer position. Nothing is approximated.
 """
 
@@ -19,7 +19,7 @@ from circuitlab.model.engine.base_run import BaseRun, Shared, base_run
 from circuitlab.model.engine.climb import Climb, Group
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
 from circuitlab.model.engine.window import check_inside
-from circuitlab.model.protocol import Intervention, Site
+from circuitlab.model.protocol import EditSet, Site
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,7 +38,7 @@ _MOST_TOKENS = 60_000
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """Runs interventions on a functional decoder.
+    """Runs edit sets on a functional decoder.
 
     Parameters
     ----------
@@ -64,27 +64,27 @@ class Engine:
     ) -> BaseRun:
         """Run prompts once, unedited; keep what `sweep` needs and the values of ``sites``.
 
-        ``first`` promises that no intervention will start before that position: less is kept. ``shared`` names prompts that were
+        ``first`` promises that no edit set will start before that position: less is kept. ``shared`` names prompts that were
         run before and begin alike: only the rest is run.
         """
         linears_from = None if self.difference is None else first
         return base_run(self.decoder, tokens, at, sites, linears_from=linears_from, shared=shared)
 
     @torch.no_grad()
-    def sweep(self, base: BaseRun, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention prompt d_model"]:
-        """The residual stream leaving the last layer at the answer position of each prompt, for each intervention.
+    def sweep(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> Float[Tensor, "edit_set prompt d_model"]:
+        """The residual stream leaving the last layer at the answer position of each prompt, for each edit set.
 
         Parameters
         ----------
         base : BaseRun
-            From `base_run`. Interventions whose values equal those it kept are not run: their effect is exactly zero.
-        interventions : sequence of Intervention
+            From `base_run`. Edit sets whose values equal those it kept are not run: their effect is exactly zero.
+        edit_sets : sequence of EditSet
             Any order; those that start at the same position share their passes.
         """
-        out = base.final.expand(len(interventions), -1, -1).clone()
-        starts: dict[int, list[tuple[int, Intervention]]] = {}
+        out = base.final.expand(len(edit_sets), -1, -1).clone()
+        starts: dict[int, list[tuple[int, EditSet]]] = {}
         stop = int(base.at.max()) + 1
-        for index, one in enumerate(interventions):
+        for index, one in enumerate(edit_sets):
             _check(one, base, stop)
             if one.start < stop and not changes_nothing(one, base):
                 starts.setdefault(one.start, []).append((index, moved_up(one, base)))
@@ -94,7 +94,7 @@ class Engine:
                 out[group.indices] = torch.where((base.at >= group.start)[None, :, None], found, out[group.indices])
         return out
 
-    def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, Intervention]]], stop: int) -> Iterator[list[Group]]:
+    def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, EditSet]]], stop: int) -> Iterator[list[Group]]:
         """Groups of one start each, as many at once as their rows fit the budget of memory."""
         groups: list[Group] = []
         tokens = 0
@@ -110,9 +110,9 @@ class Engine:
             yield groups
 
 
-def _check(one: Intervention, base: BaseRun, stop: int) -> None:
+def _check(one: EditSet, base: BaseRun, stop: int) -> None:
     if not one.edits:
-        what = "An intervention without edits changes nothing."
+        what = "An edit set without edits changes nothing."
         raise BadParameterError(what, "Give it at least one edit.")
     layers = len(base.keys)
     for edit in one.edits:

@@ -1,4 +1,4 @@
-"""Interventions that need not be run, or not from where they edit."""
+"""Edit sets that need not be run, or not from where they edit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["changes_nothing", "moved_up"]
 
 
-def changes_nothing(one: Intervention, base: BaseRun) -> bool:
+def changes_nothing(one: EditSet, base: BaseRun) -> bool:
     """Whether every edit writes what the base run has there (as far as the base run kept it): the effect is exactly zero."""
     return all(edit.site in base.sites and torch.equal(edit.value, _held(base.sites[edit.site][edit.layer], edit)) for edit in one.edits)
 
 
-def moved_up(one: Intervention, base: BaseRun) -> Intervention:
-    """The same intervention, written where the next layer begins, if it is one edit of what a layer's MLP adds or of what leaves a layer.
+def moved_up(one: EditSet, base: BaseRun) -> EditSet:
+    """The same edit set, written where the next layer begins, if it is one edit of what a layer's MLP adds or of what leaves a layer.
 
     Everything up to there is as in the base run, so the layer of the edit need not be run at all.
     """

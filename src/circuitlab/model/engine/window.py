@@ -33,7 +33,7 @@ def check_inside(edit: Edit, start: int, stop: int) -> None:
     low, high = int(edit.positions.min()), int(edit.positions.max())
     if low < start:
         what = f"An edit of {edit.site.value!r} at position {low} lies before its start, {start}."
-        raise BadParameterError(what, "Let the intervention start at its first position.")
+        raise BadParameterError(what, "Let the edit set start at its first position.")
     if high >= stop:
         what = f"Positions {edit.positions.tolist()} of an edit at {edit.site.value!r} lie outside prompts of {stop} tokens."
         raise BadParameterError(what, "Count positions from 0.")

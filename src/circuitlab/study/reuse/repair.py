@@ -14,7 +14,7 @@ from circuitlab.circuits.chance import p_value
 from circuitlab.errors import BadParameterError
 from circuitlab.methods.base import step
 from circuitlab.methods.base.roles import attention_between
-from circuitlab.model.protocol import Edit, Intervention, Site
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.nodes import Head
 from circuitlab.scores.intervals import mean_interval, proportion_interval
 
@@ -92,8 +92,8 @@ class Repair:
             edited = [i for i, heads in enumerate(sets) if heads]
             for some in _chunks(len(edited), _AT_ONCE):
                 asked = [edited[i] for i in some]
-                interventions = [Intervention(self.edits(sets[i], pairs), start) for i in asked]
-                out[np.ix_(asked, pairs)] = self.model.sweep(few.clean, few.end, interventions).argmax(-1).cpu().numpy()
+                edit_sets = [EditSet(self.edits(sets[i], pairs), start) for i in asked]
+                out[np.ix_(asked, pairs)] = self.model.sweep(few.clean, few.end, edit_sets).argmax(-1).cpu().numpy()
             step(pairs[-1] + 1, self.batch.n_pairs)
         return out
 

@@ -1,0 +1,94 @@
+"""Which prompts and positions the values of a run belong to, and the tap that reads and changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.model.protocol import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
+    from circuitlab.model.batch import ContrastBatch
+
+__all__ = ["Places", "Tap"]
+
+Tap: TypeAlias = Callable[[Site, int, "Tensor"], "Tensor"]
+"""``(site, layer, value) -> value``: sees the value of every site on the way up and gives back what the run goes on with.
+
+Values are (*lead, prompt, pos, ...), PATTERN (*lead, prompt, head, query, key), as `Site` describes them. A tap that changes nothing
+returns the very tensor that it was given; one that changes something returns another and leaves the given one as it is.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The prompts of a run, and the positions that its values hold.
+
+    Parameters
+    ----------
+    tokens : Tensor of int, shape (prompt, pos)
+        Right-padded token ids of the whole prompts, with what was generated after them.
+    end : Tensor of int, shape (prompt,)
+        Last position of each prompt. What follows it is padding, or was generated.
+    marks : mapping of str to Tensor of int, shape (prompt,)
+        Named positions, where the prompts come from a batch.
+    start, stop : int
+        The positions that values hold: ``start`` to ``stop - 1``.
+    only : Tensor of int, shape (prompt,), optional
+        The one position of each prompt that values hold instead (the engine's last layer).
+    """
+
+    tokens: Int[Tensor, "prompt pos"]
+    end: Int[Tensor, " prompt"]
+    marks: Mapping[str, Int[Tensor, " prompt"]] = field(default_factory=dict)
+    start: int = 0
+    stop: int | None = None
+    only: Int[Tensor, " prompt"] | None = None
+
+    @classmethod
+    def of(cls, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"] | None = None) -> Places:
+        """The clean prompts of a batch (or others of the same layout), with its marks."""
+        return cls(batch.clean if tokens is None else tokens, batch.end, batch.marks)
+
+    def window(self, start: int, stop: int, only: Int[Tensor, " prompt"] | None = None) -> Places:
+        """The same prompts, for values that hold only some positions."""
+        return replace(self, start=start, stop=stop, only=only)
+
+    def select(self, prompts: Sequence[int] | slice) -> Places:
+        """Some of the prompts."""
+        rows = prompts if isinstance(prompts, slice) else list(prompts)
+        only = None if self.only is None else self.only[rows]
+        marks = {name: places[rows] for name, places in self.marks.items()}
+        return replace(self, tokens=self.tokens[rows], end=self.end[rows], marks=marks, only=only)
+
+    @property
+    def positions(self) -> Int[Tensor, "prompt pos"]:
+        """Position of each value along the values' position axis (one row where all prompts hold the same positions)."""
+        if self.only is not None:
+            return self.only[:, None]
+        stop = self.tokens.shape[1] if self.stop is None else self.stop
+        return torch.arange(self.start, stop)[None]
+
+    def mark(self, name: str) -> Int[Tensor, " prompt"]:
+        """Position of a named mark in each prompt.
+
+        Raises
+        ------
+        BadParameterError
+            If these prompts come from no batch, and so have no marks.
+        UnknownNameError
+            If the batch has no such mark.
+        """
+        if not self.marks:
+            what = f"Mark {name!r} was asked for on prompts that carry no marks."
+            raise BadParameterError(what, "Run prompts of a batch that has marks, or name positions by number.")
+        if name not in self.marks:
+            raise UnknownNameError("mark", name, self.marks)
+        return self.marks[name]
