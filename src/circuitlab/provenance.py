@@ -44,6 +44,12 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         SHA-256 over the parameters; part of the identity.
     processing : str
         Weight processing applied after loading (``"none"``: the weights as released); part of the identity.
+    config : str
+        Digest of everything else that a logit depends on: the configuration, buffers, adapters and their state; part of the identity.
+    edits : str
+        Digest of the interventions that the model was edited with, empty for none; part of the identity.
+    n_ctx : int, optional
+        Number of positions of a model with a table of positions; None where positions are computed.
     """
 
     name: str
@@ -60,10 +66,13 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     weights: str
     processing: str = "none"
+    config: str = ""
+    edits: str = ""
+    n_ctx: int | None = None
 
     def identity(self) -> dict[str, str]:
-        """The part of the spec that changes scores: the weights, their processing and the compute dtype."""
-        return {"weights": self.weights, "processing": self.processing, "dtype": self.dtype}
+        """The part of the spec that changes scores: weights, configuration, processing, compute dtype and edits."""
+        return {"weights": self.weights, "config": self.config, "processing": self.processing, "dtype": self.dtype, "edits": self.edits}
 
 
 class TaskRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FrozenNorm"]
 
+_KINDS: tuple[Literal["rms", "layer"], ...] = ("rms", "layer")
+
 
 @dataclass(frozen=True, eq=False)
 class FrozenNorm:
@@ -22,49 +26,72 @@ class FrozenNorm:
 
     Parameters
     ----------
-    kind : {"rms", "layer"}
-        LayerNorm subtracts the mean first; RMSNorm does not.
+    kind : {"rms", "layer", "none"}
+        LayerNorm subtracts the mean first; RMSNorm does not. ``"none"`` is the identity, where a family has no norm at a place.
     gain, bias : Tensor, shape (d_model,)
         Elementwise gain (Gemma's stored weight plus one already added) and bias, or None.
     eps : float
         Added to the mean square before the root.
     """
 
-    kind: Literal["rms", "layer"]
+    kind: Literal["rms", "layer", "none"]
     gain: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"] | None
     eps: float
 
     @classmethod
-    def of(cls, module: Any) -> FrozenNorm:
-        """Read a norm module by finding the form that reproduces it on random input.
+    def of(cls, module: Any, width: int) -> FrozenNorm:
+        """Read a norm module by finding the form that reproduces it on random input; None is no norm at all.
+
+        Parameters
+        ----------
+        module : Module or None
+        width : int
+            Size of the vectors that it norms.
 
         Raises
         ------
         ModelError
-            If it is neither an RMSNorm (with gain w or 1 + w) nor a LayerNorm.
+            If it is neither an RMSNorm nor a LayerNorm (with gain w or 1 + w, or without weights).
         """
-        weight = _at_least_float32(module.weight)
+        if module is None:
+            return cls("none", torch.ones(width), None, 0.0)
+        weight = getattr(module, "weight", None)
+        gain = torch.ones(width) if weight is None else _at_least_float32(weight).flatten()
         bias = getattr(module, "bias", None)
-        bias = _at_least_float32(bias) if isinstance(bias, torch.Tensor) else None
-        eps = next(float(getattr(module, name)) for name in ("eps", "variance_epsilon") if hasattr(module, name))
-        probe = torch.linspace(-2.0, 3.0, 3 * weight.numel(), device=weight.device, dtype=weight.dtype).reshape(3, -1).sin() * 1.7 + 0.3
-        with torch.no_grad():
-            expected = module(probe.to(module.weight.dtype)).to(weight.dtype)
-        candidates = (cls("rms", weight, None, eps), cls("rms", 1 + weight, None, eps), cls("layer", weight, bias, eps))
-        tolerance = 1e-4 if module.weight.dtype in {torch.float32, torch.float64} else 5e-2
-        for candidate in candidates:
-            if torch.allclose(candidate.apply(probe), expected, atol=tolerance, rtol=tolerance):
+        bias = _at_least_float32(bias).flatten() if isinstance(bias, torch.Tensor) else None
+        dtype = gain.dtype if weight is None else weight.dtype
+        probe = torch.linspace(-2.0, 3.0, 3 * width, device=gain.device, dtype=gain.dtype).reshape(3, -1).sin() * 1.7 + 0.3
+        try:
+            with torch.no_grad():
+                expected = module(probe.to(dtype)).to(gain.dtype)
+        except RuntimeError as error:
+            what = f"{type(module).__name__} does not norm vectors of {width} numbers: {error}"
+            raise ModelError(what, "Use a method that does not freeze norms, such as activation_patching.") from error
+        tolerance = 1e-4 if dtype in {torch.float32, torch.float64} else 5e-2
+        for kind, factor, eps in itertools.product(_KINDS, (gain, 1 + gain), _epsilons(module)):
+            candidate = cls(kind, factor, bias, eps)
+            if factor.numel() == width and torch.allclose(candidate.apply(probe), expected, atol=tolerance, rtol=tolerance):
                 return candidate
         what = f"{type(module).__name__} is neither an RMSNorm nor a LayerNorm that circuitlab knows."
         raise ModelError(what, "Use a method that does not freeze norms, such as activation_patching.")
 
+    def times(self, factor: float) -> FrozenNorm:
+        """The norm followed by a factor."""
+        if factor == 1:
+            return self
+        return FrozenNorm(self.kind, self.gain * factor, None if self.bias is None else self.bias * factor, self.eps)
+
     def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
         """Root mean square of the (centred) input, with eps."""
+        if self.kind == "none":
+            return torch.ones_like(x[..., :1])
         return (self._centred(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
     def apply(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The norm itself."""
+        if self.kind == "none":
+            return x
         out = self._centred(x) / self.scale(x) * self.gain.to(x.dtype)
         return out if self.bias is None else out + self.bias.to(x.dtype)
 
@@ -74,12 +101,16 @@ class FrozenNorm:
 
     def vjp(self, gradient: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """Gradient at the input x from a gradient at the output, the change of the scale included."""
+        if self.kind == "none":
+            return gradient
         unit = self._centred(x) / self.scale(x)
         weighted = gradient * self.gain.to(gradient.dtype)
         return (self._centred(weighted) - unit * (weighted * unit).mean(-1, keepdim=True)) / self.scale(x)
 
     def jvp(self, change: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """First-order change of the output for a change of the input x, the change of the scale included."""
+        if self.kind == "none":
+            return change
         unit = self._centred(x) / self.scale(x)
         return self.gain.to(change.dtype) * (self._centred(change) - unit * (change * unit).mean(-1, keepdim=True)) / self.scale(x)
 
@@ -96,3 +127,9 @@ class FrozenNorm:
 def _at_least_float32(value: Tensor) -> Tensor:
     value = value.detach()
     return value if value.dtype == torch.float64 else value.float()
+
+
+def _epsilons(module: Any) -> Iterator[float]:
+    """What a module adds before the root: under its own names, else what families use."""
+    named = [float(getattr(module, name)) for name in ("eps", "variance_epsilon", "norm_eps") if isinstance(getattr(module, name, None), float)]
+    yield from named or (1e-5, 1e-6, 1e-8, 1e-12)

@@ -6,7 +6,7 @@ Importing this module does not import torch; tensors appear in annotations only.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from circuitlab.model.decoder import Decoder
+    from circuitlab.model.interventions import Intervention
     from circuitlab.model.norms import FrozenNorm
     from circuitlab.provenance import ModelSpec
 
@@ -111,8 +112,19 @@ class EditSet:
 class Runner(Protocol):
     """The running half of a model; an edited model offers just this."""
 
-    def logits(self, tokens: Int[Tensor, "row pos"], at: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
-        """Next-token logits at one position of each row (final softcap applied), without gradients."""
+    def logits(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        at: Int[Tensor, " row"],
+        *,
+        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
+        gradients: bool = False,
+    ) -> Float[Tensor, "row vocab"]:
+        """Next-token logits at one position of each row (final softcap applied), where its prompt ends.
+
+        Without gradients, unless ``gradients`` is true: then they flow to the values of interventions, never to weights. ``marks`` are the
+        named positions of the prompts, for interventions that act at marks.
+        """
         ...
 
     def capture(
@@ -122,6 +134,7 @@ class Runner(Protocol):
         *,
         layers: Sequence[int] | None = None,
         at: Int[Tensor, " row"] | None = None,
+        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     ) -> dict[Site, Float[Tensor, ...]]:
         """Activations at sites, shape (row, layer, pos, ...), or (row, layer, ...) with ``at``, without gradients.
 
@@ -190,6 +203,11 @@ class Model(Runner, Protocol):
         ...
 
     @property
+    def lacks(self) -> Mapping[Site, str]:
+        """Sites that it does not have, each with the reason."""
+        ...
+
+    @property
     def decoder(self) -> Decoder:
         """The functional forward; raises `ModelError` where the model cannot be taken apart."""
         ...
@@ -204,13 +222,22 @@ class Model(Runner, Protocol):
         at: Int[Tensor, " row"],
         edit_sets: Sequence[EditSet],
         ids: Int[Tensor, " token"] | None = None,
+        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     ) -> Float[Tensor, "edit_set row token"]:
         """Next-token logits of many edited runs of the same prompts, of some tokens only where ``ids`` are given, without gradients."""
         ...
 
-    def edited(self, edits: Sequence[Edit]) -> Runner:
-        """The same model with edits in place. A run in which an edit does not fire raises `EditDidNotFireError`.
+    def with_edits(self, edits: Sequence[Edit]) -> Runner:
+        """Runs of this model with values written at some sites. A run in which an edit does not fire raises `EditDidNotFireError`.
 
         The model itself is never changed, also not when a run fails.
         """
+        ...
+
+    def edited(self, *interventions: Intervention) -> Model:
+        """The same model with interventions in place: a model of its own, whose edits are part of its identity."""
+        ...
+
+    def refresh(self) -> None:
+        """Notice weights that have changed since they were last looked at; the identity and all that is derived from them follow."""
         ...

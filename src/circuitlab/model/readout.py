@@ -1,19 +1,21 @@
-"""The weights a linear readout needs, read from the Hugging Face modules inside a bridge."""
+"""The weights a linear readout needs, read from a model's own modules."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from circuitlab.errors import ModelError
+from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.norms import FrozenNorm
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from circuitlab.provenance import ModelSpec
+    from circuitlab.model.anatomy import ModelParts
 
-__all__ = ["Readout", "source"]
+__all__ = ["Readout"]
 
 
 class Readout:
@@ -21,52 +23,58 @@ class Readout:
 
     Parameters
     ----------
-    blocks : sequence
-        Bridge blocks with ``attn.o`` and, with post-norms, ``ln1_post``.
-    final_norm, unembed : module
-        Source modules at the end of the model.
-    spec : ModelSpec
-        Shapes.
-    softcap : float or None
-        Final logit softcap.
+    parts : ModelParts
+    d_model : int
     """
 
-    def __init__(self, blocks: Any, final_norm: Any, unembed: Any, spec: ModelSpec, softcap: float | None) -> None:
-        self._blocks, self._norm, self._unembed, self._spec = blocks, final_norm, unembed, spec
-        self.softcap = softcap
+    def __init__(self, parts: ModelParts, d_model: int) -> None:
+        self._parts, self._d_model = parts, d_model
+        self.softcap = parts.softcap
+
+    def _need(self) -> ModelParts:
+        if self._parts.readout_lacks:
+            what = f"The logits cannot be read off the last layer's stream: {self._parts.readout_lacks}."
+            raise ModelError(what, "Use activation_patching with engine='hooks', which runs the model itself.")
+        return self._parts
 
     @cached_property
     def final_norm(self) -> FrozenNorm:
         """Norm before the unembedding."""
-        return FrozenNorm.of(self._norm)
+        return FrozenNorm.of(self._need().final_norm, self._d_model)
 
     def output(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """Output projection W_O of each query head."""
-        module = source(self._blocks[layer].attn.o)
-        weight = module.weight.detach()
-        by_input = weight if type(module).__name__ == "Conv1D" else weight.T  # GPT-2's Conv1D stores (in, out)
-        return by_input.reshape(self._spec.n_heads, self._spec.d_head, self._spec.d_model)
+        """Output projection W_O of each query head, the residual multiplier of the family included."""
+        part = self._parts.layers[layer]
+        weight = Linear.of(part.o).weight.reshape(part.n_heads, part.d_value, -1)
+        return weight * self._scale(layer)
 
     def output_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """Output bias b_O, or None."""
-        bias = source(self._blocks[layer].attn.o).bias
-        return None if bias is None else bias.detach()
+        bias = Linear.of(self._parts.layers[layer].o).bias
+        return None if bias is None else bias * self._scale(layer)
+
+    def _scale(self, layer: int) -> float:
+        """Factor between what attention makes and what it adds; a norm after it would undo a factor before it."""
+        write = self._parts.layers[layer].attn_out
+        return 1.0 if write is None or self._parts.layers[layer].attn_post else write.scale
 
     def post_attention_norm(self, layer: int) -> FrozenNorm | None:
         """Norm between the output projection and the residual stream, or None."""
-        return FrozenNorm.of(source(self._blocks[layer].ln1_post)) if self._spec.post_norm else None
+        part = self._parts.layers[layer]
+        if not part.attn_post or part.attn_out is None or part.attn_out.module is not part.attn_post[-1]:
+            return None
+        return FrozenNorm.of(part.attn_post[-1], self._d_model).times(part.attn_out.scale)
 
     def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
-        """Unembedding column of each token id."""
-        weight: Tensor = self._unembed.weight.detach()
-        return weight[ids if isinstance(ids, slice) else ids.to(weight.device)]
+        """Unembedding column of each token id, the factor of the logits included."""
+        weight: Tensor = self._need().unembed.weight.detach()
+        columns = weight[ids if isinstance(ids, slice) else ids.to(weight.device)]
+        return columns if self._parts.logit_scale == 1 else columns * self._parts.logit_scale
 
     def unembed_bias(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, ...] | None:
         """Unembedding bias of each token id, or None."""
-        bias: Tensor | None = getattr(self._unembed, "bias", None)
-        return None if bias is None else bias.detach()[ids if isinstance(ids, slice) else ids.to(bias.device)]
-
-
-def source(component: Any) -> Any:
-    """The Hugging Face module inside a bridge component."""
-    return getattr(component, "original_component", component)
+        bias: Tensor | None = getattr(self._need().unembed, "bias", None)
+        if bias is None:
+            return None
+        some = bias.detach()[ids if isinstance(ids, slice) else ids.to(bias.device)]
+        return some if self._parts.logit_scale == 1 else some * self._parts.logit_scale

@@ -131,9 +131,9 @@ def _edits(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     layer = model.spec.n_layers // 2
     read = model.capture(tokens, sorted(model.sites, key=lambda s: s.value), layers=[layer])
     for site, values in read.items():
-        same = model.edited([Edit(site, layer, values[:, 0])]).logits(tokens, end)
+        same = model.with_edits([Edit(site, layer, values[:, 0])]).logits(tokens, end)
         yield _result(model, f"writing {site.value} back changes nothing", same - base, base)
-        moved = float((model.edited([Edit(site, layer, values[:, 0].flip(0))]).logits(tokens, end) - base).abs().max())
+        moved = float((model.with_edits([Edit(site, layer, values[:, 0].flip(0))]).logits(tokens, end) - base).abs().max())
         detail = "the other prompt's values were written and the logits stayed the same"
         yield LawResult(f"edits of {site.value} reach the logits", moved > 0, float(moved == 0), 0.0, detail)
 
@@ -144,7 +144,7 @@ def _purity(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     raised = False
     value = model.capture(tokens, [Site.Z], layers=[0])[Site.Z][:, 0]
     try:
-        model.edited([Edit(Site.Z, 0, value[:, :, :, :-1])]).logits(tokens, end)
+        model.with_edits([Edit(Site.Z, 0, value[:, :, :, :-1])]).logits(tokens, end)
     except Exception:
         raised = True
     changed = float((model.logits(tokens, end) - base).abs().max())

@@ -40,7 +40,7 @@ def pattern_after(model, batch, site: Site, head: int, position: int | None = No
     value = model.capture(batch.clean, [site], layers=[LAYER])[site][:, 0, :, head]
     at = None if position is None else torch.full((batch.n_pairs,), position)
     edit = Edit(site, LAYER, value if position is None else value[:, position], head=head, positions=at)
-    return model.edited([edit]).capture(batch.corrupt, [Site.PATTERN], layers=[LAYER])[Site.PATTERN][:, 0]
+    return model.with_edits([edit]).capture(batch.corrupt, [Site.PATTERN], layers=[LAYER])[Site.PATTERN][:, 0]
 
 
 @pytest.mark.parametrize("site", [Site.Q, Site.K])

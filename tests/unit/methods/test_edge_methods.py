@@ -95,7 +95,7 @@ def test_activation_gradients_integrate_to_the_joint_patch(model) -> None:
     clean = METRIC(model.logits(batch.clean, batch.end), batch)
     for layer in range(model.spec.n_layers):
         for site, found in ((Site.Z, scores.values("heads")[:, layer].sum(-1)), (Site.MLP_OUT, scores.values("mlps")[:, layer])):
-            patched = METRIC(model.edited([Edit(site, layer, source[site][:, layer])]).logits(batch.clean, batch.end), batch)
+            patched = METRIC(model.with_edits([Edit(site, layer, source[site][:, layer])]).logits(batch.clean, batch.end), batch)
             np.testing.assert_allclose(found, (clean - patched).numpy(), rtol=0, atol=2e-3)
     np.testing.assert_allclose(scores.values("embed"), scores.dataset["total"].values, rtol=0, atol=2e-3)
 

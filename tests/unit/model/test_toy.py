@@ -43,7 +43,7 @@ def with_nodes(planted, batch, nodes, source=None) -> float:
             edits.append(Edit(Site.Z, node.layer, held[Site.Z][:, node.layer, :, node.head] * (source is not None), head=node.head))
         else:
             edits.append(Edit(Site.MLP_OUT, node.layer, held[Site.MLP_OUT][:, node.layer] * (source is not None)))
-    return float(METRIC(planted.model.edited(edits).logits(batch.clean, batch.end), batch).mean())
+    return float(METRIC(planted.model.with_edits(edits).logits(batch.clean, batch.end), batch).mean())
 
 
 @pytest.mark.parametrize("name", NAMES)

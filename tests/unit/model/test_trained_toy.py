@@ -35,7 +35,7 @@ def test_the_two_heads_do_the_task(planted) -> None:
 
     def without(heads) -> float:
         edits = [Edit(Site.Z, head.layer, torch.zeros_like(z[:, 0, :, 0]), head=head.head) for head in sorted(heads)]
-        return float(METRIC(model.edited(edits).logits(batch.clean, batch.end), batch).mean())
+        return float(METRIC(model.with_edits(edits).logits(batch.clean, batch.end), batch).mean())
 
     whole = float(METRIC(model.logits(batch.clean, batch.end), batch).mean())
     assert whole > 3

@@ -28,14 +28,14 @@ def left_over_hooks(model) -> int:
 @pytest.mark.parametrize("site", [Site.Z, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_MID, Site.RESID_POST, Site.Q, Site.V])
 def test_an_edit_is_what_is_then_read(model, site) -> None:
     value = torch.randn(model.capture(TOKENS, [site], layers=[1])[site][:, 0].shape)
-    read = model.edited([Edit(site, 1, value)]).capture(TOKENS, [site], layers=[1])[site][:, 0]
+    read = model.with_edits([Edit(site, 1, value)]).capture(TOKENS, [site], layers=[1])[site][:, 0]
     torch.testing.assert_close(read, value, atol=1e-5, rtol=1e-5)
 
 
 def test_one_head_at_one_position_of_some_rows(model) -> None:
     before = model.capture(TOKENS, [Site.Z], layers=[2])[Site.Z][:, 0]
     edit = Edit(Site.Z, 2, torch.full((1, 8), 3.0), head=1, positions=torch.tensor([4]), rows=slice(1, 2))
-    after = model.edited([edit]).capture(TOKENS, [Site.Z], layers=[2])[Site.Z][:, 0]
+    after = model.with_edits([edit]).capture(TOKENS, [Site.Z], layers=[2])[Site.Z][:, 0]
     changed = (before != after).nonzero()
     assert changed[:, :3].unique(dim=0).tolist() == [[1, 4, 1]]
     assert (after[1, 4, 1] == 3).all()
@@ -46,8 +46,8 @@ def test_an_edit_at_an_early_position_changes_the_answer_and_one_after_it_does_n
     late = Edit(Site.RESID_PRE, 0, torch.randn(2, 32), positions=torch.tensor([5, 5]))
     at = torch.tensor([3, 3])
     plain = model.logits(TOKENS, at)
-    assert not torch.allclose(model.edited([early]).logits(TOKENS, at), plain)
-    torch.testing.assert_close(model.edited([late]).logits(TOKENS, at), plain)
+    assert not torch.allclose(model.with_edits([early]).logits(TOKENS, at), plain)
+    torch.testing.assert_close(model.with_edits([late]).logits(TOKENS, at), plain)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_edit_at_an_early_position_changes_the_answer_and_one_after_it_does_n
 def test_a_wrong_edit_is_refused_and_leaves_nothing_behind(model, edit, says) -> None:
     before = left_over_hooks(model)
     with pytest.raises(BadParameterError, match=says):
-        model.edited([edit]).logits(TOKENS, END)
+        model.with_edits([edit]).logits(TOKENS, END)
     assert left_over_hooks(model) == before
 
 
@@ -81,7 +81,7 @@ def test_hooks_are_removed_when_the_forward_pass_itself_fails(model, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(type(norm), "forward", broken)
         with pytest.raises(RuntimeError, match="the model failed"):
-            model.edited([Edit(Site.Z, 0, torch.zeros(2, 6, 4, 8))]).logits(TOKENS, END)
+            model.with_edits([Edit(Site.Z, 0, torch.zeros(2, 6, 4, 8))]).logits(TOKENS, END)
     assert left_over_hooks(model) == before
     torch.testing.assert_close(model.logits(TOKENS, END), plain, atol=0, rtol=0)
 
@@ -89,7 +89,7 @@ def test_hooks_are_removed_when_the_forward_pass_itself_fails(model, monkeypatch
 def test_a_hook_point_that_exists_and_does_not_run_is_noticed(model, monkeypatch) -> None:
     monkeypatch.setattr(model.bridge, "run_with_hooks", lambda tokens, fwd_hooks, return_type: torch.zeros(2, 1, 48))
     with pytest.raises(EditDidNotFireError, match=r"1 of 1 edits never fired \(z of layer 0\).*doctor"):
-        model.edited([Edit(Site.Z, 0, torch.zeros(2, 6, 4, 8))]).logits(TOKENS, END)
+        model.with_edits([Edit(Site.Z, 0, torch.zeros(2, 6, 4, 8))]).logits(TOKENS, END)
     with pytest.raises(ModelError, match="never computed 'z' of layer 0"):
         model.capture(TOKENS, [Site.Z])
 

@@ -98,7 +98,7 @@ def test_edits_by_the_engine_equal_hooks(planted) -> None:
     batch = with_marks(planted.batch(9, seed=2))
     repair = Repair(planted.model, batch, ("S1", "IO"))
     heads = (INHIBITION, NEGATIVE)
-    edited = planted.model.edited(repair.edits(heads))
+    edited = planted.model.with_edits(repair.edits(heads))
     found = repair.predictions([heads])[0]
     np.testing.assert_array_equal(found, edited.logits(batch.clean, batch.end).argmax(-1).numpy())
     pattern = edited.capture(batch.clean, [Site.PATTERN], at=batch.end)[Site.PATTERN]
@@ -115,7 +115,7 @@ def test_the_shift_is_that_of_the_edited_run(planted) -> None:
     importance = np.random.default_rng(0).normal(size=(3, 4))
     found = shift_of(repair, [INHIBITION], [MOVER, INHIBITION], "IO", importance)
     rows = torch.arange(10)
-    edited = planted.model.edited(repair.edits([INHIBITION]))
+    edited = planted.model.with_edits(repair.edits([INHIBITION]))
     for name, mark in (("attention_right", "IO"), ("attention_wrong", "S1")):
         for when, runner in (("before", planted.model), ("after", edited)):
             pattern = runner.capture(batch.clean, [Site.PATTERN], at=batch.end)[Site.PATTERN][:, 2, 0]

@@ -58,7 +58,7 @@ class _Sabotaged:
         return read
 
     def edited(self, edits):
-        return self.inner if self.fault == "dead_edit" else self.inner.edited(edits)
+        return self.inner if self.fault == "dead_edit" else self.inner.with_edits(edits)
 
 
 @pytest.mark.parametrize(

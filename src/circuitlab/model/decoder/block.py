@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from einops import rearrange
 
+from circuitlab.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.decoder.rotary import Geometry, rotate
 from circuitlab.model.norms import FrozenNorm
-from circuitlab.model.readout import source
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
-
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Block"]
 
@@ -50,6 +48,12 @@ class Block:
     n_kv_heads : int
     parallel : bool
         Whether the MLP reads what attention reads (GPT-NeoX).
+    pairs : bool
+        Whether rotary positions turn neighbouring dimensions with each other (GLM, Cohere) instead of the two halves.
+    sinks : Tensor, shape (head,), or None
+        Scores of a sink: a share of attention that goes to no key (gpt-oss).
+    experts : callable or None
+        A mixture of experts, in place of gate, up and down, which then are empty.
     """
 
     norm_attn: FrozenNorm
@@ -71,49 +75,41 @@ class Block:
     n_kv_heads: int
     d_head: int
     parallel: bool
+    pairs: bool = False
+    sinks: Float[Tensor, " head"] | None = None
+    experts: Callable[[Tensor], Tensor] | None = None
 
-    @classmethod
-    def of(cls, block: Any, spec: ModelSpec) -> Block:
-        """Read a bridge block by the bridge's canonical names; a part that is missing raises AttributeError or KeyError."""
-        attention, mlp = block.attn, block.mlp
-        inner = source(attention)
-        norms = {name: FrozenNorm.of(source(getattr(block, name))) for name in ("ln1", "ln2")}
-        posts = {name: FrozenNorm.of(source(getattr(block, name))) if spec.post_norm else None for name in ("ln1_post", "ln2_post")}
-        heads = {name: FrozenNorm.of(source(getattr(attention, name))) if hasattr(inner, name) else None for name in ("q_norm", "k_norm")}
-        modules = dict(source(mlp).named_children())
-        return cls(
-            norm_attn=norms["ln1"],
-            norm_mlp=norms["ln2"],
-            post_attn=posts["ln1_post"],
-            post_mlp=posts["ln2_post"],
-            q=Linear.of(source(attention.q)),
-            k=Linear.of(source(attention.k)),
-            v=Linear.of(source(attention.v)),
-            o=Linear.of(source(attention.o)),
-            q_norm=heads["q_norm"],
-            k_norm=heads["k_norm"],
-            gate=Linear.of(source(mlp.gate)) if hasattr(mlp, "gate") else None,
-            up=Linear.of(source(getattr(mlp, "in"))),
-            down=Linear.of(source(mlp.out)),
-            activation=modules["act_fn"] if "act_fn" in modules else modules["act"],
-            scale=float(inner.scaling),
-            softcap=getattr(inner, "attn_logit_softcapping", None),
-            n_kv_heads=spec.n_kv_heads,
-            d_head=spec.d_head,
-            parallel=spec.parallel,
-        )
+    @property
+    def heads_apart(self) -> bool:
+        """Whether a head's queries and keys do not depend on those of other heads, as they do under a norm over all heads (OLMo 2)."""
+        return all(norm is None or norm.gain.numel() == self.d_key for norm in (self.q_norm, self.k_norm))
+
+    @property
+    def d_key(self) -> int:
+        """Numbers of a head's query and key."""
+        return self.k.weight.shape[1] // self.n_kv_heads
+
+    def require_neurons(self) -> None:
+        """Raise `ModelError` for a mixture of experts, whose MLP has no one set of neurons."""
+        if self.experts is not None:
+            what = "The MLPs of this model are mixtures of experts, which choose their weights anew for every input."
+            raise ModelError(what, "Use activation_patching, attribution_patching, eap or logit_attribution.")
 
     def split(self, flat: Float[Tensor, "*rows pos all"]) -> Float[Tensor, "*rows pos head d_head"]:
         """Divide a projection among its heads."""
         return flat.unflatten(-1, (-1, self.d_head))
 
+    def rotate(self, x: Float[Tensor, "*rows pos head d_head"], angles: Any) -> Float[Tensor, "*rows pos head d_head"]:
+        """Queries or keys turned by their positions."""
+        return rotate(x, angles, pairs=self.pairs)
+
     def turned_q(self, q: Float[Tensor, "*rows pos head d_head"], angles: Any) -> Float[Tensor, "*rows pos head d_head"]:
         """Queries as they meet keys: q-norm, then rotation; ``angles`` are those of the positions given, or None."""
-        return rotate(q if self.q_norm is None else self.q_norm.apply(q), angles)
+        return self.rotate(_normed(self.q_norm, q), angles)
 
     def turned_k(self, k: Float[Tensor, "*rows pos kv_head d_head"], angles: Any) -> Float[Tensor, "*rows pos kv_head d_head"]:
         """Keys as they meet queries: k-norm, then rotation."""
-        return rotate(k if self.k_norm is None else self.k_norm.apply(k), angles)
+        return self.rotate(_normed(self.k_norm, k), angles)
 
     def scores(
         self,
@@ -129,6 +125,14 @@ class Block:
         """Scores after the softcap, where there is one."""
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
+    def weights(self, scores: Float[Tensor, "*rows head query key"], hidden: Bool[Tensor, "query key"]) -> Float[Tensor, "*rows head query key"]:
+        """Attention weights from capped scores (their bias included); hidden keys get none, and a sink takes its share."""
+        scores = scores.masked_fill(hidden, float("-inf"))
+        if self.sinks is None:
+            return scores.softmax(-1)
+        sink = self.sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
+        return torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+
     def mix(
         self,
         pattern: Float[Tensor, "*rows head query key"],
@@ -143,11 +147,13 @@ class Block:
         """Pattern and z from raw q, k and v: of whole prompts, or of the positions that follow ``past`` (turned keys, and values)."""
         start = 0 if past is None else past[0].shape[-3]
         stop = start + q.shape[-3]
-        angles = None if where.angles is None else (where.angles[0][start:stop], where.angles[1][start:stop])
+        angles = where.window(start, stop)
         turned = self.turned_k(k, angles)
         keys, values = (turned, v) if past is None else (torch.cat([past[0], turned], dim=-3), torch.cat([past[1], v], dim=-3))
         scores = self.scores(self.turned_q(q, angles), keys)
-        pattern = scores.masked_fill(~where.visible[start:stop, :stop], float("-inf")).softmax(-1)
+        if where.bias is not None:
+            scores = scores + where.biased(start, stop)
+        pattern = self.weights(scores, ~where.visible[start:stop, :stop])
         return pattern, self.mix(pattern, values)
 
     def write(self, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows d_model"]:
@@ -162,10 +168,19 @@ class Block:
 
     def mlp(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """What the MLP adds to the residual stream, from its normed input."""
-        raw = self.down(self.neurons(normed))
+        raw = self.down(self.neurons(normed)) if self.experts is None else self.experts(normed)
         return raw if self.post_mlp is None else self.post_mlp.apply(raw)
 
     def head_writes(self, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows head d_model"]:
         """What each head puts into the sum that the output projection forms, before its bias and any post-norm."""
         heads = self.o.weight.unflatten(0, (-1, self.d_head))
         return torch.einsum("...hd,hdm->...hm", z, heads)
+
+
+def _normed(norm: FrozenNorm | None, x: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows head d_head"]:
+    """A norm of each head, or of all heads as one vector where its gain is that long."""
+    if norm is None:
+        return x
+    if norm.gain.numel() == x.shape[-1]:
+        return norm.apply(x)
+    return norm.apply(x.flatten(-2)).unflatten(-1, x.shape[-2:])

@@ -1,106 +1,162 @@
-"""Build a decoder from a bridge, and check that it computes what the model computes."""
+"""Build a decoder from the parts of a model: what the parts leave open is tried on values of a run, and what comes out is checked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from circuitlab.errors import ModelError
-from circuitlab.model.decoder.block import Block
+from circuitlab.model.anatomy.build import probe_tokens
+from circuitlab.model.decoder.assemble import Assembled, assemble
 from circuitlab.model.decoder.decoder import Decoder
 from circuitlab.model.decoder.rotary import Geometry
+from circuitlab.model.hooks import HookedRun, own_modes
+from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.model.transformer_lens import BridgeModel
-
 __all__ = ["build_decoder"]
 
 # Norms and rotary angles of some families round to float32 inside also when the model is float64; the functional forward does not.
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 _PROBE_LENGTH = 12
+_HOOKS = "Use activation_patching with engine='hooks', or logit_attribution: both run the model itself."
 
 
-def build_decoder(model: BridgeModel) -> Decoder:
+def build_decoder(run: HookedRun, name: str) -> Decoder:
     """The functional forward of a model.
+
+    Parameters
+    ----------
+    run : HookedRun
+        The model.
+    name : str
+        What errors call it.
 
     Raises
     ------
     ModelError
-        If a part cannot be found under the bridge's canonical names, or the logits differ from the model's own.
+        If a part is of a kind that the decoder cannot say, or its streams differ from the model's own.
     """
-    try:
-        blocks = [Block.of(block, model.spec) for block in model.bridge.blocks]
-    except (AttributeError, KeyError, ModelError) as error:
-        what = f"{model.spec.name} ({model.spec.family}) has layers that circuitlab cannot take apart: {error}."
-        raise ModelError(what, "Use engine='hooks', which needs only TransformerLens.") from error
-    decoder = Decoder(blocks, lambda tokens: _embed(model, tokens), _Measure(model))
-    _check(model, decoder)
+    need = (Site.Q, Site.K, Site.V, Site.Z, Site.PATTERN, Site.ATTN_OUT, Site.MLP_OUT)
+    for site in need:
+        if site in run.parts.lacks:
+            what = f"{name} cannot be taken apart: it has no site {site.value!r} ({run.parts.lacks[site]})."
+            raise ModelError(what, _HOOKS)
+    measure = _Measure(run, name)
+    with own_modes(run.root):
+        values = _values(run, measure.tokens(_PROBE_LENGTH))
+        geometry = measure.record(_PROBE_LENGTH)
+        found = list(_assembled(run, values, geometry, name))
+    measure.ready(found)
+    decoder = Decoder([one.block for one in found], measure.embed, measure)
+    measure.decoder = decoder
+    decoder.measure(_PROBE_LENGTH)
     return decoder
 
 
-class _ReachedError(Exception):
-    """Raised by a hook to leave a forward pass at the first layer."""
+def _assembled(run: HookedRun, values: dict[tuple[Site, int], Tensor], geometry: Sequence[Geometry], name: str) -> Iterator[Assembled]:
+    for index, (parts, where) in enumerate(zip(run.parts.layers, geometry, strict=True)):
+        mine = {site: value for (site, layer), value in values.items() if layer == index}
+        try:
+            yield assemble(parts, mine, where)
+        except ModelError as error:
+            what = f"Layer {index} of {name} cannot be taken apart: {error.what}"
+            raise ModelError(what, _HOOKS) from error
 
 
-def _embed(model: BridgeModel, tokens: Tensor) -> Tensor:
-    """Run the model up to its first layer and keep what enters it."""
-    seen: list[Tensor] = []
+def _values(run: HookedRun, tokens: Tensor) -> dict[tuple[Site, int], Tensor]:
+    """Every site of one run."""
+    seen: dict[tuple[Site, int], Tensor] = {}
 
-    def stop(_module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        seen.append(args[0] if args else named["hidden_states"])
-        raise _ReachedError
+    def tap(site: Site, layer: int, value: Tensor) -> Tensor:
+        seen[site, layer] = value.detach().clone()
+        return value
 
-    handle = model.bridge.blocks[0].register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model.logits(tokens, torch.zeros(len(tokens), dtype=torch.long))
-    except _ReachedError:
-        return seen[0].detach()
-    finally:
-        handle.remove()
-    what = f"{model.spec.name} finished a forward pass without calling its first layer."
-    raise ModelError(what, "Use engine='hooks'.")
+    sites = [(site, layer) for site in run.parts.sites for layer in range(len(run.parts.layers))]
+    run.logits(tokens, torch.full((len(tokens),), tokens.shape[1] - 1), sites, tap)
+    return seen
 
 
+@dataclass(eq=False)
 class _Measure:
-    """Geometry of every layer up to a length; measured once for the longest prompt seen."""
+    """Embedding and geometry of every layer, measured on the model itself; each new length is checked before it is used.
 
-    def __init__(self, model: BridgeModel) -> None:
-        self._model, self._length = model, 0
-        self._found: list[Geometry] = []
+    Where angles depend on the length of the prompt, every length has its own; otherwise the longest serves the shorter ones.
+    """
+
+    run: HookedRun
+    name: str
+
+    def __post_init__(self) -> None:
+        self._found: dict[int, list[Geometry]] = {}
+        self._assembled: list[Assembled] = []
+        self._checking = False
+        self.decoder: Decoder | None = None
+
+    def ready(self, assembled: list[Assembled]) -> None:
+        """Take over how the family lays out its angles, layer by layer."""
+        self._assembled = assembled
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.run.root.parameters())).device
+
+    def tokens(self, length: int) -> Tensor:
+        """Prompts to test on."""
+        return probe_tokens(int(self.run.root.get_input_embeddings().weight.shape[0]), 2, length, self._device)
 
     def __call__(self, length: int) -> Sequence[Geometry]:
-        if length > self._length:
-            self._found, self._length = self._record(length), length
-        return self._found
+        if self.run.parts.length_dependent:
+            if length not in self._found:
+                self._found[length] = self._checked(length)
+            return self._found[length]
+        longest = max(self._found, default=0)
+        if length > longest:
+            self._found = {length: self._checked(length)}
+            longest = length
+        return self._found[longest]
 
-    def _record(self, length: int) -> list[Geometry]:
+    def _checked(self, length: int) -> list[Geometry]:
+        with own_modes(self.run.root):
+            found = self.record(length)
+        found = [where.laid_out(one.rotation, one.bias_factor) for where, one in zip(found, self._assembled, strict=True)]
+        if self.decoder is not None and not self._checking:
+            self._check(replace(self.decoder, measure=lambda _length: found), length)
+        return found
+
+    @torch.no_grad()
+    def _check(self, decoder: Decoder, length: int) -> None:
+        tokens = self.tokens(length)
+        last = (Site.RESID_POST, len(self.run.parts.layers) - 1)
+        with own_modes(self.run.root):
+            expected = _last(self.run, tokens, last)
+            found = decoder.final(tokens)
+        apart, size = float((found - expected).abs().max()), float(expected.abs().max())
+        if not apart <= _TOLERANCE.get(expected.dtype, 0.1) * max(1.0, size):
+            what = f"The functional forward of {self.name} is {apart:.2g} away from the model's own stream (of size {size:.2g}) at {length} tokens."
+            raise ModelError(what, _HOOKS)
+
+    def record(self, length: int) -> list[Geometry]:
+        """What the model tells its layers of positions."""
         calls: list[dict[str, Any]] = []
-
-        def keep(_module: Any, _args: Any, named: dict[str, Any]) -> None:
-            calls.append(named)
-
-        blocks = self._model.bridge.blocks
-        handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
-        try:
-            tokens = torch.zeros(1, length, dtype=torch.long, device=self._model.bridge.W_E.device)
-            self._model.logits(tokens, torch.tensor([length - 1]))
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.run.entering(self.tokens(length)[:1], lambda _layer, _resid, named: calls.append(named), len(self.run.parts.layers))
         return [Geometry.of_call(named, length) for named in calls]
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What enters the first layer."""
+        seen: list[Tensor] = []
+        with own_modes(self.run.root):
+            self.run.entering(tokens.clone() if tokens.is_inference() else tokens, lambda _layer, resid, _named: seen.append(resid.detach()))
+        return seen[0]
 
-def _check(model: BridgeModel, decoder: Decoder) -> None:
-    tokens = (torch.arange(_PROBE_LENGTH)[None] * 11 + 5) % model.spec.d_vocab
-    at = torch.tensor([_PROBE_LENGTH - 1])
-    expected = model.logits(tokens, at)
-    found = model.unembed(decoder.final(tokens)[:, -1])
-    apart = float((found - expected).abs().max())
-    if not apart <= _TOLERANCE.get(expected.dtype, 0.5):
-        what = f"The functional forward of {model.spec.name} ({model.spec.family}) is {apart:.2g} logits away from the model's own."
-        raise ModelError(what, "Use engine='hooks', and report the family.")
+
+def _last(run: HookedRun, tokens: Tensor, place: tuple[Site, int]) -> Tensor:
+    seen: list[Tensor] = []
+    keep: Callable[[Site, int, Tensor], Tensor] = lambda _site, _layer, value: seen.append(value.detach().clone()) or value  # noqa: E731
+    run.logits(tokens, torch.full((len(tokens),), tokens.shape[1] - 1), [place], keep)
+    return seen[0]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from circuitlab.errors import ModelError
+
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 __all__ = ["Linear"]
@@ -21,7 +23,7 @@ class Linear:
     Parameters
     ----------
     weight : Tensor, shape (d_in, d_out)
-        A view of the module's parameter; nothing is copied.
+        A view of the module's parameter; nothing is copied, unless an adapter stands beside it or heads are interleaved.
     bias : Tensor, shape (d_out,), or None
     """
 
@@ -30,10 +32,43 @@ class Linear:
 
     @classmethod
     def of(cls, module: Any) -> Linear:
-        """Read a module with ``weight`` and ``bias``; GPT-2's Conv1D stores (in, out), others (out, in)."""
+        """Read a linear module; GPT-2's Conv1D stores (in, out), others (out, in), and an adapter's weights are measured.
+
+        Raises
+        ------
+        ModelError
+            If the module is of another kind, whose weights alone do not say what it computes.
+        """
+        kind = type(module)
+        if kind is not torch.nn.Linear and kind.__name__ != "Conv1D" and "forward" in vars(kind) and kind.forward is not torch.nn.Linear.forward:
+            return cls._measured(module)
         weight, bias = module.weight.detach(), getattr(module, "bias", None)
-        by_input = weight if type(module).__name__ == "Conv1D" else weight.T
+        by_input = weight if kind.__name__ == "Conv1D" else weight.T
         return cls(by_input, None if bias is None else bias.detach())
+
+    @classmethod
+    @torch.no_grad()
+    def _measured(cls, module: Any) -> Linear:
+        base = getattr(module, "base_layer", module)
+        d_in = int(base.weight.shape[0] if type(base).__name__ == "Conv1D" else base.weight.shape[1])
+        ones = torch.eye(d_in, device=base.weight.device, dtype=base.weight.dtype)
+        bias = module(torch.zeros_like(ones[:1]))[0]
+        weight = module(ones) - bias
+        probe = torch.linspace(-1, 1, 3 * d_in, device=ones.device, dtype=ones.dtype).view(3, d_in).sin()
+        expected = module(probe)
+        if not torch.allclose(probe @ weight + bias, expected, atol=1e-4 if ones.element_size() > 2 else 5e-2, rtol=1e-3):  # noqa: PLR2004
+            what = f"{type(module).__name__} is not a linear map of its input."
+            raise ModelError(what, "Use engine='hooks', which runs the module itself.")
+        return cls(weight, bias if bool(bias.any()) else None)
+
+    def columns(self, index: Int[Tensor, "head d_head"]) -> Linear:
+        """The map to some of the outputs, in this order; a view where they stand side by side."""
+        flat = index.flatten()
+        first, last = int(flat[0]), int(flat[-1]) + 1
+        if bool((flat == torch.arange(first, last)[: len(flat)]).all()) and last - first == len(flat):
+            return Linear(self.weight[:, first:last], None if self.bias is None else self.bias[first:last])
+        flat = flat.to(self.weight.device)
+        return Linear(self.weight[:, flat], None if self.bias is None else self.bias[flat])
 
     def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
         """Apply the map to the last axis."""

@@ -31,6 +31,6 @@ def sweep_by_hooks(
     for first in range(0, len(edit_sets), together):
         group = edit_sets[first : first + together]
         edits = [replace(edit, rows=slice(i * n, (i + 1) * n)) for i, one in enumerate(group) for edit in one.edits]
-        logits = model.edited(edits).logits(tokens.repeat(len(group), 1), at.repeat(len(group)))
+        logits = model.with_edits(edits).logits(tokens.repeat(len(group), 1), at.repeat(len(group)))
         found.append(logits.unflatten(0, (len(group), n)))
     return torch.cat(found)

@@ -27,7 +27,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    from circuitlab.model.load import hash_weights  # noqa: PLC0415
+    from circuitlab.model.identity import hash_weights  # noqa: PLC0415
 
     _check_whole(path)
     try:

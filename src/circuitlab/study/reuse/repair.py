@@ -217,7 +217,7 @@ def shift_of(
     from circuitlab.metrics import LogitDiff  # noqa: PLC0415
 
     looked = [head for head in movers if head not in set(heads)]
-    edited: Any = _EditedModel(repair.model, repair.model.edited(repair.edits(heads)))
+    edited: Any = _EditedModel(repair.model, repair.model.with_edits(repair.edits(heads)))
     few = repair.batch
     marks, direct = (answer, *repair.wrong), LogitAttribution()
     attention = [_attention(model, repair, heads if model is edited else (), marks) for model in (repair.model, edited)]
@@ -239,7 +239,7 @@ def _attention(model: Any, repair: Repair, heads: Sequence[Head], marks: Sequenc
     found: dict[str, list[np.ndarray]] = {mark: [] for mark in marks}
     for pairs in _chunks(repair.batch.n_pairs, 4):
         few = repair.batch.select(pairs)
-        runner = repair.model.edited(repair.edits(heads, pairs)) if heads else model
+        runner = repair.model.with_edits(repair.edits(heads, pairs)) if heads else model
         for mark, value in attention_between(_EditedModel(repair.model, runner), few, marks).items():  # type: ignore[arg-type]
             found[mark].append(value)
     return {mark: np.concatenate(parts) for mark, parts in found.items()}

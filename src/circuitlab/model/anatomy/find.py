@@ -1,0 +1,228 @@
+"""From one watched run to the parts of a model.
+
+Parts are recognised by what they do, not by what a family calls them: attention is where a softmax over keys runs, its output projection is
+the linear map that follows, a norm in front of a part is the one whose output that part reads, and what a part adds to the residual stream
+is the output that, times one factor, makes up the difference between two points of the stream. `circuitlab.model.anatomy.heads` then tests
+how heads lie in the projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitlab.errors import ModelError
+from circuitlab.model.anatomy.parts import LayerParts, Write
+from circuitlab.model.anatomy.watch import Call, Softmax, Watched, is_linear, is_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Probe", "find_layers", "find_parts"]
+
+_CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}
+_GATED, _PLAIN = 3, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A watched run of a model.
+
+    Parameters
+    ----------
+    watched : Watched
+    shape : (int, int)
+        Prompts and positions.
+    factors : sequence of float
+        Numbers of the configuration: a measured factor is taken to be one of them, or 1, where it is that close.
+    """
+
+    watched: Watched
+    shape: tuple[int, int]
+    factors: Sequence[float]
+
+    def stream(self, value: Tensor) -> Tensor:
+        """A value as (prompt, pos, d_model), also where a family lays prompts end to end."""
+        return value.reshape(*self.shape, value.shape[-1])
+
+
+def find_layers(root: Any, probe: Probe) -> list[Any]:
+    """The layers of a model: the list of modules that hands the residual stream on, the largest there is.
+
+    Raises
+    ------
+    ModelError
+        If no list of modules was run in order on a stream of one width.
+    """
+    best: list[Any] = []
+    size = 0
+    for module in root.modules():
+        if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential) and len(module) and _hands_on(list(module), probe):
+            mine = sum(value.numel() for value in module.parameters())
+            if mine > size:
+                best, size = list(module), mine
+    if not best:
+        what = f"{type(root).__name__} runs no list of layers on one residual stream."
+        raise ModelError(what, "circuitlab serves decoder-only transformers, whose layers follow one another.")
+    return best
+
+
+def _hands_on(modules: list[Any], probe: Probe) -> bool:
+    calls = [probe.watched.of(module) for module in modules]
+    if any(len(some) != 1 or some[0].entered is None or some[0].left is None for some in calls):
+        return False
+    shapes = {tuple(value.shape) for (call,) in calls for value in (call.entered, call.left) if value is not None}
+    return len(shapes) == 1 and next(iter(shapes))[:-1] == probe.shape
+
+
+def find_parts(layer: Any, probe: Probe) -> LayerParts:
+    """The parts of one layer, heads of projections aside."""
+    (call,) = probe.watched.of(layer)
+    inner = probe.watched.within(layer)
+    found = _attention(layer, inner, probe)
+    if found is None:
+        return LayerParts(layer)
+    parts, path = found
+    outer = _call(inner, path[0])
+    attn_norm = _norm_before(inner, outer.entered)
+    feeds = _mlp(layer, inner, path[0])
+    parts = replace(parts, attn_norm=attn_norm)
+    if feeds is None:
+        return parts
+    mlp_norm = _norm_before(inner, feeds.entered)
+    read = feeds.entered if mlp_norm is None else _call(inner, mlp_norm).entered
+    posts = tuple(norm for norm in _norms_after(inner, outer.left) if norm is not mlp_norm)
+    parts = replace(
+        parts, mlp=feeds.module, mlp_maps=feeds.maps, mlp_norm=mlp_norm, attn_post=posts, mlp_post=_norms_after(inner, feeds.left),
+        parallel=_same(read, call.entered) or (mlp_norm is not None and mlp_norm is attn_norm) or _same(feeds.entered, outer.entered),
+    )  # fmt: skip
+    attends = [*_left(inner, parts.attn_post), *_left(inner, tuple(path)), *_left(inner, (parts.o,))]
+    adds = [*_left(inner, parts.mlp_post), *_left(inner, (feeds.last,)), *_left(inner, parts.mlp_maps[-1:])]
+    return _writes(parts, (call.entered, read, call.left), (attends, adds), probe)
+
+
+@dataclass(frozen=True, eq=False)
+class _Mlp:
+    """What stands where an MLP stands: one module, or maps that lie in the layer itself (OPT)."""
+
+    module: Any
+    entered: Any
+    left: Any
+    last: Any
+    maps: tuple[Any, ...]
+
+
+def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerParts, tuple[Any, ...]] | None:
+    """The module in which one softmax over keys runs, its output projection, and the modules around it, outermost first."""
+    mine = [one for one in probe.watched.softmaxes if any(part is layer for part in one.inside) and _over_keys(one, probe.shape)]
+    if len(mine) != 1:
+        return None
+    (softmax,) = mine
+    depth = next(i for i, part in enumerate(softmax.inside) if part is layer)
+    path = softmax.inside[depth + 1 :]
+    heads = softmax.value.shape[1] if softmax.value.ndim == 4 else softmax.value.shape[0] // probe.shape[0]  # noqa: PLR2004
+    for end in range(len(path), 0, -1):
+        module = path[end - 1]
+        after = [c for c in _outer_maps(inner, module) if c.began > softmax.when and c.entered is not None and not c.entered.shape[-1] % heads]
+        if after:
+            first = after[0]
+            width = int(first.entered.shape[-1]) // heads  # type: ignore[union-attr]
+            sink = softmax.value.shape[-1] > probe.shape[1]
+            return LayerParts(layer, attention=module, n_heads=heads, d_value=width, o=first.module, sink=sink), path[:end]
+    return None
+
+
+def _over_keys(one: Softmax, shape: tuple[int, int]) -> bool:
+    prompts, length = shape
+    value = one.value
+    fits = value.shape[0] == prompts if value.ndim == 4 else value.shape[0] % prompts == 0  # noqa: PLR2004
+    return fits and value.shape[-2] == length and value.shape[-1] in {length, length + 1}
+
+
+def _outer_maps(inner: Sequence[Call], module: Any) -> list[Call]:
+    """Calls of linear maps inside a module, in order; what runs inside an adapter belongs to its map."""
+    mine = [call for call in inner if is_linear(call.module) and any(part is module for part in call.inside)]
+    mine = [call for call in mine if not any(is_linear(part) for part in call.inside)]
+    return sorted(mine, key=lambda call: call.began)
+
+
+def _mlp(layer: Any, inner: Sequence[Call], attention: Any) -> _Mlp | None:
+    direct = sorted((call for call in inner if call.inside[-1] is layer and call.module is not attention), key=lambda call: call.began)
+    maps = [call for call in direct if is_linear(call.module)]
+    modules = [call for call in direct if not is_norm(call.module) and any(True for _ in call.module.parameters())]
+    if len(maps) == _PLAIN and len(modules) == _PLAIN:
+        return _Mlp(None, maps[0].entered, maps[1].left, maps[1].module, (maps[0].module, maps[1].module))
+    if len(modules) != 1 or maps:
+        return None
+    (call,) = modules
+    own = [one.module for one in _outer_maps(inner, call.module)]
+    plain = len(own) in {_PLAIN, _GATED} and len({id(one) for one in own}) == len(own) and _dense(call.module)
+    return _Mlp(call.module, call.entered, call.left, call.module, tuple(own) if plain else ())
+
+
+def _dense(mlp: Any) -> bool:
+    """Whether every weight of an MLP lies in its linear maps: experts and routers hold others."""
+    maps = {id(value) for part in mlp.modules() if is_linear(part) for value in part.parameters()}
+    return all(id(value) in maps for value in mlp.parameters()) and not any(isinstance(part, torch.nn.ModuleList) for part in mlp.modules())
+
+
+def _call(inner: Sequence[Call], module: Any) -> Call:
+    return next(call for call in inner if call.module is module)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is not None and b is not None and a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
+
+
+def _norm_before(inner: Sequence[Call], entered: Any) -> Any:
+    return next((call.module for call in inner if is_norm(call.module) and _same(call.left, entered)), None)
+
+
+def _norms_after(inner: Sequence[Call], left: Any) -> tuple[Any, ...]:
+    return tuple(call.module for call in inner if is_norm(call.module) and _same(call.entered, left))
+
+
+def _left(inner: Sequence[Call], modules: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
+    for module in modules:
+        yield module, _call(inner, module).value
+
+
+def _writes(
+    parts: LayerParts,
+    points: tuple[Any, Any, Any],
+    candidates: tuple[Sequence[tuple[Any, Any]], Sequence[tuple[Any, Any]]],
+    probe: Probe,
+) -> LayerParts:
+    """Attention's and the MLP's writes: the outputs that explain the steps of the residual stream."""
+    pre, read, post = points
+    attends, adds = ([(m, probe.stream(v).double()) for m, v in some if v is not None and v.shape[-1] == pre.shape[-1]] for some in candidates)
+    start, end = probe.stream(pre).double(), probe.stream(post).double()
+    close = _CLOSE.get(pre.dtype, 2e-2)
+    if not parts.parallel:
+        mid = probe.stream(read).double()
+        attn, mlp = (_explained([one], step, close, probe) for one, step in ((attends, mid - start), (adds, end - mid)))
+        return replace(parts, attn_out=None if attn is None else attn[0], mlp_out=None if mlp is None else mlp[0])
+    both = _explained([attends, adds], end - start, close, probe)
+    return parts if both is None else replace(parts, attn_out=both[0], mlp_out=both[1])
+
+
+def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: float, probe: Probe) -> list[Write] | None:
+    """One output of each list, each times a factor, that sum to a step of the stream."""
+    options: list[list[tuple[Any, Tensor]]] = [[]]
+    for some in choices:
+        options = [[*before, one] for before in options for one in some]
+    for option in options:
+        columns = torch.stack([value.flatten() for _, value in option], dim=1)
+        scales = torch.linalg.lstsq(columns, step.flatten()[:, None]).solution[:, 0].tolist()
+        scales = [_snapped(scale, probe.factors) for scale in scales]
+        apart = (columns @ columns.new_tensor(scales)[:, None] - step.flatten()[:, None]).abs().max()
+        if float(apart) <= close * max(1.0, float(step.abs().max())):
+            return [Write(module, scale) for (module, _), scale in zip(option, scales, strict=True)]
+    return None
+
+
+def _snapped(scale: float, factors: Sequence[float]) -> float:
+    return next((one for one in (1.0, *factors) if abs(scale - one) <= 1e-3 * max(abs(one), 1e-3)), scale)  # noqa: PLR2004

@@ -1,0 +1,186 @@
+"""The parts of a loaded model: which module holds what, and how its numbers are divided among heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitlab.model.protocol import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+__all__ = ["HeadMap", "LayerParts", "ModelParts", "Write"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMap:
+    """Where the heads' numbers stand in the output of a projection.
+
+    Parameters
+    ----------
+    module : Module
+        The projection; fused projections serve several maps.
+    index : Tensor of int, shape (head, d_head)
+        Places along the last axis of its output.
+    """
+
+    module: Any
+    index: Int[Tensor, "head d_head"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the output holds these numbers and nothing else, in order."""
+        flat = self.index.flatten()
+        return len(flat) == int(flat[-1]) + 1 and bool((flat == torch.arange(len(flat))).all()) and self._width == len(flat)
+
+    @property
+    def _width(self) -> int:
+        return out_width(self.module)
+
+    def read(self, out: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows head d_head"]:
+        """The heads' numbers in an output of the module."""
+        if self.whole:
+            return out.unflatten(-1, tuple(self.index.shape))
+        return out[..., self.index.to(out.device)]
+
+    def write(self, out: Float[Tensor, "*rows width"], value: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows width"]:
+        """The output with other numbers in the heads' places; the given one is left as it is."""
+        if self.whole:
+            return value.flatten(-2).to(out.dtype)
+        new = out.clone()
+        new[..., self.index.flatten().to(out.device)] = value.flatten(-2).to(out.dtype)
+        return new
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """What a part adds to the residual stream: ``scale`` times the output of a module.
+
+    Parameters
+    ----------
+    module : Module
+    scale : float
+        Factor between the module's output and what is added (Granite's residual multiplier); 1 for most families.
+    """
+
+    module: Any
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LayerParts:
+    """The parts of one layer. What was not found, or did not pass its test, is None.
+
+    Parameters
+    ----------
+    layer : Module
+    attention : Module
+        The module in which the softmax runs.
+    n_heads, d_value : int
+        Query heads, and numbers of each head in z.
+    q, k, v : HeadMap or None
+    q_norm, k_norm : Module or None
+        Norms of queries and keys right after their projections.
+    o : Module or None
+        The projection that reads z.
+    attn_out, mlp_out : Write or None
+        What attention and the MLP add to the residual stream.
+    attn_norm, mlp_norm : Module or None
+        Norms that attention and the MLP read the stream through.
+    attn_post, mlp_post : tuple of Module
+        Norms of what they write.
+    mlp : Module or None
+        The MLP, where it is one module.
+    mlp_maps : tuple of Module
+        Linear maps of the MLP in order of use; empty for mixtures of experts.
+    parallel : bool
+        Whether the MLP reads what enters the layer.
+    sink : bool
+        Whether the softmax has one more column, a share of attention that goes to no key (gpt-oss).
+    """
+
+    layer: Any
+    attention: Any = None
+    n_heads: int = 0
+    d_value: int = 0
+    q: HeadMap | None = None
+    k: HeadMap | None = None
+    v: HeadMap | None = None
+    q_norm: Any = None
+    k_norm: Any = None
+    o: Any = None
+    attn_out: Write | None = None
+    mlp_out: Write | None = None
+    attn_norm: Any = None
+    mlp_norm: Any = None
+    attn_post: tuple[Any, ...] = ()
+    mlp_post: tuple[Any, ...] = ()
+    mlp: Any = None
+    mlp_maps: tuple[Any, ...] = ()
+    parallel: bool = False
+    sink: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """The parts of a model.
+
+    Parameters
+    ----------
+    layers : sequence of LayerParts
+    final_norm : Module or None
+        The norm between the last layer and the unembedding.
+    unembed : Module or None
+    softcap : float or None
+        Of the final logits.
+    logit_scale : float
+        Factor of the final logits (Cohere, Granite).
+    length_dependent : bool
+        Whether rotary angles depend on the length of the prompt.
+    lacks : dict of Site to str
+        Why a site is not served.
+    readout_lacks : str
+        Why logits cannot be computed from the stream that leaves the last layer; empty if they can.
+    """
+
+    layers: Sequence[LayerParts]
+    final_norm: Any = None
+    unembed: Any = None
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    length_dependent: bool = False
+    lacks: dict[Site, str] = field(default_factory=dict)
+    readout_lacks: str = ""
+
+    @property
+    def sites(self) -> frozenset[Site]:
+        """The sites that are served."""
+        return frozenset(Site) - frozenset(self.lacks)
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads of every layer."""
+        return max((layer.n_heads for layer in self.layers), default=0)
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Key/value heads of every layer; as many as query heads where that is not known."""
+        found = {len(one.index) for layer in self.layers for one in (layer.k, layer.v) if one is not None}
+        return found.pop() if len(found) == 1 else self.n_heads
+
+    @property
+    def d_head(self) -> int:
+        """Numbers of a head in z."""
+        return max((layer.d_value for layer in self.layers), default=0)
+
+
+def out_width(module: Any) -> int:
+    """Width of a linear map's output; Conv1D stores (in, out)."""
+    base = getattr(module, "base_layer", module)
+    weight = base.weight
+    return int(weight.shape[1] if type(base).__name__ == "Conv1D" else weight.shape[0])

@@ -1,0 +1,368 @@
+"""A loaded Hugging Face model as a circuitlab model: its own forward pass with taps, and the functional decoder beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from circuitlab.errors import BadParameterError, ModelError
+from circuitlab.model.anatomy.build import model_parts
+from circuitlab.model.decoder.build import build_decoder
+from circuitlab.model.edit_tap import EditTap, require_site
+from circuitlab.model.engine import Engine
+from circuitlab.model.hooks import HookedRun, own_modes
+from circuitlab.model.identity import Fingerprint
+from circuitlab.model.places import Places, Tap
+from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.readout import Readout
+from circuitlab.model.spec_of import spec_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from circuitlab.model.anatomy import ModelParts
+    from circuitlab.model.decoder import Decoder
+    from circuitlab.model.interventions import Intervention, Standing
+    from circuitlab.model.protocol import EditSet, Runner
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["HookedModel"]
+
+
+@dataclass(eq=False)
+class _Loaded:
+    """What one look at a Hugging Face model found; shared by the model and its edited variants, and renewed when the weights change."""
+
+    root: Any
+    name: str
+    weights: str | None
+    seen: Fingerprint
+    parts: ModelParts
+    spec: ModelSpec
+    decoder: Decoder | ModelError | None = None
+    readout: Readout | None = None
+
+    @classmethod
+    def of(cls, root: Any, name: str, weights: str | None) -> _Loaded:
+        with own_modes(root):
+            parts = model_parts(root)
+            spec = spec_of(root, parts, name, weights)
+        return cls(root, name, weights, Fingerprint.of(root, deep=True), parts, spec)
+
+    def renew(self) -> None:
+        """Look again."""
+        self.__dict__.update(vars(_Loaded.of(self.root, self.name, None)))
+
+
+class HookedModel:
+    """A loaded Hugging Face model, which is never changed: hooks are there for one run and gone after it.
+
+    Parameters
+    ----------
+    root : PreTrainedModel
+        The model.
+    tokenizer : PreTrainedTokenizerBase or None
+        None for a model that is only fed token ids.
+    name : str
+        What to call it.
+    weights : str, optional
+        SHA-256 of its parameters, where it is known.
+
+    Raises
+    ------
+    ModelError
+        If it is no decoder-only language model that runs layers on one residual stream.
+
+    Notes
+    -----
+    Weights that are replaced or edited in place after loading are noticed when `spec` is read, and everything derived from them is made
+    anew; `refresh` also notices what was written through ``.data``.
+    """
+
+    def __init__(self, root: Any, tokenizer: PreTrainedTokenizerBase | None, name: str, weights: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self._loaded = _Loaded.of(root, name, weights)
+        self._standing: Standing | None = None
+        self._edited: tuple[object, Decoder] | None = None
+
+    def __repr__(self) -> str:
+        spec = self._loaded.spec
+        edits = "" if self._standing is None else f", edited: {self._standing.describe()}"
+        return f"HookedModel({spec.name}: {spec.family}, {spec.n_layers} layers x {spec.n_heads} heads{edits})"
+
+    @property
+    def root(self) -> Any:
+        """The Hugging Face model."""
+        return self._loaded.root
+
+    @property
+    def parts(self) -> ModelParts:
+        """Where its parts are, and which sites it lacks for which reason."""
+        return self._current().parts
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Shapes, family and identity, edits included."""
+        spec = self._current().spec
+        return spec if self._standing is None else msgspec.structs.replace(spec, edits=self._standing.digest())
+
+    @property
+    def sites(self) -> frozenset[Site]:
+        """The sites this model has."""
+        return self._loaded.parts.sites
+
+    @property
+    def lacks(self) -> Mapping[Site, str]:
+        """Sites that it does not have, each with the reason."""
+        return self._loaded.parts.lacks
+
+    @property
+    def weights(self) -> Readout:
+        """Weights of the readout."""
+        loaded = self._current()
+        if loaded.readout is None:
+            loaded.readout = Readout(loaded.parts, loaded.spec.d_model)
+        return loaded.readout
+
+    @property
+    def decoder(self) -> Decoder:
+        """The functional forward, built on first use and checked against the model's own values; with the edits of this model."""
+        loaded = self._current()
+        if loaded.decoder is None:
+            try:
+                loaded.decoder = build_decoder(HookedRun(loaded.root, loaded.parts), loaded.spec.name)
+            except ModelError as error:
+                loaded.decoder = error
+        if isinstance(loaded.decoder, ModelError):
+            raise ModelError(loaded.decoder.what, loaded.decoder.fix)
+        if self._standing is None:
+            return loaded.decoder
+        if self._edited is None or self._edited[0] is not loaded.decoder:
+            self._edited = (loaded.decoder, replace(loaded.decoder, standing=self._standing))
+        return self._edited[1]
+
+    def refresh(self) -> None:
+        """Look at every weight once, and make everything anew that was derived from weights that have changed since."""
+        loaded = self._loaded
+        with own_modes(loaded.root):
+            if Fingerprint.of(loaded.root, deep=True) != loaded.seen:
+                loaded.renew()
+
+    def _current(self) -> _Loaded:
+        loaded = self._loaded
+        if Fingerprint.of(loaded.root).places != loaded.seen.places:
+            self.refresh()
+        return loaded
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        at: Int[Tensor, " row"],
+        *,
+        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
+        gradients: bool = False,
+    ) -> Float[Tensor, "row vocab"]:
+        """Next-token logits at one position of each row; only that position is unembedded.
+
+        A row's prompt ends at its position. Gradients flow to the values of edits where ``gradients`` is true, never to weights.
+        """
+        return self._run(Places(tokens, at, marks or {}), gradients=gradients)
+
+    def capture(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        sites: Sequence[Site],
+        *,
+        layers: Sequence[int] | None = None,
+        at: Int[Tensor, " row"] | None = None,
+        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
+    ) -> dict[Site, Float[Tensor, ...]]:
+        """Activations at sites, (row, layer, pos, ...), or (row, layer, ...) with ``at``; of an edited model after its edits."""
+        end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
+        return self._capture(Places(tokens, end, marks or {}), sites, layers, at, ())
+
+    def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
+        """Logits of a residual stream that left the last layer; of some tokens only where ``ids`` are given.
+
+        Gradients flow to ``resid`` if it asks for them, never to weights.
+        """
+        weights = self.weights
+        every = slice(None) if ids is None else ids
+        normed = weights.final_norm.apply(resid)
+        logits = torch.nn.functional.linear(normed, weights.unembed(every), weights.unembed_bias(every))
+        return logits if weights.softcap is None else torch.tanh(logits / weights.softcap) * weights.softcap
+
+    def sweep(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        at: Int[Tensor, " row"],
+        edit_sets: Sequence[EditSet],
+        ids: Int[Tensor, " token"] | None = None,
+        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
+    ) -> Float[Tensor, "edit_set row token"]:
+        """Logits of many edited runs of the same prompts; only what each edit set can reach is computed."""
+        loaded = self._current()
+        _check_tokens(tokens, at, loaded.spec)
+        for one in edit_sets:
+            EditTap(loaded.spec, loaded.parts, one.edits)  # refuse sites, layers and heads that do not exist
+        engine = Engine(self.decoder)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return self.unembed(engine.sweep(engine.base_run(tokens, at, marks=marks), edit_sets), ids)
+
+    def with_edits(self, edits: Sequence[Edit]) -> Runner:
+        """Runs of this model with values written at some sites, row by row; a run in which an edit does not fire raises."""
+        EditTap(self._loaded.spec, self._loaded.parts, edits)  # refuse bad edits here, where the caller made them
+        return _WithEdits(self, tuple(edits))
+
+    def edited(self, *interventions: Intervention) -> HookedModel:
+        """The same model with interventions in place: a model of its own, whose edits are part of its identity.
+
+        Parameters
+        ----------
+        *interventions : Intervention
+            From `circuitlab.interventions`, made in this order, after those that this model has already.
+
+        Raises
+        ------
+        ModelError, BadParameterError
+            If the model lacks what they edit; before anything is run.
+        """
+        from circuitlab.model.interventions import Standing  # noqa: PLC0415 - interventions stand on models
+
+        ready = tuple(one.resolved(self) for one in interventions)
+        for one in ready:
+            one.check(self._loaded.spec, self._loaded.parts.sites)
+        new = object.__new__(type(self))
+        new.tokenizer, new._loaded, new._edited = self.tokenizer, self._loaded, None
+        before = () if self._standing is None else self._standing.interventions
+        new._standing = Standing((*before, *ready)) if before or ready else None
+        return new
+
+    def _run(
+        self, places: Places, edits: Sequence[Edit] = (), readers: Sequence[tuple[Site, int]] = (), read: Tap | None = None, *, gradients: bool = False
+    ) -> Tensor:
+        """One forward pass: standing edits first, then those of this run, then reads; the answer position unembedded."""
+        loaded = self._current()
+        _check_tokens(places.tokens, places.end, loaded.spec)
+        if loaded.parts.length_dependent and len(set(places.end.tolist())) > 1:
+            return self._by_length(places, edits, readers, gradients=gradients)
+        if loaded.parts.length_dependent and not readers:
+            places = replace(places, tokens=places.tokens[:, : int(places.end[0]) + 1])
+        writer = EditTap(loaded.spec, loaded.parts, edits)
+        with own_modes(loaded.root, gradients=gradients), self._tapped(places) as (standing, touched):
+            taps = [tap for tap in (standing, writer if edits else None, read) if tap is not None]
+            sites = list(dict.fromkeys([*touched, *writer.sites, *readers]))
+            fresh = replace(places, tokens=places.tokens.clone() if places.tokens.is_inference() else places.tokens)
+            logits = HookedRun(loaded.root, loaded.parts).logits(fresh.tokens, fresh.end.clone(), sites, _chained(taps))
+        writer.check_fired()
+        return logits
+
+    def _by_length(self, places: Places, edits: Sequence[Edit], readers: Sequence[tuple[Site, int]], *, gradients: bool) -> Tensor:
+        """Prompts of one length at a time, cut to it: here a position's meaning depends on how long the prompt is."""
+        if edits or readers:
+            what = f"{self._loaded.spec.name} turns positions by the length of the prompt; prompts of {sorted(set(places.end.tolist()))} cannot share a run."
+            raise ModelError(what, "Run prompts of one length together.")
+        out: dict[int, Tensor] = {}
+        for end in sorted(set(places.end.tolist())):
+            rows = [i for i, one in enumerate(places.end.tolist()) if one == end]
+            few = places.select(rows)
+            found = self._run(replace(few, tokens=few.tokens[:, : end + 1]), gradients=gradients)
+            out |= dict(zip(rows, found, strict=True))
+        return torch.stack([out[i] for i in range(len(places.end))])
+
+    @contextmanager
+    def _tapped(self, places: Places) -> Iterator[tuple[Tap | None, list[tuple[Site, int]]]]:
+        """The standing edits on these prompts, and where they act; after the run each must have fired."""
+        if self._standing is None:
+            yield None, []
+            return
+        spec = self._loaded.spec
+        with self._standing.watched():
+            yield self._standing(places), sorted(self._standing.targets(spec), key=str)
+
+    def _capture(
+        self,
+        places: Places,
+        sites: Sequence[Site],
+        layers: Sequence[int] | None,
+        at: Tensor | None,
+        edits: Sequence[Edit],
+    ) -> dict[Site, Tensor]:
+        loaded = self._current()
+        wanted = list(range(loaded.spec.n_layers)) if layers is None else list(layers)
+        readers = [(site, layer) for site in sites for layer in wanted]
+        for site, layer in readers:
+            require_site(loaded.spec, loaded.parts, site, layer)
+        seen: dict[tuple[Site, int], Tensor] = {}
+        asked = set(readers)
+
+        def read(site: Site, layer: int, value: Tensor) -> Tensor:
+            if (site, layer) in asked:
+                held = value.detach()
+                if at is not None:
+                    rows = torch.arange(len(at), device=held.device)
+                    held = held[rows, :, at] if site is Site.PATTERN else held[rows, at]
+                seen[site, layer] = held.clone()
+            return value
+
+        self._run(places, edits, readers, read)
+        if missed := [key for key in readers if key not in seen]:
+            what = f"{loaded.spec.name} never computed {missed[0][0].value!r} of layer {missed[0][1]}."
+            raise ModelError(what, "Run `circuitlab doctor` on this model; its family may not be supported.")
+        return {site: torch.stack([seen[site, layer] for layer in wanted], dim=1) for site in sites}
+
+
+class _WithEdits:
+    """A model with values written at some sites; offers only runs."""
+
+    def __init__(self, model: HookedModel, edits: tuple[Edit, ...]) -> None:
+        self._model, self._edits = model, edits
+
+    def logits(self, tokens: Tensor, at: Tensor, *, marks: Mapping[str, Tensor] | None = None, gradients: bool = False) -> Tensor:
+        """Next-token logits of the edited run."""
+        return self._model._run(Places(tokens, at, marks or {}), self._edits, gradients=gradients)  # noqa: SLF001 - one unit in two classes
+
+    def capture(
+        self,
+        tokens: Tensor,
+        sites: Sequence[Site],
+        *,
+        layers: Sequence[int] | None = None,
+        at: Tensor | None = None,
+        marks: Mapping[str, Tensor] | None = None,
+    ) -> dict[Site, Tensor]:
+        """Activations of the edited run."""
+        end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
+        return self._model._capture(Places(tokens, end, marks or {}), sites, layers, at, self._edits)  # noqa: SLF001
+
+
+def _chained(taps: Sequence[Tap]) -> Tap | None:
+    if len(taps) <= 1:
+        return taps[0] if taps else None
+
+    def tap(site: Site, layer: int, value: Tensor) -> Tensor:
+        for one in taps:
+            value = one(site, layer, value)
+        return value
+
+    return tap
+
+
+def _check_tokens(tokens: Tensor, at: Tensor, spec: ModelSpec) -> None:
+    square = tokens.ndim == 2 and at.shape == tokens.shape[:1]  # noqa: PLR2004 - rows and positions
+    if not square or bool(((at < 0) | (at >= tokens.shape[1])).any()):
+        what = f"Tokens of shape {tuple(tokens.shape)} cannot be read at positions {at.tolist()[:8]}."
+        raise BadParameterError(what, "Give (row, pos) token ids and one position inside each row.")
+    if int(tokens.max()) >= spec.d_vocab or int(tokens.min()) < 0:
+        what = f"Token ids run from {int(tokens.min())} to {int(tokens.max())}; {spec.name} has {spec.d_vocab} tokens."
+        raise BadParameterError(what, "Encode prompts with this model's own tokenizer.")
+    if spec.n_ctx is not None and tokens.shape[1] > spec.n_ctx:
+        what = f"Prompts of {tokens.shape[1]} tokens are longer than the {spec.n_ctx} positions that {spec.name} has."
+        raise BadParameterError(what, "Use shorter prompts.")

@@ -1,0 +1,306 @@
+"""A loaded Hugging Face model run with a tap: plain hooks that are there for one run and gone after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from circuitlab.model.anatomy.parts import HeadMap, LayerParts, ModelParts, Write
+from circuitlab.model.anatomy.watch import is_softmax
+from circuitlab.model.protocol import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.model.places import Tap
+
+__all__ = ["HookedRun", "length_dependent", "own_modes"]
+
+
+@contextmanager
+def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode, no gradients unless asked for, no inference mode; what the caller had set is back after the ``with`` block.
+
+    Rotary tables that grew with an earlier, longer prompt begin anew, and are put back as well.
+    """
+    training = [module for module in root.modules() if module.training]
+    asking = [value for value in root.parameters() if value.requires_grad] if gradients else []
+    tables = [_Table.of(module) for module in root.modules() if _grows(module)]
+    try:
+        for module in training:
+            module.training = False
+        for value in asking:
+            value.requires_grad_(False)
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(gradients):
+            for table in tables:
+                table.begin_anew()
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        for value in asking:
+            value.requires_grad_(True)
+        for table in tables:
+            table.put_back()
+
+
+def _grows(module: Any) -> bool:
+    """Whether a module's rotary angles depend on the length of the prompt, or of one it has seen."""
+    kinds = getattr(module, "rope_type", None)
+    return any("dynamic" in str(kind) or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """A rotary module, and what it held before a run."""
+
+    module: Any
+    buffers: dict[str, Tensor]
+    values: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: Any) -> _Table:
+        buffers = dict(module.named_buffers(recurse=False))
+        numbers = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "config"}
+        return cls(module, buffers, {name: value.detach().clone() for name, value in buffers.items()}, numbers)
+
+    def begin_anew(self) -> None:
+        """Angles as they are before any prompt."""
+        for name in [name for name in self.numbers if name.endswith("max_seq_len_cached")]:
+            setattr(self.module, name, self.module.original_max_seq_len)
+        for name in [name for name in self.buffers if name.endswith("original_inv_freq")]:
+            grown = name.replace("original_inv_freq", "inv_freq")
+            setattr(self.module, grown, self.buffers[name].detach().clone())
+
+    def put_back(self) -> None:
+        """Everything as it was."""
+        for name, value in self.numbers.items():
+            setattr(self.module, name, value)
+        for name, buffer in self.buffers.items():
+            with torch.no_grad():
+                buffer.copy_(self.values[name])
+            setattr(self.module, name, buffer)
+
+
+def length_dependent(root: Any) -> bool:
+    """Whether what a model makes of a position depends on how long the prompt is, by its rotary angles."""
+    return any(_grows(module) for module in root.modules())
+
+
+@dataclass(frozen=True, eq=False)
+class HookedRun:
+    """Runs a model's own forward pass, with a tap at some sites.
+
+    Parameters
+    ----------
+    root : Module
+        The Hugging Face model. It is never changed: hooks are removed after each run, also after one that failed.
+    parts : ModelParts
+    """
+
+    root: Any
+    parts: ModelParts
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        at: Int[Tensor, " row"] | None,
+        sites: Collection[tuple[Site, int]] = (),
+        tap: Tap | None = None,
+        past: Any = None,
+    ) -> Float[Tensor, "row *pos vocab"]:
+        """Next-token logits at one position of each row, or at all positions where ``at`` is None.
+
+        Parameters
+        ----------
+        tokens, at : Tensor of int
+            Row ends lie at or before the last column; only the position ``at`` is unembedded.
+        sites : collection of (Site, int)
+            Where the tap is called.
+        tap : Tap, optional
+        past : Cache, optional
+            Keys and values of the positions before ``tokens``; it grows.
+        """
+        named: dict[str, Any] = {"input_ids": tokens, "use_cache": past is not None}
+        if past is not None:
+            named["past_key_values"] = past
+        rows = torch.arange(len(tokens), device=tokens.device)
+        with ExitStack() as hooks:
+            reduced = []
+            if at is not None and self.parts.unembed is not None:
+
+                def only_answer(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+                    reduced.append(True)
+                    return (args[0][rows.to(args[0].device), at.to(args[0].device)][:, None], *args[1:])
+
+                hooks.callback(self.parts.unembed.register_forward_pre_hook(only_answer).remove)
+            if tap is not None:
+                self._install(hooks, _Tapped(tuple(tokens.shape), tap), sites)
+            logits: Tensor = self.root(**named).logits
+        if at is None:
+            return logits
+        return logits[:, 0] if reduced else logits[rows, at]
+
+    def entering(self, tokens: Int[Tensor, "row pos"], seen: Callable[[int, Any, dict[str, Any]], None], layers: int = 1) -> None:
+        """Run up to a layer, showing ``seen`` what each layer before it is called with: (layer, first argument, named arguments)."""
+        with ExitStack() as hooks:
+            for index, parts in enumerate(self.parts.layers[:layers]):
+
+                def keep(_module: Any, args: tuple[Any, ...], named: dict[str, Any], layer: int = index) -> None:
+                    seen(layer, args[0] if args else named["hidden_states"], named)
+                    if layer + 1 == layers:
+                        raise _ReachedError
+
+                hooks.callback(parts.layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            try:
+                self.root(input_ids=tokens, use_cache=False)
+            except _ReachedError:
+                return
+
+    def _install(self, hooks: ExitStack, tapped: _Tapped, sites: Collection[tuple[Site, int]]) -> None:
+        patterns: dict[int, tuple[int, LayerParts]] = {}
+        for layer, parts in enumerate(self.parts.layers):
+            mine = {site for site, place in sites if place == layer}
+            if mine:
+                for handle in tapped.install(layer, parts, mine):
+                    hooks.callback(handle.remove)
+            if Site.PATTERN in mine:
+                patterns[id(parts.attention)] = (layer, parts)
+        if patterns:
+            mode = _PatternTap(patterns, tapped)
+            for parts in self.parts.layers:
+                if id(parts.attention) in patterns:
+                    hooks.callback(parts.attention.register_forward_pre_hook(mode.enter).remove)
+                    hooks.callback(parts.attention.register_forward_hook(mode.leave).remove)
+            hooks.enter_context(mode)
+
+
+class _ReachedError(Exception):
+    """Leaves a forward pass at a layer."""
+
+
+@dataclass(eq=False)
+class _Tapped:
+    """The hooks of one run."""
+
+    shape: tuple[int, ...]
+    tap: Tap
+    entering: dict[int, Tensor] = field(default_factory=dict)
+
+    def install(self, layer: int, parts: LayerParts, sites: set[Site]) -> Iterator[Any]:
+        """Hooks for the sites of one layer."""
+        if sites & {Site.RESID_PRE, Site.RESID_MID}:
+            yield parts.layer.register_forward_pre_hook(self._enter(layer, sites), with_kwargs=True)
+        maps = [(site, heads) for site, heads in ((Site.Q, parts.q), (Site.K, parts.k), (Site.V, parts.v)) if site in sites and heads is not None]
+        for module in {id(heads.module): heads.module for _, heads in maps}.values():
+            yield module.register_forward_hook(self._project(layer, [(site, heads) for site, heads in maps if heads.module is module]))
+        if Site.Z in sites:
+            yield parts.o.register_forward_pre_hook(self._mix(layer, parts))
+        if sites & {Site.ATTN_OUT, Site.RESID_MID} and parts.attn_out is not None:
+            yield parts.attn_out.module.register_forward_hook(self._added(layer, parts.attn_out, sites & {Site.ATTN_OUT, Site.RESID_MID}))
+        if Site.MLP_OUT in sites and parts.mlp_out is not None:
+            yield parts.mlp_out.module.register_forward_hook(self._added(layer, parts.mlp_out, {Site.MLP_OUT}))
+        if Site.RESID_POST in sites:
+            yield parts.layer.register_forward_hook(self._left(layer))
+
+    def _enter(self, layer: int, sites: set[Site]) -> Callable[..., Any]:
+        def enter(_module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            value = args[0] if args else named["hidden_states"]
+            new = self.tap(Site.RESID_PRE, layer, value) if Site.RESID_PRE in sites else value
+            self.entering[layer] = new
+            if new is value:
+                return None
+            return ((new, *args[1:]), named) if args else (args, {**named, "hidden_states": new})
+
+        return enter
+
+    def _project(self, layer: int, maps: list[tuple[Site, HeadMap]]) -> Callable[..., Any]:
+        def project(_module: Any, _args: Any, out: Tensor) -> Tensor:
+            wide = out.reshape(*self.shape, -1)
+            for site, heads in maps:
+                value = heads.read(wide)
+                new = self.tap(site, layer, value)
+                if new is not value:
+                    wide = heads.write(wide, new)
+            return wide.reshape(out.shape)
+
+        return project
+
+    def _mix(self, layer: int, parts: LayerParts) -> Callable[..., Any]:
+        def mix(_module: Any, args: tuple[Any, ...]) -> Any:
+            value = args[0].reshape(*self.shape, parts.n_heads, parts.d_value)
+            new = self.tap(Site.Z, layer, value)
+            return None if new is value else (new.to(value.dtype).reshape(args[0].shape), *args[1:])
+
+        return mix
+
+    def _added(self, layer: int, write: Write, sites: set[Site]) -> Callable[..., Any]:
+        def added(_module: Any, _args: Any, out: Any) -> Any:
+            raw = out if isinstance(out, torch.Tensor) else out[0]
+            wide = raw.reshape(*self.shape, raw.shape[-1])
+            value = wide if write.scale == 1 else wide * write.scale
+            new = value
+            for site in (Site.ATTN_OUT, Site.MLP_OUT):
+                new = self.tap(site, layer, new) if site in sites else new
+            if Site.RESID_MID in sites:
+                start = self.entering[layer]
+                mid = start + new
+                other = self.tap(Site.RESID_MID, layer, mid)
+                new = new if other is mid else other - start
+            if new is value:
+                return None
+            back = (new if write.scale == 1 else new / write.scale).to(raw.dtype).reshape(raw.shape)
+            return back if isinstance(out, torch.Tensor) else type(out)((back, *out[1:]))
+
+        return added
+
+    def _left(self, layer: int) -> Callable[..., Any]:
+        def left(_module: Any, _args: Any, out: Any) -> Any:
+            value = out if isinstance(out, torch.Tensor) else out[0]
+            new = self.tap(Site.RESID_POST, layer, value)
+            if new is value:
+                return None
+            return new if isinstance(out, torch.Tensor) else type(out)((new, *out[1:]))
+
+        return left
+
+    def pattern(self, layer: int, parts: LayerParts, value: Tensor) -> Tensor:
+        """The result of a softmax over keys with its weights through the tap; a sink's share, in the last column, stays."""
+        whole = value if value.ndim == 4 else value.unflatten(0, (self.shape[0], -1))  # noqa: PLR2004
+        keys = whole.shape[-1] - int(parts.sink)
+        weights = whole[..., :keys]
+        new = self.tap(Site.PATTERN, layer, weights)
+        if new is weights:
+            return value
+        new = new.to(value.dtype)
+        return (torch.cat([new, whole[..., keys:]], dim=-1) if parts.sink else new).reshape(value.shape)
+
+
+class _PatternTap(TorchFunctionMode):
+    """Shows the tap every softmax over keys that runs inside an attention module."""
+
+    def __init__(self, layers: dict[int, tuple[int, LayerParts]], tapped: _Tapped) -> None:
+        super().__init__()
+        self._layers, self._tapped = layers, tapped
+        self._now: tuple[int, LayerParts] | None = None
+
+    def enter(self, module: Any, _args: Any) -> None:
+        """An attention module begins."""
+        self._now = self._layers[id(module)]
+
+    def leave(self, _module: Any, _args: Any, _out: Any) -> None:
+        """It has ended."""
+        self._now = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self._now is not None and is_softmax(func, out):
+            return self._tapped.pattern(*self._now, out)
+        return out

@@ -1,0 +1,123 @@
+"""What a model computes, as far as it can be told apart: weights, configuration, adapters and edits; and whether they changed since."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitlab.errors import ModelError
+from circuitlab.provenance import digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Fingerprint", "config_digest", "hash_weights", "state_digest"]
+
+_NAMES_ONLY = {
+    "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "eos_token_id",
+    "finetuning_task", "gradient_checkpointing", "id2label", "is_encoder_decoder", "keys_to_ignore_at_inference", "label2id", "output_attentions",
+    "output_hidden_states", "pad_token_id", "prefix", "problem_type", "return_dict", "sep_token_id", "task_specific_params", "tie_word_embeddings",
+    "tokenizer_class", "torch_dtype", "transformers_version", "use_cache", "_attn_implementation", "attn_implementation",
+    "initializer_range", "name_or_path", "quantization_config",
+}  # fmt: skip
+"""Entries of a configuration that no logit depends on; any other, also one that nobody has thought of, is part of the identity."""
+
+
+def hash_weights(hf_model: Any) -> str:
+    """SHA-256 over the names, shapes and bytes of every parameter, in name order.
+
+    Raises
+    ------
+    ModelError
+        If a weight is not a finite number; the first such parameter is named.
+    """
+    total = hashlib.sha256()
+    for name, value in sorted(hf_model.named_parameters()):
+        if value.is_floating_point() and not bool(torch.isfinite(value.detach().sum(dtype=torch.float64))):
+            bad = int((~torch.isfinite(value.detach())).sum())
+            what = f"Weight {name!r} holds {bad} numbers that are not finite."
+            raise ModelError(what, "The checkpoint is damaged or training diverged; load another one.")
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def config_digest(config: Any) -> str:
+    """Digest of everything in a configuration that a logit can depend on."""
+    return digest(_plain({key: value for key, value in config.to_dict().items() if key not in _NAMES_ONLY}))
+
+
+def state_digest(root: Any) -> str:
+    """Digest of what is neither weight nor configuration: classes of modules, buffers, and the state of adapters."""
+    total = hashlib.sha256()
+    for name, module in root.named_modules():
+        total.update(f"{name} {type(module).__qualname__}".encode())
+        for key in ("scaling", "merged_adapters", "active_adapters", "disable_adapters", "active_adapter"):
+            value = getattr(module, key, None)
+            if value is not None and hasattr(module, "merged_adapters"):
+                total.update(f"{key} {_plain(value)}".encode())
+        for key, value in sorted(module.named_buffers(recurse=False)):
+            if not _is_table(module, key):
+                total.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+                total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _is_table(module: Any, key: str) -> bool:
+    """Rotary angles that follow the length of the prompt: the configuration says how, and they change with every run."""
+    return key.endswith("inv_freq") and not key.endswith("original_inv_freq") and getattr(module, "rope_type", "default") != "default"
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, in an order that does not depend on how it was made."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A quick look at a model's tensors: where they lie, how often they were written to, and sums over their bits.
+
+    Parameters
+    ----------
+    places : tuple
+        Address, version and size of every parameter and buffer; changes with every assignment and every in-place operation but those
+        through ``.data``.
+    sums : tuple of int
+        Sums over the bits of every parameter by row and by column: they also notice what was written through ``.data``.
+    """
+
+    places: tuple[tuple[str, int, int, int], ...]
+    sums: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, root: Any, *, deep: bool = False) -> Fingerprint:
+        """Look at a model; ``deep`` reads every weight once (0.1 s for 135 million)."""
+        tensors = [(name, value) for name, value in (*root.named_parameters(), *root.named_buffers()) if not name.endswith("inv_freq")]
+        places = tuple((name, value.data_ptr(), _version(value), value.numel()) for name, value in tensors)
+        return cls(places, tuple(_bits(value) for _, value in tensors) if deep else ())
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version  # noqa: SLF001 - torch has no public name for it
+
+
+def _bits(value: Tensor) -> int:
+    """A number that changes with any one entry, and with rows or columns that change places."""
+    flat = value.detach().contiguous()
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
+    grid = flat.view(kind).reshape(flat.shape[0] if flat.ndim else 1, -1)
+    return hash((tuple(_sampled(grid.sum(0, dtype=torch.int64))), tuple(_sampled(grid.sum(1, dtype=torch.int64)))))
+
+
+def _sampled(sums: Tensor) -> Iterator[int]:
+    weights = torch.arange(1, len(sums) + 1, device=sums.device)
+    yield int(sums.sum())
+    yield int((sums * weights).sum())
