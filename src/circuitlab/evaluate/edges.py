@@ -202,16 +202,12 @@ class EdgeRunsOfCircuits(MaskedRuns):
 
     def _start(self, few: ContrastBatch) -> EdgeRuns:
         """The positions that can change: from the first difference on with resampling, all otherwise."""
-        runs = EdgeRuns.of(self.model, self.metric, few)
-        if self.ablation == "resample" or not runs.start:
-            return runs
-        past = [(keys[:, :0], values[:, :0]) for keys, values in runs.past]
-        return EdgeRuns(self.model, self.metric, few, 0, runs.where, past)
+        return EdgeRuns.of(self.model, self.metric, few, summed=True, start=None if self.ablation == "resample" else 0)
 
     def _ablated(self, runs: EdgeRuns, pairs: list[int]) -> AblatedWrites:
         """What every sender writes along ablated edges."""
         corrupt = runs.plain(runs.batch.corrupt).trace
-        embed, z, mlp = corrupt.layers[0].resid_pre, [layer.z for layer in corrupt.layers], [layer.mlp_out for layer in corrupt.layers]
+        embed, z, mlp = corrupt.embed, [layer.z for layer in corrupt.layers], [layer.mlp_out for layer in corrupt.layers]
         if self.ablation == "zero":
             embed, z, mlp = torch.zeros_like(embed), [torch.zeros_like(one) for one in z], [torch.zeros_like(one) for one in mlp]
         elif self.ablation != "resample":

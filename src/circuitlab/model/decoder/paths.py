@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder.block import Block
-    from circuitlab.model.decoder.decoder import Decoder, LayerTrace, Trace
+    from circuitlab.model.decoder.decoder import Decoder, Trace
+    from circuitlab.model.decoder.layer import LayerTrace
 
 __all__ = ["MID", "POST", "PRE", "Change", "Point", "Sender", "carry", "join_point", "sender_changes", "writes_of"]
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder.block import Block
-    from circuitlab.model.decoder.decoder import Decoder, LayerTrace, Trace
+    from circuitlab.model.decoder.decoder import Decoder, Trace
+    from circuitlab.model.decoder.layer import LayerTrace
 
 __all__ = ["Receiver", "hop"]
 
@@ -70,7 +71,7 @@ class Receiver:
             return whole[:, :, self._head]
         if isinstance(self.node, Mlp):
             return base.mlp_out
-        return {"pre": base.resid_pre, "mid": base.resid_mid, "post": base.resid_mid + base.mlp_out}[self.node.point]  # type: ignore[union-attr]
+        return {"pre": base.resid_pre, "mid": base.resid_mid, "post": base.resid_post}[self.node.point]  # type: ignore[union-attr]
 
     def arriving(self, decoder: Decoder, run: Trace, change: Change, rows_per_block: int = 1024) -> Float[Tensor, "row width"]:
         """Its new value at every row of a change that was read at its point."""

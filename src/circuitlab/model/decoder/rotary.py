@@ -29,6 +29,10 @@ class Geometry:
     angles: tuple[Float[Tensor, "pos d_rotary"], Float[Tensor, "pos d_rotary"]] | None
     visible: Bool[Tensor, "pos pos"]
 
+    def angles_of(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine of some positions; None where positions are part of the embedding."""
+        return None if self.angles is None else (self.angles[0][start:stop], self.angles[1][start:stop])
+
     @classmethod
     def of_call(cls, named: dict[str, Any], length: int) -> Geometry:
         """From the keyword arguments that a model gave one of its layers."""
