@@ -27,7 +27,7 @@ class GradientRun:
     Parameters
     ----------
     embed : Tensor
-        The leaf that asks for gradients: the residual stream entering layer 0, (pair, pos, d_model), or the value that was put in its place.
+        The leaf that asks for gradients: the residual stream entering layer 0, (pair, pos, d_model), or the output that was moved.
     trace : Trace
         Every intermediate value, in the graph.
     value : Tensor, shape (pair,)

@@ -18,7 +18,7 @@ __all__ = ["Cache"]
 
 @dataclass(eq=False)
 class Cache:
-    """Turned keys, and values, of every layer on the first positions of some prompts; a forward pass goes on from there and appends its own.
+    """Turned keys, and values, of the first positions of some prompts, by layer; a forward pass goes on from there and appends its own.
 
     Parameters
     ----------

@@ -130,7 +130,11 @@ class LayerRun:
         shared = (front.resid_pre, front.attn_in, front.projected, front.q, front.k, front.v, front.pattern, front.z)
         return LayerTrace(*shared, attn_out, resid_mid, mlp_in, mlp_out, self.left(resid_mid, mlp_out))
 
-    def left(self, resid_mid: Float[Tensor, "row pos d_model"], mlp_out: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+    def left(
+        self,
+        resid_mid: Float[Tensor, "row pos d_model"],
+        mlp_out: Float[Tensor, "row pos d_model"],
+    ) -> Float[Tensor, "row pos d_model"]:
         """The residual stream that leaves, from what the MLP adds."""
         return self._show(Site.RESID_POST, resid_mid + mlp_out)
 

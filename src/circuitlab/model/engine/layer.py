@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.model.engine.window import Write, write_all
+from circuitlab.model.engine.window import REDUCED, Write, write_all
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Block
     from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.engine.arithmetic import Multiply
+    from circuitlab.model.places import Tap
 
 __all__ = ["Attended", "Edited", "Place", "attend", "leave", "mlp_out"]
 
@@ -95,24 +96,32 @@ class Attended:
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """Reads and writes of one layer: every site is shown to ``seen`` and then edited.
+    """Edits and reads of one layer. Every site is given to the standing tap first, then shown to ``seen``, then written to.
 
     Parameters
     ----------
     place : Place
         The window.
+    layer : int
     writes : sequence of Write
-        Edits of this layer.
+        Edits of this layer in some of the runs.
+    taps : (Tap or None, Tap or None)
+        The standing edits of an edited model, on the window, and at the one position of each prompt that is wanted in the last layer.
     seen : dict, optional
-        Filled with the value of every site, before any edit.
+        Filled with the value of every site, before any writes.
     """
 
     place: Place
+    layer: int
     writes: Sequence[Write] = ()
+    taps: tuple[Tap | None, Tap | None] = (None, None)
     seen: dict[Site, Tensor] | None = None
 
     def __call__(self, site: Site, value: Tensor) -> Tensor:
         """The value of a site with its edits in place."""
+        tap = self.taps[self.place.only is not None and site in REDUCED]
+        if tap is not None:
+            value = tap(site, self.layer, value)
         if self.seen is not None:
             self.seen[site] = value
         return write_all(value, site, self.writes, self.place.start, self.place.only)
