@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgeRuns"]
 
-_NO_SUM = "so that the residual stream is no longer the sum of what nodes write, and edges between nodes have no values of their own"
+_NO_SUM = "so that the residual stream is no longer the sum of what heads, MLPs and the embedding write"
 
 
 @dataclass(frozen=True, eq=False)
