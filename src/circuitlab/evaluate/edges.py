@@ -17,6 +17,7 @@ from circuitlab.evaluate.values import Ablation, Means, describe_ablation, requi
 from circuitlab.methods.base import step, with_reference
 from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
 from circuitlab.model.protocol import Site
 from circuitlab.nodes import Edge, Head, KVHead
 from circuitlab.scores.edge_layout import EdgeLayout
@@ -202,7 +203,8 @@ class EdgeRunsOfCircuits(MaskedRuns):
 
     def _start(self, few: ContrastBatch) -> EdgeRuns:
         """The positions that can change: from the first difference on with resampling, all otherwise."""
-        return EdgeRuns.of(self.model, self.metric, few, summed=True, start=None if self.ablation == "resample" else 0)
+        decoder = refusing(self.model.decoder, STREAM, NO_SUM)
+        return EdgeRuns.of(self.model, self.metric, few, decoder, start=None if self.ablation == "resample" else 0)
 
     def _ablated(self, runs: EdgeRuns, pairs: list[int]) -> AblatedWrites:
         """What every sender writes along ablated edges."""

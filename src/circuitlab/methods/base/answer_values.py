@@ -10,7 +10,7 @@ import torch
 from circuitlab.errors import ModelError
 from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.methods.base.sweeps import like_pairs, unedited_together
-from circuitlab.model.decoder.taps import in_turn
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, in_turn, refusing
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class AnswerValues:
 def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[AnswerValues, AnswerValues]:
     """Values of the clean and of the corrupt run: about one forward pass each, what both prompts share run once."""
     try:
-        _ = model.decoder
+        decoder = refusing(model.decoder, STREAM, NO_SUM)
     except ModelError:
         clean, corrupt = (AnswerValues.by_hooks(model, metric, batch, tokens) for tokens in (batch.clean, batch.corrupt))
         return clean, corrupt
@@ -84,7 +84,7 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
     order: list[int] = []
     for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False):
         few = batch.select(pairs)
-        runs = EdgeRuns.of(model, metric, few, summed=True)
+        runs = EdgeRuns.of(model, metric, few, decoder)
         for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
             values.append(AnswerValues.on(runs, tokens))
         order += pairs

@@ -13,7 +13,6 @@ import torch
 
 from circuitlab.methods.base.gradients import GradientRun
 from circuitlab.model.decoder import Trace
-from circuitlab.model.decoder.taps import STREAM, Refusing
 from circuitlab.model.places import Places
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgeRuns"]
 
-_NO_SUM = "so that the residual stream is no longer the sum of what heads, MLPs and the embedding write"
-
 
 @dataclass(frozen=True, eq=False)
 class EdgeRuns:
@@ -45,9 +42,8 @@ class EdgeRuns:
     past : Cache
         Keys and values of the positions before the window.
     forward : Decoder, optional
-        A forward with the model's values and another backward pass; if it has an ``unembed``, that makes the logits.
-    summed : bool
-        Whether what is computed takes the residual stream for the sum of what nodes write: edits of the stream itself are refused then.
+        A forward with the model's values and another backward pass, or one that refuses some edits; if it has an ``unembed``, that makes
+        the logits.
     """
 
     model: Model
@@ -56,7 +52,6 @@ class EdgeRuns:
     start: int
     past: Cache
     forward: Decoder | None = None
-    summed: bool = False
 
     @classmethod
     def of(
@@ -66,16 +61,14 @@ class EdgeRuns:
         batch: ContrastBatch,
         forward: Decoder | None = None,
         *,
-        summed: bool = False,
         start: int | None = None,
     ) -> EdgeRuns:
         """Run the positions that clean and corrupt share; or, with ``start``, those before it."""
         first = int(torch.minimum(batch.first_difference(), batch.end).min()) if start is None else start
         decoder = model.decoder
         with torch.no_grad():
-            tap = _refusing(decoder.tap(Places.of(batch).window(0, first)), summed=summed)
-            past = decoder.prefill(decoder.embed(batch.clean)[:, :first], tap)
-        return cls(model, metric, batch, first, past, forward, summed)
+            past = decoder.prefill(decoder.embed(batch.clean)[:, :first], decoder.tap(Places.of(batch).window(0, first)))
+        return cls(model, metric, batch, first, past, forward)
 
     @property
     def decoder(self) -> Decoder:
@@ -89,7 +82,7 @@ class EdgeRuns:
     def tap(self, tokens: Int[Tensor, "pair pos"] | None = None) -> Tap | None:
         """The standing edits of an edited model on the window of some prompts, the clean ones by default."""
         places = Places.of(self.batch, tokens).window(self.start, self.batch.clean.shape[1])
-        return _refusing(self.decoder.tap(places), summed=self.summed)
+        return self.decoder.tap(places)
 
     @torch.no_grad()
     def plain(self, tokens: Int[Tensor, "pair pos"]) -> GradientRun:
@@ -140,7 +133,3 @@ class EdgeRuns:
         ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
         unembed = getattr(self.forward, "unembed", self.model.unembed)
         return self.metric(unembed(last, ids), placed)
-
-
-def _refusing(tap: Tap | None, *, summed: bool) -> Tap | None:
-    return Refusing(tap, STREAM, _NO_SUM) if summed and tap is not None else tap

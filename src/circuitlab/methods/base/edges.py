@@ -14,6 +14,7 @@ from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.methods.base.gradients import refuse_zero_gradient
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 
@@ -174,8 +175,9 @@ def score_edges(
     arrays: dict[str, np.ndarray] = {"edges": np.zeros((batch.n_pairs, *layout.shape), dtype=np.float32)}
     arrays |= {name: np.zeros(batch.n_pairs) for name in ("clean", "corrupt")}
     live, done = False, 0
+    decoder = refusing(model.decoder, STREAM, NO_SUM)
     for pairs in like_pairs(batch, pairs_per_pass):
-        found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), summed=True), layout)
+        found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), decoder), layout)
         for name, values in (("edges", found.edges), ("clean", found.clean), ("corrupt", found.corrupt)):
             arrays[name][pairs] = values.detach().to(torch.float64 if name != "edges" else torch.float32).cpu().numpy()
         live |= found.live

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,13 +13,14 @@ from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.cache import Cache
 from circuitlab.model.decoder.layer import LayerRun, LayerTrace
 from circuitlab.model.decoder.rotary import Geometry
-from circuitlab.model.decoder.taps import in_turn, untouched
+from circuitlab.model.decoder.taps import Watched, in_turn, untouched
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from circuitlab.model.places import Places, Tap
+    from circuitlab.model.protocol import Site
 
 __all__ = ["Decoder", "Trace"]
 
@@ -33,10 +34,16 @@ class Trace:
     embed : Tensor, shape (row, pos, d_model)
         What the run began with: the residual stream entering layer 0, before any edits of it.
     layers : list of LayerTrace
+    places : Places, optional
+        The prompts and positions that the values belong to, where more than the values is asked of the run.
+    changed : frozenset of (Site, int)
+        Sites and layers at which standing edits changed something; known with ``places``.
     """
 
     embed: Float[Tensor, "row pos d_model"]
     layers: list[LayerTrace]
+    places: Places | None = None
+    changed: frozenset[tuple[Site, int]] = frozenset()
 
     @property
     def final(self) -> Float[Tensor, "row pos d_model"]:
@@ -125,6 +132,11 @@ class Decoder:
     ) -> Trace:
         """`forward` with every value kept, in one graph."""
         return self.traced_on(Trace(resid, []), cache=cache, tap=tap)
+
+    def traced_in(self, places: Places) -> Trace:
+        """Every value of some whole prompts, and where standing edits changed one."""
+        watched = Watched(self.tap(places) or untouched)
+        return replace(self.trace(self.embed(places.tokens), tap=watched), places=places, changed=frozenset(watched.changed))
 
     def traced_on(self, done: Trace, *, cache: Cache | None = None, tap: Tap | None = None) -> Trace:
         """Go on from a trace of the first layers."""

@@ -1,9 +1,9 @@
-"""Taps put together: nothing, one after the other, watched, and refused at some sites."""
+"""Taps put together: nothing, one after the other, watched, and standing edits that are refused at some sites."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from circuitlab.errors import ModelError
@@ -12,12 +12,16 @@ from circuitlab.model.protocol import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.model.decoder.decoder import Decoder
     from circuitlab.model.places import Tap
 
-__all__ = ["STREAM", "Refusing", "Watched", "in_turn", "untouched"]
+__all__ = ["NO_SUM", "STREAM", "Watched", "in_turn", "refusing", "untouched"]
 
 STREAM = frozenset({Site.RESID_PRE, Site.ATTN_OUT, Site.RESID_MID, Site.RESID_POST})
 """Sites whose edits make the residual stream another thing than the sum of what heads, MLPs and the embedding write."""
+
+NO_SUM = "so that the residual stream is no longer the sum of what heads, MLPs and the embedding write"
+"""Why a computation that needs that sum refuses edits of `STREAM`."""
 
 
 def untouched(_site: Site, _layer: int, value: Tensor) -> Tensor:
@@ -58,24 +62,24 @@ class Watched:
         return new
 
 
-@dataclass(frozen=True, eq=False)
-class Refusing:
-    """A tap that may not change some sites.
+def refusing(decoder: Decoder, sites: Collection[Site], why: str) -> Decoder:
+    """The same decoder for a computation that cannot follow standing edits of some sites: `ModelError` where one changes a value there.
 
-    Parameters
-    ----------
-    tap : Tap
-    sites : collection of Site
-    why : str
-        What cannot be computed with them, and why; a clause that follows the name of the edit.
+    ``why`` is a clause that follows the name of the edit.
     """
+    standing = decoder.standing
+    if standing is None:
+        return decoder
+    return replace(decoder, standing=lambda places: _Refusing(standing(places), sites, why))
 
+
+@dataclass(frozen=True, eq=False)
+class _Refusing:
     tap: Tap
     sites: Collection[Site]
     why: str
 
     def __call__(self, site: Site, layer: int, value: Tensor) -> Tensor:
-        """What the tap makes of a value; raises `ModelError` where it changes one that it may not."""
         new = self.tap(site, layer, value)
         if new is not value and site in self.sites:
             what = f"This model has an edit of {site.value} in layer {layer}, {self.why}."
