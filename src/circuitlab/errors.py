@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
+    "AdditivityError",
     "AlignmentError",
     "BadParameterError",
     "CircuitlabError",
@@ -89,6 +90,10 @@ class TokenizationError(CircuitlabError):
 
 class AlignmentError(CircuitlabError):
     """Clean and corrupt prompts that do not line up token by token."""
+
+
+class AdditivityError(CircuitlabError):
+    """Shares of an additive method that do not sum to the total: some part of this model is not what the method takes it for."""
 
 
 class ModelError(CircuitlabError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.errors import ModelError
+from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from circuitlab.methods.base.edge_runs import EdgeRuns
     from circuitlab.model.decoder import Block, Linear
+    from circuitlab.model.decoder.layer import LayerRun
     from circuitlab.scores.edge_layout import EdgeLayout
 
 __all__ = ["AblatedWrites", "forward", "head_shares"]
@@ -80,7 +82,7 @@ def forward(
     Parameters
     ----------
     runs : EdgeRuns
-        Gives the layers, the window of positions and the keys and values before it.
+        Gives the layers, the window of positions, the keys and values before it, and the edits of an edited model.
     layout : EdgeLayout
     ablated : AblatedWrites
         On the window.
@@ -98,16 +100,19 @@ def forward(
     more = embed.new_zeros(count, layout.shape[0], pairs, length, width)
     more[:, 0] = embed - ablated.embed
     ports = layout.n_heads + 2 * layout.n_kv_heads
+    tap = runs.tap()
     for index, block in enumerate(runs.decoder.blocks):
+        run = runs.decoder.at_layer(index, length, runs.past, tap)
         inputs, heads = layout.inputs(index), layout.heads(index)
         streams = ablated.pre[index] + _arriving(circuits, slice(inputs.start, inputs.start + ports), more[:, : heads.start])
-        z = _attend(runs, index, block.norm_attn.apply(streams), layout)
+        z = _attend(run, block.norm_attn.apply(streams), layout)
         more[:, heads] = (head_shares(block, z) - ablated.heads[index]).permute(0, 3, 1, 2, 4)
         seen = heads.start if block.parallel else heads.stop
         stream = (ablated.pre if block.parallel else ablated.mid)[index] + _arriving(
             circuits, slice(inputs.stop - 1, inputs.stop), more[:, :seen]
         )[:, 0]
-        more[:, layout.mlp(index)] = block.mlp(block.norm_mlp.apply(stream)) - ablated.mlps[index]
+        mlp_out = run.tap(Site.MLP_OUT, index, block.mlp(block.norm_mlp.apply(stream)))
+        more[:, layout.mlp(index)] = mlp_out - ablated.mlps[index]
     rows, at = torch.arange(pairs), (runs.batch.end - runs.start).to(embed.device)
     final = ablated.pre[-1][rows, at]
     for asked, kept in circuits:
@@ -129,19 +134,20 @@ def _arriving(
 
 
 def _attend(
-    runs: EdgeRuns, index: int, normed: Float[Tensor, "circuit receiver pair pos d_model"], layout: EdgeLayout
+    run: LayerRun, normed: Float[Tensor, "circuit receiver pair pos d_model"], layout: EdgeLayout
 ) -> Float[Tensor, "circuit pair pos head d_head"]:
     """Attention in which every query head, key head and value head has an input of its own."""
-    block, where, (keys, values) = runs.decoder.blocks[index], runs.where[index], runs.past[index]
-    start = keys.shape[1]
-    stop = start + normed.shape[3]
+    block, index, tap = run.block, run.index, run.tap
     inputs = normed.split([layout.n_heads, layout.n_kv_heads, layout.n_kv_heads], dim=1)
-    q, k, v = (_project(linear, x) for linear, x in zip((block.q, block.k, block.v), inputs, strict=True))
-    angles = None if where.angles is None else (where.angles[0][start:stop], where.angles[1][start:stop])
-    before = [part.expand(len(normed), *part.shape) for part in (keys, values)]
-    scores = block.scores(block.turned_q(q, angles), torch.cat([before[0], block.turned_k(k, angles)], dim=2))
-    pattern = scores.masked_fill(~where.visible[start:stop, :stop], float("-inf")).softmax(-1)
-    return block.mix(pattern, torch.cat([before[1], v], dim=2))
+    sites = zip((Site.Q, Site.K, Site.V), (block.q, block.k, block.v), inputs, strict=True)
+    q, k, v = (tap(site, index, _project(linear, x)) for site, linear, x in sites)
+    start, stop = run.cache.length(index), run.cache.length(index) + q.shape[-3]
+    keys = block.turned_k(k, run.where.angles_of(start, stop))
+    if start:
+        before = (part.expand(len(q), *part.shape) for part in run.cache.held[index])
+        keys, v = (torch.cat([old, new], dim=-3) for old, new in zip(before, (keys, v), strict=True))
+    pattern = tap(Site.PATTERN, index, block.weigh(q, keys, run.where))
+    return tap(Site.Z, index, block.mix(pattern, v))
 
 
 def _project(linear: Linear, x: Float[Tensor, "circuit n pair pos d_model"]) -> Float[Tensor, "circuit pair pos n d_head"]:

@@ -17,6 +17,7 @@ from circuitlab.evaluate.values import Ablation, Means, describe_ablation, requi
 from circuitlab.methods.base import step, with_reference
 from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
 from circuitlab.model.protocol import Site
 from circuitlab.nodes import Edge, Head, KVHead
 from circuitlab.scores.edge_layout import EdgeLayout
@@ -202,16 +203,13 @@ class EdgeRunsOfCircuits(MaskedRuns):
 
     def _start(self, few: ContrastBatch) -> EdgeRuns:
         """The positions that can change: from the first difference on with resampling, all otherwise."""
-        runs = EdgeRuns.of(self.model, self.metric, few)
-        if self.ablation == "resample" or not runs.start:
-            return runs
-        past = [(keys[:, :0], values[:, :0]) for keys, values in runs.past]
-        return EdgeRuns(self.model, self.metric, few, 0, runs.where, past)
+        decoder = refusing(self.model.decoder, STREAM, NO_SUM)
+        return EdgeRuns.of(self.model, self.metric, few, decoder, start=None if self.ablation == "resample" else 0)
 
     def _ablated(self, runs: EdgeRuns, pairs: list[int]) -> AblatedWrites:
         """What every sender writes along ablated edges."""
         corrupt = runs.plain(runs.batch.corrupt).trace
-        embed, z, mlp = corrupt.layers[0].resid_pre, [layer.z for layer in corrupt.layers], [layer.mlp_out for layer in corrupt.layers]
+        embed, z, mlp = corrupt.embed, [layer.z for layer in corrupt.layers], [layer.mlp_out for layer in corrupt.layers]
         if self.ablation == "zero":
             embed, z, mlp = torch.zeros_like(embed), [torch.zeros_like(one) for one in z], [torch.zeros_like(one) for one in mlp]
         elif self.ablation != "resample":

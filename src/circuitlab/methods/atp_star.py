@@ -10,6 +10,7 @@ from circuitlab.errors import UnknownNameError
 from circuitlab.methods.base.first_order import Contrast, Way, check_direction, first_order
 from circuitlab.methods.base.nodes_in_trace import Chosen, Point, value_at
 from circuitlab.methods.base.qk_fix import attention_of, fixed_effect
+from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,12 +113,19 @@ class AttributionPatchingStar:
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
+        from circuitlab.model.decoder.taps import refusing  # noqa: PLC0415 - torch
+
         decoder = model.decoder
+        if self.site in {"q", "k"}:
+            decoder = refusing(decoder, {Site.PATTERN}, "and the QK fix recomputes attention from queries and keys alone")
+        if self.reduce != "none":
+            stream = {Site.RESID_PRE, Site.RESID_MID, Site.RESID_POST}
+            decoder = refusing(decoder, stream, "and GradDrop takes the stream that enters a layer for the one that leaves it unchanged")
 
         def effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
             return self._effects(contrast, points, decoder)
 
-        return first_order(self, model, batch, metric, Way(effects, whole=self.site in {"q", "k"}))
+        return first_order(self, model, batch, metric, Way(effects, decoder, whole=self.site in {"q", "k"}))
 
     def _effects(self, contrast: Contrast, points: Sequence[Point], decoder: Decoder) -> dict[Point, Tensor]:
         n_layers = len(contrast.edited.trace.layers)

@@ -97,7 +97,7 @@ class EdgeAttributionPatching:
         batch, noising = runs.batch, self.direction == "noising"
         here, there = (batch.clean, batch.corrupt) if noising else (batch.corrupt, batch.clean)
         flat = runs.metric.name if noising and runs.metric.needs_reference else ""
-        run, other = runs.from_embed(runs.embed(here), flat), runs.plain(there)
+        run, other = runs.from_embed(runs.embed(here), flat, here), runs.plain(there)
         clean, corrupt = (run, other) if noising else (other, run)
         change = change_between(clean.trace, corrupt.trace)
         blocks = runs.decoder.blocks

@@ -125,7 +125,7 @@ class EdgeAttributionPatchingIG:
     def _inputs(self, runs: EdgeRuns, layout: EdgeLayout, clean: Trace, change: NodeChange) -> Iterator[tuple[slice, GradientRun]]:
         """Runs whose embeddings lie on the way; each serves every sender."""
         for alpha in self._alphas():
-            yield slice(0, layout.shape[0]), runs.from_embed(clean.layers[0].resid_pre - (1 - alpha) * change.embed)
+            yield slice(0, layout.shape[0]), runs.from_embed(clean.embed - (1 - alpha) * change.embed)
 
     def _activations(
         self,
@@ -137,7 +137,7 @@ class EdgeAttributionPatchingIG:
         """Runs in which the embedding, one layer's heads or one MLP lie on the way; each serves the senders that moved."""
         for alpha in self._alphas():
             back = 1 - alpha
-            yield slice(0, 1), runs.from_embed(clean.layers[0].resid_pre - back * change.embed)
+            yield slice(0, 1), runs.from_embed(clean.embed - back * change.embed)
             for layer, values in enumerate(clean.layers):
                 yield layout.heads(layer), runs.from_heads(clean, layer, values.z - back * change.z[layer])
                 place = layout.mlp(layer)

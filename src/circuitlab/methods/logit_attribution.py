@@ -9,14 +9,14 @@ import numpy as np
 from einops import einsum
 
 from circuitlab.errors import BadParameterError
-from circuitlab.methods.base import provenance_of, require_linear, step
-from circuitlab.model.protocol import Site
+from circuitlab.methods.base import provenance_of, require_additive, require_linear, step
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
+    from circuitlab.methods.base.answer_values import AnswerValues
     from circuitlab.metrics import LogitDiff
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -42,8 +42,8 @@ class LogitAttribution:
 
     Notes
     -----
-    Four forward passes per pair: each run once for its activations and once, apart from them, for its logits. Scores and
-    ``bias`` sum to ``total`` up to rounding of the forward pass (`HeadScores.residual`). A direct share says nothing about
+    Two forward passes per pair, what both prompts begin with run once; twice that through hooks, where a model cannot be taken apart.
+    Scores and ``bias`` sum to ``total`` up to rounding of the forward pass (`HeadScores.residual`). A direct share says nothing about
     what a node does through later nodes. ``bias`` holds the attention output biases, the final norm's bias and the
     unembedding bias, which belong to no node.
 
@@ -51,6 +51,8 @@ class LogitAttribution:
     ------
     BadParameterError
         On a metric that is not linear in the logits, or an unknown ``run``.
+    AdditivityError
+        If shares and bias do not sum to the metric: this model writes something that no part accounts for.
 
     References
     ----------
@@ -61,7 +63,7 @@ class LogitAttribution:
     estimand: ClassVar[str] = "direct contribution of a node's output to the metric, norm scales frozen"
     additive: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("hooks", "weights")
-    cost: ClassVar[str] = "4 forward passes per pair"
+    cost: ClassVar[str] = "2 forward passes per pair"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021", "wang2022")
 
     run: Literal["clean", "corrupt", "contrast"] = "clean"
@@ -78,30 +80,30 @@ class LogitAttribution:
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: LogitDiff) -> HeadScores:
         """Score heads, MLPs and the embedding; arrays are (pair, layer, head), (pair, layer) and (pair,), in metric units."""
+        from circuitlab.methods.base.answer_values import answer_values  # noqa: PLC0415 - torch
+
         require_linear(self, metric)
-        clean = _attribute(model, batch, metric, batch.clean)
+        runs = answer_values(model, metric, batch)
         step(1, 2)
-        corrupt = _attribute(model, batch, metric, batch.corrupt)
+        clean, corrupt = (_attribute(model, batch, metric, values) for values in runs)
         step(2, 2)
         if self.run == "contrast":
             arrays = {name: clean[name] - corrupt[name] for name in clean}
         else:
             arrays = dict(clean if self.run == "clean" else corrupt)
         arrays |= {"clean": clean["total"], "corrupt": corrupt["total"]}
-        return HeadScores.build(arrays, provenance_of(self, model, batch, metric))
+        return require_additive(HeadScores.build(arrays, provenance_of(self, model, batch, metric)))
 
 
-def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, tokens: Int[Tensor, "pair pos"]) -> dict[str, np.ndarray]:
+def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, values: AnswerValues) -> dict[str, np.ndarray]:
     """Shares of one run, in float64 from the run's own activations; ``total`` comes from its logits."""
-    weights, layers = model.weights, range(model.spec.n_layers)
-    read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end)
-    first, final = read[Site.RESID_PRE][:, 0].double(), read[Site.RESID_POST][:, -1].double()
+    weights, layers, final = model.weights, range(model.spec.n_layers), values.final
     direction, bias = _direction(model, batch, metric, final)
     along = weights.final_norm.pull_back(direction, final)
     bias = bias + weights.final_norm.bias_dot(direction)
     heads = []
     for layer in layers:
-        z, w_out, b_out = read[Site.Z][:, layer].double(), weights.output(layer).double(), weights.output_bias(layer)
+        z, w_out, b_out = values.z[:, layer], weights.output(layer).double(), weights.output_bias(layer)
         seen = along
         if (post := weights.post_attention_norm(layer)) is not None:
             raw = einsum(z, w_out, "pair head d_head, head d_head d_model -> pair d_model")
@@ -110,13 +112,13 @@ def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, tokens: In
         heads.append(einsum(z, w_out, seen, "pair head d_head, head d_head d_model, pair d_model -> pair head"))
         if b_out is not None:
             bias = bias + einsum(seen, b_out.double(), "pair d_model, d_model -> pair")
-    mlps = einsum(read[Site.MLP_OUT].double(), along, "pair layer d_model, pair d_model -> pair layer")
+    mlps = einsum(values.mlp_out, along, "pair layer d_model, pair d_model -> pair layer")
     return {
         "heads": np.stack([share.cpu().numpy() for share in heads], axis=1),
         "mlps": mlps.cpu().numpy(),
-        "embed": einsum(first, along, "pair d_model, pair d_model -> pair").cpu().numpy(),
+        "embed": einsum(values.embed, along, "pair d_model, pair d_model -> pair").cpu().numpy(),
         "bias": bias.cpu().numpy(),
-        "total": metric(model.logits(tokens, batch.end).double(), batch).cpu().numpy(),
+        "total": values.total.cpu().numpy(),
     }
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from circuitlab.errors import BadParameterError
+import numpy as np
+
+from circuitlab.errors import AdditivityError, BadParameterError
 from circuitlab.metrics import metric_params
 from circuitlab.provenance import Provenance
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Method", "effective_params", "progress_part", "provenance_of", "report_progress", "require_linear", "step"]
+__all__ = ["Method", "effective_params", "progress_part", "provenance_of", "report_progress", "require_additive", "require_linear", "step"]
 
 
 @runtime_checkable
@@ -97,6 +99,33 @@ def require_linear(method: Method, metric: Metric) -> None:
     if not metric.linear:
         what = f"{method.name!r} needs a metric that is linear in the logits; {metric.name!r} with {metric_params(metric)} is not."
         raise BadParameterError(what, "Use metric='logit_diff' with reduce='mean'.")
+
+
+_RESIDUAL = {"float64": 1e-3, "float32": 1e-3}
+"""Largest residual of an additive method, as a share of the total..."""
+
+_RESIDUAL_16_BIT = 0.2
+"""...and where the residual stream itself is rounded to 16 bits."""
+
+
+def require_additive(scores: HeadScores) -> HeadScores:
+    """Return the scores of an additive method, or raise `AdditivityError` where they and the bias do not sum to the total on some pair.
+
+    The residual may be 1e-3 of the total, or of 1 where the total is smaller; more in 16-bit models.
+    """
+    about, total = scores.provenance, scores.dataset["total"].values.astype(np.float64)
+    share = np.abs(scores.residual()) / np.maximum(1.0, np.abs(total))
+    most = _RESIDUAL.get(about.model.dtype, _RESIDUAL_16_BIT)
+    if (share > most).any():
+        worst, missed = int(share.argmax()), int((share > most).sum())
+        what = (
+            f"The shares of {about.method!r} do not sum to the total of {about.metric} on {missed} of {len(share)} pairs of "
+            f"{about.model.name} ({about.model.family}): on pair {worst} they miss {total[worst]:.4g} by {scores.residual()[worst]:.4g}."
+        )
+        raise AdditivityError(
+            what, "`circuitlab doctor` says which part of this model is not what it seems; activation_patching needs no sum."
+        )
+    return scores
 
 
 _FINE = 10_000  # steps of a bar whose parts are told in shares

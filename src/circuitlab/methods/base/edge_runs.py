@@ -6,14 +6,14 @@ can change. Those positions are run once, and hand on their keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from circuitlab.methods.base.gradients import GradientRun
-from circuitlab.model.decoder import LayerTrace, Trace
+from circuitlab.model.decoder import Trace
+from circuitlab.model.places import Places
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.model.decoder import Decoder
-    from circuitlab.model.decoder.rotary import Geometry
+    from circuitlab.model.decoder import Cache, Decoder
+    from circuitlab.model.decoder.layer import LayerRun
+    from circuitlab.model.places import Tap
     from circuitlab.model.protocol import Model
 
 __all__ = ["EdgeRuns"]
@@ -38,28 +39,36 @@ class EdgeRuns:
         What is run and read.
     start : int
         First position of the window: no clean and corrupt prompt differ before it, and no answer position lies before it.
-    where : sequence of Geometry
-        Rotary angles and mask of every layer, for whole prompts.
-    past : sequence of (Tensor, Tensor)
-        Turned keys and values of the positions before the window, (pair, start, kv_head, d_head), by layer.
+    past : Cache
+        Keys and values of the positions before the window.
     forward : Decoder, optional
-        A forward with the model's values and another backward pass; if it has an ``unembed``, that makes the logits.
+        A forward with the model's values and another backward pass, or one that refuses some edits; if it has an ``unembed``, that makes
+        the logits.
     """
 
     model: Model
     metric: Metric
     batch: ContrastBatch
     start: int
-    where: Sequence[Geometry]
-    past: Sequence[tuple[Tensor, Tensor]]
+    past: Cache
     forward: Decoder | None = None
 
     @classmethod
-    def of(cls, model: Model, metric: Metric, batch: ContrastBatch, forward: Decoder | None = None) -> EdgeRuns:
-        """Run the positions that clean and corrupt share."""
-        start = int(torch.minimum(batch.first_difference(), batch.end).min())
-        decoder, where = model.decoder, model.decoder.measure(batch.clean.shape[1])
-        return cls(model, metric, batch, start, where, _past(decoder, decoder.embed(batch.clean)[:, :start], where), forward)
+    def of(
+        cls,
+        model: Model,
+        metric: Metric,
+        batch: ContrastBatch,
+        forward: Decoder | None = None,
+        *,
+        start: int | None = None,
+    ) -> EdgeRuns:
+        """Run the positions that clean and corrupt share; or, with ``start``, those before it."""
+        first = int(torch.minimum(batch.first_difference(), batch.end).min()) if start is None else start
+        decoder = model.decoder
+        with torch.no_grad():
+            past = decoder.prefill(decoder.embed(batch.clean)[:, :first], decoder.tap(Places.of(batch).window(0, first)))
+        return cls(model, metric, batch, first, past, forward)
 
     @property
     def decoder(self) -> Decoder:
@@ -70,51 +79,52 @@ class EdgeRuns:
         """The residual stream entering layer 0, on the window."""
         return self.decoder.embed(tokens)[:, self.start :]
 
+    def tap(self, tokens: Int[Tensor, "pair pos"] | None = None) -> Tap | None:
+        """The standing edits of an edited model on the window of some prompts, the clean ones by default."""
+        places = Places.of(self.batch, tokens).window(self.start, self.batch.clean.shape[1])
+        return self.decoder.tap(places)
+
     @torch.no_grad()
     def plain(self, tokens: Int[Tensor, "pair pos"]) -> GradientRun:
         """Run prompts without a graph."""
-        embed = self.embed(tokens)
-        trace = self._on([], embed)
-        return GradientRun(embed, trace, self._value(trace))
+        return self._on(Trace(self.embed(tokens), []), self.tap(tokens))
 
     @torch.enable_grad()
-    def from_embed(self, embed: Float[Tensor, "pair pos d_model"], flat: str = "") -> GradientRun:
-        """Run from a residual stream entering layer 0 on the window, in a graph; ``flat`` as in `GradientRun`."""
+    def from_embed(
+        self,
+        embed: Float[Tensor, "pair pos d_model"],
+        flat: str = "",
+        tokens: Int[Tensor, "pair pos"] | None = None,
+    ) -> GradientRun:
+        """Run from a residual stream entering layer 0 on the window, in a graph; ``flat`` as in `GradientRun`.
+
+        ``tokens`` are the prompts that the edits of an edited model take it for, the clean ones by default.
+        """
         leaf = embed.detach().clone().requires_grad_(True)
-        trace = self._on([], leaf)
-        return GradientRun(leaf, trace, self._value(trace), flat)
+        return replace(self._on(Trace(leaf, []), self.tap(tokens)), flat=flat)
 
     @torch.enable_grad()
     def from_heads(self, base: Trace, layer: int, z: Float[Tensor, "pair pos head d_head"]) -> GradientRun:
-        """Go on from a run in which every head of one layer has this output, in a graph; what comes before is not run again."""
-        leaf = z.detach().clone().requires_grad_(True)
-        block, old = self.decoder.blocks[layer], base.layers[layer]
-        attn_out = block.write(leaf)
-        resid_mid = old.resid_pre + attn_out
-        mlp_in, mlp_out = old.mlp_in, old.mlp_out
-        if not block.parallel:
-            mlp_in = block.norm_mlp.apply(resid_mid)
-            mlp_out = block.mlp(mlp_in)
-        new = LayerTrace(
-            old.resid_pre, old.attn_in, old.q, old.k, old.v, old.pattern, leaf, attn_out, resid_mid, mlp_in, mlp_out
-        )  # fmt: skip - in the order of LayerTrace
-        trace = self._on([*base.layers[:layer], new], resid_mid + mlp_out)
-        return GradientRun(leaf, trace, self._value(trace))
+        """Go on from a clean run in which every head of one layer has this output, in a graph; what comes before is not run again."""
+        leaf, tap = z.detach().clone().requires_grad_(True), self.tap()
+        new = self._layer(base, layer, tap).written(replace(base.layers[layer], z=leaf))
+        return replace(self._on(Trace(base.embed, [*base.layers[:layer], new]), tap), embed=leaf)
 
     @torch.enable_grad()
     def from_mlp(self, base: Trace, layer: int, mlp_out: Float[Tensor, "pair pos d_model"]) -> GradientRun:
-        """Go on from a run in which one MLP has this output, in a graph."""
-        leaf = mlp_out.detach().clone().requires_grad_(True)
-        trace = self._on(base.layers[: layer + 1], base.layers[layer].resid_mid + leaf)
-        return GradientRun(leaf, trace, self._value(trace))
+        """Go on from a clean run in which one MLP has this output, in a graph."""
+        leaf, tap = mlp_out.detach().clone().requires_grad_(True), self.tap()
+        old = base.layers[layer]
+        new = replace(old, mlp_out=leaf, resid_post=self._layer(base, layer, tap).left(old.resid_mid, leaf))
+        return replace(self._on(Trace(base.embed, [*base.layers[:layer], new]), tap), embed=leaf)
 
-    def _on(self, done: list[LayerTrace], resid: Tensor) -> Trace:
-        """Run the layers that are not done yet."""
-        layers = list(done)
-        for index in range(len(done), len(self.decoder.blocks)):
-            layers.append(_layer(self.decoder, index, resid, self.where[index], self.past[index]))
-            resid = layers[-1].resid_mid + layers[-1].mlp_out
-        return Trace(layers, resid)
+    def _layer(self, base: Trace, layer: int, tap: Tap | None) -> LayerRun:
+        return self.decoder.at_layer(layer, base.embed.shape[1], self.past, tap)
+
+    def _on(self, done: Trace, tap: Tap | None) -> GradientRun:
+        """Run the layers that are not done yet, and read the metric."""
+        trace = self.decoder.traced_on(done, cache=self.past.copy(), tap=tap)
+        return GradientRun(done.embed, trace, self._value(trace))
 
     def _value(self, trace: Trace) -> Float[Tensor, " pair"]:
         """The metric at the answer positions."""
@@ -123,32 +133,3 @@ class EdgeRuns:
         ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
         unembed = getattr(self.forward, "unembed", self.model.unembed)
         return self.metric(unembed(last, ids), placed)
-
-
-@torch.no_grad()
-def _past(decoder: Decoder, resid: Tensor, where: Sequence[Geometry]) -> list[tuple[Tensor, Tensor]]:
-    """Turned keys and values of every layer on the first positions of some prompts."""
-    found = []
-    for index, geometry in enumerate(where):
-        block, length = decoder.blocks[index], resid.shape[1]
-        angles = None if geometry.angles is None else (geometry.angles[0][:length], geometry.angles[1][:length])
-        if length and index + 1 < len(decoder.blocks):
-            layer = decoder.layer(index, resid, geometry)
-            resid, k, v = layer.resid_mid + layer.mlp_out, layer.k, layer.v
-        else:
-            normed = block.norm_attn.apply(resid)
-            k, v = block.split(block.k(normed)), block.split(block.v(normed))
-        found.append((block.turned_k(k, angles), v))
-    return found
-
-
-def _layer(decoder: Decoder, index: int, resid: Tensor, where: Geometry, past: tuple[Tensor, Tensor]) -> LayerTrace:
-    """One layer on the window; queries see the past's keys and the window's own."""
-    block = decoder.blocks[index]
-    attn_in = block.norm_attn.apply(resid)
-    q, k, v = (block.split(part(attn_in)) for part in (block.q, block.k, block.v))
-    pattern, z = block.attend(q, k, v, where, past)
-    attn_out = block.write(z)
-    resid_mid = resid + attn_out
-    mlp_in = block.norm_mlp.apply(resid if block.parallel else resid_mid)
-    return LayerTrace(resid, attn_in, q, k, v, pattern, z, attn_out, resid_mid, mlp_in, block.mlp(mlp_in))

@@ -14,6 +14,7 @@ from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.methods.base.gradients import refuse_zero_gradient
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 
@@ -60,7 +61,7 @@ def change_between(clean: Trace, corrupt: Trace) -> NodeChange:
     """The change of every node's output from the corrupt run to the clean run."""
     both = list(zip(clean.layers, corrupt.layers, strict=True))
     return NodeChange(
-        (clean.layers[0].resid_pre - corrupt.layers[0].resid_pre).detach(),
+        (clean.embed - corrupt.embed).detach(),
         [(one.z - other.z).detach() for one, other in both],
         [(one.mlp_out - other.mlp_out).detach() for one, other in both],
     )
@@ -121,7 +122,7 @@ def edge_products(
     """
     first, stop = (0, layout.shape[0]) if rows is None else (rows.start, rows.stop)
     layers = run.trace.layers
-    inputs = [value for layer in layers for value in (layer.q, layer.k, layer.v, layer.mlp_in)] + [run.trace.final]
+    inputs = [value for layer in layers for value in (*layer.projected, layer.mlp_in)] + [run.trace.final]
     asked = [i for i, value in enumerate(inputs) if value.requires_grad]
     found = dict(zip(asked, run.gradients([inputs[i] for i in asked], allow_zero=True), strict=True))
     out = writes.new_zeros(writes.shape[1], stop - first, layout.shape[1])
@@ -144,7 +145,7 @@ def _product(writes: Float[Tensor, "sender pair pos d_model"], pulled: Float[Ten
 def _pull_back(block: Block, layer: LayerTrace, found: Sequence[Tensor | None]) -> Float[Tensor, "receiver pair pos d_model"]:
     """Gradients at the inputs of one layer (q, k, v, mlp_in) as gradients at the residual stream, head by head, through the norms."""
     parts = []
-    for gradient, value, linear in zip(found[:3], (layer.q, layer.k, layer.v), (block.q, block.k, block.v), strict=True):
+    for gradient, value, linear in zip(found[:3], layer.projected, (block.q, block.k, block.v), strict=True):
         at_input = torch.zeros_like(value) if gradient is None else gradient
         weight = linear.weight.unflatten(1, (-1, block.d_head)).permute(1, 2, 0)
         parts.append(torch.bmm(at_input.permute(2, 0, 1, 3).flatten(1, 2), weight))
@@ -174,8 +175,9 @@ def score_edges(
     arrays: dict[str, np.ndarray] = {"edges": np.zeros((batch.n_pairs, *layout.shape), dtype=np.float32)}
     arrays |= {name: np.zeros(batch.n_pairs) for name in ("clean", "corrupt")}
     live, done = False, 0
+    decoder = refusing(model.decoder, STREAM, NO_SUM)
     for pairs in like_pairs(batch, pairs_per_pass):
-        found = chunk(EdgeRuns.of(model, metric, batch.select(pairs)), layout)
+        found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), decoder), layout)
         for name, values in (("edges", found.edges), ("clean", found.clean), ("corrupt", found.corrupt)):
             arrays[name][pairs] = values.detach().to(torch.float64 if name != "edges" else torch.float32).cpu().numpy()
         live |= found.live

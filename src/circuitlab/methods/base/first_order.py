@@ -166,7 +166,7 @@ def _contrast(
     else:
         runs = EdgeRuns.of(model, metric, batch, way.decoder)
         start, other = runs.start, runs.plain(source)
-        run = runs.from_embed(runs.embed(edited), flat=metric.name if metric.needs_reference and not denoising else "")
+        run = runs.from_embed(runs.embed(edited), flat=metric.name if metric.needs_reference and not denoising else "", tokens=edited)
     values = [one.value.detach().double().cpu().numpy() for one in (run, other)]
     corrupt, clean = values if denoising else values[::-1]
     contrast = Contrast(run, other.trace, batch, method.chosen, sign, start)

@@ -26,8 +26,8 @@ class GradientRun:
 
     Parameters
     ----------
-    embed : Tensor, shape (pair, pos, d_model)
-        The residual stream entering layer 0: the leaf that asks for gradients.
+    embed : Tensor
+        The leaf that asks for gradients: the residual stream entering layer 0, (pair, pos, d_model), or the output that was moved.
     trace : Trace
         Every intermediate value, in the graph.
     value : Tensor, shape (pair,)
@@ -36,7 +36,7 @@ class GradientRun:
         Name of a metric that is at its maximum in this run, so that its gradient is rounding noise; empty for all others.
     """
 
-    embed: Float[Tensor, "pair pos d_model"]
+    embed: Float[Tensor, "pair pos ..."]
     trace: Trace
     value: Float[Tensor, " pair"]
     flat: str = ""
@@ -89,7 +89,7 @@ def gradient_run(
     batch : ContrastBatch
         Answers, foils and answer positions; ``start`` replaces its prompts.
     start : Tensor
-        Token ids (pair, pos), or embeddings (pair, pos, d_model).
+        Token ids (pair, pos), or embeddings (pair, pos, d_model), which the edits of an edited model take for those of the clean prompts.
     decoder : Decoder, optional
         Another functional forward of the same model (for example with a changed backward pass); if it has an ``unembed``, that makes
         the logits.
@@ -98,13 +98,15 @@ def gradient_run(
     """
     import torch  # noqa: PLC0415
 
+    from circuitlab.model.places import Places  # noqa: PLC0415 - torch
+
     forward = decoder or model.decoder
     embed = start if start.is_floating_point() else forward.embed(start)
     unembed = getattr(forward, "unembed", model.unembed)
     ids, placed = (None, batch) if metric.whole_vocabulary else batch.over_tokens()
     with torch.set_grad_enabled(track):
         leaf = embed.detach().clone().requires_grad_(track)
-        trace = forward.trace(leaf)
+        trace = forward.trace(leaf, tap=forward.tap(Places.of(batch, None if start.is_floating_point() else start)))
         last = trace.final[torch.arange(len(leaf)), batch.end.to(leaf.device)]
         value = metric(unembed(last, ids), placed)
     at_reference = metric.needs_reference and not start.is_floating_point() and torch.equal(start, batch.clean)

@@ -34,8 +34,7 @@ _EACH = "each"
 class Point(NamedTuple):
     """All nodes of one part in one layer: they share a tensor of the trace.
 
-    ``part`` is the name in the scores (``"kv_heads"`` for keys and values), ``field`` that of the tensor in `LayerTrace`, or
-    ``"resid_post"``.
+    ``part`` is the name in the scores (``"kv_heads"`` for keys and values), ``field`` that of the tensor in `LayerTrace`.
     """
 
     part: str
@@ -125,9 +124,6 @@ class Chosen:
 
 def value_at(trace: Trace, point: Point) -> Tensor:
     """The tensor of the trace that holds a point's nodes."""
-    if point.field == "resid_post":
-        last = point.layer + 1 == len(trace.layers)
-        return trace.final if last else trace.layers[point.layer + 1].resid_pre
     value: Tensor = getattr(trace.layers[point.layer], point.field)
     return value
 

@@ -58,8 +58,12 @@ class TwoRuns:
         """Run both prompts of every pair."""
         import torch  # noqa: PLC0415
 
+        from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing  # noqa: PLC0415 - torch
+        from circuitlab.model.places import Places  # noqa: PLC0415 - torch
+
         with torch.no_grad():
-            clean, corrupt = (model.decoder.trace(model.decoder.embed(tokens)) for tokens in (batch.clean, batch.corrupt))
+            decoder = refusing(model.decoder, STREAM, NO_SUM)
+            clean, corrupt = (decoder.traced_in(Places.of(batch, tokens)) for tokens in (batch.clean, batch.corrupt))
             values = [_read(model, metric, batch, _at_end(run.final, batch)) for run in (clean, corrupt)]
         edited, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
         return cls(model, metric, batch, edited, source, values[0], values[1], direction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from circuitlab.errors import ModelError
 from circuitlab.methods.base.nodes_in_trace import Point
 
 if TYPE_CHECKING:
@@ -29,16 +30,20 @@ class Attention:
         Rotation of every position.
     hidden : Tensor of bool, shape (query, key)
         Keys that a query does not see.
+    bias : Tensor, shape (head, query or 1, key), optional
+        Added to the scores (ALiBi).
     """
 
     block: Block
     angles: tuple[Tensor, Tensor] | None
     hidden: Tensor
+    bias: Tensor | None = None
 
     def scores(self, q: Float[Tensor, "pair query head d_head"], k: Float[Tensor, "pair key kv_head d_head"]) -> Tensor:
         """Attention scores before the mask, (pair, head, query, key), in float64: a saturated softmax hides what float32 cannot hold."""
         block = self.block
-        return block.scores(block.turned_q(q.double(), self.angles), block.turned_k(k.double(), self.angles))
+        plain = block.scores(block.turned_q(q.double(), self.angles), block.turned_k(k.double(), self.angles))
+        return plain if self.bias is None else plain + self.bias
 
     def pattern(self, q: Float[Tensor, "pair query head d_head"], k: Float[Tensor, "pair key kv_head d_head"]) -> Tensor:
         """Attention weights, (pair, head, query, key), in float64."""
@@ -46,10 +51,19 @@ class Attention:
 
 
 def attention_of(decoder: Decoder, layer: int, length: int) -> Attention:
-    """Attention of one layer on prompts of some length."""
-    where = decoder.measure(length)[layer]
-    angles = None if where.angles is None else (where.angles[0][:length], where.angles[1][:length])
-    return Attention(decoder.blocks[layer], angles, ~where.visible[:length, :length])
+    """Attention of one layer on prompts of some length.
+
+    Raises
+    ------
+    ModelError
+        If attention has a sink: its share belongs to no key, and the effect of one key's score is not that of a plain softmax.
+    """
+    block, where = decoder.blocks[layer], decoder.measure(length)[layer]
+    if block.sinks is not None:
+        what = "This model's attention has sinks, for which the fix of queries and keys is not exact."
+        raise ModelError(what, "Use site='z' or 'v', or exact activation_patching with site='q' or 'k'.")
+    bias = None if where.bias is None else where.biased(0, length)
+    return Attention(block, where.angles_of(0, length), ~where.visible[:length, :length], bias)
 
 
 def fixed_effect(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.protocol import Model, Weights
 
 __all__ = ["RelevanceBlock", "RelevanceDecoder", "relevance_decoder", "secant"]
@@ -53,11 +52,13 @@ class RelevanceBlock(Block):
 
     frozen_pattern: bool = True
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Pattern and z; with a frozen pattern, z passes nothing back to queries and keys."""
-        pattern, z = super().attend(q, k, v, where, past)
-        values = v if past is None else torch.cat([past[1], v], dim=-3)
-        return pattern, self.mix(pattern.detach(), values) if self.frozen_pattern else z
+    def mix(
+        self,
+        pattern: Float[Tensor, "*rows head query key"],
+        v: Float[Tensor, "*rows key kv_head d_head"],
+    ) -> Float[Tensor, "*rows query head d_head"]:
+        """Attention-weighted values; a frozen pattern passes nothing back to queries and keys."""
+        return super().mix(pattern.detach() if self.frozen_pattern else pattern, v)
 
     def neurons(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
         """Activations by the identity rule, their product with the gate by the half rule."""
@@ -93,7 +94,7 @@ def relevance_decoder(model: Model, *, frozen_pattern: bool = True) -> Relevance
     """The functional forward of a model with the backward pass of relevance propagation; shares the weights."""
     plain = model.decoder
     blocks = [_relevance_block(block, frozen_pattern) for block in plain.blocks]
-    return RelevanceDecoder(blocks, plain.embed, plain.measure, model.weights)
+    return RelevanceDecoder(blocks, plain.embed, plain.measure, model.weights, standing=plain.standing)
 
 
 def _relevance_block(block: Block, frozen_pattern: bool) -> RelevanceBlock:

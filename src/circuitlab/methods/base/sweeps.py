@@ -98,10 +98,12 @@ class _Exact:
         first, n = int(torch.minimum(differ, batch.end).min()), batch.n_pairs
         length = batch.clean.shape[1]
         if first < _SHARED * length or n * (length - first) < _FEWEST:  # both runs in one pass: few prompts make small matrix products
-            both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first)
+            twice = {name: positions.repeat(2) for name, positions in batch.marks.items()}
+            both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first, marks=twice)
             return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
-        clean = self.engine.base_run(batch.clean, batch.end, sites, first=first)
-        corrupt = self.engine.base_run(batch.corrupt, batch.end, sites, first=first, shared=Shared(clean, differ, first))
+        clean = self.engine.base_run(batch.clean, batch.end, sites, first=first, marks=batch.marks)
+        shared = Shared(clean, differ, first)
+        corrupt = self.engine.base_run(batch.corrupt, batch.end, sites, first=first, shared=shared, marks=batch.marks)
         return self.run(batch, clean), self.run(batch, corrupt)
 
     def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:

@@ -10,7 +10,6 @@ import torch
 
 from circuitlab.methods.decomposition import steps
 from circuitlab.methods.decomposition.parts import Parts
-from circuitlab.model.decoder.rotary import rotate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +71,7 @@ def _turned(rule: Rule, known: KnownLayer, x: Parts, norm: FrozenNorm | None, tr
     """Queries or keys after their norm and rotation."""
     if norm is not None:
         x = steps.norm(rule, x, norm, norm.apply(x.true))
-    return x.through(lambda part: rotate(part, known.angles), true)
+    return x.through(lambda part: known.block.rotate(part, known.angles), true)
 
 
 def _with_earlier(x: Parts, true: Tensor, start: int) -> Parts:

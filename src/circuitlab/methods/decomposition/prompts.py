@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.errors import ModelError
 from circuitlab.methods.base.sweeps import like_pairs
 from circuitlab.methods.decomposition.source import Options, Source
 
@@ -116,6 +117,9 @@ def prompts_of(model: Model, batch: ContrastBatch, sources: Sequence[Source], op
     (with a corrupt baseline, before the prompts differ) are left out: nothing there is due to it.
     """
     decoder = model.decoder
+    if decoder.standing is not None:
+        what = f"Contextual decomposition has rules for a model's own parts, and none for the edits of {model.spec.name}."
+        raise ModelError(what, "Decompose the unedited model, or use activation_patching, which is exact with every edit.")
     means = Means.of(decoder, batch) if options.baseline == "mean" else None
     for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options)):
         few = batch.select(pairs)

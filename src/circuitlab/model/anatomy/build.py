@@ -12,7 +12,7 @@ import torch
 from circuitlab.errors import ModelError
 from circuitlab.model.anatomy.find import Probe, find_layers, find_parts
 from circuitlab.model.anatomy.heads import layouts, norms_of_heads
-from circuitlab.model.anatomy.parts import LayerParts, ModelParts
+from circuitlab.model.anatomy.parts import ModelParts
 from circuitlab.model.anatomy.tested import attention_faults, stream_faults
 from circuitlab.model.anatomy.watch import Watched, is_norm, watch
 from circuitlab.model.hooks import length_dependent

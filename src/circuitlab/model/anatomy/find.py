@@ -225,4 +225,4 @@ def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, cl
 
 
 def _snapped(scale: float, factors: Sequence[float]) -> float:
-    return next((one for one in (1.0, *factors) if abs(scale - one) <= 1e-3 * max(abs(one), 1e-3)), scale)  # noqa: PLR2004
+    return next((one for one in (1.0, *factors) if abs(scale - one) <= 1e-3 * max(abs(one), 1e-3)), scale)

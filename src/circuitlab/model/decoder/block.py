@@ -143,18 +143,19 @@ class Block:
         z = grouped @ rearrange(v, "... k kv d -> ... kv 1 k d")
         return rearrange(z, "... kv g q d -> ... q (kv g) d")
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Pattern and z from raw q, k and v: of whole prompts, or of the positions that follow ``past`` (turned keys, and values)."""
-        start = 0 if past is None else past[0].shape[-3]
-        stop = start + q.shape[-3]
-        angles = where.window(start, stop)
-        turned = self.turned_k(k, angles)
-        keys, values = (turned, v) if past is None else (torch.cat([past[0], turned], dim=-3), torch.cat([past[1], v], dim=-3))
-        scores = self.scores(self.turned_q(q, angles), keys)
+    def weigh(self, q: Tensor, keys: Tensor, where: Geometry) -> Float[Tensor, "*rows head query key"]:
+        """Attention weights of raw queries, which are the last positions of those that ``keys`` (turned) hold."""
+        stop = keys.shape[-3]
+        start = stop - q.shape[-3]
+        scores = self.scores(self.turned_q(q, where.angles_of(start, stop)), keys)
         if where.bias is not None:
             scores = scores + where.biased(start, stop)
-        pattern = self.weights(scores, ~where.visible[start:stop, :stop])
-        return pattern, self.mix(pattern, values)
+        return self.weights(scores, ~where.visible[start:stop, :stop])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry) -> tuple[Tensor, Tensor]:
+        """Pattern and z of whole prompts from raw q, k and v."""
+        pattern = self.weigh(q, self.turned_k(k, where.angles_of(0, k.shape[-3])), where)
+        return pattern, self.mix(pattern, v)
 
     def write(self, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows d_model"]:
         """What attention adds to the residual stream: output projection, its bias, post-norm."""

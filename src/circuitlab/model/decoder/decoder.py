@@ -1,46 +1,58 @@
-"""The whole decoder as a function of its residual stream, with every intermediate value in one graph."""
+"""The whole decoder as a function of its residual stream: one forward pass that can be read, edited, continued and differentiated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.errors import ModelError
 from circuitlab.model.decoder.block import Block
+from circuitlab.model.decoder.cache import Cache
+from circuitlab.model.decoder.layer import LayerRun, LayerTrace
 from circuitlab.model.decoder.rotary import Geometry
+from circuitlab.model.decoder.taps import Watched, in_turn, untouched
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Decoder", "LayerTrace", "Trace"]
+    from circuitlab.model.places import Places, Tap
+    from circuitlab.model.protocol import Site
 
-
-@dataclass(frozen=True, eq=False)
-class LayerTrace:
-    """Every value of one layer, on whole prompts. q, k, v are as projected (before their norms and rotation)."""
-
-    resid_pre: Float[Tensor, "row pos d_model"]
-    attn_in: Float[Tensor, "row pos d_model"]
-    q: Float[Tensor, "row pos head d_head"]
-    k: Float[Tensor, "row pos kv_head d_head"]
-    v: Float[Tensor, "row pos kv_head d_head"]
-    pattern: Float[Tensor, "row head query key"]
-    z: Float[Tensor, "row pos head d_head"]
-    attn_out: Float[Tensor, "row pos d_model"]
-    resid_mid: Float[Tensor, "row pos d_model"]
-    mlp_in: Float[Tensor, "row pos d_model"]
-    mlp_out: Float[Tensor, "row pos d_model"]
+__all__ = ["Decoder", "Trace"]
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Every layer, and the residual stream that leaves the last one."""
+    """Every value of a run.
 
+    Parameters
+    ----------
+    embed : Tensor, shape (row, pos, d_model)
+        What the run began with: the residual stream entering layer 0, before any edits of it.
+    layers : list of LayerTrace
+    places : Places, optional
+        The prompts and positions that the values belong to, where more than the values is asked of the run.
+    changed : frozenset of (Site, int)
+        Sites and layers at which standing edits changed something; known with ``places``.
+    """
+
+    embed: Float[Tensor, "row pos d_model"]
     layers: list[LayerTrace]
-    final: Float[Tensor, "row pos d_model"]
+    places: Places | None = None
+    changed: frozenset[tuple[Site, int]] = frozenset()
+
+    @property
+    def final(self) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream that leaves the last layer."""
+        return self.layers[-1].resid_post
+
+    def entering(self, layer: int) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream entering a layer, before any edits of it there."""
+        return self.layers[layer - 1].resid_post if layer else self.embed
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,39 +66,110 @@ class Decoder:
         Token ids -> the residual stream entering layer 0, (row, pos, d_model).
     measure : callable
         Length -> the geometry of every layer for prompts up to that length.
+    standing : callable, optional
+        Places -> the tap that makes the edits of an edited model; see `Decoder.tap`.
+
+    Notes
+    -----
+    Right-padded rows are exact: a causal model never looks right. Gradients flow where grad mode and ``requires_grad`` say, also to
+    parameters that a tap uses.
     """
 
     blocks: Sequence[Block]
     embed: Callable[[Int[Tensor, "row pos"]], Float[Tensor, "row pos d_model"]]
     measure: Callable[[int], Sequence[Geometry]]
+    standing: Callable[[Places], Tap] | None = field(default=None, kw_only=True)
 
-    def layer(self, index: int, resid: Float[Tensor, "row pos d_model"], where: Geometry) -> LayerTrace:
-        """Run one layer on whole prompts."""
-        block = self.blocks[index]
-        attn_in = block.norm_attn.apply(resid)
-        q, k, v = (block.split(part(attn_in)) for part in (block.q, block.k, block.v))
-        pattern, z = block.attend(q, k, v, where)
-        attn_out = block.write(z)
-        resid_mid = resid + attn_out
-        mlp_in = block.norm_mlp.apply(resid if block.parallel else resid_mid)
-        return LayerTrace(resid, attn_in, q, k, v, pattern, z, attn_out, resid_mid, mlp_in, block.mlp(mlp_in))
+    def tap(self, places: Places | None, then: Tap | None = None) -> Tap | None:
+        """The tap of a run: the standing edits of this model on the positions that it computes, and ``then`` another tap.
 
-    def trace(self, resid: Float[Tensor, "row pos d_model"]) -> Trace:
-        """Run every layer from the residual stream entering layer 0; gradients flow if it asks for them.
+        None where there is nothing to do. A value that ``then`` is shown has its standing edits already.
 
-        Right-padded rows are exact: a causal model never looks right.
+        Raises
+        ------
+        ModelError
+            If the model has standing edits and the places are not known.
         """
-        layers = []
-        for index, where in enumerate(self.measure(resid.shape[1])):
-            layers.append(self.layer(index, resid, where))
-            resid = layers[-1].resid_mid + layers[-1].mlp_out
-        return Trace(layers, resid)
+        if self.standing is None:
+            return then
+        if places is None:
+            what = "This computation does not know the prompts and positions that an edited model's edits need."
+            raise ModelError(what, "Use the unedited model, or a method that runs edited models.")
+        return in_turn(self.standing(places), then)
+
+    def forward(
+        self,
+        resid: Float[Tensor, "row pos d_model"],
+        *,
+        cache: Cache | None = None,
+        tap: Tap | None = None,
+        start_layer: int = 0,
+    ) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream that leaves the last layer.
+
+        Parameters
+        ----------
+        resid : Tensor, shape (row, pos, d_model)
+            The residual stream entering layer ``start_layer``: of whole prompts, or of the positions that follow those in ``cache``.
+        cache : Cache, optional
+            Keys and values of the positions before; those of this run are appended.
+        tap : Tap, optional
+            Is shown every site in forward order (RESID_PRE, Q, K, V, PATTERN, Z, ATTN_OUT, RESID_MID but in parallel blocks, MLP_OUT,
+            RESID_POST), and the run goes on with what it gives back. An edited model's run needs one from `Decoder.tap`.
+        start_layer : int
+            First layer that is run.
+        """
+        for run in self._layers(resid, cache, tap, start_layer):
+            resid = run(resid).resid_post
+        return resid
+
+    def trace(
+        self,
+        resid: Float[Tensor, "row pos d_model"],
+        *,
+        cache: Cache | None = None,
+        tap: Tap | None = None,
+    ) -> Trace:
+        """`forward` with every value kept, in one graph."""
+        return self.traced_on(Trace(resid, []), cache=cache, tap=tap)
+
+    def traced_in(self, places: Places) -> Trace:
+        """Every value of some whole prompts, and where standing edits changed one."""
+        watched = Watched(self.tap(places) or untouched)
+        return replace(self.trace(self.embed(places.tokens), tap=watched), places=places, changed=frozenset(watched.changed))
+
+    def traced_on(self, done: Trace, *, cache: Cache | None = None, tap: Tap | None = None) -> Trace:
+        """Go on from a trace of the first layers."""
+        layers = list(done.layers)
+        resid = layers[-1].resid_post if layers else done.embed
+        for run in self._layers(resid, cache, tap, len(layers)):
+            layers.append(run(resid))
+            resid = layers[-1].resid_post
+        return Trace(done.embed, layers)
+
+    def prefill(self, resid: Float[Tensor, "row pos d_model"], tap: Tap | None = None) -> Cache:
+        """Keys and values of the first positions of some prompts, to go on from; the last layer computes nothing else."""
+        cache = Cache()
+        if resid.shape[-2]:
+            *early, last = self._layers(resid, cache, tap, 0)
+            for run in early:
+                resid = run(resid).resid_post
+            last.keys_only(resid)
+        return cache
+
+    def at_layer(self, layer: int, length: int, cache: Cache | None = None, tap: Tap | None = None) -> LayerRun:
+        """One layer, ready to run ``length`` positions after those in ``cache``."""
+        if self.standing is not None and tap is None:
+            what = "An edited model's layers were to be run without its edits."
+            raise ModelError(what, "Give the tap of Decoder.tap.")
+        held = Cache() if cache is None else cache
+        where = self.measure(held.length(layer) + length)[layer]
+        return LayerRun(self.blocks[layer], layer, where, tap or untouched, held)
+
+    def _layers(self, resid: Tensor, cache: Cache | None, tap: Tap | None, start_layer: int) -> Iterator[LayerRun]:
+        return (self.at_layer(layer, resid.shape[-2], cache, tap) for layer in range(start_layer, len(self.blocks)))
 
     @torch.no_grad()
-    def final(self, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
-        """The residual stream leaving the last layer, nothing kept on the way."""
-        resid = self.embed(tokens)
-        for index, where in enumerate(self.measure(tokens.shape[1])):
-            found = self.layer(index, resid, where)
-            resid = found.resid_mid + found.mlp_out
-        return resid
+    def final(self, tokens: Int[Tensor, "row pos"], places: Places | None = None) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream that leaves the last layer on whole prompts, nothing kept on the way; an edited model needs ``places``."""
+        return self.forward(self.embed(tokens), tap=self.tap(places))

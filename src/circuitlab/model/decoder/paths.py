@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 
+from circuitlab.model.protocol import Site
 from circuitlab.nodes import Embed, Head, Mlp
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder.block import Block
-    from circuitlab.model.decoder.decoder import Decoder, LayerTrace, Trace
+    from circuitlab.model.decoder.decoder import Decoder, Trace
 
-__all__ = ["MID", "POST", "PRE", "Change", "Point", "Sender", "carry", "join_point", "sender_changes", "writes_of"]
+__all__ = ["MID", "POST", "PRE", "Change", "Point", "Sender", "carry", "edited_rows", "join_point", "sender_changes", "writes_of"]
 
 Sender: TypeAlias = Head | Mlp | Embed
 """A node with an output of its own."""
@@ -195,7 +196,7 @@ def carry(
             found[point] = change.select(slice(None)) if point == last else _copied(change)
 
     for layer in range(last.layer + 1):
-        block, base = decoder.blocks[layer], run.layers[layer]
+        block = decoder.blocks[layer]
         arrive(Point(layer, PRE))
         before = len(change)
         arrive(Point(layer, MID))
@@ -204,7 +205,7 @@ def carry(
         if recompute:
             # In a parallel block the MLP reads what enters the layer, so this layer's own heads do not reach it.
             reads = change.select(slice(before)) if block.parallel else change
-            _respond(block, base, reads, rows_per_block)
+            _respond(decoder, run, layer, reads, rows_per_block)
         arrive(Point(layer, POST))
     return found
 
@@ -213,10 +214,29 @@ def _copied(change: Change) -> Change:
     return Change(change.sender, change.pair, change.pos, change.value.clone())
 
 
-def _respond(block: Block, base: LayerTrace, change: Change, rows_per_block: int) -> None:
+def _respond(decoder: Decoder, run: Trace, layer: int, change: Change, rows_per_block: int) -> None:
     """Add the change of the MLP's output to ``change.value``, in place."""
+    block, base = decoder.blocks[layer], run.layers[layer]
     stream = base.resid_pre if block.parallel else base.resid_mid
     for rows in change.blocks(rows_per_block):
         part = change.select(rows)
         out = block.mlp(block.norm_mlp.apply(part.base(stream) + part.value))
-        change.value[rows] += out.sub_(part.base(base.mlp_out))
+        change.value[rows] += edited_rows(decoder, run, (Site.MLP_OUT, layer), part, out) - part.base(base.mlp_out)
+
+
+def edited_rows(
+    decoder: Decoder,
+    run: Trace,
+    at: tuple[Site, int],
+    rows: Change,
+    value: Float[Tensor, "row ..."],
+) -> Float[Tensor, "row ..."]:
+    """Values of one site and layer at the rows of a change, with the standing edits of an edited model.
+
+    A row is one position of one prompt, so that it is a prompt of its own here, of which only that position is held.
+    """
+    if at not in run.changed or run.places is None or not len(rows):
+        return value
+    places = run.places.select(rows.pair.tolist()).window(0, run.places.tokens.shape[1], rows.pos)
+    tap = decoder.tap(places)
+    return value if tap is None else tap(*at, value[:, None])[:, 0]

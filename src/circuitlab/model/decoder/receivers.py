@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from circuitlab.model.decoder.linear import Linear
-from circuitlab.model.decoder.paths import MID, POST, PRE, Change, Point
+from circuitlab.model.decoder.paths import MID, POST, PRE, Change, Point, edited_rows
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.nodes import Head, KVHead, Logits, Mlp, Node, Port, Resid
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder.block import Block
-    from circuitlab.model.decoder.decoder import Decoder, LayerTrace, Trace
+    from circuitlab.model.decoder.decoder import Decoder, Trace
+    from circuitlab.model.decoder.layer import LayerTrace
+    from circuitlab.model.decoder.rotary import Geometry
+    from circuitlab.model.places import Tap
 
 __all__ = ["Receiver", "hop"]
 
@@ -70,24 +74,32 @@ class Receiver:
             return whole[:, :, self._head]
         if isinstance(self.node, Mlp):
             return base.mlp_out
-        return {"pre": base.resid_pre, "mid": base.resid_mid, "post": base.resid_mid + base.mlp_out}[self.node.point]  # type: ignore[union-attr]
+        return {"pre": base.resid_pre, "mid": base.resid_mid, "post": base.resid_post}[self.node.point]  # type: ignore[union-attr]
 
     def arriving(self, decoder: Decoder, run: Trace, change: Change, rows_per_block: int = 1024) -> Float[Tensor, "row width"]:
         """Its new value at every row of a change that was read at its point."""
-        block, base = decoder.blocks[self._layer], run.layers[self._layer]
+        base = run.layers[self._layer]
         stream = {PRE: base.resid_pre, MID: base.resid_mid, POST: self.unedited(run)}[self.point(decoder).stage]
-        made = [self._made(block, part.base(stream) + part.value) for part in map(change.select, change.blocks(rows_per_block))]
+        parts = map(change.select, change.blocks(rows_per_block))
+        made = [self._made(decoder, run, part, part.base(stream) + part.value) for part in parts]
         return torch.cat(made) if made else self.unedited(run)[0, :0]
 
-    def _made(self, block: Block, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
+    def _made(self, decoder: Decoder, run: Trace, rows: Change, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
+        """Its value where the residual stream is this; edits of an edited model included."""
         if isinstance(self.node, Resid):
             return resid
+        block, at = decoder.blocks[self._layer], (self.site, self._layer)
         if isinstance(self.node, Mlp):
-            return block.mlp(block.norm_mlp.apply(resid))
+            return edited_rows(decoder, run, at, rows, block.mlp(block.norm_mlp.apply(resid)))
         whole: Linear = getattr(block, cast("str", self.port))
         columns = slice(self._head * block.d_head, (self._head + 1) * block.d_head)  # type: ignore[operator]
         one = Linear(whole.weight[:, columns], None if whole.bias is None else whole.bias[columns])
-        return one(block.norm_attn.apply(resid))
+        own = one(block.norm_attn.apply(resid))
+        if at not in run.changed:
+            return own
+        every = rows.base(run.layers[self._layer].projected["qkv".index(cast("str", self.port))]).clone()
+        every[:, self._head] = own
+        return edited_rows(decoder, run, at, rows, every)[:, self._head]
 
     def edit(self, value: Float[Tensor, "pair pos width"], place: Int[Tensor, " pair"] | None = None) -> Edit:
         """The edit that gives it a value: at all positions, or at one of each pair."""
@@ -150,8 +162,9 @@ class _Response:
     base: LayerTrace
     inputs: dict[str, Tensor]
     heads: slice
-    where: object
+    where: Geometry
     keep: Tensor
+    taps: Mapping[Site, tuple[Tap, int]]
 
     @classmethod
     def of(cls, decoder: Decoder, run: Trace, receiver: Receiver, keep: Tensor) -> _Response:
@@ -162,13 +175,15 @@ class _Response:
         heads = slice(node.head, node.head + 1) if isinstance(node, Head) else slice(shared * group, (shared + 1) * group)
         inputs = {"q": base.q[:, :, heads], "k": base.k[:, :, shared : shared + 1], "v": base.v[:, :, shared : shared + 1]}
         where = decoder.measure(base.q.shape[1])[node.layer]
-        return cls(cast("Port", receiver.port), replace(block, n_kv_heads=1), base, inputs, heads, where, keep)
+        tap = decoder.tap(run.places) if run.changed else None
+        taps = {site: (tap, node.layer) for site in (Site.PATTERN, Site.Z) if tap is not None and (site, node.layer) in run.changed}
+        return cls(cast("Port", receiver.port), replace(block, n_kv_heads=1), base, inputs, heads, where, keep, taps)
 
     @property
     def cost(self) -> int:
         """Attention weights per sender."""
         pairs, length, group = self.inputs["q"].shape[:3]
-        return int(pairs * length * length * group)
+        return int(pairs * length * length * (self.base.q.shape[-2] if self.taps else group))
 
     def __call__(self, change: Change, values: Float[Tensor, "row d_head"], senders: Tensor) -> Change:
         """Change of the output for the rows of some senders, at every position that sees a changed input."""
@@ -177,7 +192,9 @@ class _Response:
         slot = torch.searchsorted(senders, change.sender)
         new[slot, change.pair, change.pos] = values[:, None]
         given = self.inputs | {self.port: new}
-        _, z = self.block.attend(given["q"], given["k"], given["v"], self.where)  # type: ignore[arg-type]
+        keys = self.block.turned_k(given["k"], self.where.angles_of(0, new.shape[2]))
+        pattern = self._edited(Site.PATTERN, self.block.weigh(given["q"], keys, self.where), self.base.pattern, -3)
+        z = self._edited(Site.Z, self.block.mix(pattern, given["v"]), self.base.z, -2)
         touched = torch.zeros(new.shape[:3], dtype=torch.bool, device=new.device)
         touched[slot, change.pair, change.pos] = True
         if self.port != "q":
@@ -188,3 +205,13 @@ class _Response:
         after[:, self.heads] = z[n, pair, pos]
         out = Change(senders[n], pair, pos, self.block.write(after) - self.block.write(before))
         return out.select(out.value.any(-1))
+
+    def _edited(self, site: Site, own: Tensor, base: Tensor, axis: int) -> Tensor:
+        """Values of these heads with the standing edits of an edited model, which are shown all heads of the layer."""
+        if site not in self.taps:
+            return own
+        tap, layer = self.taps[site]
+        every = base.expand(len(own), *base.shape).clone()
+        mine = range(base.shape[axis])[self.heads]
+        every.narrow(axis, mine.start, len(mine)).copy_(own)
+        return tap(site, layer, every).narrow(axis, mine.start, len(mine))

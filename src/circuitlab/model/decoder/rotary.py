@@ -43,6 +43,10 @@ class Geometry:
     visible: Bool[Tensor, "pos pos"]
     bias: Float[Tensor, "head query pos"] | None = None
 
+    def angles_of(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine of some positions; None where positions are part of the embedding."""
+        return None if self.angles is None else (self.angles[0][start:stop], self.angles[1][start:stop])
+
     @classmethod
     def of_call(cls, named: dict[str, Any], length: int) -> Geometry:
         """From the keyword arguments that a model gave one of its layers; angles as the family lays them out."""
@@ -77,10 +81,6 @@ class Geometry:
             return torch.zeros((), device=self.visible.device)
         rows = bias if bias.shape[1] == 1 else bias[:, start:stop]
         return rows[..., :stop]
-
-    def window(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine of some positions."""
-        return None if self.angles is None else (self.angles[0][start:stop], self.angles[1][start:stop])
 
 
 def _laid_out(part: Tensor, rotation: Rotation) -> Tensor:

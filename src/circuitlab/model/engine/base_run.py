@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.model.decoder.taps import Watched, untouched
 from circuitlab.model.engine.arithmetic import BaseLinears, exact, keeping
 from circuitlab.model.engine.layer import Edited, Place, attend, leave, mlp_out
 from circuitlab.model.protocol import Site
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder import Decoder
+    from circuitlab.model.places import Places
 
 __all__ = ["BaseRun", "Shared", "base_run"]
 
@@ -27,25 +29,34 @@ class BaseRun:
 
     Parameters
     ----------
-    at : Tensor of int, shape (prompt,)
-        Answer position of each prompt.
+    places : Places
+        The prompts; each ends at its answer position.
     entering : list of Tensor, shape (prompt, pos, d_model)
-        The residual stream entering each layer, and leaving the last one.
+        The residual stream entering each layer (before any edits of it there), and leaving the last one.
     keys, values : list of Tensor, shape (prompt, pos, kv_head, d_head)
         Keys as they meet queries, and values, of each layer.
     sites : dict of Site to list of Tensor
-        Values of the sites that were asked for, one per layer, each (prompt, pos, ...) (PATTERN: (prompt, head, query, key)).
+        Values of the sites that were asked for, one per layer, each (prompt, pos, ...) (PATTERN: (prompt, head, query, key)); those that
+        the run went on with, after the standing edits of an edited model.
     linears : list of BaseLinears
         Input and output of every linear map of each layer, from position ``linears_from`` on; empty unless asked for.
+    changed : frozenset of (Site, int)
+        Sites and layers at which standing edits changed something.
     """
 
-    at: Int[Tensor, " prompt"]
+    places: Places
     entering: list[Float[Tensor, "prompt pos d_model"]]
     keys: list[Float[Tensor, "prompt pos kv_head d_head"]] = field(default_factory=list)
     values: list[Float[Tensor, "prompt pos kv_head d_head"]] = field(default_factory=list)
     sites: dict[Site, list[Tensor]] = field(default_factory=dict)
     linears: list[BaseLinears] = field(default_factory=list)
     linears_from: int = 0
+    changed: frozenset[tuple[Site, int]] = frozenset()
+
+    @property
+    def at(self) -> Int[Tensor, " prompt"]:
+        """Answer position of each prompt."""
+        return self.places.end
 
     @property
     def final(self) -> Float[Tensor, "prompt d_model"]:
@@ -68,14 +79,16 @@ class BaseRun:
             kept = value[rows]
             return kept[:, :, :stop, :stop] if site is Site.PATTERN else kept[:, :stop]
 
+        places = self.places.select(rows)
         return BaseRun(
-            self.at[rows],
+            replace(places, tokens=places.tokens[:, :stop]),
             [cut(x) for x in self.entering],
             [cut(x) for x in self.keys],
             [cut(x) for x in self.values],
             {site: [cut(x, site) for x in layers] for site, layers in self.sites.items()},
             [{name: (one[rows, :late], two[rows, :late]) for name, (one, two) in layer.items()} for layer in self.linears],
             self.linears_from,
+            self.changed,
         )
 
 
@@ -111,20 +124,19 @@ class Shared:
 @torch.no_grad()
 def base_run(
     decoder: Decoder,
-    tokens: Int[Tensor, "prompt pos"],
-    at: Int[Tensor, " prompt"],
+    places: Places,
     sites: Collection[Site] = (),
     *,
     linears_from: int | None = None,
     shared: Shared | None = None,
 ) -> BaseRun:
-    """Run prompts once, unedited.
+    """Run prompts once, with no edits but those of an edited model.
 
     Parameters
     ----------
     decoder : Decoder
-    tokens, at : Tensor of int
-        Right-padded prompts, and their answer positions.
+    places : Places
+        Right-padded prompts, which end at their answer positions.
     sites : collection of Site
         Sites whose values are kept.
     linears_from : int, optional
@@ -132,15 +144,16 @@ def base_run(
     shared : Shared, optional
         Prompts that were run before and begin alike: only what follows is run. ``linears_from`` may not lie before it.
     """
-    start, length = 0 if shared is None else shared.start, tokens.shape[1]
-    x = decoder.embed(tokens)[:, start:]
-    run = BaseRun(at, [_joined(shared, x, 0)], sites={site: [] for site in sites}, linears_from=linears_from or 0)
+    start, length = 0 if shared is None else shared.start, places.tokens.shape[1]
+    x = decoder.embed(places.tokens)[:, start:]
+    watched = Watched(decoder.tap(places.window(start, length)) or untouched)
+    run = BaseRun(places, [_joined(shared, x, 0)], sites={site: [] for site in sites}, linears_from=linears_from or 0)
     for layer, (block, where) in enumerate(zip(decoder.blocks, decoder.measure(length), strict=True)):
         kept: BaseLinears = {}
         read: dict[Site, Tensor] = {}
         multiply = exact if linears_from is None else keeping(kept, linears_from - start)
         past = (None, None) if shared is None else (shared.run.keys[layer][:, :start], shared.run.values[layer][:, :start])
-        at_site = Edited(Place(start, length, where, *past), seen=read)
+        at_site = Edited(Place(start, length, where, *past), layer, taps=(watched, None), seen=read)
         found = attend(block, x[None], multiply, at_site)
         x = leave(found, mlp_out(block, found.read, multiply), at_site)[0]
         run.entering.append(_joined(shared, x, layer + 1))
@@ -152,7 +165,7 @@ def base_run(
             run.sites[site].append(value if shared is None else shared.whole(shared.run.sites[site][layer], value, axis))
         if linears_from is not None:
             run.linears.append({name: (entered[0], left[0]) for name, (entered, left) in kept.items()})
-    return run
+    return replace(run, changed=frozenset(watched.changed) | (frozenset() if shared is None else shared.run.changed))
 
 
 def _joined(shared: Shared | None, x: Float[Tensor, "prompt window d_model"], layer: int) -> Float[Tensor, "prompt pos d_model"]:

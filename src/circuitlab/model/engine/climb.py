@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.engine.base_run import BaseRun
+    from circuitlab.model.places import Tap
     from circuitlab.model.protocol import EditSet
 
 __all__ = ["Climb", "Group"]
@@ -97,7 +98,7 @@ class Climb:
         held = 0
         for group in groups:
             only = self.base.at.clamp(min=group.start) if answer_only else None
-            place = self._place(layer, group.start, only)
+            place, taps = self._place(layer, group.start, only), self._taps(group.start, only)
             each = group.rows.shape[1] * group.rows.shape[2]
             for part in _even_shares(group.joined, max(1, self.tokens_per_block // each)):
                 writes = [Write(i, edit) for i, one in enumerate(group.ordered[part]) for edit in one.edits if edit.layer == layer]
@@ -105,7 +106,7 @@ class Climb:
                 if block and held + size > self.tokens_per_block:
                     yield block
                     block, held = [], 0
-                block.append(_Piece(group.rows[part], Edited(place, writes)))
+                block.append(_Piece(group.rows[part], Edited(place, layer, writes, taps)))
                 held += size
         if block:
             yield block
@@ -113,6 +114,13 @@ class Climb:
     def _place(self, layer: int, start: int, only: Tensor | None) -> Place:
         where = self.decoder.measure(self.stop)[layer]
         return Place(start, self.stop, where, self.base.keys[layer][:, :start], self.base.values[layer][:, :start], only)
+
+    def _taps(self, start: int, only: Tensor | None) -> tuple[Tap | None, Tap | None]:
+        """The standing edits on a window, and at the answer positions."""
+        if self.decoder.standing is None:
+            return None, None
+        places = self.base.places.window(start, self.stop)
+        return self.decoder.tap(places), None if only is None else self.decoder.tap(self.base.places.window(start, self.stop, only))
 
     def _multiply(self, layer: int, place: Place) -> Multiply:
         if self.difference is None:

@@ -8,7 +8,7 @@ used once for all of them, in large matrix products. The last layer is finished 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from circuitlab.model.engine.base_run import BaseRun, Shared, base_run
 from circuitlab.model.engine.climb import Climb, Group
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
 from circuitlab.model.engine.window import check_inside
+from circuitlab.model.places import Places
 from circuitlab.model.protocol import EditSet, Site
 
 if TYPE_CHECKING:
@@ -61,14 +62,15 @@ class Engine:
         *,
         first: int = 0,
         shared: Shared | None = None,
+        marks: Mapping[str, Int[Tensor, " prompt"]] | None = None,
     ) -> BaseRun:
-        """Run prompts once, unedited; keep what `sweep` needs and the values of ``sites``.
+        """Run prompts once, with no edits but those of an edited model; keep what `sweep` needs and the values of ``sites``.
 
         ``first`` promises that no edit set will start before that position: less is kept. ``shared`` names prompts that were
-        run before and begin alike: only the rest is run.
+        run before and begin alike: only the rest is run. ``marks`` name positions for the edits of an edited model.
         """
         linears_from = None if self.difference is None else first
-        return base_run(self.decoder, tokens, at, sites, linears_from=linears_from, shared=shared)
+        return base_run(self.decoder, Places(tokens, at, marks or {}), sites, linears_from=linears_from, shared=shared)
 
     @torch.no_grad()
     def sweep(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> Float[Tensor, "edit_set prompt d_model"]:

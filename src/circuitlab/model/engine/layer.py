@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.model.engine.window import Write, write_all
+from circuitlab.model.engine.window import REDUCED, Write, write_all
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Block
     from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.engine.arithmetic import Multiply
+    from circuitlab.model.places import Tap
 
 __all__ = ["Attended", "Edited", "Place", "attend", "leave", "mlp_out"]
 
@@ -59,6 +60,13 @@ class Place:
         table = self.where.visible[:, : self.stop]
         return table[None, self.start : self.stop] if self.only is None else table[self.only][:, None]
 
+    def biased(self) -> Float[Tensor, "prompt head query key"]:
+        """What is added to the scores of the computed queries, (prompt or 1, head, query or 1, key)."""
+        if self.only is None:
+            return self.where.biased(self.start, self.stop)[None]
+        bias = self.where.biased(0, self.stop)
+        return bias[None] if bias.shape[1] == 1 else bias[:, self.only].transpose(0, 1)[:, :, None]
+
     def wanted(self, x: Float[Tensor, "edit prompt pos ..."]) -> Float[Tensor, "edit prompt query ..."]:
         """The window's values at the positions whose output is wanted."""
         if self.only is None:
@@ -95,24 +103,32 @@ class Attended:
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """Reads and writes of one layer: every site is shown to ``seen`` and then edited.
+    """Edits and reads of one layer. Every site is given to the standing tap first, then shown to ``seen``, then written to.
 
     Parameters
     ----------
     place : Place
         The window.
+    layer : int
     writes : sequence of Write
-        Edits of this layer.
+        Edits of this layer in some of the runs.
+    taps : (Tap or None, Tap or None)
+        The standing edits of an edited model, on the window, and at the one position of each prompt that is wanted in the last layer.
     seen : dict, optional
-        Filled with the value of every site, before any edit.
+        Filled with the value of every site, before any writes.
     """
 
     place: Place
+    layer: int
     writes: Sequence[Write] = ()
+    taps: tuple[Tap | None, Tap | None] = (None, None)
     seen: dict[Site, Tensor] | None = None
 
     def __call__(self, site: Site, value: Tensor) -> Tensor:
         """The value of a site with its edits in place."""
+        tap = self.taps[self.place.only is not None and site in REDUCED]
+        if tap is not None:
+            value = tap(site, self.layer, value)
         if self.seen is not None:
             self.seen[site] = value
         return write_all(value, site, self.writes, self.place.start, self.place.only)
@@ -140,7 +156,8 @@ def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: 
 
 def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multiply) -> Float[Tensor, "*rows d_model"]:
     """What the MLP adds to the residual stream; rows do not interact, so they may come from any runs and positions."""
-    raw = multiply("down", block.down, _neurons(block, block.norm_mlp.apply(read), multiply))
+    normed = block.norm_mlp.apply(read)
+    raw = multiply("down", block.down, _neurons(block, normed, multiply)) if block.experts is None else block.experts(normed)
     return raw if block.post_mlp is None else block.post_mlp.apply(raw)
 
 
@@ -167,8 +184,15 @@ def _pattern(block: Block, q: Tensor, k: Tensor, place: Place) -> Float[Tensor, 
         scores.insert(0, (grouped @ place.keys.permute(0, 2, 3, 1)).view(*by_edit.shape[:-1], place.start))
     joined = block.capped(torch.cat(scores, -1) if len(scores) > 1 else scores[0])
     joined = joined.view(prompts, shared, edits, heads // shared, queries, -1)
+    if place.where.bias is not None:
+        joined = joined + place.biased().unflatten(1, (shared, -1))[:, :, None]
     hidden = ~place.visible()[:, None, None, None]
-    pattern = joined.masked_fill_(hidden, float("-inf")).softmax(-1)
+    joined = joined.masked_fill_(hidden, float("-inf"))
+    if block.sinks is None:
+        pattern = joined.softmax(-1)
+    else:
+        sink = block.sinks.to(joined.dtype).view(shared, 1, -1, 1, 1).expand(*joined.shape[:-1], 1)
+        pattern = torch.cat([joined, sink], dim=-1).softmax(-1)[..., :-1]
     return pattern.permute(2, 0, 1, 3, 4, 5).flatten(2, 3)
 
 

@@ -25,15 +25,20 @@ def changes_nothing(one: EditSet, base: BaseRun) -> bool:
 def moved_up(one: EditSet, base: BaseRun) -> EditSet:
     """The same edit set, written where the next layer begins, if it is one edit of what a layer's MLP adds or of what leaves a layer.
 
-    Everything up to there is as in the base run, so the layer of the edit need not be run at all.
+    Everything up to there is as in the base run, so the layer of the edit need not be run at all. Not where a standing edit of an edited
+    model would still change the stream on the way.
     """
     if len(one.edits) != 1:
         return one
     (edit,) = one.edits
     if edit.layer + 1 == len(base.keys) or edit.site not in {Site.MLP_OUT, Site.RESID_POST}:
         return one
+    if (Site.RESID_PRE, edit.layer + 1) in base.changed:
+        return one
     value = edit.value
     if edit.site is Site.MLP_OUT:
+        if (Site.RESID_POST, edit.layer) in base.changed:
+            return one
         if Site.MLP_OUT not in base.sites:
             return one
         added = _held(base.sites[Site.MLP_OUT][edit.layer], edit)

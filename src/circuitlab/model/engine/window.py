@@ -13,9 +13,9 @@ from circuitlab.model.protocol import Edit, Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Write", "check_inside", "write_all"]
+__all__ = ["REDUCED", "Write", "check_inside", "write_all"]
 
-_REDUCED = {Site.PATTERN, Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
+REDUCED = {Site.PATTERN, Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
 """Sites that exist only at the wanted positions where a layer's output is wanted at one position."""
 
 
@@ -62,7 +62,7 @@ def write_all(value: Tensor, site: Site, writes: Sequence[Write], start: int, on
         if write.edit.head is not None:
             row = row.select(1 if site is Site.PATTERN else 2, write.edit.head)
             axis = 1
-        if only is None or site not in _REDUCED:
+        if only is None or site not in REDUCED:
             _write_window(row, write.edit, axis, start)
         else:
             _write_answer(row, write.edit, axis, only)
