@@ -246,7 +246,13 @@ class HookedModel:
         return new
 
     def _run(
-        self, places: Places, edits: Sequence[Edit] = (), readers: Sequence[tuple[Site, int]] = (), read: Tap | None = None, *, gradients: bool = False
+        self,
+        places: Places,
+        edits: Sequence[Edit] = (),
+        readers: Sequence[tuple[Site, int]] = (),
+        read: Tap | None = None,
+        *,
+        gradients: bool = False,
     ) -> Tensor:
         """One forward pass: standing edits first, then those of this run, then reads; the answer position unembedded."""
         loaded = self._current()
@@ -267,7 +273,8 @@ class HookedModel:
     def _by_length(self, places: Places, edits: Sequence[Edit], readers: Sequence[tuple[Site, int]], *, gradients: bool) -> Tensor:
         """Prompts of one length at a time, cut to it: here a position's meaning depends on how long the prompt is."""
         if edits or readers:
-            what = f"{self._loaded.spec.name} turns positions by the length of the prompt; prompts of {sorted(set(places.end.tolist()))} cannot share a run."
+            lengths = sorted({end + 1 for end in places.end.tolist()})
+            what = f"{self._loaded.spec.name} turns positions by the length of the prompt; prompts of {lengths} tokens cannot share a run."
             raise ModelError(what, "Run prompts of one length together.")
         out: dict[int, Tensor] = {}
         for end in sorted(set(places.end.tolist())):

@@ -78,7 +78,8 @@ def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -
     try:
         return HookedModel(root, tokenizer, name, weights)
     except (RuntimeError, AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
-        what = f"{name} ({getattr(root.config, 'model_type', type(root).__name__)}) could not be run on a test prompt: {type(error).__name__}: {error}"
+        family = getattr(root.config, "model_type", type(root).__name__)
+        what = f"{name} ({family}) could not be run on a test prompt: {type(error).__name__}: {error}"
         raise ModelError(what, "Check that the model generates text with transformers alone; its family may not be a decoder.") from error
 
 

@@ -126,7 +126,9 @@ def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerPa
     heads = softmax.value.shape[1] if softmax.value.ndim == 4 else softmax.value.shape[0] // probe.shape[0]  # noqa: PLR2004
     for end in range(len(path), 0, -1):
         module = path[end - 1]
-        after = [c for c in _outer_maps(inner, module) if c.began > softmax.when and c.entered is not None and not c.entered.shape[-1] % heads]
+        after = [
+            c for c in _outer_maps(inner, module) if c.began > softmax.when and c.entered is not None and not c.entered.shape[-1] % heads
+        ]
         if after:
             first = after[0]
             width = int(first.entered.shape[-1]) // heads  # type: ignore[union-attr]
@@ -198,7 +200,9 @@ def _writes(
 ) -> LayerParts:
     """Attention's and the MLP's writes: the outputs that explain the steps of the residual stream."""
     pre, read, post = points
-    attends, adds = ([(m, probe.stream(v).double()) for m, v in some if v is not None and v.shape[-1] == pre.shape[-1]] for some in candidates)
+    attends, adds = (
+        [(m, probe.stream(v).double()) for m, v in some if v is not None and v.shape[-1] == pre.shape[-1]] for some in candidates
+    )
     start, end = probe.stream(pre).double(), probe.stream(post).double()
     close = _CLOSE.get(pre.dtype, 2e-2)
     if not parts.parallel:

@@ -49,9 +49,19 @@ def _apart(parts: LayerParts, q: Any, k: Any, v: Any) -> Iterator[LayerParts]:
     if shared and not out_width(k) % shared:
         d_key = out_width(k) // shared
         if width == 2 * heads * d_key:  # a query and an output gate for each head
-            yield _with(parts, (q, _steps(heads, 2 * d_key, d_key)), (k, _steps(shared, d_key, d_key)), (v, _steps(shared, parts.d_value, parts.d_value)))
+            yield _with(
+                parts,
+                (q, _steps(heads, 2 * d_key, d_key)),
+                (k, _steps(shared, d_key, d_key)),
+                (v, _steps(shared, parts.d_value, parts.d_value)),
+            )
         elif width == heads * d_key:
-            yield _with(parts, (q, _steps(heads, d_key, d_key)), (k, _steps(shared, d_key, d_key)), (v, _steps(shared, parts.d_value, parts.d_value)))
+            yield _with(
+                parts,
+                (q, _steps(heads, d_key, d_key)),
+                (k, _steps(shared, d_key, d_key)),
+                (v, _steps(shared, parts.d_value, parts.d_value)),
+            )
 
 
 def _fused(parts: LayerParts, module: Any) -> Iterator[LayerParts]:
@@ -102,7 +112,9 @@ def norms_of_heads(parts: LayerParts, watched: Watched) -> LayerParts:
             continue
         (made,) = [call.left for call in watched.of(heads.module)][:1]
         norms = [c.module for c in watched.within(parts.attention) if is_norm(c.module) and c.entered is not None and made is not None]
-        norms = [m for m in norms if any(c.entered.data_ptr() == made.data_ptr() and c.entered.numel() == made.numel() for c in watched.of(m))]
+        norms = [
+            m for m in norms if any(c.entered.data_ptr() == made.data_ptr() and c.entered.numel() == made.numel() for c in watched.of(m))
+        ]
         found[name] = norms[0] if norms else None
     return replace(parts, **found)
 
