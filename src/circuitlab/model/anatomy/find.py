@@ -205,16 +205,17 @@ def _writes(
     )
     start, end = probe.stream(pre).double(), probe.stream(post).double()
     close = _CLOSE.get(pre.dtype, 2e-2)
+    rounding = 0.1 * close * float(end.abs().max())  # a step is the difference of two streams, which may be far larger
     if not parts.parallel:
         mid = probe.stream(read).double()
-        attn, mlp = (_explained([one], step, close, probe) for one, step in ((attends, mid - start), (adds, end - mid)))
+        attn, mlp = (_explained([one], step, (close, rounding), probe) for one, step in ((attends, mid - start), (adds, end - mid)))
         return replace(parts, attn_out=None if attn is None else attn[0], mlp_out=None if mlp is None else mlp[0])
-    both = _explained([attends, adds], end - start, close, probe)
+    both = _explained([attends, adds], end - start, (close, rounding), probe)
     return parts if both is None else replace(parts, attn_out=both[0], mlp_out=both[1])
 
 
-def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: float, probe: Probe) -> list[Write] | None:
-    """One output of each list, each times a factor, that sum to a step of the stream."""
+def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe) -> list[Write] | None:
+    """One output of each list, each times a factor, that sum to a step of the stream, up to a share of it and an absolute rest."""
     options: list[list[tuple[Any, Tensor]]] = [[]]
     for some in choices:
         options = [[*before, one] for before in options for one in some]
@@ -223,7 +224,7 @@ def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, cl
         scales = torch.linalg.lstsq(columns, step.flatten()[:, None]).solution[:, 0].tolist()
         scales = [_snapped(scale, probe.factors) for scale in scales]
         apart = (columns @ columns.new_tensor(scales)[:, None] - step.flatten()[:, None]).abs().max()
-        if float(apart) <= close * max(1.0, float(step.abs().max())):
+        if float(apart) <= close[0] * max(1.0, float(step.abs().max())) + close[1]:
             return [Write(module, scale) for (module, _), scale in zip(option, scales, strict=True)]
     return None
 

@@ -31,7 +31,8 @@ def attention_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site,
     """Sites inside attention that are not what they should be, with what was seen.
 
     ``tokens`` is one prompt, (1, pos). Asked are: a query changes its own head's weights at its own position only; a key changes its
-    group's weights from its own position on; a value changes z of its group and nothing else; weights change z of their own head and row only.
+    group's weights from its own position on; a value changes z of its group and nothing else; weights change z of their own
+    head and row only.
     """
     tests: dict[Site, Callable[[_Trial], str]] = {Site.PATTERN: _pattern, Site.Q: _query, Site.K: _key, Site.V: _value}
     faults: dict[Site, str] = {}

@@ -135,7 +135,7 @@ def _weights_hash(folder: Path) -> str:
     """Hash of the float32 weights in a folder, as it was recorded when they were converted."""
     import torch  # noqa: PLC0415
 
-    from circuitlab.model.load import hash_weights  # noqa: PLC0415
+    from circuitlab.model.identity import hash_weights  # noqa: PLC0415
 
     return hash_weights(read_folder(folder, torch.float32)[0])
 
