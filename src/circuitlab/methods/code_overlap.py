@@ -141,7 +141,10 @@ class CodeOverlap:
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
         batch = with_reference(model, metric, batch)
-        clean, corrupt = (metric(model.logits(tokens, batch.end).double(), batch).cpu().numpy() for tokens in (batch.clean, batch.corrupt))
+        clean, corrupt = (
+            metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch).cpu().numpy()
+            for tokens in (batch.clean, batch.corrupt)
+        )
         found, seconds = learn_codes(model, batch, self.plan)
         step(1, 2)
         started = time.perf_counter()

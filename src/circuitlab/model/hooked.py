@@ -185,8 +185,7 @@ class HookedModel:
         marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     ) -> dict[Site, Float[Tensor, ...]]:
         """Activations at sites, (row, layer, pos, ...), or (row, layer, ...) with ``at``; of an edited model after its edits."""
-        end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
-        return self._capture(Places(tokens, end, marks or {}), sites, layers, at, ())
+        return self._capture(_captured(tokens, marks), sites, layers, at, ())
 
     def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
         """Logits of a residual stream that left the last layer; of some tokens only where ``ids`` are given.
@@ -346,8 +345,13 @@ class _WithEdits:
         marks: Mapping[str, Tensor] | None = None,
     ) -> dict[Site, Tensor]:
         """Activations of the edited run."""
-        end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
-        return self._model._capture(Places(tokens, end, marks or {}), sites, layers, at, self._edits)  # noqa: SLF001
+        return self._model._capture(_captured(tokens, marks), sites, layers, at, self._edits)  # noqa: SLF001
+
+
+def _captured(tokens: Tensor, marks: Mapping[str, Tensor] | None) -> Places:
+    """The prompts of a capture, which end at the mark END, or with their last column."""
+    last = torch.full((tokens.shape[0],), tokens.shape[1] - 1)
+    return Places(tokens, (marks or {}).get("END", last), marks or {})
 
 
 def _chained(taps: Sequence[Tap]) -> Tap | None:

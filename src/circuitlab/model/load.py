@@ -57,8 +57,8 @@ def load_model(
         For a family that cannot be served exactly.
     """
     if is_bridge(model):
-        plain, own = unwrapped(model)
-        return _wrapped(plain, tokenizer if tokenizer is not None else own, name or str(model.cfg.model_name))
+        plain, own, own_name = unwrapped(model)
+        return _wrapped(plain, tokenizer if tokenizer is not None else own, name or own_name)
     if isinstance(model, torch.nn.Module):
         return _wrapped(model, tokenizer, name or type(model).__name__)
     from circuitlab.model.weights.resolve import open_source  # noqa: PLC0415 - only names and paths need the downloader

@@ -29,8 +29,8 @@ def is_bridge(value: object) -> bool:
     return isinstance(value, TransformerBridge)
 
 
-def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """The Hugging Face model inside a bridge, as a model of its own that shares its weights, and the bridge's tokenizer.
+def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, str]:
+    """The Hugging Face model inside a bridge, as a model of its own that shares its weights; the bridge's tokenizer and name.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | N
     plain.set_attn_implementation("eager")
     plain.eval()
     _check(bridge, plain)
-    return plain, own_tokenizer(bridge.tokenizer)
+    return plain, own_tokenizer(bridge.tokenizer), str(bridge.cfg.model_name)
 
 
 def to_bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:

@@ -143,8 +143,8 @@ class _Hooks:
         return clean, corrupt
 
     def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
-        read = self.model.capture(tokens, sites) if sites else {}
-        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end)))
+        read = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}
+        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end, marks=batch.marks)))
 
     def read(self, batch: ContrastBatch, logits: Tensor) -> np.ndarray:
         return np.asarray(self.metric(logits.double(), batch).cpu())
@@ -170,7 +170,7 @@ class _HookedRun:
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
 
-        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets))
+        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets, marks=self.batch.marks))
 
 
 def _trimmed(site: Site, value: Tensor, stop: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +160,10 @@ class _Measure:
 
 def _last(run: HookedRun, tokens: Tensor, place: tuple[Site, int]) -> Tensor:
     seen: list[Tensor] = []
-    keep: Callable[[Site, int, Tensor], Tensor] = lambda _site, _layer, value: seen.append(value.detach().clone()) or value  # noqa: E731
+
+    def keep(_site: Site, _layer: int, value: Tensor) -> Tensor:
+        seen.append(value.detach().clone())
+        return value
+
     run.logits(tokens, torch.full((len(tokens),), tokens.shape[1] - 1), [place], keep)
     return seen[0]
