@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.errors import UnknownNameError
 from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.model.interventions.kinds import equal_lengths, position_kinds
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -41,7 +42,7 @@ def describe_ablation(name: Ablation, batch: ContrastBatch) -> str:
     """What an ablated node is given, in words."""
     if name != "mean":
         return _WORDS[name]
-    return _WORDS[name] + (", position by position" if _equal_lengths(batch) else ", over all real positions (prompts differ in length)")
+    return _WORDS[name] + (", position by position" if equal_lengths(batch) else ", over all real positions (prompts differ in length)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Means:
     @torch.no_grad()
     def of(cls, model: Model, batch: ContrastBatch, sites: list[Site], how: Ablation, *, embed: bool = False) -> Means:
         """Run every corrupt prompt once and average."""
-        labels = _labels(batch, how)
+        labels = position_kinds(batch, how)
         kinds = int(labels.max()) + 1
         sums: dict[Site | str, Tensor] = {}
         counts = torch.zeros(kinds, dtype=torch.float64)
@@ -91,40 +92,3 @@ class Means:
         """The ablated value of some pairs in float64, (pair, pos, layer, ...)."""
         values = self.values[name]
         return values[self.labels[pairs, :length].to(values.device)]
-
-
-def _equal_lengths(batch: ContrastBatch) -> bool:
-    return len(set(batch.end.tolist())) == 1
-
-
-def _labels(batch: ContrastBatch, how: Ablation) -> Int[Tensor, "pair pos"]:
-    if how == "mean_by_mark":
-        return _by_mark(batch)
-    if how == "mean_by_template":
-        return _by_template(batch)
-    return _by_position(batch) if _equal_lengths(batch) else torch.zeros_like(batch.clean)
-
-
-def _by_position(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
-    return torch.arange(batch.clean.shape[1]).expand(batch.clean.shape)
-
-
-def _by_mark(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
-    labels = torch.zeros(batch.clean.shape, dtype=torch.long)
-    for number, name in reversed(list(enumerate(sorted(batch.marks), start=1))):
-        labels[torch.arange(batch.n_pairs), batch.marks[name]] = number
-    return labels
-
-
-def _by_template(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
-    if not batch.templates:
-        what = "These prompts do not say which template each was made from."
-        raise BadParameterError(what, "Name them with batch.with_templates, or use mean_by_mark.")
-    labels, used = torch.zeros(batch.clean.shape, dtype=torch.long), 0
-    for template in sorted(set(batch.templates)):
-        pairs = [i for i, name in enumerate(batch.templates) if name == template]
-        few = batch.select(pairs)
-        own = _by_position(few) if _equal_lengths(few) else _by_mark(few)
-        labels[pairs, : own.shape[1]] = own + used
-        used += int(own.max()) + 1
-    return labels

@@ -289,9 +289,8 @@ class HookedModel:
         if self._standing is None:
             yield None, []
             return
-        spec = self._loaded.spec
         with self._standing.watched():
-            yield self._standing(places), sorted(self._standing.targets(spec), key=str)
+            yield self._standing(places), sorted(self._standing.targets, key=str)
 
     def _capture(
         self,

@@ -1,0 +1,254 @@
+"""Knockout: the value of a node is taken away, and zero, a mean or the corrupt prompt's value put in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
+
+import torch
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.model.interventions.base import Make, NodeEdit
+from circuitlab.model.interventions.held import PromptTable, hash_tensor, read_tensor
+from circuitlab.model.interventions.kinds import equal_lengths, position_kinds
+from circuitlab.provenance import digest
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.interventions.spots import Spot
+    from circuitlab.model.places import Places
+    from circuitlab.model.protocol import Model
+
+__all__ = ["Knockout", "KnockoutKind"]
+
+KnockoutKind: TypeAlias = Literal["zero", "mean", "mean_over_positions", "mean_by_mark", "mean_by_template", "corrupt"]
+
+_BY_PAIR = {"corrupt", "mean_by_template"}
+_TOGETHER = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout(NodeEdit):
+    """Knock out nodes: another value takes the place of theirs.
+
+    Parameters
+    ----------
+    nodes : str, Node, or several
+    how : {"zero", "mean", "mean_over_positions", "mean_by_mark", "mean_by_template", "corrupt"}
+        What they are given. ``"mean"``: the mean over the batch's corrupt prompts, position by position where those have one length, over
+        all positions otherwise. ``"mean_over_positions"``: one mean over all positions. ``"mean_by_mark"``: at a mark the mean over that
+        mark, elsewhere the mean over all unmarked positions. ``"mean_by_template"``: ``"mean"`` within the prompts of the same template,
+        and by mark where those differ in length (Wang et al. 2022). ``"corrupt"``: the value of the paired corrupt prompt, position by
+        position.
+    batch : ContrastBatch, optional
+        The prompts that means and corrupt values are computed from, when the intervention is bound to a model (`resolved`).
+    values : mapping of str to Tensor, optional
+        Instead of a batch: each node's value, (width,), computed elsewhere.
+
+    Notes
+    -----
+    With ``"corrupt"`` and ``"mean_by_template"`` a prompt is found in the batch by its tokens, clean prompts first; others are refused.
+    These two, and ``"mean"`` over prompts of one length, have values for the positions of the prompt only: what is generated after it is
+    left as it is. The others act on generated positions too.
+    """
+
+    kind: ClassVar[str] = "knockout"
+    how: KnockoutKind = "zero"
+    batch: ContrastBatch | None = None
+    values: Mapping[str, Tensor] | None = None
+    computed: Computed | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.how not in get_args(KnockoutKind):
+            raise UnknownNameError("knockout", self.how, get_args(KnockoutKind))
+        if self.values is not None:
+            self._read_values()
+        elif self.how != "zero" and self.batch is None:
+            what = f"A knockout with {self.how!r} needs prompts to compute it from, and was given no batch."
+            raise BadParameterError(what, "Give batch=, or each node's value as values=, or use 'zero'.")
+        if self.batch is not None and self.values is None and self.how != "zero":
+            if self._prompt_only and self.where.only_generated:
+                what = f"A knockout with {self.how!r} has no values after the prompt, and was asked for at generated positions."
+                raise BadParameterError(what, "Use 'zero' or 'mean_over_positions' there.")
+            if self.how in _BY_PAIR:
+                PromptTable.of(self.batch, corrupt_too=True)  # refuse prompts that do not say which pair they are of
+            position_kinds(self.batch, self.how)  # refuse a batch without templates
+
+    def _read_values(self) -> None:
+        given, names = self.values or {}, [str(spot.node) for spot in self.spots]
+        if self.how == "zero" or set(given) != set(names):
+            what = f"Values of {sorted(given)} were given to a knockout of {names} with {self.how!r}."
+            raise BadParameterError(what, "Give one value for each node, under its name, and say which kind of value it is.")
+        held = {name: read_tensor(value, f"The value of {name}") for name, value in given.items()}
+        if bad := [name for name, value in held.items() if value.ndim != 1]:
+            what = f"The value of {bad[0]} has shape {tuple(held[bad[0]].shape)}."
+            raise BadParameterError(what, "Give (width,); for values by prompt or position use Replace.")
+        self._set("values", held)
+
+    def _check_width(self, index: int, spot: Spot, width: int) -> None:  # noqa: ARG002 - values go by name
+        given = width if self.values is None else len(self.values[str(spot.node)])
+        if given != width:
+            what = f"{spot.node} has values of width {width} at {spot.site.value!r}, and was given width {given}."
+            raise BadParameterError(what, "Give vectors of the node's own width.")
+
+    @property
+    def _prompt_only(self) -> bool:
+        by_position = self.how == "mean" and self.batch is not None and equal_lengths(self.batch)
+        return self.values is None and (self.how in _BY_PAIR or by_position)
+
+    def resolved(self, model: Model) -> Knockout:
+        """The same knockout with its values computed on a model."""
+        if self.how == "zero" or self.batch is None or self.values is not None:
+            return self
+        for spot in self.spots:
+            spot.check(model.spec, model.sites)
+        return replace(self, computed=Computed.of(model, self.batch, self.how, self.spots))
+
+    def _chosen(self, places: Places) -> Bool[Tensor, "prompt pos"] | None:
+        chosen = self.where.chosen(places)
+        if not self._prompt_only:
+            return chosen
+        at = places.positions
+        inside = at <= places.end.to(at.device)[:, None]
+        return inside if chosen is None else inside & chosen
+
+    def _make(self, places: Places) -> Make:
+        if self.how == "zero":
+            return lambda _index, old: torch.zeros_like(old)
+        if self.values is not None:
+            values = [self.values[str(spot.node)] for spot in self.spots]
+            return lambda index, old: values[index].to(old)
+        if self.computed is None:
+            what = f"The values of a knockout with {self.how!r} have not been computed."
+            raise BadParameterError(what, "Bind it to a model: model.edited(knockout), or knockout.resolved(model).")
+        tables, rows = self.computed.tables, self.computed.rows(places, self._chosen(places))
+        return lambda index, old: tables[index][rows.to(tables[index].device)].to(old)
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"how": self.how}
+        if self.values is not None:
+            settings["values"] = {name: hash_tensor(value) for name, value in self.values.items()}
+        elif self.batch is not None and self.how != "zero":
+            settings["prompts"] = self.batch.task.digest
+            settings["templates"] = list(self.batch.templates) if self.how == "mean_by_template" else []
+            settings["model"] = None if self.computed is None else self.computed.model
+        return settings
+
+    def describe(self) -> str:
+        """What it does, in few words."""
+        return self._named(f"knock out ({self.how.replace('_', ' ')})")
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """Values that a knockout puts in place, computed on one model.
+
+    Parameters
+    ----------
+    tables : sequence of Tensor, shape (kind, width)
+        For each node, the mean of each kind of position, in float64.
+    counts : Tensor, shape (kind,)
+        Positions in each mean.
+    labels : Tensor of int, shape (pair, pos)
+        Kind of each position of the batch.
+    batch : ContrastBatch
+    how : str
+    model : str
+        Digest of the identity of the model that they were computed on.
+    """
+
+    tables: Sequence[Float[Tensor, "kind width"]]
+    counts: Float[Tensor, " kind"]
+    labels: Int[Tensor, "pair pos"]
+    batch: ContrastBatch
+    how: KnockoutKind
+    model: str
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Model, batch: ContrastBatch, how: KnockoutKind, spots: Sequence[Spot]) -> Computed:
+        """Run every corrupt prompt once and average."""
+        labels = _labels(batch, how)
+        kinds = int(labels.max()) + 1
+        counts = torch.bincount(labels[batch.mask], minlength=kinds).double()
+        tables: list[Tensor | None] = [None] * len(spots)
+        for pairs in _of_one_length(batch):
+            few = batch.select(pairs)
+            kind = labels[pairs, : few.clean.shape[1]].flatten()
+            for index, value in enumerate(_captured(model, few, spots)):
+                flat = value.flatten(0, 1).double()
+                table = tables[index]
+                table = flat.new_zeros(kinds, flat.shape[1]) if table is None else table
+                tables[index] = table.index_add_(0, kind.to(flat.device), flat)
+        shares = counts.clamp(min=1)[:, None]
+        means = [table / shares.to(table.device) for table in tables if table is not None]
+        return cls(means, counts, labels, batch, how, digest(model.spec.identity()))
+
+    def rows(self, places: Places, chosen: Bool[Tensor, "prompt pos"] | None) -> Int[Tensor, "prompt pos"]:
+        """The row of the tables for every position of a run.
+
+        Raises
+        ------
+        BadParameterError
+            If a chosen position of a prompt has no value.
+        """
+        at, length = places.positions, self.labels.shape[1]
+        real = at <= places.end.to(at.device)[:, None]
+        if self.how in _BY_PAIR:
+            pairs = PromptTable.of(self.batch, corrupt_too=True).find(places)
+            found = self.labels[pairs[:, None], at.clamp(max=length - 1).cpu()]
+        elif self.how == "mean_by_mark":
+            found = self._by_mark(places)
+        elif self.how == "mean" and equal_lengths(self.batch):
+            late = real & (at >= length)
+            late = late if chosen is None else late & chosen
+            if bool(late.any()):
+                what = f"A mean by position over prompts of {length} tokens has no value for prompts of {int(places.end.max()) + 1}."
+                raise BadParameterError(what, "Use 'mean_over_positions', or name positions that the batch's prompts have.")
+            found = at.clamp(max=length - 1).cpu()
+        else:
+            found = torch.zeros_like(at).cpu()
+        empty = (self.counts[found] == 0) & (real if chosen is None else real & chosen).cpu()
+        if bool(empty.any()):
+            what = f"No corrupt prompt has a position of the kind that {self.how!r} would average over here."
+            raise BadParameterError(what, "Use 'mean_over_positions', or a batch with unmarked positions.")
+        return found
+
+    def _by_mark(self, places: Places) -> Int[Tensor, "prompt pos"]:
+        at = places.positions.cpu()
+        found = torch.zeros(len(places.end), at.shape[1], dtype=torch.long)
+        for number, name in reversed(list(enumerate(sorted(self.batch.marks), start=1))):
+            place = places.end if name == "END" else places.mark(name)
+            found[at == place.cpu()[:, None]] = number
+        return found
+
+
+def _labels(batch: ContrastBatch, how: KnockoutKind) -> Int[Tensor, "pair pos"]:
+    if how == "corrupt":
+        return torch.arange(batch.clean.numel()).view(batch.clean.shape)
+    return torch.zeros_like(batch.clean) if how == "mean_over_positions" else position_kinds(batch, how)
+
+
+def _of_one_length(batch: ContrastBatch) -> Iterator[list[int]]:
+    """Pairs of one length at a time, few together, so that every run ends where its prompts do."""
+    ends = batch.end.tolist()
+    for end in sorted(set(ends)):
+        pairs = [pair for pair, one in enumerate(ends) if one == end]
+        yield from (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER))
+
+
+def _captured(model: Model, batch: ContrastBatch, spots: Sequence[Spot]) -> Iterator[Float[Tensor, "pair pos width"]]:
+    """The value of each node in the corrupt prompts."""
+    layers: dict[Any, list[int]] = {}
+    for spot in spots:
+        layers.setdefault(spot.site, [])
+        layers[spot.site] += [] if spot.layer in layers[spot.site] else [spot.layer]
+    read = {site: model.capture(batch.corrupt, [site], layers=some, marks=batch.marks)[site] for site, some in layers.items()}
+    for spot in spots:
+        value = read[spot.site][:, layers[spot.site].index(spot.layer)]
+        yield value if spot.head is None else value[:, :, spot.head]

@@ -1,0 +1,244 @@
+"""EditPattern: rows of the attention pattern replaced, made uniform, moved between tokens, or blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
+
+import torch
+
+from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.model.interventions.base import Intervention
+from circuitlab.model.interventions.held import hash_tensor, read_tensor
+from circuitlab.model.interventions.positions import Positions, PositionSpec
+from circuitlab.model.interventions.spots import NodeSpec, Spot, read_nodes
+from circuitlab.model.protocol import Site
+from circuitlab.nodes import Head
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from circuitlab.model.places import Places, Tap
+    from circuitlab.model.protocol import Model
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["EditPattern", "PatternChange", "Rest"]
+
+PatternChange: TypeAlias = Literal["replace", "uniform", "move", "block"]
+Rest: TypeAlias = Literal["renormalise", "drop"]
+
+Visible: TypeAlias = Callable[[int], Sequence["Tensor"]]
+"""Number of tokens -> which keys each query sees in every layer, (query, key)."""
+
+_NEEDS = {"replace": {"weights"}, "uniform": set(), "move": {"keys", "to"}, "block": {"keys"}}
+
+
+@dataclass(frozen=True, eq=False)
+class EditPattern(Intervention):
+    """Edit rows of the attention pattern of heads.
+
+    Parameters
+    ----------
+    heads : str, Head, or several
+        Query heads.
+    how : {"replace", "uniform", "move", "block"}
+        ``"replace"``: the rows are ``weights``. ``"uniform"``: the same weight for every key that the query sees, 1 in all. ``"move"``: the
+        weight of ``keys`` goes to the keys ``to`` that the query sees, in equal shares; the row's sum stays, and rows of queries that see
+        none of them stay as they are. ``"block"``: the weight of ``keys`` is 0.
+    keys, to : str, int, or several
+        Keys, named as `positions` are.
+    weights : Tensor, shape (key,), (query, key) or (head, query, key)
+        By position from 0. Weights of keys after the query are refused.
+    rest : {"renormalise", "drop"}
+        What happens to the other keys of a row with blocked ones: they are scaled up to the sum that the row had, or stay as they are. A
+        row whose keys are all blocked is zero either way.
+    positions : str, int, or several
+        Queries whose rows are edited; see `Positions`.
+
+    Notes
+    -----
+    Which keys a query sees comes from the model, once the intervention is bound to one (`resolved`). Unbound, keys of weight exactly 0
+    count as not seen. The row of a model with attention sinks may sum to less than 1; a sink's own share is never edited.
+    """
+
+    kind: ClassVar[str] = "pattern"
+    heads: NodeSpec
+    how: PatternChange
+    keys: PositionSpec | None = field(default=None, kw_only=True)
+    to: PositionSpec | None = field(default=None, kw_only=True)
+    weights: Tensor | None = field(default=None, kw_only=True)
+    rest: Rest = field(default="renormalise", kw_only=True)
+    positions: PositionSpec = field(default="all", kw_only=True)
+    visible: Visible | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        nodes = read_nodes(self.heads)
+        self._set("heads", nodes)
+        self._set("positions", Positions.of(self.positions).names)
+        if wrong := [str(node) for node in nodes if not isinstance(node, Head)]:
+            what = f"{wrong[0]} has no attention pattern."
+            raise BadParameterError(what, "Name query heads, for example a9.h6; each has a pattern of its own.")
+        for name, value, known in (("pattern edit", self.how, get_args(PatternChange)), ("way with the rest", self.rest, get_args(Rest))):
+            if value not in known:
+                raise UnknownNameError(name, str(value), known)
+        given = {name for name in ("keys", "to", "weights") if getattr(self, name) is not None}
+        if given != _NEEDS[self.how]:
+            what = f"EditPattern {self.how!r} was given {sorted(given) or 'nothing'}; it needs {sorted(_NEEDS[self.how]) or 'nothing'}."
+            raise BadParameterError(what, "See the parameters of EditPattern.")
+        for name in given & {"keys", "to"}:
+            value = getattr(self, name)
+            self._set(name, () if value in ((), []) else Positions.of(value).names)
+        if self.weights is not None:
+            self._set("weights", _read_weights(self.weights, len(nodes)))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @cached_property
+    def spots(self) -> tuple[Spot, ...]:
+        """Where each head's pattern is."""
+        nodes: tuple[Head, ...] = self.heads  # type: ignore[assignment]
+        return tuple(Spot(node, Site.PATTERN, node.layer, node.head) for node in nodes)
+
+    @property
+    def targets(self) -> frozenset[tuple[Site, int]]:
+        """Sites and layers whose values it changes."""
+        return frozenset(spot.target for spot in self.spots)
+
+    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
+        """Raise unless the model has every head, and patterns that can be edited."""
+        for spot in self.spots:
+            spot.check(spec, sites)
+
+    def resolved(self, model: Model) -> EditPattern:
+        """Bound to what the queries of a model see; only ``"uniform"`` and ``"move"`` ask for it."""
+        if self.how not in {"uniform", "move"}:
+            return self
+        return replace(self, visible=lambda length: [where.visible for where in model.decoder.measure(length)])
+
+    def tap(self, places: Places) -> Tap:
+        """The tap that makes it on the prompts and positions of a run."""
+        chosen = Positions.of(self.positions).chosen(places)
+        rows = _Rows(self, places)
+        grouped: dict[int, list[tuple[int, Spot]]] = {}
+        for index, spot in enumerate(self.spots):
+            grouped.setdefault(spot.layer, []).append((index, spot))
+        nowhere = self.keys == () or (chosen is not None and not bool(chosen.any()))
+
+        def tap(site: Site, layer: int, value: Tensor) -> Tensor:
+            if site is not Site.PATTERN or layer not in grouped or nowhere:
+                return value
+            here = None if chosen is None else chosen.to(value.device)[..., None]
+            out = value.clone()
+            for index, spot in grouped[layer]:
+                old = value[..., spot.head, :, :]
+                new = rows.edited(index, layer, old).to(old)
+                out[..., spot.head, :, :] = new if here is None else torch.where(here, new, old)
+            return out
+
+        return tap
+
+    def identity(self) -> dict[str, Any]:
+        """Kind, heads, queries and settings."""
+        settings = {"how": self.how, "keys": self.keys, "to": self.to, "rest": self.rest}
+        held = None if self.weights is None else hash_tensor(self.weights)
+        return {
+            "kind": self.kind,
+            "nodes": [[str(spot.node), spot.site.value] for spot in self.spots],
+            "positions": list(Positions.of(self.positions).names),
+            "weights": held,
+            **settings,
+        }
+
+    def describe(self) -> str:
+        """What it does, in few words."""
+        heads = ",".join(str(spot.node) for spot in self.spots)
+        keys = "" if self.keys is None else " " + ",".join(map(str, self.names("keys")))
+        to = "" if self.to is None else " to " + ",".join(map(str, self.names("to")))
+        return f"pattern {self.how}{keys}{to} {heads}{Positions.of(self.positions).describe()}"
+
+    def names(self, which: Literal["keys", "to"]) -> tuple[str | int, ...]:
+        """The keys that are meant, by name or number."""
+        value: tuple[str | int, ...] | None = getattr(self, which)
+        return value or ()
+
+
+def _read_weights(given: Tensor, heads: int) -> Tensor:
+    weights = read_tensor(given, "The weights")
+    if not 1 <= weights.ndim <= 3 or (weights.ndim == 3 and weights.shape[0] != heads):  # noqa: PLR2004 - head, query, key
+        what = f"Weights of shape {tuple(weights.shape)} were given for the patterns of {heads} heads."
+        raise BadParameterError(what, "Give (key,), (query, key), or (head, query, key) with an entry for each head.")
+    return weights
+
+
+@dataclass(eq=False)
+class _Rows:
+    """Edited rows of the pattern, on the prompts and queries of one run."""
+
+    edit: EditPattern
+    places: Places
+
+    def edited(self, index: int, layer: int, old: Float[Tensor, "*lead prompt query key"]) -> Float[Tensor, "*lead prompt query key"]:
+        """New rows of one head for every query; 16-bit weights are edited in float32."""
+        wide = old.to(torch.promote_types(old.dtype, torch.float32))
+        if self.edit.how == "replace":
+            return self._given(index, wide)
+        if self.edit.how == "block":
+            return self._blocked(wide)
+        seen = self._seen(layer, wide)
+        if self.edit.how == "uniform":
+            return seen.to(wide) / seen.sum(-1, keepdim=True).clamp(min=1)
+        return self._moved(wide, seen)
+
+    def _blocked(self, old: Tensor) -> Tensor:
+        blocked = self._keys("keys", old)
+        kept = old.masked_fill(blocked, 0.0)
+        if self.edit.rest == "drop":
+            return kept
+        lost, left = (old - kept).sum(-1, keepdim=True), kept.sum(-1, keepdim=True)
+        return torch.where((lost > 0) & (left > 0), kept * (old.sum(-1, keepdim=True) / torch.where(left > 0, left, 1.0)), kept)
+
+    def _moved(self, old: Tensor, seen: Bool[Tensor, "prompt query key"]) -> Tensor:
+        source, target = self._keys("keys", old) & seen, self._keys("to", old) & seen
+        count = target.sum(-1, keepdim=True)
+        mass = (old * source).sum(-1, keepdim=True)
+        moved = old.masked_fill(source, 0.0) + target.to(old) * (mass / count.clamp(min=1))
+        return torch.where((count > 0) & (mass > 0), moved, old)
+
+    def _given(self, index: int, old: Tensor) -> Tensor:
+        weights = self.edit.weights
+        held = weights[index] if weights.ndim == 3 else weights  # type: ignore[index, union-attr]  # noqa: PLR2004
+        at = self.places.positions
+        chosen, keys = Positions.of(self.edit.positions).chosen(self.places), old.shape[-1]
+        real = at <= self.places.end.to(at.device)[:, None]
+        real = real if chosen is None else real & chosen
+        sizes = held.shape  # type: ignore[union-attr]
+        short = (at >= min(sizes)) & real
+        if bool(short.any()):
+            what = f"Weights of shape {tuple(sizes)} were given to prompts of {int(self.places.end.max()) + 1} tokens."
+            raise BadParameterError(what, "Give a weight for every key of the rows that are edited, or name fewer positions.")
+        wide = torch.zeros(*sizes[:-1], max(keys, sizes[-1]), dtype=old.dtype, device=old.device)
+        wide[..., : sizes[-1]] = held.to(wide)  # type: ignore[union-attr]
+        rows = wide[..., :keys] if wide.ndim == 1 else wide[at.clamp(max=sizes[0] - 1).to(old.device), :keys]
+        rows = rows.expand(*at.shape, keys) if wide.ndim == 1 else rows
+        late = (torch.arange(keys, device=at.device) > at[..., None]).to(old.device)
+        if bool(((rows != 0) & late & real[..., None].to(old.device)).any()):
+            what = "Weights were given to keys that come after their query."
+            raise BadParameterError(what, "Give 0 there: a query sees no later key. One row for all must fit every query that is edited.")
+        return rows.masked_fill(late, 0.0).expand(old.shape)
+
+    def _seen(self, layer: int, old: Tensor) -> Bool[Tensor, "prompt query key"]:
+        if self.edit.visible is None:
+            return old > 0
+        visible = self.edit.visible(self.places.tokens.shape[1])[layer]
+        return visible[self.places.positions.to(visible.device), : old.shape[-1]].to(old.device)
+
+    def _keys(self, which: Literal["keys", "to"], old: Tensor) -> Bool[Tensor, "prompt 1 key"]:
+        """Which keys are meant, of each prompt."""
+        everywhere = self.places.window(0, old.shape[-1])
+        chosen = Positions(self.edit.names(which)).chosen(everywhere)
+        every = torch.ones(1, old.shape[-1], dtype=torch.bool)
+        return (every if chosen is None else chosen).to(old.device)[:, None]

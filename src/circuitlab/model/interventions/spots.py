@@ -1,0 +1,132 @@
+"""From node names to the places of a forward pass that an intervention writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, cast, get_args
+
+from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.model.protocol import Site
+from circuitlab.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid, parse_node
+
+if TYPE_CHECKING:
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["NodeSpec", "Spot", "read_nodes", "read_site", "spots_of"]
+
+NodeSpec: TypeAlias = str | Node | Sequence[str | Node]
+"""One node or several, as names (``"a20.h0"``) or as objects of `circuitlab.nodes`."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The value of one node: a site of a layer, and a head of it."""
+
+    node: Node
+    site: Site
+    layer: int
+    head: int | None
+
+    @property
+    def target(self) -> tuple[Site, int]:
+        """Where a tap meets it."""
+        return self.site, self.layer
+
+    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
+        """Raise unless a model has it.
+
+        Raises
+        ------
+        ModelError
+            If the model does not have the site.
+        BadParameterError
+            If it has no such layer or head.
+        """
+        if self.site not in sites:
+            what = f"{spec.name} ({spec.family}) has no site {self.site.value!r}, so {self.node} cannot be edited there."
+            raise ModelError(what, f"It has {sorted(one.value for one in sites)}.")
+        if not 0 <= self.layer < spec.n_layers:
+            what = f"{self.node} is in layer {self.layer}; {spec.name} has layers 0 to {spec.n_layers - 1}."
+            raise BadParameterError(what, "Count layers from 0.")
+        shared = isinstance(self.node, KVHead)
+        heads = spec.n_kv_heads if shared else spec.n_heads
+        if self.head is not None and not 0 <= self.head < heads:
+            kind = "key/value" if shared else "query"
+            what = f"{self.node} does not exist: {spec.name} has {heads} {kind} heads in a layer."
+            raise BadParameterError(what, "Count heads from 0; a9.h6 is a query head, a9.kv2 one that a group of query heads shares.")
+
+
+def read_nodes(given: NodeSpec) -> tuple[Node, ...]:
+    """One node or several, as objects.
+
+    Raises
+    ------
+    BadParameterError
+        If there are none, one is no node, or one is named twice.
+    """
+    single = isinstance(given, (str, *get_args(Node)))
+    several = cast("list[str | Node]", [given] if single else list(cast("Sequence[str | Node]", given)))
+    if bad := [one for one in several if not isinstance(one, (str, *get_args(Node)))]:
+        raise BadParameterError(f"{bad[0]!r} is no node.", "Name nodes as a9.h6, a9.kv2, a9, m3 or r9.pre.")
+    nodes = tuple(parse_node(one) if isinstance(one, str) else one for one in several)
+    if not nodes:
+        raise BadParameterError("An intervention was given no node.", "Name at least one, for example a9.h6.")
+    if repeated := sorted({str(one) for one in nodes if nodes.count(one) > 1}):
+        what = f"Nodes {repeated} are named twice in one intervention."
+        raise BadParameterError(what, "Name each node once; several interventions of one node are made one after the other.")
+    return nodes
+
+
+def read_site(given: Site | str | None) -> Site | None:
+    """A site by its name."""
+    if given is None or isinstance(given, Site):
+        return given
+    names = [site.value for site in Site]
+    if given not in names:
+        raise UnknownNameError("site", str(given), names)
+    return Site(given)
+
+
+def spots_of(nodes: Sequence[Node], site: Site | None) -> tuple[Spot, ...]:
+    """Where the values of nodes are: of heads at z, or at the site that is named.
+
+    Raises
+    ------
+    BadParameterError
+        If a node has no value, or none at that site.
+    """
+    return tuple(_spot(node, site) for node in nodes)
+
+
+def _spot(node: Node, site: Site | None) -> Spot:
+    if isinstance(node, Logits):
+        raise BadParameterError("The logits are no place inside a layer.", "Edit the stream that leaves the last layer (r11.post).")
+    if site is Site.PATTERN:
+        raise BadParameterError(f"The attention pattern of {node} is no vector.", "Use EditPattern.")
+    layer = 0 if isinstance(node, Embed) else node.layer
+    allowed = _sites(node)
+    if site is not None and site not in allowed:
+        raise BadParameterError(f"{node} has no value at {site.value!r}.", _advice(node, allowed))
+    if site is None and isinstance(node, KVHead):
+        raise BadParameterError(f"{node} has a key and a value, and none was chosen.", "Say site='k' or site='v'.")
+    return Spot(node, site or allowed[0], layer, node.head if isinstance(node, Head | KVHead) else None)
+
+
+def _sites(node: Node) -> tuple[Site, ...]:
+    if isinstance(node, Head):
+        return Site.Z, Site.Q
+    if isinstance(node, KVHead):
+        return Site.K, Site.V
+    if isinstance(node, Resid):
+        return (Site(f"resid_{node.point}"),)
+    return ({Attn: Site.ATTN_OUT, Mlp: Site.MLP_OUT, Embed: Site.RESID_PRE}[type(node)],)
+
+
+def _advice(node: Node, allowed: Sequence[Site]) -> str:
+    names = " or ".join(repr(one.value) for one in allowed)
+    if isinstance(node, Head):
+        return f"A query head has {names}; keys and values belong to key/value heads, such as a{node.layer}.kv0."
+    if isinstance(node, KVHead):
+        return f"A key/value head has {names}; queries and outputs belong to query heads, such as a{node.layer}.h0."
+    return f"It has {names}."
