@@ -44,6 +44,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         SHA-256 over the parameters; part of the identity.
     processing : str
         Weight processing applied after loading (``"none"``: the weights as released); part of the identity.
+    n_ctx : int, optional
+        The longest prompt the model takes, in tokens; None where it is not known. Not part of the identity.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     weights: str
     processing: str = "none"
+    n_ctx: int | None = None
 
     def identity(self) -> dict[str, str]:
         """The part of the spec that changes scores: the weights, their processing and the compute dtype."""
