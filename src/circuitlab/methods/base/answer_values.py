@@ -49,8 +49,9 @@ class AnswerValues:
     def by_hooks(cls, model: Model, metric: Metric, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
         """Of a model that cannot be taken apart: one pass for the values and another for the logits."""
         read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end)
-        values = read[Site.RESID_PRE][:, 0], read[Site.Z], read[Site.MLP_OUT], read[Site.RESID_POST][:, -1]
-        return cls(*(value.double() for value in values), metric(model.logits(tokens, batch.end).double(), batch))
+        embed, final = read[Site.RESID_PRE][:, 0], read[Site.RESID_POST][:, -1]
+        total = metric(model.logits(tokens, batch.end).double(), batch)
+        return cls(embed.double(), read[Site.Z].double(), read[Site.MLP_OUT].double(), final.double(), total)
 
     @classmethod
     def on(cls, runs: EdgeRuns, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
