@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.methods.base.memory import Fits, PassSizes, fits_in
 from circuitlab.methods.base.sweeps import like_pairs
 from circuitlab.methods.decomposition.source import Options, Source
 
@@ -40,11 +41,11 @@ class Means:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, decoder: Decoder, batch: ContrastBatch) -> Means:
-        """Run every corrupt prompt once and average, in float64."""
+    def of(cls, decoder: Decoder, batch: ContrastBatch, fits: Fits | None = None) -> Means:
+        """Run every corrupt prompt once and average, in float64; so many together as ``fits`` allows."""
         whole = batch.mask.all()
         sums: dict[tuple[str, int], Tensor] = {}
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False, fits=fits):
             few = batch.select(pairs)
             real = few.mask[..., None].double()
             for key, value in _outputs(decoder.trace(decoder.embed(few.corrupt))):
@@ -115,9 +116,10 @@ def prompts_of(model: Model, batch: ContrastBatch, sources: Sequence[Source], op
     As many go together as fit ``options.tokens_together`` with all sources. Positions before the first one at which a source is relevant
     (with a corrupt baseline, before the prompts differ) are left out: nothing there is due to it.
     """
-    decoder = model.decoder
-    means = Means.of(decoder, batch) if options.baseline == "mean" else None
-    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options)):
+    decoder, sizes = model.decoder, PassSizes.of(model)
+    fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.decomposed(length, length), "A decomposition")
+    means = Means.of(decoder, batch, fits) if options.baseline == "mean" else None
+    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), fits=fits):
         few = batch.select(pairs)
         clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
         yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)
