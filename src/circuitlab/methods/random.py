@@ -12,6 +12,7 @@ from circuitlab.provenance import digest
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -54,6 +55,10 @@ class RandomScores:
     def contrastive(self) -> bool:
         """Never: equal prompts get random scores, too."""
         return False
+
+    def passes(self, size: RunSize) -> float:
+        """Both runs of every pair."""
+        return 2.0 * size.pairs
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
