@@ -149,7 +149,7 @@ def _path(source: str | Path) -> Path:
         path = Path(source).expanduser()
         path.stat()
     except FileNotFoundError:
-        pass
+        return path
     except (OSError, RuntimeError, ValueError) as error:  # no access, a user who does not exist, a null byte, a name too long
         what = f"{str(source)[:200]!r} is no path that can be opened: {error}."
         raise ModelError(what, f"Give an alias ({', '.join(ALIASES)}), a path or a hub name.") from error
