@@ -67,8 +67,8 @@ def intervention_laws(intervention: Intervention, model: Model, batch: ContrastB
     for law in (_nothing_to_do, _outside, _order):
         for part in intervention.parts if isinstance(intervention, Composed) else (intervention,):
             found += law(part, model, batch)
-    for law in (_by_hand, _decoder, _padding):
-        found += law(intervention, model, batch)
+    for whole in (_by_hand, _decoder, _padding):
+        found += whole(intervention, model, batch)
     found.append(_same("the model itself stays as it was", _logits(model, batch) - before))
     changed = model.edited(intervention).spec.identity() != identity and model.spec.identity() == identity
     found.append(LawResult("the edit is in the edited model's identity, and only there", changed, float(not changed), 0.0))
