@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from circuitlab.metrics import LogitDiff
+from circuitlab.model.transformer_lens import to_bridge
 
 __all__ = ["PEERS", "peer_attribution", "peer_sweep"]
 
@@ -44,15 +45,16 @@ def peer_sweep(model: Any, batch: Any, kind: str) -> dict[str, Any]:
     layers = sorted({min(spec.n_layers - 1, int(share * (spec.n_layers - 1) + 0.5)) for share in _LAYERS})
     sizes = {"pos": batch.clean.shape[1], "head": spec.n_kv_heads if kind in {"k", "v"} else spec.n_heads}
     metric = LogitDiff()
+    bridge = to_bridge(model.root)
     seconds, values = [], []
     started = time.perf_counter()
-    _, cache = model.bridge.run_with_cache(batch.clean)
+    _, cache = bridge.run_with_cache(batch.clean)
     caching = time.perf_counter() - started
     for layer in layers:
         index = np.stack(np.meshgrid([layer], *[range(sizes[axis]) for axis in axes[1:]], indexing="ij"), -1).reshape(-1, len(axes))
         started = time.perf_counter()
         found = patching.generic_activation_patch(
-            model.bridge,
+            bridge,
             batch.corrupt,
             cache,
             lambda logits: metric(logits[:, -1], batch).mean(),
@@ -71,6 +73,7 @@ def peer_attribution(model: Any, batch: Any) -> dict[str, Any]:
     from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
     first = batch.select([0])
+    bridge = to_bridge(model.root)
     started = time.perf_counter()
-    attribution_patch(model.bridge, batch.clean, batch.corrupt, lambda logits: LogitDiff()(logits[:, -1], first).mean())
+    attribution_patch(bridge, batch.clean, batch.corrupt, lambda logits: LogitDiff()(logits[:, -1], first).mean())
     return {"seconds": time.perf_counter() - started, "layers": [], "values": np.zeros(0)}

@@ -12,6 +12,7 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
+from circuitlab.model.transformer_lens import to_bridge
 from circuitlab.testing.method_laws import FAMILIES
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 from reference.patching import flat_z, patched_logits
@@ -67,16 +68,18 @@ def test_the_parity_check_can_fail() -> None:
 def test_heads_equal_transformer_lens_on_smollm2(smollm2) -> None:
     from transformer_lens import patching
 
+    bridge = to_bridge(smollm2.root)
+
     from circuitlab.model.prepare import prepare_batch
 
     batch = prepare_batch(smollm2, "ioi", 2, seed=3)
     batch = batch.select([0])
     layers, heads = (4, 15, 27), range(smollm2.spec.n_heads)
-    _, cache = smollm2.bridge.run_with_cache(batch.clean)
+    _, cache = bridge.run_with_cache(batch.clean)
     wanted = pd.DataFrame([(layer, head) for layer in layers for head in heads], columns=["layer", "head"])
     sweep = patching.get_act_patch_attn_head_out_all_pos
     found = patching.generic_activation_patch(
-        smollm2.bridge,
+        bridge,
         batch.corrupt,
         cache,
         lambda logits: METRIC(logits[:, -1], batch),

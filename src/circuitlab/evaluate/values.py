@@ -77,7 +77,8 @@ class Means:
         for pairs in like_pairs(batch, _PAIRS_PER_PASS):
             few = batch.select(pairs)
             kind = labels[pairs, : few.clean.shape[1]][few.mask]
-            read: dict[Site | str, Tensor] = {site: value.transpose(1, 2) for site, value in model.capture(few.corrupt, sites).items()}
+            held = model.capture(few.corrupt, sites, marks=few.marks)
+            read: dict[Site | str, Tensor] = {site: value.transpose(1, 2) for site, value in held.items()}
             if embed:
                 read["embed"] = model.decoder.embed(few.corrupt)
             for name, value in read.items():

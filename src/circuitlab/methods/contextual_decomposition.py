@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from circuitlab.nodes import Embed, Head, KVHead, Mlp, Node
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -112,6 +113,12 @@ class ContextualDecomposition:
     def pooled(self) -> bool:
         """With the mean as a baseline: the scores of a pair depend on the other pairs."""
         return self.baseline == "mean"
+
+    def passes(self, size: RunSize) -> float:
+        """One run for every node and position, from its layer on; the whole prompt where the baseline is not the corrupt one."""
+        sources = size.nodes(self.parts) * size.places(self.positions)
+        whole = replace(size, changed=1.0) if self.baseline != "corrupt" else size
+        return whole.rerun(1.3 * sources)
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""

@@ -16,7 +16,7 @@ from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
 from circuitlab.model.hooks import HookedRun, own_modes
-from circuitlab.model.identity import Fingerprint
+from circuitlab.model.identity import Fingerprint, hash_weights
 from circuitlab.model.places import Places, Tap
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.model.readout import Readout
@@ -52,8 +52,9 @@ class _Loaded:
     @classmethod
     def of(cls, root: Any, name: str, weights: str | None) -> _Loaded:
         with own_modes(root):
+            known = weights or hash_weights(root)  # first: weights that are no numbers would fail every test of the parts
             parts = model_parts(root)
-            spec = spec_of(root, parts, name, weights)
+            spec = spec_of(root, parts, name, known)
         return cls(root, name, weights, Fingerprint.of(root, deep=True), parts, spec)
 
     def renew(self) -> None:
@@ -185,8 +186,7 @@ class HookedModel:
         marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     ) -> dict[Site, Float[Tensor, ...]]:
         """Activations at sites, (row, layer, pos, ...), or (row, layer, ...) with ``at``; of an edited model after its edits."""
-        end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
-        return self._capture(Places(tokens, end, marks or {}), sites, layers, at, ())
+        return self._capture(_captured(tokens, marks), sites, layers, at, ())
 
     def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
         """Logits of a residual stream that left the last layer; of some tokens only where ``ids`` are given.
@@ -246,7 +246,13 @@ class HookedModel:
         return new
 
     def _run(
-        self, places: Places, edits: Sequence[Edit] = (), readers: Sequence[tuple[Site, int]] = (), read: Tap | None = None, *, gradients: bool = False
+        self,
+        places: Places,
+        edits: Sequence[Edit] = (),
+        readers: Sequence[tuple[Site, int]] = (),
+        read: Tap | None = None,
+        *,
+        gradients: bool = False,
     ) -> Tensor:
         """One forward pass: standing edits first, then those of this run, then reads; the answer position unembedded."""
         loaded = self._current()
@@ -267,7 +273,8 @@ class HookedModel:
     def _by_length(self, places: Places, edits: Sequence[Edit], readers: Sequence[tuple[Site, int]], *, gradients: bool) -> Tensor:
         """Prompts of one length at a time, cut to it: here a position's meaning depends on how long the prompt is."""
         if edits or readers:
-            what = f"{self._loaded.spec.name} turns positions by the length of the prompt; prompts of {sorted(set(places.end.tolist()))} cannot share a run."
+            lengths = sorted({end + 1 for end in places.end.tolist()})
+            what = f"{self._loaded.spec.name} turns positions by the length of the prompt; prompts of {lengths} tokens cannot share a run."
             raise ModelError(what, "Run prompts of one length together.")
         out: dict[int, Tensor] = {}
         for end in sorted(set(places.end.tolist())):
@@ -338,8 +345,13 @@ class _WithEdits:
         marks: Mapping[str, Tensor] | None = None,
     ) -> dict[Site, Tensor]:
         """Activations of the edited run."""
-        end = torch.full((tokens.shape[0],), tokens.shape[1] - 1) if at is None else at
-        return self._model._capture(Places(tokens, end, marks or {}), sites, layers, at, self._edits)  # noqa: SLF001
+        return self._model._capture(_captured(tokens, marks), sites, layers, at, self._edits)  # noqa: SLF001
+
+
+def _captured(tokens: Tensor, marks: Mapping[str, Tensor] | None) -> Places:
+    """The prompts of a capture, which end at the mark END, or with their last column."""
+    last = torch.full((tokens.shape[0],), tokens.shape[1] - 1)
+    return Places(tokens, (marks or {}).get("END", last), marks or {})
 
 
 def _chained(taps: Sequence[Tap]) -> Tap | None:

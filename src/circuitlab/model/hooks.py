@@ -198,7 +198,11 @@ class _Tapped:
         """Hooks for the sites of one layer."""
         if sites & {Site.RESID_PRE, Site.RESID_MID}:
             yield parts.layer.register_forward_pre_hook(self._enter(layer, sites), with_kwargs=True)
-        maps = [(site, heads) for site, heads in ((Site.Q, parts.q), (Site.K, parts.k), (Site.V, parts.v)) if site in sites and heads is not None]
+        maps = [
+            (site, heads)
+            for site, heads in ((Site.Q, parts.q), (Site.K, parts.k), (Site.V, parts.v))
+            if site in sites and heads is not None
+        ]
         for module in {id(heads.module): heads.module for _, heads in maps}.values():
             yield module.register_forward_hook(self._project(layer, [(site, heads) for site, heads in maps if heads.module is module]))
         if Site.Z in sites:

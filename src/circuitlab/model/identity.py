@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Fingerprint", "config_digest", "hash_weights", "state_digest"]
 
 _NAMES_ONLY = {
-    "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "eos_token_id",
-    "finetuning_task", "gradient_checkpointing", "id2label", "is_encoder_decoder", "keys_to_ignore_at_inference", "label2id", "output_attentions",
-    "output_hidden_states", "pad_token_id", "prefix", "problem_type", "return_dict", "sep_token_id", "task_specific_params", "tie_word_embeddings",
-    "tokenizer_class", "torch_dtype", "transformers_version", "use_cache", "_attn_implementation", "attn_implementation",
-    "initializer_range", "name_or_path", "quantization_config",
+    "_attn_implementation", "_name_or_path", "architectures", "attn_implementation", "auto_map", "bos_token_id",
+    "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "eos_token_id", "finetuning_task", "gradient_checkpointing", "id2label",
+    "initializer_range", "is_encoder_decoder", "keys_to_ignore_at_inference", "label2id", "name_or_path", "output_attentions",
+    "output_hidden_states", "pad_token_id", "prefix", "problem_type", "quantization_config", "return_dict", "sep_token_id",
+    "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 """Entries of a configuration that no logit depends on; any other, also one that nobody has thought of, is part of the identity."""
 

@@ -57,13 +57,13 @@ def load_model(
         For a family that cannot be served exactly.
     """
     if is_bridge(model):
-        plain, own = unwrapped(model)
-        return _wrapped(plain, tokenizer if tokenizer is not None else own, name or str(model.cfg.model_name))
+        plain, own, own_name = unwrapped(model)
+        return _wrapped(plain, tokenizer if tokenizer is not None else own, name or own_name)
     if isinstance(model, torch.nn.Module):
         return _wrapped(model, tokenizer, name or type(model).__name__)
     from circuitlab.model.weights.resolve import open_source  # noqa: PLC0415 - only names and paths need the downloader
 
-    opened = open_source(str(model), _dtype(dtype))
+    opened = open_source(str(model), _dtype(dtype), trust_remote_code=trust_remote_code)
     return _wrapped(opened.model, tokenizer if tokenizer is not None else opened.tokenizer, name or opened.name, opened.weights)
 
 
@@ -78,7 +78,8 @@ def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -
     try:
         return HookedModel(root, tokenizer, name, weights)
     except (RuntimeError, AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
-        what = f"{name} ({getattr(root.config, 'model_type', type(root).__name__)}) could not be run on a test prompt: {type(error).__name__}: {error}"
+        family = getattr(root.config, "model_type", type(root).__name__)
+        what = f"{name} ({family}) could not be run on a test prompt: {type(error).__name__}: {error}"
         raise ModelError(what, "Check that the model generates text with transformers alone; its family may not be a decoder.") from error
 
 

@@ -131,5 +131,7 @@ def _at_least_float32(value: Tensor) -> Tensor:
 
 def _epsilons(module: Any) -> Iterator[float]:
     """What a module adds before the root: under its own names, else what families use."""
-    named = [float(getattr(module, name)) for name in ("eps", "variance_epsilon", "norm_eps") if isinstance(getattr(module, name, None), float)]
+    named = [
+        float(getattr(module, name)) for name in ("eps", "variance_epsilon", "norm_eps") if isinstance(getattr(module, name, None), float)
+    ]
     yield from named or (1e-5, 1e-6, 1e-8, 1e-12)

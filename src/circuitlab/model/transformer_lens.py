@@ -1,17 +1,20 @@
-"""The one adapter to TransformerLens: a TransformerBridge is served through the Hugging Face model that it wraps."""
+"""The one adapter to TransformerLens: a bridge is served through the model that it wraps, and a model can be given as a bridge."""
 
 from __future__ import annotations
 
+import copy
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from circuitlab.errors import ModelError
+from circuitlab.model.bridge_tokenizer import own_tokenizer, tokenizer_for_bridge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["is_bridge", "unwrapped"]
+__all__ = ["is_bridge", "to_bridge", "unwrapped"]
 
 _PROBE = 12
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -26,8 +29,8 @@ def is_bridge(value: object) -> bool:
     return isinstance(value, TransformerBridge)
 
 
-def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """The Hugging Face model inside a bridge, as a model of its own that shares its weights, and the bridge's tokenizer.
+def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, str]:
+    """The Hugging Face model inside a bridge, as a model of its own that shares its weights; the bridge's tokenizer and name.
 
     Raises
     ------
@@ -40,7 +43,7 @@ def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | N
     wrapped = bridge.original_model
     with torch.device("meta"):
         plain = type(wrapped)(wrapped.config)
-    own = {name.replace("_original_component.", "").replace("original_component.", ""): value for name, value in wrapped.state_dict().items()}
+    own = {name.replace("_original_component.", "").replace("original_component.", ""): v for name, v in wrapped.state_dict().items()}
     names = set(plain.state_dict())
     missing = sorted(names - set(own))
     if missing:
@@ -52,7 +55,28 @@ def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | N
     plain.set_attn_implementation("eager")
     plain.eval()
     _check(bridge, plain)
-    return plain, bridge.tokenizer
+    return plain, own_tokenizer(bridge.tokenizer), str(bridge.cfg.model_name)
+
+
+def to_bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+    """A TransformerBridge of a copy of a Hugging Face model, for the tools of TransformerLens; the model itself is left alone.
+
+    A bridge changes the model that it wraps in place, so it gets one of its own: twice the memory.
+    """
+    from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415 - seconds, and only here
+
+    copied = copy.deepcopy(hf_model).eval()
+    if not getattr(copied.config, "architectures", None):
+        copied.config.architectures = [type(hf_model).__name__]
+    root, state = logging.getLogger(), torch.get_rng_state()
+    level = root.level
+    root.setLevel(logging.ERROR)  # advice about model names that a model in memory does not have
+    try:
+        own = tokenizer_for_bridge(tokenizer)
+        return TransformerBridge.boot_transformers("local/model", hf_model=copied, tokenizer=own, dtype=hf_model.dtype)
+    finally:
+        root.setLevel(level)
+        torch.set_rng_state(state)
 
 
 def _fill_buffers(plain: Any, wrapped: Any) -> None:
@@ -73,5 +97,6 @@ def _check(bridge: Any, plain: Any) -> None:
     apart = float((found - expected).abs().max())
     tolerance = _TOLERANCE.get(expected.dtype, 0.5)
     if not apart <= tolerance:
-        what = f"This TransformerBridge's logits are {apart:.2g} away from those of the {type(plain).__name__} that it wraps (allowed: {tolerance:.0e})."
+        wraps = type(plain).__name__
+        what = f"This TransformerBridge's logits are {apart:.2g} away from those of the {wraps} that it wraps (allowed: {tolerance:.0e})."
         raise ModelError(what, "Load the Hugging Face model itself with load_model; it is served without TransformerLens.")

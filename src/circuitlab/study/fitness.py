@@ -121,7 +121,7 @@ def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray
     for start in range(0, batch.n_pairs, 32):
         small = batch.select(range(start, min(start + 32, batch.n_pairs)))
         small = with_reference(model, metric, small)
-        clean, corrupt = (model.logits(tokens, small.end) for tokens in (small.clean, small.corrupt))
+        clean, corrupt = (model.logits(tokens, small.end, marks=small.marks) for tokens in (small.clean, small.corrupt))
         right += correct(clean, small)
         gaps.append((metric(clean, small) - metric(corrupt, small)).double().cpu().numpy())
     return np.array(right), np.concatenate(gaps), str(metric.units)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import tomllib
-from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from circuitlab.errors import TaskFileError, UnknownNameError
-from circuitlab.tasks.spec import TaskSpec
+from circuitlab.tasks.spec import TableSource, TaskSpec
+from circuitlab.tasks.text import read_text
 
-__all__ = ["list_tasks", "load_pools", "load_task", "task_file", "tasks_folder"]
+__all__ = ["list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder"]
 
 _POOLS = "pools.toml"
 
@@ -61,12 +61,13 @@ def load_task(name: str | Path) -> TaskSpec:
     UnknownNameError
         If no task has this id; the nearest is suggested.
     TaskFileError
-        If the file is no TOML, a field is missing, unknown or of the wrong kind, or the file name is not the id.
+        If the file is not UTF-8 or no TOML, a field is missing, unknown or of the wrong kind, the file name is not the id, or a name could
+        not be that of a file.
     """
     path = task_file(name)
     try:
-        spec = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), TaskSpec)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        spec = msgspec.convert(tomllib.loads(read_text(path)), TaskSpec)
+    except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Task file {path} cannot be used: {error}."
         raise TaskFileError(what, "See tasks/README.md for the fields a task has.") from error
     if spec.id != path.stem:
@@ -77,14 +78,26 @@ def load_task(name: str | Path) -> TaskSpec:
     return spec
 
 
-@cache
 def load_pools(folder: Path) -> dict[str, list[str]]:
-    """The shared word lists beside a task file (falling back to those of the task folder)."""
+    """The shared word lists beside a task file (falling back to those of the task folder), as they are on disk now."""
     path = folder / _POOLS
     if not path.is_file():
         path = tasks_folder() / _POOLS
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), dict[str, list[str]])
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(tomllib.loads(read_text(path)), dict[str, list[str]])
+    except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Word lists {path} cannot be used: {error}."
         raise TaskFileError(what, 'Write each list as name = ["word", ...].') from error
+
+
+def read_tables(spec: TaskSpec, folder: Path) -> dict[str, str]:
+    """The text of every table that a task or one of its variants draws rows from, by file name.
+
+    Raises
+    ------
+    TaskFileError
+        If a table is missing or is not UTF-8.
+    """
+    sources = [spec.source, *(variant.source for variant in spec.variants.values())]
+    files = dict.fromkeys(source.file for source in sources if isinstance(source, TableSource))
+    return {file: read_text(folder / file) for file in files}

@@ -113,12 +113,25 @@ class Sampler:
         if set(corrupt_marks) != set(clean_marks):
             what = f"The corrupt text of {self.variant_name!r} has marks {sorted(corrupt_marks)}, the clean one {sorted(clean_marks)}."
             raise TaskFileError(what, "Give both the same marks.")
-        sets = {}
-        for key in ("answers", "foils", "distractors"):
-            own = getattr(self.variant, key)
-            sets[key] = fill_set(getattr(self.task, key) if own is None else own, row, f"{key} of task {self.task.id!r}")
+        for which, text in (("clean", clean), ("corrupt", corrupt)):
+            if not text.strip():
+                what = f"The {which} prompt of {where} is empty ({text!r})."
+                raise TaskFileError(what, "Write a text into the template.")
+        sets = {key: self._texts(key, row) for key in ("answers", "foils", "distractors")}
         sets["distractors"] = tuple(w for w in sets["distractors"] if w not in {*sets["answers"], *sets["foils"]})
         if clash := set(sets["answers"]) & set(sets["foils"]):
             what = f"Task {self.task.id!r} names {sorted(clash)} both as answer and as foil of {clean!r}."
             raise TaskFileError(what, "Make the slots distinct.")
+        if lacking := [key for key in ("answers", "foils") if not sets[key]]:
+            what = f"Task {self.task.id!r} has no {lacking[0]} for {clean!r}."
+            raise TaskFileError(what, "Every pair needs at least one answer and one foil.")
         return Example(number, name, clean, corrupt, clean_marks, corrupt_marks, **sets)
+
+    def _texts(self, key: str, row: Row) -> tuple[str, ...]:
+        """The answers, foils or distractors of a row."""
+        own = getattr(self.variant, key)
+        texts = fill_set(getattr(self.task, key) if own is None else own, row, f"{key} of task {self.task.id!r}")
+        if blank := [text for text in texts if not text.strip()]:
+            what = f"Task {self.task.id!r} has {blank[0]!r} among its {key}, which is no word."
+            raise TaskFileError(what, "Fill the empty slot or text.")
+        return texts

@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+from circuitlab.errors import TaskFileError
+from circuitlab.names import require_file_name
+
 __all__ = ["Checks", "Example", "PoolSource", "SequenceSource", "SumSource", "TableSource", "TaskSpec", "Template", "Variant", "YearSource"]
 
 
@@ -121,6 +124,11 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Gate and filter.
     pools : dict
         Word lists of this task alone.
+
+    Raises
+    ------
+    TaskFileError
+        If the id or a variant's name could not be the name of a file.
     """
 
     id: str
@@ -139,6 +147,12 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: str = "logit_diff"
     checks: Checks = Checks()
     pools: dict[str, list[str]] = {}
+
+    def __post_init__(self) -> None:
+        # Ids and variants become names of files: figures, tables and the folder of a study are called after them.
+        require_file_name("task id", self.id, TaskFileError)
+        for variant in self.variants:
+            require_file_name(f"variant of task {self.id!r}", variant, TaskFileError)
 
     def identity(self) -> dict[str, Any]:
         """The spec as plain data, for digests."""

@@ -30,11 +30,11 @@ def module(request):
 
 def test_a_norm_is_reproduced(module) -> None:
     x = torch.randn(5, 3, 16, dtype=torch.float64) * 4
-    torch.testing.assert_close(FrozenNorm.of(module).apply(x), module(x), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(FrozenNorm.of(module, 16).apply(x), module(x), atol=1e-6, rtol=1e-6)
 
 
 def test_parts_pulled_back_sum_to_the_whole(module) -> None:
-    norm = FrozenNorm.of(module)
+    norm = FrozenNorm.of(module, 16)
     parts = torch.randn(7, 5, 16, dtype=torch.float64)
     x, direction = parts.sum(0), torch.randn(5, 16, dtype=torch.float64)
     shares = (norm.pull_back(direction, x) * parts).sum(-1)
@@ -54,4 +54,4 @@ def test_a_norm_of_another_kind_is_refused() -> None:
             return x**3 * self.weight
 
     with pytest.raises(ModelError, match="Cube is neither"):
-        FrozenNorm.of(Cube())
+        FrozenNorm.of(Cube(), 16)

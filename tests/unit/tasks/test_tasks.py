@@ -12,7 +12,6 @@ import pytest
 
 from circuitlab.errors import CircuitlabError, TaskFileError, UnknownNameError
 from circuitlab.tasks import list_tasks, load_task, sample_pairs, tasks_folder
-from circuitlab.tasks.load import load_pools
 from circuitlab.tasks.render import example_text, marked
 from circuitlab.tasks.sources import Context, draw_rows
 from circuitlab.tasks.spec import SumSource
@@ -57,7 +56,6 @@ def make(tmp_path: Path):
         path.write_text(text)
         return path
 
-    load_pools.cache_clear()
     return write
 
 

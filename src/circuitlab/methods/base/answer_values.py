@@ -48,9 +48,10 @@ class AnswerValues:
     @classmethod
     def by_hooks(cls, model: Model, metric: Metric, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
         """Of a model that cannot be taken apart: one pass for the values and another for the logits."""
-        read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end)
+        read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end, marks=batch.marks)
         values = read[Site.RESID_PRE][:, 0], read[Site.Z], read[Site.MLP_OUT], read[Site.RESID_POST][:, -1]
-        return cls(*(value.double() for value in values), metric(model.logits(tokens, batch.end).double(), batch))
+        embed, z, mlp_out, final = (value.double() for value in values)
+        return cls(embed, z, mlp_out, final, metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch))
 
     @classmethod
     def on(cls, runs: EdgeRuns, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:

@@ -21,6 +21,6 @@ def with_reference(model: Model, metric: Metric, batch: ContrastBatch) -> Contra
     """
     if not metric.needs_reference:
         return batch
-    logits = model.logits(batch.clean, batch.end)
+    logits = model.logits(batch.clean, batch.end, marks=batch.marks)
     wide = logits if logits.element_size() >= 4 else logits.float()  # noqa: PLR2004 - bytes of float32
     return replace(batch, reference=wide.log_softmax(-1))

@@ -14,6 +14,7 @@ from circuitlab.errors import ModelError, UnknownNameError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.methods.base.memory import Fits
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.engine import Engine
@@ -143,8 +144,8 @@ class _Hooks:
         return clean, corrupt
 
     def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
-        read = self.model.capture(tokens, sites) if sites else {}
-        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end)))
+        read = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}
+        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end, marks=batch.marks)))
 
     def read(self, batch: ContrastBatch, logits: Tensor) -> np.ndarray:
         return np.asarray(self.metric(logits.double(), batch).cpu())
@@ -170,7 +171,7 @@ class _HookedRun:
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
 
-        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets))
+        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets, marks=self.batch.marks))
 
 
 def _trimmed(site: Site, value: Tensor, stop: int) -> Tensor:
@@ -209,19 +210,32 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
 
 
-def like_pairs(batch: ContrastBatch, size: int, todo: Sequence[int] | None = None, *, alike: bool = True) -> Iterator[list[int]]:
+def like_pairs(
+    batch: ContrastBatch,
+    size: int,
+    todo: Sequence[int] | None = None,
+    *,
+    alike: bool = True,
+    fits: Fits | None = None,
+) -> Iterator[list[int]]:
     """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
 
     The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
-    make the window much longer than the others need opens a new chunk.
+    make the window much longer than the others need opens a new chunk. With ``fits``, so does one with which the chunk would take too
+    much memory; it is asked about every pair before the first chunk is given out.
     """
     first, end = batch.first_difference().tolist(), batch.end.tolist()
+    first = [min(one, last) for one, last in zip(first, end, strict=True)]
+    order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i]))
+    for pair in order if fits is not None else ():
+        fits(1, end[pair] + 1 - first[pair], end[pair] + 1)
     chunk: list[int] = []
-    for pair in sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i])):
+    for pair in order:
         joined = [*chunk, pair]
-        shared = len(joined) * (max(end[i] for i in joined) + 1 - min(first[i] for i in joined))
-        own = sum(max(1, end[i] + 1 - first[i]) for i in joined)
-        if chunk and (len(joined) > size or (alike and shared > _WASTE * own)):
+        length = max(end[i] for i in joined) + 1
+        window = length - min(first[i] for i in joined)
+        wasteful = alike and len(joined) * window > _WASTE * sum(end[i] + 1 - first[i] for i in joined)
+        if chunk and (len(joined) > size or wasteful or (fits is not None and not fits(len(joined), window, length))):
             yield chunk
             joined = [pair]
         chunk = joined

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.errors import ModelError
+from circuitlab.methods.base.memory import Fits, PassSizes, fits_in
 from circuitlab.methods.base.sweeps import like_pairs
 from circuitlab.methods.decomposition.source import Options, Source
 
@@ -41,11 +42,11 @@ class Means:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, decoder: Decoder, batch: ContrastBatch) -> Means:
-        """Run every corrupt prompt once and average, in float64."""
+    def of(cls, decoder: Decoder, batch: ContrastBatch, fits: Fits | None = None) -> Means:
+        """Run every corrupt prompt once and average, in float64; so many together as ``fits`` allows."""
         whole = batch.mask.all()
         sums: dict[tuple[str, int], Tensor] = {}
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False, fits=fits):
             few = batch.select(pairs)
             real = few.mask[..., None].double()
             for key, value in _outputs(decoder.trace(decoder.embed(few.corrupt))):
@@ -116,12 +117,13 @@ def prompts_of(model: Model, batch: ContrastBatch, sources: Sequence[Source], op
     As many go together as fit ``options.tokens_together`` with all sources. Positions before the first one at which a source is relevant
     (with a corrupt baseline, before the prompts differ) are left out: nothing there is due to it.
     """
-    decoder = model.decoder
+    decoder, sizes = model.decoder, PassSizes.of(model)
     if decoder.standing is not None:
         what = f"Contextual decomposition has rules for a model's own parts, and none for the edits of {model.spec.name}."
         raise ModelError(what, "Decompose the unedited model, or use activation_patching, which is exact with every edit.")
-    means = Means.of(decoder, batch) if options.baseline == "mean" else None
-    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options)):
+    fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.decomposed(length, length), "A decomposition")
+    means = Means.of(decoder, batch, fits) if options.baseline == "mean" else None
+    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), fits=fits):
         few = batch.select(pairs)
         clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
         yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)

@@ -135,7 +135,11 @@ def _with_readout(parts: ModelParts, unembed: Any, probe: Probe, logits: Tensor)
     norm = next((c for c in calls if is_norm(c.module) and final is not None and _same(c.entered, final)), None)
     read = next((c for c in calls if c.module is unembed), None)
     if final is None or read is None or not _same(read.entered, final if norm is None else norm.left):
-        return replace(parts, unembed=None if read is None else unembed, readout_lacks="the unembedding reads more than the last layer's stream through a norm")
+        return replace(
+            parts,
+            unembed=None if read is None else unembed,
+            readout_lacks="the unembedding reads more than the last layer's stream through a norm",
+        )
     module = None if norm is None else norm.module
     parts = replace(parts, final_norm=module, unembed=unembed)
     try:

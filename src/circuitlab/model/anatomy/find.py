@@ -126,7 +126,9 @@ def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerPa
     heads = softmax.value.shape[1] if softmax.value.ndim == 4 else softmax.value.shape[0] // probe.shape[0]  # noqa: PLR2004
     for end in range(len(path), 0, -1):
         module = path[end - 1]
-        after = [c for c in _outer_maps(inner, module) if c.began > softmax.when and c.entered is not None and not c.entered.shape[-1] % heads]
+        after = [
+            c for c in _outer_maps(inner, module) if c.began > softmax.when and c.entered is not None and not c.entered.shape[-1] % heads
+        ]
         if after:
             first = after[0]
             width = int(first.entered.shape[-1]) // heads  # type: ignore[union-attr]
@@ -198,28 +200,33 @@ def _writes(
 ) -> LayerParts:
     """Attention's and the MLP's writes: the outputs that explain the steps of the residual stream."""
     pre, read, post = points
-    attends, adds = ([(m, probe.stream(v).double()) for m, v in some if v is not None and v.shape[-1] == pre.shape[-1]] for some in candidates)
+    attends, adds = (
+        [(m, probe.stream(v).double()) for m, v in some if v is not None and v.shape[-1] == pre.shape[-1]] for some in candidates
+    )
     start, end = probe.stream(pre).double(), probe.stream(post).double()
     close = _CLOSE.get(pre.dtype, 2e-2)
+    rounding = 0.1 * close * float(end.abs().max())  # a step is the difference of two streams, which may be far larger
     if not parts.parallel:
         mid = probe.stream(read).double()
-        attn, mlp = (_explained([one], step, close, probe) for one, step in ((attends, mid - start), (adds, end - mid)))
+        attn, mlp = (_explained([one], step, (close, rounding), probe) for one, step in ((attends, mid - start), (adds, end - mid)))
         return replace(parts, attn_out=None if attn is None else attn[0], mlp_out=None if mlp is None else mlp[0])
-    both = _explained([attends, adds], end - start, close, probe)
+    both = _explained([attends, adds], end - start, (close, rounding), probe)
     return parts if both is None else replace(parts, attn_out=both[0], mlp_out=both[1])
 
 
-def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: float, probe: Probe) -> list[Write] | None:
-    """One output of each list, each times a factor, that sum to a step of the stream."""
+def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe) -> list[Write] | None:
+    """One output of each list, each times a factor, that sum to a step of the stream, up to a share of it and an absolute rest."""
     options: list[list[tuple[Any, Tensor]]] = [[]]
     for some in choices:
         options = [[*before, one] for before in options for one in some]
     for option in options:
         columns = torch.stack([value.flatten() for _, value in option], dim=1)
         scales = torch.linalg.lstsq(columns, step.flatten()[:, None]).solution[:, 0].tolist()
-        scales = [_snapped(scale, probe.factors) for scale in scales]
+        # A part that writes nothing in this run says nothing of its factor; the test that writes other values will.
+        silent = [not bool(value.any()) for _, value in option]
+        scales = [1.0 if dead else _snapped(scale, probe.factors) for scale, dead in zip(scales, silent, strict=True)]
         apart = (columns @ columns.new_tensor(scales)[:, None] - step.flatten()[:, None]).abs().max()
-        if float(apart) <= close * max(1.0, float(step.abs().max())):
+        if float(apart) <= close[0] * max(1.0, float(step.abs().max())) + close[1]:
             return [Write(module, scale) for (module, _), scale in zip(option, scales, strict=True)]
     return None
 

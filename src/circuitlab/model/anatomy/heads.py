@@ -49,9 +49,19 @@ def _apart(parts: LayerParts, q: Any, k: Any, v: Any) -> Iterator[LayerParts]:
     if shared and not out_width(k) % shared:
         d_key = out_width(k) // shared
         if width == 2 * heads * d_key:  # a query and an output gate for each head
-            yield _with(parts, (q, _steps(heads, 2 * d_key, d_key)), (k, _steps(shared, d_key, d_key)), (v, _steps(shared, parts.d_value, parts.d_value)))
+            yield _with(
+                parts,
+                (q, _steps(heads, 2 * d_key, d_key)),
+                (k, _steps(shared, d_key, d_key)),
+                (v, _steps(shared, parts.d_value, parts.d_value)),
+            )
         elif width == heads * d_key:
-            yield _with(parts, (q, _steps(heads, d_key, d_key)), (k, _steps(shared, d_key, d_key)), (v, _steps(shared, parts.d_value, parts.d_value)))
+            yield _with(
+                parts,
+                (q, _steps(heads, d_key, d_key)),
+                (k, _steps(shared, d_key, d_key)),
+                (v, _steps(shared, parts.d_value, parts.d_value)),
+            )
 
 
 def _fused(parts: LayerParts, module: Any) -> Iterator[LayerParts]:
@@ -96,15 +106,18 @@ def _steps(heads: int, step: int, width: int) -> Tensor:
 
 def norms_of_heads(parts: LayerParts, watched: Watched) -> LayerParts:
     """The layer with the norms that its queries and keys pass right after their projections."""
-    found: dict[str, Any] = {}
-    for name, heads in (("q_norm", parts.q), ("k_norm", parts.k)):
-        if heads is None:
-            continue
-        (made,) = [call.left for call in watched.of(heads.module)][:1]
-        norms = [c.module for c in watched.within(parts.attention) if is_norm(c.module) and c.entered is not None and made is not None]
-        norms = [m for m in norms if any(c.entered.data_ptr() == made.data_ptr() and c.entered.numel() == made.numel() for c in watched.of(m))]
-        found[name] = norms[0] if norms else None
-    return replace(parts, **found)
+    return replace(parts, q_norm=_norm_after(parts, parts.q, watched), k_norm=_norm_after(parts, parts.k, watched))
+
+
+def _norm_after(parts: LayerParts, heads: HeadMap | None, watched: Watched) -> Any:
+    if heads is None:
+        return None
+    made = watched.of(heads.module)[0].left
+    for call in watched.within(parts.attention):
+        same = made is not None and call.entered is not None and call.entered.data_ptr() == made.data_ptr()
+        if same and is_norm(call.module) and call.entered.numel() == made.numel():  # type: ignore[union-attr]
+            return call.module
+    return None
 
 
 def _with(parts: LayerParts, q: tuple[Any, Tensor], k: tuple[Any, Tensor], v: tuple[Any, Tensor]) -> LayerParts:

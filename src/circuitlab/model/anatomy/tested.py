@@ -30,8 +30,9 @@ _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
 def attention_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site, str]:
     """Sites inside attention that are not what they should be, with what was seen.
 
-    ``tokens`` is one prompt, (1, pos). Asked are: a query changes its own head's weights at its own position only; a key changes its group's
-    weights from its own position on; a value changes z of its group and nothing else; weights change z of their own head and row only.
+    ``tokens`` is one prompt, (1, pos). Asked are: a query changes its own head's weights at its own position only; a key changes its
+    group's weights from its own position on; a value changes z of its group and nothing else; weights change z of their own
+    head and row only.
     """
     tests: dict[Site, Callable[[_Trial], str]] = {Site.PATTERN: _pattern, Site.Q: _query, Site.K: _key, Site.V: _value}
     faults: dict[Site, str] = {}
@@ -129,7 +130,8 @@ def _key(trial: _Trial) -> str:
             others = [h for h in range(moved.shape[1]) if h not in mine]
             later = moved[row][mine][:, _PLACE + 1 :].any(-1).all()
             if moved[row][others].any() or moved[row][:, :_PLACE].any() or not later:
-                return f"in layer {layer} another key of key/value head {head} does not change the attention of its query heads, and only theirs"
+                whose = "does not change the attention of its query heads, and only theirs"
+                return f"in layer {layer} another key of key/value head {head} {whose}"
     return ""
 
 
@@ -222,5 +224,3 @@ def _unlike(seen: dict[tuple[Site, int], Tensor], parts: ModelParts, *, anew: bo
 def _near(a: Tensor, b: Tensor) -> bool:
     close = _CLOSE.get(a.dtype, 2e-2)
     return bool((a - b).abs().max() <= close * b.abs().max().clamp(min=1.0))
-
-

@@ -210,14 +210,21 @@ def _attending(block: Block, parts: LayerParts, values: Mapping[Site, Tensor], w
             if laid_out.angles is not None and (laid_out.angles[0].shape[-1] > block.d_head or laid_out.angles[0].shape[-1] % 2):
                 continue
             pattern, z = tried.attend(q, k, v, laid_out)
-            if _near(pattern, values[Site.PATTERN].to(pattern.dtype)) and _near(z, values[Site.Z]) and _near(tried.write(z), values[Site.ATTN_OUT]):
+            if (
+                _near(pattern, values[Site.PATTERN].to(pattern.dtype))
+                and _near(z, values[Site.Z])
+                and _near(tried.write(z), values[Site.ATTN_OUT])
+            ):
                 return Assembled(tried, rotation, factor)
     raise ModelError("its attention is of a kind that circuitlab does not know", "Use hooks.")
 
 
 def _scales(block: Block, parts: LayerParts) -> Iterator[tuple[float, float | None]]:
     """Factors and softcaps of attention scores: those that the module names, 1 over the root of the head's size, and 1."""
-    named = [getattr(parts.attention, name, None) for name in ("scaling", "scale", "scale_attn", "inv_norm_factor", "softmax_scale", "norm_factor")]
+    named = [
+        getattr(parts.attention, name, None)
+        for name in ("scaling", "scale", "scale_attn", "inv_norm_factor", "softmax_scale", "norm_factor")
+    ]
     numbers = [float(one) for one in named if isinstance(one, int | float) or (isinstance(one, torch.Tensor) and one.numel() == 1)]
     scales = dict.fromkeys([*numbers, *(1 / one for one in numbers if one), 1 / math.sqrt(block.d_head), 1.0])
     cap = getattr(parts.attention, "attn_logit_softcapping", None)

@@ -125,7 +125,9 @@ class Block:
         """Scores after the softcap, where there is one."""
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
-    def weights(self, scores: Float[Tensor, "*rows head query key"], hidden: Bool[Tensor, "query key"]) -> Float[Tensor, "*rows head query key"]:
+    def weights(
+        self, scores: Float[Tensor, "*rows head query key"], hidden: Bool[Tensor, "query key"]
+    ) -> Float[Tensor, "*rows head query key"]:
         """Attention weights from capped scores (their bias included); hidden keys get none, and a sink takes its share."""
         scores = scores.masked_fill(hidden, float("-inf"))
         if self.sinks is None:

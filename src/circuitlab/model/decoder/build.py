@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,8 @@ class _Measure:
             found = decoder.final(tokens)
         apart, size = float((found - expected).abs().max()), float(expected.abs().max())
         if not apart <= _TOLERANCE.get(expected.dtype, 0.1) * max(1.0, size):
-            what = f"The functional forward of {self.name} is {apart:.2g} away from the model's own stream (of size {size:.2g}) at {length} tokens."
+            off = f"{apart:.2g} away from the model's own stream (of size {size:.2g})"
+            what = f"The functional forward of {self.name} is {off} at {length} tokens."
             raise ModelError(what, _HOOKS)
 
     def record(self, length: int) -> list[Geometry]:
@@ -151,12 +152,18 @@ class _Measure:
         """What enters the first layer."""
         seen: list[Tensor] = []
         with own_modes(self.run.root):
-            self.run.entering(tokens.clone() if tokens.is_inference() else tokens, lambda _layer, resid, _named: seen.append(resid.detach()))
+            self.run.entering(
+                tokens.clone() if tokens.is_inference() else tokens, lambda _layer, resid, _named: seen.append(resid.detach())
+            )
         return seen[0]
 
 
 def _last(run: HookedRun, tokens: Tensor, place: tuple[Site, int]) -> Tensor:
     seen: list[Tensor] = []
-    keep: Callable[[Site, int, Tensor], Tensor] = lambda _site, _layer, value: seen.append(value.detach().clone()) or value  # noqa: E731
+
+    def keep(_site: Site, _layer: int, value: Tensor) -> Tensor:
+        seen.append(value.detach().clone())
+        return value
+
     run.logits(tokens, torch.full((len(tokens),), tokens.shape[1] - 1), [place], keep)
     return seen[0]

@@ -40,7 +40,12 @@ class Linear:
             If the module is of another kind, whose weights alone do not say what it computes.
         """
         kind = type(module)
-        if kind is not torch.nn.Linear and kind.__name__ != "Conv1D" and "forward" in vars(kind) and kind.forward is not torch.nn.Linear.forward:
+        if (
+            kind is not torch.nn.Linear
+            and kind.__name__ != "Conv1D"
+            and "forward" in vars(kind)
+            and kind.forward is not torch.nn.Linear.forward
+        ):
             return cls._measured(module)
         weight, bias = module.weight.detach(), getattr(module, "bias", None)
         by_input = weight if kind.__name__ == "Conv1D" else weight.T

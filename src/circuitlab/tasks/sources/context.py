@@ -40,7 +40,7 @@ class Context:
         UnknownNameError
             If no pool has this name.
         TaskFileError
-            If the pool is empty or repeats a word.
+            If the pool is empty, holds an empty word or repeats one.
         """
         if name not in self.pools:
             raise UnknownNameError(f"pool in task {self.task!r}", name, self.pools)
@@ -48,6 +48,9 @@ class Context:
         if not words:
             what = f"Pool {name!r} of task {self.task!r} is empty."
             raise TaskFileError(what, "Put at least one word into it.")
+        if blank := [number for number, word in enumerate(words, start=1) if not word.strip()]:
+            what = f"Pool {name!r} of task {self.task!r} has empty words (number {', '.join(map(str, blank[:5]))})."
+            raise TaskFileError(what, "Fill them in, or take them out.")
         if len(set(words)) != len(words):
             twice = sorted({word for word in words if words.count(word) > 1})
             what = f"Pool {name!r} of task {self.task!r} repeats {', '.join(twice[:5])}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from circuitlab.errors import TaskFileError
 from circuitlab.tasks.sources.context import Context
 from circuitlab.tasks.spec import TableSource
 from circuitlab.tasks.templates import Row
+from circuitlab.tasks.text import read_text
 
 __all__ = ["rows"]
 
@@ -20,7 +22,7 @@ def rows(source: TableSource, context: Context) -> Iterator[Row]:
     Raises
     ------
     TaskFileError
-        If the file is missing, ragged, lacks a column, or holds too few different answers.
+        If the file is missing, not UTF-8, ragged, lacks a column or has one twice, has an empty cell, or holds too few different answers.
     """
     table, key = _read(context.folder / source.file, source, context)
     shots: dict[str, str] = {}
@@ -47,12 +49,23 @@ def _read(path: Path, source: TableSource, context: Context) -> tuple[list[dict[
     if not path.is_file():
         what = f"Task {context.task!r} reads {source.file}, which does not exist in {path.parent}."
         raise TaskFileError(what, "Put the table beside the task file.")
-    with path.open(newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle, strict=True)
-        table = list(reader)
-        columns = list(reader.fieldnames or [])
-    ragged = [i + 2 for i, row in enumerate(table) if None in row or None in row.values()]
-    if not table or source.answer not in columns or ragged:
-        what = f"{source.file} of task {context.task!r}: {len(table)} rows, columns {columns}, ragged lines {ragged[:5]}."
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        what = f"{source.file} of task {context.task!r} is no CSV table: {error} (line {reader.line_num})."
+        raise TaskFileError(what, "Put cells that hold commas or line ends into double quotes, and double the quotes inside them.") from error
+    columns = lines[0][1] if lines else []
+    ragged = [line for line, cells in lines if len(cells) != len(columns)]
+    if len(lines) < 2 or source.answer not in columns or ragged:  # noqa: PLR2004 - a header and a row
+        what = f"{source.file} of task {context.task!r}: {max(0, len(lines) - 1)} rows, columns {columns}, ragged lines {ragged[:5]}."
         raise TaskFileError(what, f"It needs rows of equal length and a column {source.answer!r}.")
-    return table, columns[0]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        what = f"{source.file} of task {context.task!r} has two columns called {', '.join(map(repr, twice))}."
+        raise TaskFileError(what, "Give every column its own name.")
+    # An empty cell would be asked about, or be an answer, as a bare space: a token that a model can be good at.
+    empty = [f"line {line}, {name!r}" for line, cells in lines for name, cell in zip(columns, cells, strict=True) if not cell.strip()]
+    if empty:
+        what = f"{source.file} of task {context.task!r} has {len(empty)} empty cells ({'; '.join(empty[:5])})."
+        raise TaskFileError(what, "Fill them, or take the rows out.")
+    return [dict(zip(columns, cells, strict=True)) for _, cells in lines[1:]], columns[0]

@@ -7,7 +7,9 @@ import torch
 
 from circuitlab.errors import BadParameterError, EditDidNotFireError, ModelError
 from circuitlab.model import load_model
+from circuitlab.model.hooks import HookedRun
 from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.transformer_lens import to_bridge
 from circuitlab.testing.tiny import tiny_hf, tiny_model
 
 TOKENS = torch.arange(12).reshape(2, 6)
@@ -20,9 +22,7 @@ def model():
 
 
 def left_over_hooks(model) -> int:
-    modules = [*model.bridge.modules(), *model.bridge.original_model.modules()]
-    points = sum(len(point.fwd_hooks) for point in model.bridge.hook_dict.values())
-    return points + sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.root.modules())
 
 
 @pytest.mark.parametrize("site", [Site.Z, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_MID, Site.RESID_POST, Site.Q, Site.V])
@@ -73,7 +73,7 @@ def test_a_wrong_edit_is_refused_and_leaves_nothing_behind(model, edit, says) ->
 
 def test_hooks_are_removed_when_the_forward_pass_itself_fails(model, monkeypatch) -> None:
     plain, before = model.logits(TOKENS, END), left_over_hooks(model)
-    norm = model.bridge.ln_final.original_component
+    norm = model.root.model.norm
 
     def broken(*_) -> None:
         raise RuntimeError("the model failed")
@@ -86,8 +86,8 @@ def test_hooks_are_removed_when_the_forward_pass_itself_fails(model, monkeypatch
     torch.testing.assert_close(model.logits(TOKENS, END), plain, atol=0, rtol=0)
 
 
-def test_a_hook_point_that_exists_and_does_not_run_is_noticed(model, monkeypatch) -> None:
-    monkeypatch.setattr(model.bridge, "run_with_hooks", lambda tokens, fwd_hooks, return_type: torch.zeros(2, 1, 48))
+def test_an_edit_whose_site_does_not_run_is_noticed(model, monkeypatch) -> None:
+    monkeypatch.setattr(HookedRun, "logits", lambda *_: torch.zeros(2, 48))
     with pytest.raises(EditDidNotFireError, match=r"1 of 1 edits never fired \(z of layer 0\).*doctor"):
         model.with_edits([Edit(Site.Z, 0, torch.zeros(2, 6, 4, 8))]).logits(TOKENS, END)
     with pytest.raises(ModelError, match="never computed 'z' of layer 0"):
@@ -114,19 +114,36 @@ def test_a_parallel_block_has_no_middle() -> None:
 
 
 def test_a_bridge_and_a_model_in_memory_load_to_the_same_model(model) -> None:
-    again = load_model(model.bridge, name="again")
+    again = load_model(to_bridge(model.root), name="again")
     torch.testing.assert_close(again.logits(TOKENS, END), model.logits(TOKENS, END), atol=0, rtol=0)
-    assert load_model(model.bridge).spec.weights == again.spec.weights
+    assert again.spec.identity() == model.spec.identity()
     assert load_model(tiny_hf("llama")).spec.weights == model.spec.weights
     assert load_model(tiny_hf("llama", seed=1)).spec.weights != model.spec.weights
     assert again.tokenizer is None
 
 
 def test_a_bridge_in_compatibility_mode_is_refused() -> None:
-    bridge = tiny_model("gpt2").bridge
+    bridge = to_bridge(tiny_hf("gpt2"))
     bridge.enable_compatibility_mode(disable_warnings=True)
     with pytest.raises(ModelError, match="compatibility mode"):
         load_model(bridge)
+
+
+def test_a_bridge_that_computes_something_else_is_refused() -> None:
+    hf = tiny_hf("gpt2")
+    hf.config.scale_attn_weights = False
+    for block in hf.transformer.h:
+        block.attn.scale_attn_weights, block.attn.scaling = False, 1.0
+    with pytest.raises(ModelError, match="away from those of the GPT2LMHeadModel that it wraps"):
+        load_model(to_bridge(hf))
+
+
+def test_loading_a_model_twice_gives_two_models_that_work(model) -> None:
+    hf = tiny_hf("llama")
+    first, second = load_model(hf), load_model(hf)
+    assert first.spec.identity() == second.spec.identity() == model.spec.identity()
+    assert len(second.decoder.blocks) == len(first.decoder.blocks) == 3
+    assert type(hf.model.layers[0]).__name__ == "LlamaDecoderLayer"
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])

@@ -1,0 +1,50 @@
+"""Text files that people write, in UTF-8 with or without a byte-order mark; anything else is named with the place where it fails."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from circuitlab.errors import CircuitlabError, TaskFileError
+
+__all__ = ["read_text"]
+
+_OTHER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+"""Byte-order marks of other encodings; those of UTF-32 first, since one begins like UTF-16's."""
+
+_FIX = "Save it as UTF-8 (in Excel: 'CSV UTF-8'; in an editor: Save with encoding)."
+
+
+def read_text(path: Path, error: type[CircuitlabError] = TaskFileError) -> str:
+    """A text file's content, without a byte-order mark and with line ends as they are.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    error : type of CircuitlabError
+        What to raise.
+
+    Raises
+    ------
+    CircuitlabError
+        If the file cannot be read, or is not UTF-8: the message names the byte offset, the byte and the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        what = f"{path} cannot be read: {problem.strerror or problem}."
+        raise error(what, "Check the path and its permissions.") from problem
+    for mark, encoding in _OTHER_MARKS.items():
+        if data.startswith(mark):
+            raise error(f"{path} is {encoding} (byte offset 0: its byte-order mark {mark.hex(' ')}).", _FIX)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        what = f"{path} is not UTF-8: byte 0x{data[problem.start]:02x} at byte offset {problem.start} (line {line})."
+        raise error(what, _FIX) from problem
+    if (place := data.find(b"\0")) >= 0:
+        what = f"{path} holds a zero byte at byte offset {place}: it is UTF-16 without a byte-order mark, or no text."
+        raise error(what, _FIX)
+    return text
