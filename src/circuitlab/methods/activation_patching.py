@@ -28,9 +28,9 @@ from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
     from torch import Tensor
 
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model

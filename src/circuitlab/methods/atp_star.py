@@ -12,9 +12,9 @@ from circuitlab.methods.base.nodes_in_trace import Chosen, Point, value_at
 from circuitlab.methods.base.qk_fix import attention_of, fixed_effect
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
     from torch import Tensor
 
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder import Decoder

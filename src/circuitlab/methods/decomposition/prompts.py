@@ -110,8 +110,14 @@ class Prompts:
 
 
 @torch.no_grad()
-def prompts_of(model: Model, batch: ContrastBatch, sources: Sequence[Source], options: Options) -> Iterator[tuple[list[int], Prompts]]:
-    """The pairs of a batch a few at a time: their numbers, and their runs.
+def prompts_of(
+    model: Model,
+    batch: ContrastBatch,
+    sources: Sequence[Source],
+    options: Options,
+    todo: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], Prompts]]:
+    """The pairs of a batch (those of ``todo``, or all) a few at a time: their numbers, and their runs.
 
     As many go together as fit ``options.tokens_together`` with all sources. Positions before the first one at which a source is relevant
     (with a corrupt baseline, before the prompts differ) are left out: nothing there is due to it.
@@ -119,7 +125,7 @@ def prompts_of(model: Model, batch: ContrastBatch, sources: Sequence[Source], op
     decoder, sizes = model.decoder, PassSizes.of(model)
     fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.decomposed(length, length), "A decomposition")
     means = Means.of(decoder, batch, fits) if options.baseline == "mean" else None
-    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), fits=fits):
+    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), todo, fits=fits):
         few = batch.select(pairs)
         clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
         yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)
