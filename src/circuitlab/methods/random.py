@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.reference import answer_logits
 from circuitlab.provenance import digest
 from circuitlab.scores.head_scores import HeadScores
 
@@ -63,7 +64,9 @@ class RandomScores:
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
         held = with_reference(model, metric, batch)
-        clean, corrupt = (metric(model.logits(tokens, held.end).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt))
+        clean, corrupt = (
+            metric(answer_logits(model, tokens, held.end).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt)
+        )
         layers, heads = model.spec.n_layers, model.spec.n_heads
         drawn = np.stack([self._draw(model.spec.weights, batch, pair, layers * (heads + 1)) for pair in range(batch.n_pairs)])
         drawn = drawn.reshape(batch.n_pairs, layers, heads + 1)

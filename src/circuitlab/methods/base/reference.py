@@ -1,4 +1,4 @@
-"""The clean run's distribution, for metrics that compare with it."""
+"""Logits of unedited prompts, and the clean run's distribution for metrics that compare with it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["with_reference"]
+__all__ = ["answer_logits", "with_reference"]
+
+_TOKENS = 4096
+"""Tokens that are run together: memory grows with them, and more are no faster."""
+
+
+def answer_logits(model: Model, tokens: Int[Tensor, "pair pos"], end: Int[Tensor, " pair"]) -> Float[Tensor, "pair vocab"]:
+    """Logits at the answer position of every prompt, some prompts at a time."""
+    import torch  # noqa: PLC0415 - listing methods must not load torch
+
+    rows = max(1, _TOKENS // tokens.shape[1])
+    return torch.cat([model.logits(tokens[i : i + rows], end[i : i + rows]) for i in range(0, len(tokens), rows)])
 
 
 def with_reference(model: Model, metric: Metric, batch: ContrastBatch) -> ContrastBatch:
@@ -21,6 +35,6 @@ def with_reference(model: Model, metric: Metric, batch: ContrastBatch) -> Contra
     """
     if not metric.needs_reference:
         return batch
-    logits = model.logits(batch.clean, batch.end)
+    logits = answer_logits(model, batch.clean, batch.end)
     wide = logits if logits.element_size() >= 4 else logits.float()  # noqa: PLR2004 - bytes of float32
     return replace(batch, reference=wide.log_softmax(-1))

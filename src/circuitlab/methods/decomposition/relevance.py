@@ -13,7 +13,7 @@ from circuitlab.methods.base import step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.routes import universe_of
 from circuitlab.methods.decomposition.forward import Seen, climb, passes
-from circuitlab.methods.decomposition.prompts import Prompts, prompts_of
+from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered
 from circuitlab.nodes import Embed
@@ -138,7 +138,7 @@ def relevance_to_metric(
         fine = np.isfinite(values).all(0)
         broken |= {pairs[i]: sources[int((~np.isfinite(values[:, i])).argmax())] for i in np.flatnonzero(~fine)}
         held.put(
-            [pair for pair, ok in zip(pairs, fine, strict=True) if ok],
+            [pairs[i] for i in np.flatnonzero(fine)],
             {"values": values.T[fine], "clean": clean[fine], "corrupt": corrupt[fine]},
         )
     if broken:
@@ -184,8 +184,7 @@ class _Run:
     @property
     def together(self) -> int:
         """Sources that go up together."""
-        window = self.prompts.batch.clean.shape[1] - self.prompts.start
-        return max(1, self.options.tokens_together // (window * self.prompts.batch.n_pairs))
+        return sources_together(self.model, self.prompts, self.options)
 
     @property
     def readout(self) -> Readout:
