@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.reference import answer_logits
 from circuitlab.methods.codes.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
 from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
 from circuitlab.methods.codes.training import Training
@@ -150,8 +151,7 @@ class CodeOverlap:
         """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
         batch = with_reference(model, metric, batch)
         clean, corrupt = (
-            metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch).cpu().numpy()
-            for tokens in (batch.clean, batch.corrupt)
+            metric(answer_logits(model, batch, tokens).double(), batch).cpu().numpy() for tokens in (batch.clean, batch.corrupt)
         )
         found, seconds = learn_codes(model, batch, self.plan)
         step(1, 2)

@@ -122,11 +122,11 @@ class ContextualDecomposition:
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
-        from circuitlab.methods.decomposition.relevance import relevance_to_metric  # noqa: PLC0415 - torch
+        from circuitlab.methods.decomposition.relevance import relevance_rows, relevance_to_metric  # noqa: PLC0415 - torch
 
         marks = Chosen(self.parts, "z", self.positions).marks(batch)
         sources = [source for part in self.parts for source in self._sources(part, model.spec, marks)]
-        found = relevance_to_metric(model, batch, metric, sources, self.options)
+        found = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
         gap = found.clean if self.baseline == "zero" else found.clean - found.corrupt
         arrays = {"total": gap, "clean": found.clean, "corrupt": found.corrupt, **self._shaped(found.values.T, model.spec, marks)}
         measured = {"invariant_error": found.invariant.error, "invariant_difference": found.invariant.difference}

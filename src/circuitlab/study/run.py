@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -226,7 +226,7 @@ def _weight(cell: Cell | Planned) -> float:
         return cell.unit.cost * _TYPICAL_LENGTH
     example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
     letters = max(_SHORTEST, len(example.clean))
-    same = len(os.path.commonprefix([example.clean, example.corrupt]))
+    same = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(example.clean, example.corrupt, strict=False)))
     size = RunSize(cell.n, letters / _LETTERS_PER_TOKEN, 1 - min(same, letters - 1) / letters)
     passes = forward_passes(get_method(cell.method.name, cell.method.params), size)
     return (passes + 2 * FITNESS_PAIRS) * letters

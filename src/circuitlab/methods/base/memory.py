@@ -169,11 +169,12 @@ class PassSizes:
         more = (runs - 2) * self.traced(window, length)
         return self.differentiated(("q", "k", "v", "mlp_in"), window, length) + change + products + more
 
-    def decomposed(self, window: int, length: int) -> int:
-        """What one source's decomposition of one prompt takes: its streams and heads as they go up, and one layer in parts."""
-        held = window * (3 * self.d_model + 2 * self.heads)
-        layer = 6 * window * (self.heads + self.shared + self.d_model + self.d_mlp) + 6 * self.n_heads * window * length
-        return self.itemsize * (held + layer + 2 * length * self.shared)
+    def source(self, window: int) -> int:
+        """What one source of a decomposition takes on one prompt: its streams and its heads before and after a layer.
+
+        What a layer computes on the way is small beside the two traces: it takes a few sources at a time.
+        """
+        return self.itemsize * window * (4 * self.d_model + 2 * self.heads)
 
     def started(self, window: int, length: int, sites: int) -> int:
         """Two unedited runs from which edited runs start: streams, keys, values and sites of every layer, and what one layer takes."""

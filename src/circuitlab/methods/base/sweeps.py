@@ -227,8 +227,9 @@ def like_pairs(
     first, end = batch.first_difference().tolist(), batch.end.tolist()
     first = [min(one, last) for one, last in zip(first, end, strict=True)]
     order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i]))
-    for pair in order if fits is not None else ():
-        fits(1, end[pair] + 1 - first[pair], end[pair] + 1)
+    if fits is not None:
+        for pair in order:
+            fits(1, end[pair] + 1 - first[pair], end[pair] + 1)
     chunk: list[int] = []
     for pair in order:
         joined = [*chunk, pair]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from circuitlab.errors import BadParameterError
 from circuitlab.methods.base import step, with_reference
+from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.routes import universe_of
 from circuitlab.methods.decomposition.forward import Seen, climb, passes
-from circuitlab.methods.decomposition.prompts import Prompts, prompts_of
+from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered
 from circuitlab.nodes import Embed
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["Invariant", "Relevance", "carries", "relevance_to_metric", "require_sources"]
+__all__ = ["Invariant", "Relevance", "carries", "relevance_rows", "relevance_to_metric", "require_sources"]
+
+_SHOWN = 5
 
 _SAMPLE, _SHARE = 16, 8
 """Sources of every run that are decomposed once more with both parts carried: so many at most, and one in so many."""
@@ -90,6 +93,7 @@ def relevance_to_metric(
     metric: Metric,
     sources: Sequence[Source],
     options: Options | None = None,
+    rows: FinishedRows | None = None,
 ) -> Relevance:
     """Decompose the clean prompts and give what of the metric is due to each source.
 
@@ -100,11 +104,14 @@ def relevance_to_metric(
         Each is followed on its own; the nodes of one source together.
     options : Options, optional
         Rule and baseline.
+    rows : FinishedRows, optional
+        Made by `relevance_rows`: pairs that are finished there are not run again, and every pair that is finished goes there.
 
     Raises
     ------
     BadParameterError
-        If there is no source, or one that the model or the prompts lack.
+        If there is no source, or one that the model or the prompts lack; or, once all other pairs are finished and kept, if a relevance
+        is not finite.
     ModelError
         If the model cannot be taken apart.
 
@@ -114,23 +121,45 @@ def relevance_to_metric(
     first relevant position.
     """
     require_sources(model, sources)
-    settings = options or Options()
+    settings, held = options or Options(), rows or relevance_rows(batch, sources, kept=False)
     batch = with_reference(model, metric, batch)
-    values = np.zeros((len(sources), batch.n_pairs))
-    clean, corrupt = np.zeros(batch.n_pairs), np.zeros(batch.n_pairs)
     invariant: Invariant | None = None
-    done = 0
-    for pairs, prompts in prompts_of(model, batch, sources, settings):
+    broken: dict[int, Source] = {}
+    done = int(held.done.sum()) * len(sources)
+    for pairs, prompts in prompts_of(model, batch, sources, settings, todo=held.todo):
         run = _Run(model, metric, prompts, settings)
+        values = np.zeros((len(sources), len(pairs)))
         for few in passes(sources, run.together):
-            values[np.ix_(few, pairs)] = run.relevances([sources[i] for i in few])
+            values[few] = run.relevances([sources[i] for i in few])
             done += len(few) * len(pairs)
-            step(done, values.size)
-        clean[pairs], corrupt[pairs] = run.ends()
-        if invariant is None:
-            invariant = run.invariant(sources, values[:, pairs])
-    assert invariant is not None  # noqa: S101 - a batch has at least one pair
-    return Relevance(values, clean, corrupt, invariant)
+            step(done, batch.n_pairs * len(sources))
+        clean, corrupt = run.ends()
+        invariant = invariant or run.invariant(sources, values)
+        fine = np.isfinite(values).all(0)
+        broken |= {pairs[i]: sources[int((~np.isfinite(values[:, i])).argmax())] for i in np.flatnonzero(~fine)}
+        held.put(
+            [pairs[i] for i in np.flatnonzero(fine)],
+            {"values": values.T[fine], "clean": clean[fine], "corrupt": corrupt[fine]},
+        )
+    if broken:
+        held.save()
+        _refuse(broken, settings)
+    assert invariant is not None  # noqa: S101 - a batch has at least one pair, and rows that are kept are never all finished
+    return Relevance(held.arrays["values"].T, held.arrays["clean"], held.arrays["corrupt"], invariant)
+
+
+def relevance_rows(batch: ContrastBatch, sources: Sequence[Source], *, kept: bool = True) -> FinishedRows:
+    """Rows for the relevances of every pair; where they are kept, those of an interrupted run are finished already."""
+    shapes: dict[str, tuple[int, ...]] = {"values": (len(sources),), "clean": (), "corrupt": ()}
+    return FinishedRows.of(batch.n_pairs, shapes) if kept else FinishedRows.empty(batch.n_pairs, shapes)
+
+
+def _refuse(broken: dict[int, Source], options: Options) -> NoReturn:
+    """Raise `BadParameterError`: name the pairs, and a source of each, that have no finite relevance."""
+    shown = ", ".join(f"pair {pair} (source {broken[pair]})" for pair in sorted(broken)[:_SHOWN])
+    what = f"Under rule {str(options.rule)!r} {len(broken)} pairs have relevances that are not finite: {shown}."
+    fix = "Leave them out (batch.select), or use rule='values', which multiplies no parts. A store keeps the pairs that are finished."
+    raise BadParameterError(what, fix)
 
 
 def carries(sources: Sequence[Source], options: Options) -> bool:
@@ -155,8 +184,7 @@ class _Run:
     @property
     def together(self) -> int:
         """Sources that go up together."""
-        window = self.prompts.batch.clean.shape[1] - self.prompts.start
-        return max(1, self.options.tokens_together // (window * self.prompts.batch.n_pairs))
+        return sources_together(self.model, self.prompts, self.options)
 
     @property
     def readout(self) -> Readout:

@@ -12,7 +12,7 @@ from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import step
 from circuitlab.methods.base.routes import universe_of
 from circuitlab.methods.decomposition.forward import climb, passes
-from circuitlab.methods.decomposition.prompts import Prompts, prompts_of
+from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.relevance import carries, require_sources
 from circuitlab.methods.decomposition.source import Options, Source
 from circuitlab.nodes import Head, KVHead, parse_node
@@ -134,8 +134,7 @@ def relevance_to_targets(
     below = [i for i, source in enumerate(sources) if source.layer <= last]
     done = 0
     for pairs, prompts in prompts_of(model, batch, sources, settings):
-        window = prompts.batch.clean.shape[1] - prompts.start
-        for chosen in passes([sources[i] for i in below], max(1, settings.tokens_together // (window * len(pairs)))):
+        for chosen in passes([sources[i] for i in below], sources_together(model, prompts, settings)):
             few = [below[i] for i in chosen]
             reader = _Reader(prompts, targets, measure, np.zeros((len(few), len(targets), len(pairs))))
             some = [sources[i] for i in few]

@@ -87,7 +87,7 @@ class _Rounded:
 
 def _version(weight: Tensor) -> int | None:
     """How often a tensor was written to; tensors made in inference mode do not count."""
-    return None if weight.is_inference() else weight._version
+    return None if weight.is_inference() else weight._version  # noqa: SLF001 - torch's own name for it
 
 
 @dataclass(eq=False)
