@@ -131,8 +131,8 @@ def test_what_no_rule_covers_is_refused_by_name() -> None:
     edited = EditedModel(model, Scaled(Site.PATTERN, LAYER, FACTOR))
     with pytest.raises(ModelError, match="QK fix"):
         method_classes()["atp_star"](parts=("heads",), site="q")(edited, batch, METRIC)
+    runs = EdgeRunsOfCircuits(EditedModel(model, Scaled(Site.RESID_POST, LAYER, FACTOR)), batch, METRIC)
     with pytest.raises(ModelError, match="sum of what"):
-        runs = EdgeRunsOfCircuits(EditedModel(model, Scaled(Site.RESID_POST, LAYER, FACTOR)), batch, METRIC)
         runs.run(np.zeros((1, len(runs.elements)), bool))
 
 

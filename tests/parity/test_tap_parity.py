@@ -1,4 +1,4 @@
-"""A tap, and the standing edits of an edited model, equal hooks at every site of every family: whole forward passes and the engine's window."""
+"""The standing edits of an edited model equal hooks at every site of every family: in whole forward passes and in the engine's window."""
 
 from __future__ import annotations
 

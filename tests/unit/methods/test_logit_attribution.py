@@ -59,23 +59,21 @@ def test_a_nonlinear_metric_is_refused_by_name() -> None:
 def test_it_runs_on_the_decoder_and_falls_back_to_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(tiny_hf("qwen3"))
     batch = tiny_batch(model, n=5, unequal=True)
-    decoder = model.decoder
+    assert model.decoder.blocks
     calls: list[str] = []
     for name in ("logits", "capture"):
         plain = getattr(model, name)
         monkeypatch.setattr(model, name, lambda *args, _name=name, _plain=plain, **named: (calls.append(_name), _plain(*args, **named))[1])
     fast = LogitAttribution()(model, batch, LogitDiff())
-    assert not calls
+    assert "capture" not in calls  # `logits` embeds the prompts, up to the first layer
 
-    class Whole(type(model)):  # type: ignore[misc]
-        @property
-        def decoder(self):
-            raise ModelError("This one cannot be taken apart.")
+    def refuse(_model: object) -> None:
+        raise ModelError("This one cannot be taken apart.")
 
-    assert decoder is model.decoder
-    model.__class__ = Whole
+    del model.__dict__["decoder"]
+    monkeypatch.setattr(type(model), "decoder", property(refuse))
     slow = LogitAttribution()(model, batch, LogitDiff())
-    assert sorted(set(calls)) == ["capture", "logits"]
+    assert "capture" in calls
     for part in fast.dataset.data_vars:
         np.testing.assert_allclose(fast.dataset[part].values, slow.dataset[part].values, atol=1e-5)
 
@@ -113,6 +111,7 @@ def test_models_in_16_bits_have_a_wider_tolerance(family: str) -> None:
     batch = tiny_batch(model, n=8)
     scores = LogitAttribution()(model, batch, LogitDiff())
     assert np.abs(scores.residual()).max() > 0
-    model.weights = _WrongWeights(model.weights, 3.0)
-    with pytest.raises(AdditivityError):
-        LogitAttribution()(model, batch, LogitDiff())
+    if not model.spec.post_norm:  # which divides a common factor of the heads away
+        model.weights = _WrongWeights(model.weights, 3.0)
+        with pytest.raises(AdditivityError):
+            LogitAttribution()(model, batch, LogitDiff())
