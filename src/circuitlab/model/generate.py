@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -121,7 +122,7 @@ def cache_is_exact(run: HookedRun, spec: ModelSpec) -> bool:
         whole = run.logits(tokens, None)
         past = DynamicCache()
         try:
-            pieces = [run.logits(tokens[:, start:stop], None, past=past) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+            pieces = [run.logits(tokens[:, start:stop], None, past=past) for start, stop in pairwise(cuts)]
             past.batch_select_indices(torch.tensor([1]))
         except (RuntimeError, AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError):
             return False  # a model of another kind; the whole prompt is run each time
@@ -196,7 +197,7 @@ class Writer:
             raise TokenizationError(what, "Pass tokenizer=... to load_model, or leave stop out.")
         longest = max(map(len, prompts.ids))
         if self.spec.n_ctx is not None and longest + how.max_new_tokens > self.spec.n_ctx:
-            what = f"A prompt of {longest} tokens and {how.max_new_tokens} new ones do not fit into the {self.spec.n_ctx} of {self.spec.name}."
+            what = f"{self.spec.name} has {self.spec.n_ctx} positions, for a prompt of {longest} tokens and {how.max_new_tokens} new ones."
             raise BadParameterError(what, f"Give max_new_tokens={max(0, self.spec.n_ctx - longest)} at most, or a shorter prompt.")
 
     def _together(self, rows: Sequence[_Row], marks: dict[str, Tensor], how: Decoding) -> None:

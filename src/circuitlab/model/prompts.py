@@ -93,7 +93,8 @@ def _ids(number: int, given: Any, tokenizer: PreTrainedTokenizerBase | None) -> 
         what = f"Prompt {number} holds {wrong[0]!r} ({type(wrong[0]).__name__}), which is no token id."
         raise BadParameterError(what, "Give text, or one flat list of whole numbers for each prompt.")
     if not isinstance(given, Iterable):
-        raise BadParameterError(f"Prompt {number} is the number {given!r}, beside prompts that are lists.", "Give a list of ids for each prompt.")
+        what = f"Prompt {number} is the number {given!r}, beside prompts that are lists."
+        raise BadParameterError(what, "Give a list of ids for each prompt.")
     pad = None if tokenizer is None else tokenizer.pad_token_id
     if tokenizer is not None and pad is not None:
         most = 1 if pad in {tokenizer.bos_token_id, tokenizer.eos_token_id} else 0  # a BOS or EOS that is also the padding stands once

@@ -275,9 +275,9 @@ class Model(Runner, Protocol):
         Notes
         -----
         Tokens are chosen from the model's own distribution: penalties and filters of a ``generation_config`` are not applied. Greedy text
-        is that of Hugging Face's ``generate`` without them. Keys and values are cached where a cached run says the same as a run of the whole
-        text; other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every token, as
-        ``generate(use_cache=False)`` does.
+        is that of Hugging Face's ``generate`` without them. Keys and values are cached where a cached run says the same as a run of the
+        whole text; other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every token,
+        as ``generate(use_cache=False)`` does.
         """
         ...
 
