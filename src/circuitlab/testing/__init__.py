@@ -6,14 +6,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuitlab.testing.intervention_laws import check_intervention
     from circuitlab.testing.method_laws import check_method
     from circuitlab.testing.model_laws import check_model
 
-__all__ = ["check_method", "check_model"]
+__all__ = ["check_intervention", "check_method", "check_model"]
 
 
 def __getattr__(name: str) -> Any:
-    homes = {"check_method": "circuitlab.testing.method_laws", "check_model": "circuitlab.testing.model_laws"}
+    homes = {
+        "check_intervention": "circuitlab.testing.intervention_laws",
+        "check_method": "circuitlab.testing.method_laws",
+        "check_model": "circuitlab.testing.model_laws",
+    }
     if name not in homes:
         what = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(what)

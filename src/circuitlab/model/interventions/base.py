@@ -116,7 +116,7 @@ class NodeEdit(Intervention):
         """Raise unless the model has every node, and values of its width."""
         for index, spot in enumerate(self.spots):
             spot.check(spec, sites)
-            self._check_width(index, spot, {None: spec.d_model}.get(spot.head, spec.d_head))
+            self._check_width(index, spot, spec.d_model if spot.head is None else spec.d_head)
 
     def _check_width(self, index: int, spot: Spot, width: int) -> None:
         """Raise unless the value that is held for a node fits it."""

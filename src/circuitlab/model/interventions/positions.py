@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -47,7 +47,7 @@ class Positions:
         BadParameterError
             If there are none, or one is neither a name nor a whole number.
         """
-        several = [given] if isinstance(given, str | int | np.integer) else list(given)
+        several = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
         bad = [one for one in several if isinstance(one, bool) or not isinstance(one, str | int | np.integer)]
         if bad or not several:
             what = f"Positions {given!r} are no names or whole numbers."

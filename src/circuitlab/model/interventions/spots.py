@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 
@@ -65,7 +65,7 @@ def read_nodes(given: NodeSpec) -> tuple[Node, ...]:
     BadParameterError
         If there are none, one is no node, or one is named twice.
     """
-    single = isinstance(given, (str, *get_args(Node)))
+    single = isinstance(given, (str, *get_args(Node))) or not isinstance(given, Iterable)
     several = cast("list[str | Node]", [given] if single else list(cast("Sequence[str | Node]", given)))
     if bad := [one for one in several if not isinstance(one, (str, *get_args(Node)))]:
         raise BadParameterError(f"{bad[0]!r} is no node.", "Name nodes as a9.h6, a9.kv2, a9, m3 or r9.pre.")

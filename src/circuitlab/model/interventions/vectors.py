@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -167,10 +168,10 @@ class Scale(NodeEdit):
             if self.factor.numel() not in {1, len(self.spots)} or self.factor.ndim > 1:
                 what = f"A factor of shape {tuple(self.factor.shape)} was given to {len(self.spots)} nodes."
                 raise BadParameterError(what, "Give one factor, or one for each node.")
-        else:
+        elif isinstance(self.factor, numbers.Real) and math.isfinite(self.factor):
             self._set("factor", float(self.factor))
-            if not math.isfinite(self.factor):
-                raise BadParameterError(f"A factor of {self.factor} is not finite.", "Give a finite factor.")
+        else:
+            raise BadParameterError(f"A factor of {self.factor!r} is not finite, or no number.", "Give a finite factor.")
 
     def _make(self, places: Places) -> Make:  # noqa: ARG002 - the same on every prompt
         factor = self.factor

@@ -1,4 +1,4 @@
-"""Metrics: logits at the answer position -> one value per pair, never a batch mean.
+"""Metrics of logits: logits at the answer position -> one value per pair, never a batch mean.
 
 Every metric is a frozen dataclass; ``metric(logits, batch)`` takes logits of shape (..., pair, vocab). Linear metrics also
 give the coefficients that logit attribution reads through the unembedding.

@@ -1,0 +1,30 @@
+"""Metrics: one value per pair from the logits at the answer position, or per prompt from the text that was generated."""
+
+from circuitlab.metrics.generated import contains, exact_match
+from circuitlab.metrics.logits import (
+    METRICS,
+    AnswerLogit,
+    KLDivergence,
+    LogitDiff,
+    LogProb,
+    Metric,
+    ProbDiff,
+    correct,
+    get_metric,
+    metric_params,
+)
+
+__all__ = [
+    "METRICS",
+    "AnswerLogit",
+    "KLDivergence",
+    "LogProb",
+    "LogitDiff",
+    "Metric",
+    "ProbDiff",
+    "contains",
+    "correct",
+    "exact_match",
+    "get_metric",
+    "metric_params",
+]

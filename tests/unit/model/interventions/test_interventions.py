@@ -1,0 +1,277 @@
+"""Interventions as pure functions of tensors: what they change, where, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from circuitlab.errors import BadParameterError, CircuitlabError, EditDidNotFireError, ModelError, UnknownNameError
+from circuitlab.model.batch import ContrastBatch
+from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale, Standing, compose
+from circuitlab.model.places import Places
+from circuitlab.model.protocol import Site
+from circuitlab.testing.tiny import tiny_batch, tiny_model
+
+
+@pytest.fixture
+def batch() -> ContrastBatch:
+    rows = [[1, 2, 3, 4, 5], [6, 7, 8]]
+    return ContrastBatch.from_tokens(rows, [[1, 9, 3, 4, 5], [6, 7, 9]], [1, 1], [2, 2], marks={"S": [1, 2]})
+
+
+@pytest.fixture
+def places(batch) -> Places:
+    return Places.of(batch)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+def value(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def pattern() -> torch.Tensor:
+    """(prompt, head, query, key), causal; query 4 of head 1 sees only the last three keys."""
+    scores = value(2, 2, 5, 5).masked_fill(~torch.ones(5, 5, dtype=torch.bool).tril(), float("-inf"))
+    scores[:, 1, 4, :2] = float("-inf")
+    return scores.softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("positions", "where"),
+    [
+        ("all", [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]),
+        ("prompt", [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+        ("last", [[0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]),
+        ("END", [[0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]),
+        ("generated", [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]),
+        ("S", [[0, 1, 0, 0, 0], [0, 0, 1, 0, 0]]),
+        ("S-1", [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]),
+        (0, [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]),
+        (-2, [[0, 0, 0, 1, 0], [0, 1, 0, 0, 0]]),
+        (["S", 0], [[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]),
+    ],
+)
+def test_only_the_named_positions_change(places, positions, where) -> None:
+    given = value(2, 5, 3, 4)
+    made = Scale("a1.h2", 0.0, positions=positions).tap(places)(Site.Z, 1, given)
+    assert torch.equal((made != given)[:, :, 2].any(-1), torch.tensor(where).bool())
+    assert torch.equal(made[:, :, :2], given[:, :, :2])
+
+
+def test_windows_and_single_positions_are_parts_of_the_whole(places) -> None:
+    whole = value(3, 2, 5, 4)
+    edit = Replace("r1.post", value(5, 4), positions=["S", "last"])
+    made = edit.tap(places)(Site.RESID_POST, 1, whole)
+    window = edit.tap(places.window(1, 4))(Site.RESID_POST, 1, whole[:, :, 1:4])
+    assert torch.equal(window, made[:, :, 1:4])
+    only = edit.tap(places.window(0, 5, places.end))(Site.RESID_POST, 1, whole[:, [0, 1], places.end][:, :, None])
+    assert torch.equal(only[:, :, 0], made[:, [0, 1], places.end])
+
+
+@pytest.mark.parametrize(
+    "edit", [Scale("a1.h0", 0.0, positions="S"), Knockout("a1.h0"), Add("a1.h0", 1.0), Project("a1.h0", torch.ones(4))]
+)
+def test_the_given_tensor_stays_and_other_sites_come_back_as_they_are(places, edit) -> None:
+    given = value(2, 5, 3, 4)
+    kept = given.clone()
+    tap = edit.tap(places)
+    assert tap(Site.Z, 1, given) is not given
+    assert torch.equal(given, kept)
+    assert tap(Site.Z, 0, given) is given
+    assert tap(Site.Q, 1, given) is given
+
+
+def test_settings_that_change_nothing_give_the_very_values(places) -> None:
+    given = value(2, 5, 3, 4)
+    for off in (Scale("a1.h0", 1.0), Project("a1.h0", torch.eye(4)), Project("a1.h0", torch.zeros(0, 4), keep=False)):
+        assert off.tap(places)(Site.Z, 1, given) is given
+    for off in (Add("a1.h0", 0.0), Scale("a1.h0", torch.tensor(1.0)), Replace("a1.h0", given[:1, :, 0])):
+        assert torch.equal(off.tap(places.select([0]))(Site.Z, 1, given[:1]), given[:1])
+
+
+def test_projections_split_a_value_in_two(places) -> None:
+    given, basis = value(2, 5, 3, 4), value(2, 4)
+    onto, off = (Project("a1.h0", basis, keep=keep).tap(places)(Site.Z, 1, given)[:, :, 0] for keep in (True, False))
+    assert torch.allclose(onto + off, given[:, :, 0])
+    assert float((off @ basis.T).abs().max()) < 1e-12
+    assert torch.linalg.matrix_rank(onto.reshape(-1, 4)) == 2
+
+
+def test_order_counts(places) -> None:
+    given = value(2, 5, 3, 4)
+    double, one = Scale("a1.h0", 2.0), Add("a1.h0", 1.0)
+    first, second = (compose(order).tap(places)(Site.Z, 1, given)[:, :, 0] for order in ([double, one], [one, double]))
+    assert torch.equal(first, given[:, :, 0] * 2 + 1)
+    assert torch.equal(second, (given[:, :, 0] + 1) * 2)
+    assert Standing([double, one]).digest() != Standing([one, double]).digest()
+
+
+def test_gradients_flow_to_parameters(places) -> None:
+    offset, factor = torch.nn.Parameter(torch.zeros(2, 4)), torch.nn.Parameter(torch.ones(2))
+    edit = compose([Scale(["a1.h0", "a1.h2"], factor), Add(["a1.h0", "a1.h2"], offset, positions="last")])
+    before = edit.identity()
+    edit.tap(places)(Site.Z, 1, value(2, 5, 3, 4).float()).sum().backward()
+    assert torch.equal(offset.grad, torch.full((2, 4), 2.0))
+    assert bool(factor.grad.all())
+    with torch.no_grad():
+        offset += 1
+    assert edit.identity() != before, "a parameter that has trained is another edit"
+
+
+def test_uniform_rows_leave_masked_keys_alone(places) -> None:
+    made = EditPattern("a0.h1", "uniform").tap(places)(Site.PATTERN, 0, pattern())
+    assert torch.allclose(made[0, 1, 4], torch.tensor([0, 0, 1 / 3, 1 / 3, 1 / 3], dtype=made.dtype), atol=1e-7)
+    assert torch.allclose(made[0, 1, 1, :2], torch.tensor([0.5, 0.5], dtype=made.dtype))
+    assert torch.equal(made[:, 0], pattern()[:, 0])
+
+
+def test_uniform_rows_of_a_model_count_keys_whose_weight_underflowed(model, places) -> None:
+    hard = torch.zeros(2, 4, 5, 5)
+    hard[..., 0] = 1.0
+    made = EditPattern("a0.h1", "uniform").resolved(model).tap(places)(Site.PATTERN, 0, hard)
+    assert torch.allclose(made[0, 1, 4], torch.full((5,), 0.2))
+
+
+def test_weight_moves_between_tokens_and_its_sum_stays(places) -> None:
+    before = pattern()
+    made = EditPattern("a0.h0", "move", keys=0, to="S", positions="last").tap(places)(Site.PATTERN, 0, before)
+    assert torch.allclose(made.sum(-1), before.sum(-1))
+    assert torch.allclose(made[0, 0, 4, 1], before[0, 0, 4, :2].sum()) and made[0, 0, 4, 0] == 0
+    assert torch.allclose(made[1, 0, 2, 2], before[1, 0, 2, [0, 2]].sum())
+    assert torch.equal(made[0, 0, :4], before[0, 0, :4])
+
+
+def test_blocked_keys_weigh_nothing(places) -> None:
+    before = pattern()
+    kept, dropped = (
+        EditPattern("a0.h0", "block", keys="S", rest=rest).tap(places)(Site.PATTERN, 0, before)[0, 0] for rest in ("renormalise", "drop")
+    )
+    assert not bool(kept[:, 1].any() or dropped[:, 1].any())
+    assert torch.allclose(kept.sum(-1), torch.ones(5, dtype=kept.dtype))
+    assert torch.equal(dropped[4, [0, 2, 3, 4]], before[0, 0, 4, [0, 2, 3, 4]])
+    assert torch.equal(kept[0], before[0, 0, 0]), "a row that loses nothing is not touched"
+
+
+def test_given_rows_must_fit_their_queries(places) -> None:
+    before = pattern()
+    weights = torch.zeros(5)
+    weights[1] = 1.0
+    assert torch.equal(
+        EditPattern("a0.h0", "replace", weights=weights, positions="last").tap(places)(Site.PATTERN, 0, before)[1, 0, 2], weights.double()
+    )
+    with pytest.raises(BadParameterError, match="after their query"):
+        EditPattern("a0.h0", "replace", weights=weights).tap(places)(Site.PATTERN, 0, before)
+    with pytest.raises(BadParameterError, match="Weights of shape"):
+        EditPattern("a0.h0", "replace", weights=torch.eye(3)).tap(places)(Site.PATTERN, 0, before)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Scale("a0.h0", 1.0, site="k"), "has no value at 'k'"),
+        (lambda: Scale("a0.kv0", 1.0), "has a key and a value"),
+        (lambda: Scale("m0", 1.0, site="z"), "has no value at 'z'"),
+        (lambda: Scale("logits", 1.0), "logits"),
+        (lambda: Scale([], 1.0), "no node"),
+        (lambda: Scale(["a0.h0", "0.0"], 1.0), "named twice"),
+        (lambda: Scale("a0.h0", float("nan")), "not finite"),
+        (lambda: Scale("a0.h0", 1.0, positions=[]), "Positions"),
+        (lambda: Scale("a0.h0", 1.0, positions=1.5), "no names or whole numbers"),
+        (lambda: Scale(3, 1.0), "is no node"),
+        (lambda: Scale("a0.h0", "much"), "no number"),
+        (lambda: Add("a0.h0", torch.tensor([float("inf")])), "not finite"),
+        (lambda: Add(["a0.h0", "a0.h1"], torch.zeros(3, 4)), "given to 2 nodes"),
+        (lambda: Replace("a0.h0", torch.zeros(2, 5, 4)), "prompt to prompt"),
+        (lambda: Project("a0.h0", torch.ones(2, 4)), "span 1 dimensions"),
+        (lambda: EditPattern("m0", "uniform"), "no attention pattern"),
+        (lambda: EditPattern("a0.h0", "move", keys=0), "it needs"),
+        (lambda: EditPattern("a0.h0", "soften"), "Unknown pattern edit"),
+        (lambda: Knockout("a0.h0", "mean"), "no batch"),
+        (lambda: Knockout("a0.h0", "median"), "Unknown knockout"),
+        (lambda: compose([]), "no intervention"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_when_it_is_said(make, said) -> None:
+    with pytest.raises(CircuitlabError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("edit", "error"),
+    [
+        (Scale("a9.h0", 1.0), BadParameterError),
+        (Scale("a0.h4", 1.0), BadParameterError),
+        (Scale("a0.kv2", 1.0, site="v"), BadParameterError),
+        (Add("a0.h0", torch.zeros(7)), BadParameterError),
+        (Project("m0", torch.ones(8)), BadParameterError),
+        (EditPattern("a0.h4", "uniform"), BadParameterError),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused_before_a_run(model, edit, error) -> None:
+    with pytest.raises(error):
+        model.edited(edit)
+
+
+def test_a_site_that_a_model_lacks_is_refused(model) -> None:
+    with pytest.raises(ModelError, match="resid_mid"):
+        Scale("r0.mid", 1.0).check(model.spec, frozenset({Site.Z}))
+
+
+@pytest.mark.parametrize(
+    ("positions", "error"), [(3, EditDidNotFireError), (-4, EditDidNotFireError), ("S+1", EditDidNotFireError), ("T", UnknownNameError)]
+)
+def test_positions_outside_a_prompt_are_refused(places, positions, error) -> None:
+    with pytest.raises(error):
+        Scale("a0.h0", 0.0, positions=positions).tap(places)
+
+
+def test_interventions_that_never_meet_their_site_are_named(places) -> None:
+    standing = Standing([Scale("a0.h0", 0.0), Scale("m1", 0.0)])
+    with pytest.raises(EditDidNotFireError, match=r"scale by 0 m1: mlp_out of layer 1"), standing.watched() as applied:
+        standing(places)(Site.Z, 0, value(2, 5, 3, 4))
+    assert applied.changed == [{(Site.Z, 0)}, set()]
+
+
+def test_knockouts_give_the_means_and_the_corrupt_values(model) -> None:
+    batch = tiny_batch(model, 4)
+    corrupt = model.capture(batch.corrupt, [Site.Z], layers=[1])[Site.Z][:, 0, :, 2]
+    given = model.capture(batch.clean, [Site.Z], layers=[1])[Site.Z][:, 0]
+
+    def made(how: str) -> torch.Tensor:
+        return Knockout("a1.h2", how, batch).resolved(model).tap(Places.of(batch))(Site.Z, 1, given)[:, :, 2]
+
+    assert torch.allclose(made("corrupt"), corrupt)
+    assert torch.allclose(made("mean"), corrupt.mean(0).expand_as(corrupt), atol=1e-6)
+    assert torch.allclose(made("mean_over_positions"), corrupt.mean((0, 1)).expand_as(corrupt), atol=1e-6)
+    at, rows = batch.marks["CHANGE"], torch.arange(4)
+    assert torch.allclose(made("mean_by_mark")[rows, at], corrupt[rows, at].mean(0).expand(4, -1), atol=1e-6)
+
+
+def test_values_by_prompt_follow_their_prompts_and_strangers_are_refused(model) -> None:
+    batch = tiny_batch(model, 4, unequal=True)
+    held = value(4, 10, 8).float()
+    given = value(2, 9, 4, 8).float()
+    edit = Replace("a1.h2", held, batch)
+    assert torch.equal(edit.tap(Places.of(batch.select([2, 0])))(Site.Z, 1, given)[1, :7, 2], held[0, :7])
+    for one in (edit, Knockout("a1.h2", "corrupt", batch).resolved(model)):
+        with pytest.raises(BadParameterError, match=r"Prompt 0 of the run .* is none of the"):
+            one.tap(Places.of(tiny_batch(model, 2, seed=5)))
+
+
+def test_an_edit_is_part_of_the_identity(model) -> None:
+    batch = tiny_batch(model, 4)
+    edits = [
+        Scale("a1.h0", 0.5),
+        Scale("a1.h0", 0.25),
+        Scale("a1.h1", 0.5),
+        Scale("a1.h0", 0.5, positions="last"),
+        Scale("a1.h0", 0.5, site="q"),
+    ]
+    edits += [Knockout("a1.h0"), Knockout("a1.h0", "mean", batch), Knockout("a1.h0", "mean", batch.select([0, 1]))]
+    edits += [EditPattern("a1.h0", "block", keys=0), EditPattern("a1.h0", "block", keys=0, rest="drop")]
+    assert len({model.edited(one).spec.edits for one in edits}) == len(edits)
+    assert model.edited(edits[0]).spec.edits == model.edited(Scale(["a1.h0"], 0.5)).spec.edits
