@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from circuitlab import circuits, compare, errors, figures, methods, metrics
     from circuitlab.circuits import Circuit, TopK, top_heads
     from circuitlab.citations import cite
-    from circuitlab.model import load_model
+    from circuitlab.model import interventions, load_model
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.nodes import Head
     from circuitlab.scores.head_scores import HeadScores
@@ -42,7 +42,15 @@ _HOMES = {
     "score_task": "circuitlab.study.score",
     "top_heads": "circuitlab.circuits",
 }
-_MODULES = ("circuits", "compare", "errors", "figures", "methods", "metrics")
+_MODULES = {
+    "circuits": "circuitlab.circuits",
+    "compare": "circuitlab.compare",
+    "errors": "circuitlab.errors",
+    "figures": "circuitlab.figures",
+    "interventions": "circuitlab.model.interventions",
+    "methods": "circuitlab.methods",
+    "metrics": "circuitlab.metrics",
+}
 
 __all__ = [
     "Circuit",
@@ -58,6 +66,7 @@ __all__ = [
     "compare",
     "errors",
     "figures",
+    "interventions",
     "load_model",
     "load_task",
     "methods",
@@ -70,7 +79,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Names are found when they are first used, so that importing circuitlab costs nothing.
     if name in _MODULES:
-        return importlib.import_module(f"circuitlab.{name}")
+        return importlib.import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     what = f"module {__name__!r} has no attribute {name!r}"

@@ -15,9 +15,11 @@ from circuitlab.model.anatomy.build import model_parts
 from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
+from circuitlab.model.generate import Decoding, Writer, cache_is_exact
 from circuitlab.model.hooks import HookedRun, own_modes
 from circuitlab.model.identity import Fingerprint, hash_weights
 from circuitlab.model.places import Places, Tap
+from circuitlab.model.prompts import read_prompts
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.model.readout import Readout
 from circuitlab.model.spec_of import spec_of
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
     from circuitlab.model.anatomy import ModelParts
     from circuitlab.model.decoder import Decoder
+    from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention, Standing
+    from circuitlab.model.prompts import PromptLike
     from circuitlab.model.protocol import EditSet, Runner
     from circuitlab.provenance import ModelSpec
 
@@ -48,6 +52,7 @@ class _Loaded:
     spec: ModelSpec
     decoder: Decoder | ModelError | None = None
     readout: Readout | None = None
+    cache_exact: bool | None = None
 
     @classmethod
     def of(cls, root: Any, name: str, weights: str | None) -> _Loaded:
@@ -215,6 +220,17 @@ class HookedModel:
         engine = Engine(self.decoder)
         with torch.inference_mode(mode=False), torch.no_grad():
             return self.unembed(engine.sweep(engine.base_run(tokens, at, marks=marks), edit_sets), ids)
+
+    def generate(
+        self, prompts: PromptLike, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, stop: str | Sequence[str] | None = None
+    ) -> Generation | tuple[Generation, ...]:
+        """What the model writes after prompts, with its edits: one `Generation`, or a tuple of them for a list. See `Model.generate`."""
+        how, loaded = Decoding(max_new_tokens, temperature, seed, stop), self._current()
+        read, run = read_prompts(prompts, self.tokenizer, loaded.spec), HookedRun(loaded.root, loaded.parts)
+        if loaded.cache_exact is None:
+            loaded.cache_exact = cache_is_exact(run, loaded.spec)
+        written = Writer(run, loaded.spec, self.tokenizer, self._standing, loaded.cache_exact).write(read, how)
+        return written[0] if read.alone else written
 
     def with_edits(self, edits: Sequence[Edit]) -> Runner:
         """Runs of this model with values written at some sites, row by row; a run in which an edit does not fire raises."""

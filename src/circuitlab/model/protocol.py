@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from circuitlab.model.decoder import Decoder
+    from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention
     from circuitlab.model.norms import FrozenNorm
+    from circuitlab.model.prompts import PromptLike
     from circuitlab.provenance import ModelSpec
 
 __all__ = ["Edit", "EditSet", "Model", "Runner", "Site", "Weights"]
@@ -236,6 +238,47 @@ class Model(Runner, Protocol):
 
     def edited(self, *interventions: Intervention) -> Model:
         """The same model with interventions in place: a model of its own, whose edits are part of its identity."""
+        ...
+
+    def generate(
+        self, prompts: PromptLike, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, stop: str | Sequence[str] | None = None
+    ) -> Generation | tuple[Generation, ...]:
+        """What the model writes after one prompt, or after each of several.
+
+        Parameters
+        ----------
+        prompts : str, token ids, several of either, or ContrastBatch
+            Lengths may differ; nothing is padded. A batch stands for its clean prompts, with their marks.
+        max_new_tokens : int
+            At most this many tokens for each prompt; prompt and new tokens together must fit into a table of positions.
+        temperature : float
+            0 (the default) takes the likeliest token each time; otherwise logits are divided by it and a token is drawn.
+        seed : int
+            Of sampling. What is drawn for a prompt depends on the seed and the prompt, never on the prompts beside it.
+        stop : str or sequence of str, optional
+            Stop once the new text holds one of them. EOS tokens always stop.
+
+        Returns
+        -------
+        Generation or tuple of Generation
+            One for a prompt given by itself, a tuple for several.
+
+        Raises
+        ------
+        BadParameterError
+            If a prompt or a setting cannot be used, before anything is run.
+        TokenizationError
+            If text is given to a model without a tokenizer.
+        ModelError
+            If logits are not finite.
+
+        Notes
+        -----
+        Tokens are chosen from the model's own distribution: penalties and filters of a ``generation_config`` are not applied. Greedy text
+        is that of Hugging Face's ``generate`` without them. Keys and values are cached where a cached run says the same as a run of the
+        whole text; other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every token,
+        as ``generate(use_cache=False)`` does.
+        """
         ...
 
     def refresh(self) -> None:
