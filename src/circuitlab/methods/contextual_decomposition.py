@@ -60,7 +60,8 @@ class ContextualDecomposition:
     additive: heads that act together are each given what they share. The default departs from the paper because the published products
     miss every planted circuit that works through queries or keys, and the circuits they find on released weights are less faithful.
     ``provenance.measured`` holds the largest deviation of relevant + irrelevant from the activation, found on a sample of sources with
-    both parts carried.
+    both parts carried, and ``bounded_share``: of how many values the irrelevant part left the range of the activation with the scales of
+    norms held (the first MLP of some models, on some prompts), so that norms had to be bounded (`Rule`).
 
     Raises
     ------
@@ -129,7 +130,11 @@ class ContextualDecomposition:
         found = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
         gap = found.clean if self.baseline == "zero" else found.clean - found.corrupt
         arrays = {"total": gap, "clean": found.clean, "corrupt": found.corrupt, **self._shaped(found.values.T, model.spec, marks)}
-        measured = {"invariant_error": found.invariant.error, "invariant_difference": found.invariant.difference}
+        measured = {
+            "invariant_error": found.invariant.error,
+            "invariant_difference": found.invariant.difference,
+            "bounded_share": float(found.bounded.mean()),
+        }
         about = msgspec.structs.replace(provenance_of(self, model, batch, metric), measured=measured)
         return HeadScores.build(arrays, about, marks)
 
