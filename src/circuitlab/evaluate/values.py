@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
@@ -70,6 +70,7 @@ class Means:
     @torch.no_grad()
     def of(cls, model: Model, batch: ContrastBatch, sites: list[Site], how: Ablation, *, embed: bool = False) -> Means:
         """Run every corrupt prompt once and average."""
+        batch = replace(batch, one_length=model.length_dependent)
         labels = position_kinds(batch, how)
         kinds = int(labels.max()) + 1
         sums: dict[Site | str, Tensor] = {}

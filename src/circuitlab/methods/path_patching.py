@@ -11,6 +11,7 @@ from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.memory import PassSizes, fits_in
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.paths import TwoRuns
 from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
 from circuitlab.methods.base.sweeps import like_pairs
@@ -77,7 +78,7 @@ class PathPatching:
     name: ClassVar[str] = "path_patching"
     estimand: ClassVar[str] = "effect on the metric of swapping a node's output along the paths to chosen receivers, other heads frozen"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("decoder",)
+    needs: ClassVar[tuple[str, ...]] = ("gradients", "heads_apart")
     cost: ClassVar[str] = "to logits: pairs x nodes x layers / 2 MLP rows; else also pairs x nodes runs from the first receiver on"
     cite: ClassVar[tuple[str, ...]] = ("wang2022", "goldowsky2023", "merullo2024")
 
@@ -114,6 +115,7 @@ class PathPatching:
             return size.pairs * (2 + senders / (3 * size.length))
         return size.rerun(2 * senders)
 
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every sender; parts have shape (pair[, mark], layer[, head]) in metric units."""
         batch = with_reference(model, metric, batch)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.reference import answer_logits
 from circuitlab.provenance import digest
 from circuitlab.scores.head_scores import HeadScores
@@ -61,6 +62,7 @@ class RandomScores:
         """Both runs of every pair."""
         return 2.0 * size.pairs
 
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
         held = with_reference(model, metric, batch)

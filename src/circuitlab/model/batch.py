@@ -49,6 +49,9 @@ class ContrastBatch:
     reference : Tensor, shape (pair, vocab), optional
         Log-probabilities of the next token in one model's clean run, for metrics that compare with it. A value of a model, not a part of
         the prompts: methods set it (`circuitlab.methods.base.with_reference`) and it does not enter the identity.
+    one_length : bool
+        Whether prompts of different lengths must not share a pass, because the model turns positions by the length of the prompt. Set by
+        `circuitlab.methods.base.with_reference`, no part of the identity.
     """
 
     clean: Int[Tensor, "pair pos"]
@@ -64,6 +67,7 @@ class ContrastBatch:
     text: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     templates: tuple[str, ...] = field(default=(), repr=False)
     reference: Float[Tensor, "pair vocab"] | None = field(default=None, repr=False)
+    one_length: bool = False
 
     @classmethod
     def from_tokens(

@@ -125,6 +125,11 @@ class HookedModel:
         return self._loaded.parts.sites
 
     @property
+    def length_dependent(self) -> bool:
+        """Whether what it makes of a position depends on how long the prompt is."""
+        return self._loaded.parts.length_dependent
+
+    @property
     def lacks(self) -> Mapping[Site, str]:
         """Sites that it does not have, each with the reason."""
         return self._loaded.parts.lacks

@@ -205,6 +205,11 @@ class Model(Runner, Protocol):
         ...
 
     @property
+    def length_dependent(self) -> bool:
+        """Whether what it makes of a position depends on how long the prompt is: then prompts of different lengths never share a pass."""
+        ...
+
+    @property
     def lacks(self) -> Mapping[Site, str]:
         """Sites that it does not have, each with the reason."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,15 +79,15 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
     try:
         decoder = refusing(model.decoder, STREAM, NO_SUM)
     except ModelError:
-        clean, corrupt = (AnswerValues.by_hooks(model, metric, batch, tokens) for tokens in (batch.clean, batch.corrupt))
-        return clean, corrupt
+        decoder = None
+    batch = replace(batch, one_length=model.length_dependent)
     found: list[list[AnswerValues]] = [[], []]
     order: list[int] = []
     for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False):
         few = batch.select(pairs)
-        runs = EdgeRuns.of(model, metric, few, decoder)
+        runs = None if decoder is None else EdgeRuns.of(model, metric, few, decoder)
         for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
-            values.append(AnswerValues.on(runs, tokens))
+            values.append(AnswerValues.by_hooks(model, metric, few, tokens) if runs is None else AnswerValues.on(runs, tokens))
         order += pairs
     back = torch.tensor(order).argsort()
     clean, corrupt = (_joined(values, back) for values in found)

@@ -36,7 +36,7 @@ class Method(Protocol):
     additive : bool
         Whether the scores (with the bias) sum to ``total`` on every pair.
     needs : tuple of str
-        What it asks of the model: ``"hooks"``, ``"weights"``, ``"gradients"``.
+        What it asks of the model, by the names of `circuitlab.methods.base.needs.NEEDS`; what a model lacks is refused before work starts.
     cost : str
         Forward passes as a function of pairs, layers and heads.
     cite : tuple of str
@@ -79,7 +79,11 @@ def effective_params(method: Method) -> dict[str, Any]:
 
 
 def provenance_of(method: Method, model: Model, batch: ContrastBatch, metric: Metric) -> Provenance:
-    """The provenance a run will carry; known before it starts, so that a stored run can be found instead."""
+    """The provenance a run will carry; known before it starts, so that a stored run can be found instead.
+
+    The model's weights are looked at once: what has changed since they were loaded is another model.
+    """
+    model.refresh()
     return Provenance(
         method=method.name,
         params=effective_params(method),

@@ -222,7 +222,8 @@ def like_pairs(
 
     The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
     make the window much longer than the others need opens a new chunk. With ``fits``, so does one with which the chunk would take too
-    much memory; it is asked about every pair before the first chunk is given out.
+    much memory; it is asked about every pair before the first chunk is given out. Where the batch asks for ``one_length``, prompts of
+    different lengths never share a chunk.
     """
     first, end = batch.first_difference().tolist(), batch.end.tolist()
     first = [min(one, last) for one, last in zip(first, end, strict=True)]
@@ -236,7 +237,8 @@ def like_pairs(
         length = max(end[i] for i in joined) + 1
         window = length - min(first[i] for i in joined)
         wasteful = alike and len(joined) * window > _WASTE * sum(end[i] + 1 - first[i] for i in joined)
-        if chunk and (len(joined) > size or wasteful or (fits is not None and not fits(len(joined), window, length))):
+        apart = batch.one_length and end[pair] != end[chunk[0] if chunk else pair]
+        if chunk and (len(joined) > size or wasteful or apart or (fits is not None and not fits(len(joined), window, length))):
             yield chunk
             joined = [pair]
         chunk = joined
