@@ -169,14 +169,14 @@ def test_a_damaged_run_that_cannot_be_moved_is_named(store, scores) -> None:
     run_id = store.put(scores)
     store.path(run_id).write_bytes(b"hello")
     (store.root / "damaged").write_text("a file where the folder should be")
-    with pytest.raises(StoreError, match="is damaged .* and cannot be moved"):
+    with pytest.raises(StoreError, match=r"is damaged .* and cannot be moved"):
         store.has(run_id)
 
 
 def test_an_unwritable_store_is_found_before_anything_is_computed(tmp_path, scores) -> None:
     (tmp_path / "file").write_text("")
     store = RunStore(tmp_path / "file" / "runs")
-    with pytest.raises(StoreError, match="cannot be written.*Nothing was computed"):
+    with pytest.raises(StoreError, match=r"cannot be written.*Nothing was computed"):
         store.get_or_compute(scores.provenance.run_id(), lambda: pytest.fail("computed"))
     with pytest.raises(StoreError, match="cannot be written"):
         store.documents("evaluations").get_or_compute({"a": 1}, lambda: pytest.fail("computed"))
