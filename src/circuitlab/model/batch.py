@@ -101,8 +101,8 @@ class ContrastBatch:
             If a clean and a corrupt prompt differ in length; the rows are named.
         BadParameterError
             If something is not a whole number from 0 on, the counts differ, a prompt or an answer set is empty, clean equals corrupt, an
-            answer is also a foil or a distractor, prompts have certainly been padded on the left, or a mark lies outside its prompt. Whether
-            ids and lengths suit a model is checked where one is known (`circuitlab.model.inside.require_fit`).
+            answer is also a foil or a distractor, prompts have certainly been padded on the left, or a mark lies outside its prompt.
+            Whether ids and lengths suit a model is checked where one is known (`circuitlab.model.inside.require_fit`).
 
         Notes
         -----
