@@ -29,7 +29,7 @@ _TEMPERATURE = typer.Option(0.0, "--temperature", help="0 takes the likeliest to
 _SEED = typer.Option(0, "--seed", help="Seed of sampling.")
 _STOP = typer.Option([], "--stop", help="Stop once this text has been written; repeatable. EOS tokens always stop.")
 _SCALE = typer.Option([], "--scale", help="NODE=FACTOR: multiply what a node gives out (a20.h0=0); repeatable, or between commas.")
-_KNOCKOUT = typer.Option([], "--knockout", help="NODE, NODE:zero or NODE:mean: put zero or a mean in its place; repeatable, or between commas.")
+_KNOCKOUT = typer.Option([], "--knockout", help="NODE[:zero|mean]: put zero or a mean in its place; repeatable, or between commas.")
 _MEAN_OVER = typer.Option(
     None,
     "--mean-over",
