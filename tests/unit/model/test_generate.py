@@ -248,6 +248,25 @@ def test_a_model_whose_angles_depend_on_the_length_runs_the_whole_text(rope, pos
     assert [list(one.ids) for one in edited.generate(prompts(), NEW)] == [one_by_one(edited, prompt, NEW) for prompt in prompts()]
 
 
+def test_values_that_are_computed_anew_for_every_token_are_edited_in_whole_runs() -> None:
+    """DeepSeek caches latents: with a cache, an edit of values would be shown those of all positions at every step."""
+    shapes = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 24}
+    config = transformers.DeepseekV3Config(**shapes, **latent, **experts, num_key_value_heads=4, first_k_dense_replace=1, eos_token_id=0)
+    torch.manual_seed(0)
+    root = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for value in root.parameters():
+        value.data += torch.randn_like(value) * 0.2
+    model = load_model(root)
+    for edit, cached in ((Knockout("a1.h1"), True), (Scale("a0.kv0", -3.0, site="v"), False)):
+        edited = model.edited(edit)
+        found = edited.generate(prompts(), NEW)
+        assert model._loaded.cache_exact[edited._standing.targets] is cached
+        assert [list(one.ids) for one in found] == [one_by_one(edited, prompt, NEW) for prompt in prompts()]
+        assert numbers(found) != pytest.approx(numbers(model.generate(prompts(), NEW)), abs=1e-2)
+
+
 @pytest.mark.parametrize(
     ("named", "says"),
     [
