@@ -38,7 +38,7 @@ lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/lint-imports --no-cache
 
 test: weights lint  ## Everything continuous integration checks
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 notebooks: weights  ## Execute the notebooks in place
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -13,7 +13,8 @@ import torch
 @pytest.fixture(autouse=True)
 def threads(request):
     """Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests."""
-    most = int(os.environ.get("OMP_NUM_THREADS", "2"))
+    # Tests that run side by side (pytest -n 2) share the cores.
+    most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(most if request.node.get_closest_marker("real_model") else 1)
 
 

@@ -58,7 +58,7 @@ def _problem(name: str) -> str:
     if not name:
         return "it is empty"
     if odd := [char for char in name if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029"]:
-        return f"it holds the control character {ascii(odd[0])}"
+        return f"it holds the control character {odd[0]!a}"
     if bad := sorted(_FORBIDDEN.intersection(name)):
         return f"it holds {' '.join(bad)}, and becomes a file name"
     if len(name.encode()) > _LONGEST:

@@ -103,7 +103,8 @@ def test_importing_every_module_leaves_the_network_alone() -> None:
     names = ["circuitlab" if source.path == "__init__.py" else f"circuitlab.{source.module}" for source in package_sources()]
     found = load(f"import importlib\nfor name in {names!r}: importlib.import_module(name)", offline=True)
     assert over_budget(found, 120, ()) == []
-    assert "transformer_lens" in found.modules
+    assert {"torch", "transformers"} <= found.modules
+    assert "transformer_lens" not in found.modules, "it takes seconds; only a bridge needs it"
 
 
 def test_a_download_at_import_is_found() -> None:

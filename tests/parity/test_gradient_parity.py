@@ -54,7 +54,7 @@ def test_dropped_gradients_too(monkeypatch, site: str, reduce: str) -> None:
     model = tiny_model("llama")
     batch, method = tiny_batch(model, 4, unequal=True), AttributionPatchingStar(site=site, reduce=reduce)
     short = method(model, batch, METRIC)
-    monkeypatch.setattr("circuitlab.methods.atp_star.Way", lambda effects, whole: Way(effects, whole=not whole))
+    monkeypatch.setattr("circuitlab.methods.atp_star.Way", lambda effects, decoder, whole: Way(effects, decoder, whole=not whole))
     whole = method(model, batch, METRIC)
     for part in short.parts:
         assert_parity(short.values(part), whole.values(part), TINY_FLOAT32)

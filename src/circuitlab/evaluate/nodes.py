@@ -14,6 +14,7 @@ from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.evaluate.runs import MaskedRuns, require_same_shape
 from circuitlab.evaluate.values import Ablation, Means, describe_ablation, require_ablation
 from circuitlab.methods.base import step, with_reference
+from circuitlab.methods.base.memory import started_fits
 from circuitlab.methods.base.routes import universe_of
 from circuitlab.methods.base.sweeps import EngineName, like_pairs, require_engine, sweeps_on
 from circuitlab.model.protocol import Edit, EditSet, Site
@@ -150,7 +151,7 @@ class NodeRuns(MaskedRuns):
         sweeps = sweeps_on(self.model, self.metric, self.engine)
         out = np.empty((len(masks), batch.n_pairs))
         done = 0
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit")):
             few = batch.select(pairs)
             clean, corrupt = sweeps.start(few, self._sites)
             values = self._values(pairs, few, {site: corrupt.site(site) for site in self._sites})

@@ -30,6 +30,7 @@ from circuitlab.scores.head_scores import HeadScores
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -135,6 +136,10 @@ class ActivationPatching:
         if not self.parts or not self.positions or (alone and len(self.positions) > 1):
             what = f"parts={self.parts}, positions={self.positions} cannot be patched."
             raise BadParameterError(what, "Name at least one part, and either ('all',), ('each',) or marks of the task.")
+
+    def passes(self, size: RunSize) -> float:
+        """One run for every node and position, from its layer on."""
+        return size.rerun(size.nodes(self.parts, self.site) * size.places(self.positions))
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Patch every node; parts have shape (pair[, mark], layer[, head]) in metric units."""

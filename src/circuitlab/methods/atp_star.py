@@ -15,6 +15,7 @@ from circuitlab.model.protocol import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder import Decoder
@@ -110,6 +111,10 @@ class AttributionPatchingStar:
     def chosen(self) -> Chosen:
         """Nodes and positions that are scored."""
         return Chosen(self.parts, self.site, self.positions)
+
+    def passes(self, size: RunSize) -> float:
+        """Two forward passes, and backward as many as `reduce` asks for, partial ones counted half."""
+        return size.traced(2, {"none": 1.0, "signed": 2.0, "absolute": 1.0 + size.n_layers / 2}[self.reduce])
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""

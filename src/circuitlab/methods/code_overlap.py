@@ -12,12 +12,14 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.reference import answer_logits
 from circuitlab.methods.codes.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
 from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
 from circuitlab.methods.codes.training import Training
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.methods.codes.dictionary import Dictionary
     from circuitlab.methods.codes.sample import CodeSample
     from circuitlab.metrics import Metric
@@ -138,12 +140,18 @@ class CodeOverlap:
         counted = "codes" if self.level == "nodes" else "listed edges"
         return "share of codes" if self.normalise and self.level == "nodes" else counted
 
+    def passes(self, size: RunSize) -> float:
+        """Both runs of every pair, twice; and training, whatever the number of pairs: ten products of rows x size x d_model an epoch."""
+        rows = self.examples * size.nodes(self.parts)
+        training = 10.0 * self.trials * self.epochs * rows * self.size * size.d_model
+        forward = 24.0 * size.n_layers * size.d_model**2 * size.length
+        return 4.0 * size.pairs + training / forward
+
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
         batch = with_reference(model, metric, batch)
         clean, corrupt = (
-            metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch).cpu().numpy()
-            for tokens in (batch.clean, batch.corrupt)
+            metric(answer_logits(model, batch, tokens).double(), batch).cpu().numpy() for tokens in (batch.clean, batch.corrupt)
         )
         found, seconds = learn_codes(model, batch, self.plan)
         step(1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from circuitlab.nodes import Embed, Head, KVHead, Mlp, Node
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -59,7 +60,8 @@ class ContextualDecomposition:
     additive: heads that act together are each given what they share. The default departs from the paper because the published products
     miss every planted circuit that works through queries or keys, and the circuits they find on released weights are less faithful.
     ``provenance.measured`` holds the largest deviation of relevant + irrelevant from the activation, found on a sample of sources with
-    both parts carried.
+    both parts carried, and ``bounded_share``: of how many values the irrelevant part left the range of the activation with the scales of
+    norms held (the first MLP of some models, on some prompts), so that norms had to be bounded (`Rule`).
 
     Raises
     ------
@@ -113,16 +115,26 @@ class ContextualDecomposition:
         """With the mean as a baseline: the scores of a pair depend on the other pairs."""
         return self.baseline == "mean"
 
+    def passes(self, size: RunSize) -> float:
+        """One run for every node and position, from its layer on; the whole prompt where the baseline is not the corrupt one."""
+        sources = size.nodes(self.parts) * size.places(self.positions)
+        whole = replace(size, changed=1.0) if self.baseline != "corrupt" else size
+        return whole.rerun(1.3 * sources)
+
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
-        from circuitlab.methods.decomposition.relevance import relevance_to_metric  # noqa: PLC0415 - torch
+        from circuitlab.methods.decomposition.relevance import relevance_rows, relevance_to_metric  # noqa: PLC0415 - torch
 
         marks = Chosen(self.parts, "z", self.positions).marks(batch)
         sources = [source for part in self.parts for source in self._sources(part, model.spec, marks)]
-        found = relevance_to_metric(model, batch, metric, sources, self.options)
+        found = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
         gap = found.clean if self.baseline == "zero" else found.clean - found.corrupt
         arrays = {"total": gap, "clean": found.clean, "corrupt": found.corrupt, **self._shaped(found.values.T, model.spec, marks)}
-        measured = {"invariant_error": found.invariant.error, "invariant_difference": found.invariant.difference}
+        measured = {
+            "invariant_error": found.invariant.error,
+            "invariant_difference": found.invariant.difference,
+            "bounded_share": float(found.bounded.mean()),
+        }
         about = msgspec.structs.replace(provenance_of(self, model, batch, metric), measured=measured)
         return HeadScores.build(arrays, about, marks)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from circuitlab.errors import BadParameterError, UnknownNameError
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.methods.base.edge_runs import EdgeRuns
     from circuitlab.methods.base.edges import EdgeChunk
     from circuitlab.metrics import Metric
@@ -80,6 +81,10 @@ class EdgeAttributionPatching:
     def contrastive(self) -> bool:
         """Always: equal prompts leave nothing to swap."""
         return True
+
+    def passes(self, size: RunSize) -> float:
+        """Two forward passes and one backward."""
+        return size.traced(2, 1)
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""

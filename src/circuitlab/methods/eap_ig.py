@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from circuitlab.errors import BadParameterError, UnknownNameError
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.methods.base.edge_runs import EdgeRuns
     from circuitlab.methods.base.edges import EdgeChunk, NodeChange
     from circuitlab.methods.base.gradients import GradientRun
@@ -90,6 +91,11 @@ class EdgeAttributionPatchingIG:
     def contrastive(self) -> bool:
         """Always: equal prompts leave nothing to swap."""
         return True
+
+    def passes(self, size: RunSize) -> float:
+        """Both ends of the way, and every step forward and backward: for activations from each layer on."""
+        steps = self.steps if self.variant == "inputs" else self.steps * (size.n_layers + 0.5)
+        return size.traced(2 + steps, steps)
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""

@@ -10,6 +10,7 @@ import numpy as np
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
+from circuitlab.methods.base.memory import PassSizes, fits_in
 from circuitlab.methods.base.paths import TwoRuns
 from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
 from circuitlab.methods.base.sweeps import like_pairs
@@ -17,6 +18,7 @@ from circuitlab.nodes import Embed
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder.paths import Sender
@@ -105,6 +107,13 @@ class PathPatching:
             raise BadParameterError(what, "Use at least 1 of each.")
         self._route()
 
+    def passes(self, size: RunSize) -> float:
+        """To logits one row of MLPs for every sender; to other receivers also a run for each, from the first receiver on."""
+        senders = size.nodes(self.senders) * len(self.positions)
+        if self.receivers == ("logits",) and not self.via:
+            return size.pairs * (2 + senders / (3 * size.length))
+        return size.rerun(2 * senders)
+
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every sender; parts have shape (pair[, mark], layer[, head]) in metric units."""
         batch = with_reference(model, metric, batch)
@@ -115,7 +124,9 @@ class PathPatching:
         for mark in marks or ():
             batch.mark(mark)
         rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
-        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits):
+        sizes = PassSizes.of(model)
+        fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
+        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
             runs = TwoRuns.of(model, batch.select(pairs), metric, self.direction)
             effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
             rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.reference import answer_logits
 from circuitlab.provenance import digest
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -55,11 +57,15 @@ class RandomScores:
         """Never: equal prompts get random scores, too."""
         return False
 
+    def passes(self, size: RunSize) -> float:
+        """Both runs of every pair."""
+        return 2.0 * size.pairs
+
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
         held = with_reference(model, metric, batch)
         clean, corrupt = (
-            metric(model.logits(tokens, held.end, marks=held.marks).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt)
+            metric(answer_logits(model, held, tokens).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt)
         )
         layers, heads = model.spec.n_layers, model.spec.n_heads
         drawn = np.stack([self._draw(model.spec.weights, batch, pair, layers * (heads + 1)) for pair in range(batch.n_pairs)])

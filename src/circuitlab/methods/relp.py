@@ -10,6 +10,7 @@ from circuitlab.methods.base.first_order import Way, check_direction, first_orde
 from circuitlab.methods.base.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -100,6 +101,10 @@ class RelevancePatching:
     def chosen(self) -> Chosen:
         """Nodes and positions that are scored."""
         return Chosen(self.parts, self.site, self.positions)
+
+    def passes(self, size: RunSize) -> float:
+        """Two forward passes and one backward."""
+        return size.traced(2, 1)
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitlab.errors import AlignmentError, BadParameterError, UnknownNameError
+from circuitlab.model.token_rows import require_contrast, require_no_overlap, require_unpadded, token_rows, token_sets
 from circuitlab.provenance import TaskRef, digest
 
 if TYPE_CHECKING:
@@ -67,15 +68,17 @@ class ContrastBatch:
     @classmethod
     def from_tokens(
         cls,
-        clean: Sequence[Sequence[int]],
-        corrupt: Sequence[Sequence[int]],
-        answers: Sequence[Iterable[int] | int],
-        foils: Sequence[Iterable[int] | int],
+        clean: Iterable[Iterable[int]],
+        corrupt: Iterable[Iterable[int]],
+        answers: Iterable[Iterable[int] | int],
+        foils: Iterable[Iterable[int] | int],
         *,
-        marks: Mapping[str, Sequence[int]] | None = None,
-        distractors: Sequence[Iterable[int]] | None = None,
+        marks: Mapping[str, Iterable[int]] | None = None,
+        distractors: Iterable[Iterable[int] | int] | None = None,
     ) -> ContrastBatch:
         """Build a batch straight from token ids; no tokenizer is needed.
+
+        Every part may be a list, a tuple, a tensor, an array or a column of a table, and so may each of its rows.
 
         Parameters
         ----------
@@ -85,7 +88,7 @@ class ContrastBatch:
             One entry per pair.
         marks : mapping of str to sequence of int, optional
             One position per pair for each named mark.
-        distractors : sequence of sets of token ids, optional
+        distractors : sequence of token ids or of sets of token ids, optional
             Further candidates that accuracy is measured against.
 
         Raises
@@ -93,7 +96,13 @@ class ContrastBatch:
         AlignmentError
             If a clean and a corrupt prompt differ in length; the rows are named.
         BadParameterError
-            If the counts differ, a prompt or an answer set is empty, or a mark lies outside its prompt.
+            If something is not a whole number from 0 on, the counts differ, a prompt or an answer set is empty, clean equals corrupt, an
+            answer is also a foil or a distractor, prompts have certainly been padded on the left, or a mark lies outside its prompt. Whether
+            ids and lengths suit a model is checked where one is known (`circuitlab.model.inside.require_fit`).
+
+        Notes
+        -----
+        For a run without a contrast, as in checks that every effect is then 0, take ``dataclasses.replace(batch, corrupt=batch.clean)``.
 
         Examples
         --------
@@ -101,20 +110,13 @@ class ContrastBatch:
         >>> batch.n_pairs, batch.end.tolist(), sorted(batch.marks)
         (1, [2], ['END', 'S2'])
         """
-        _check_rows(clean, corrupt, answers, foils)
-        lengths = [len(row) for row in clean]
-        named = {**{k: list(v) for k, v in (marks or {}).items()}, "END": [n - 1 for n in lengths]}
-        for name, positions in named.items():
-            bad = [i for i, n in enumerate(lengths) if i >= len(positions) or not 0 <= positions[i] < n]
-            if bad or len(positions) != len(lengths):
-                what = f"Mark {name!r} has {len(positions)} positions for {len(lengths)} prompts; rows {bad[:5]} fall outside."
-                raise BadParameterError(what, "Give one position inside the prompt for each pair.")
-        sets = [_as_sets(answers), _as_sets(foils), _as_sets(distractors or [()] * len(lengths))]
-        if any(not row for row in (*sets[0], *sets[1])):
-            raise BadParameterError("A pair has no answer or no foil token.", "Give at least one of each for every pair.")
-        content = [list(map(list, clean)), list(map(list, corrupt)), *[list(map(list, s)) for s in sets], named]
-        identity = TaskRef(id="tokens", variant="none", version=0, n_pairs=len(lengths), seed=0, digest=digest(content))
-        return cls._pad(clean, corrupt, sets, named, identity)
+        rows = token_rows("clean", clean), token_rows("corrupt", corrupt)
+        sets = [token_sets("answers", answers), token_sets("foils", foils)]
+        sets.append([[] for _ in rows[0]] if distractors is None else token_sets("distractors", distractors))
+        _check_rows(*rows, *sets)
+        named = _marks(marks or {}, [len(row) for row in rows[0]])
+        identity = TaskRef(id="tokens", variant="none", version=0, n_pairs=len(rows[0]), seed=0, digest=digest([*rows, *sets, named]))
+        return cls._pad(*rows, sets, named, identity)
 
     @classmethod
     def _pad(
@@ -243,10 +245,12 @@ def _replace_digest(task: TaskRef, content: object, n_pairs: int) -> TaskRef:
 def _check_rows(
     clean: Sequence[Sequence[int]],
     corrupt: Sequence[Sequence[int]],
-    answers: Sequence[object],
-    foils: Sequence[object],
+    answers: Sequence[Sequence[int]],
+    foils: Sequence[Sequence[int]],
+    distractors: Sequence[Sequence[int]],
 ) -> None:
-    counts = {"clean": len(clean), "corrupt": len(corrupt), "answers": len(answers), "foils": len(foils)}
+    """Refuse rows that cannot be meant, with their numbers."""
+    counts = {"clean": len(clean), "corrupt": len(corrupt), "answers": len(answers), "foils": len(foils), "distractors": len(distractors)}
     if len(set(counts.values())) != 1 or not clean:
         what = f"A batch needs the same number of rows in each part and at least one; got {counts}."
         raise BadParameterError(what, "Give one clean, corrupt, answer and foil entry per pair.")
@@ -257,10 +261,30 @@ def _check_rows(
         shown = ", ".join(f"row {i}: {len(clean[i])} and {len(corrupt[i])} tokens" for i in uneven[:5])
         what = f"{len(uneven)} of {len(clean)} pairs do not align ({shown})."
         raise AlignmentError(what, "Clean and corrupt prompts need equal token counts; drop these rows or change their words.")
+    if lacking := [i for i, (a, f) in enumerate(zip(answers, foils, strict=True)) if not a or not f]:
+        raise BadParameterError(f"Pairs {lacking[:5]} have no answer or no foil token.", "Give at least one of each for every pair.")
+    require_contrast(clean, corrupt)
+    require_no_overlap(answers, foils, "foils")
+    require_no_overlap(answers, distractors, "distractors")
+    require_unpadded(clean, corrupt)
 
 
-def _as_sets(rows: Sequence[Iterable[int] | int]) -> list[list[int]]:
-    return [[int(row)] if isinstance(row, int | np.integer) else list(map(int, row)) for row in rows]
+def _marks(given: Mapping[str, Iterable[int]], lengths: Sequence[int]) -> dict[str, list[int]]:
+    """Positions by name, each inside its prompt, and END."""
+    ends = [n - 1 for n in lengths]
+    named = {}
+    for name, values in given.items():
+        if re.search(r"[+-]\d+$", name) or not name:
+            raise BadParameterError(f"{name!r} cannot be a mark.", "'S1+1' means the place after S1; give the mark a name of its own.")
+        named[name] = positions = [place for row in token_sets(f"mark {name!r}", values) for place in row]
+        bad = [i for i, n in enumerate(lengths) if i >= len(positions) or not 0 <= positions[i] < n]
+        if bad or len(positions) != len(lengths):
+            what = f"Mark {name!r} has {len(positions)} positions for {len(lengths)} prompts; rows {bad[:5]} fall outside."
+            raise BadParameterError(what, "Give one position inside the prompt for each pair.")
+    if named.get("END", ends) != ends:
+        what = f"Mark 'END' is {named['END'][:5]}, and the prompts end at {ends[:5]}."
+        raise BadParameterError(what, "END is always the last token; give another place another name.")
+    return {**named, "END": ends}
 
 
 def _rectangle(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:

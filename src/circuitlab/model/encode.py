@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ class RejectedRow(AlignmentError, TokenizationError):
     Parameters
     ----------
     reason : str
-        Short name it is counted under: ``misaligned``, ``multi_token``, ``same_answer``, ``mark_shift``.
+        Short name it is counted under: ``misaligned``, ``multi_token``, ``same_answer``, ``same_prompt``, ``mark_shift``, ``two_bos``,
+        ``empty_prompt``.
     what, fix : str
         The sentence for people.
     """
@@ -68,7 +69,9 @@ def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreT
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> EncodedPair:
-    """Encode one pair with the tokenizer's own special tokens.
+    """Encode one pair with the special tokens that the tokenizer puts before a text.
+
+    Special tokens that it puts after a text (an EOS) are left out: the prompt goes on with its answer.
 
     Parameters
     ----------
@@ -85,13 +88,16 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
     Raises
     ------
     RejectedRow
-        If lengths differ, a mark moves, an answer or foil is not one token after the prompt, or an answer equals a foil.
-        Distractors that are not one token are left out: they only widen the accuracy test.
+        If lengths differ, the prompts are the same tokens, one begins with two BOS, a mark moves, an answer or foil is not one token after
+        the prompt, or an answer equals a foil. Distractors that are not one token are left out: they only widen the accuracy test.
     """
-    clean, corrupt = _tokenize(tokenizer, example.clean), _tokenize(tokenizer, example.corrupt)
+    clean, corrupt = _prompt(tokenizer, example, example.clean), _prompt(tokenizer, example, example.corrupt)
     if len(clean.ids) != len(corrupt.ids):
         what = f"Row {example.row}: {len(clean.ids)} and {len(corrupt.ids)} tokens in {example.clean!r} and {example.corrupt!r}."
         raise RejectedRow("misaligned", what, "Clean and corrupt prompts need equal token counts; change or drop the row.")
+    if clean.ids == corrupt.ids:
+        what = f"Row {example.row}: {example.clean!r} and {example.corrupt!r} are the same tokens."
+        raise RejectedRow("same_prompt", what, "The tokenizer does not see what the texts differ in; change the words that differ.")
     marks = {}
     for name, span in example.clean_marks.items():
         here, there = clean.last_token_of(span), corrupt.last_token_of(example.corrupt_marks[name])
@@ -99,36 +105,64 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
             what = f"Row {example.row}: mark {name} is token {here} of {example.clean!r} and token {there} of {example.corrupt!r}."
             raise RejectedRow("mark_shift", what, "Marked words need equal token counts; change or drop the row.")
         marks[name] = here
-    answers = [_single(tokenizer, example, text, clean) for text in example.answers]
-    foils = [_single(tokenizer, example, text, clean) for text in example.foils]
+    answers, foils = (_singles(tokenizer, example, texts, clean) for texts in (example.answers, example.foils))
     if set(answers) & set(foils):
         what = f"Row {example.row}: an answer and a foil of {example.clean!r} are the same token."
         raise RejectedRow("same_answer", what, "Use answers that begin differently.")
-    distractors = [token for text in example.distractors if (token := _one_token(tokenizer, text)) is not None]
+    distractors = [token for token in _after(tokenizer, example, example.distractors, clean) if token is not None]
     rivals = [token for token in dict.fromkeys(distractors) if token not in {*answers, *foils}]
     text = (example.clean, example.corrupt)
     return EncodedPair(clean.ids, corrupt.ids, marks, answers, foils, rivals, text, example.template)
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedPrompt:
-    found = tokenizer(text, return_offsets_mapping=True)
-    return TokenizedPrompt(list(found["input_ids"]), [tuple(span) for span in found["offset_mapping"]])
+def _prompt(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> TokenizedPrompt:
+    (prompt,) = _tokenize(tokenizer, [text])
+    bos = tokenizer.bos_token_id
+    if bos is not None and prompt.ids[:2] == [bos, bos]:
+        what = f"Row {example.row}: {text!r} begins with {tokenizer.bos_token!r} twice: the tokenizer adds one to the text's own."
+        raise RejectedRow("two_bos", what, f"Take {tokenizer.bos_token!r} out of the template.")
+    if not prompt.ids:
+        raise RejectedRow("empty_prompt", f"Row {example.row}: {text!r} has no token.", "Use words that this tokenizer knows.")
+    return prompt
 
 
-def _one_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids[0] if len(ids) == 1 else None
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenizedPrompt]:
+    """Ids and spans of texts, without the special tokens that the tokenizer adds at the end."""
+    found = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
+    prompts = []
+    for ids, spans, added in zip(found["input_ids"], found["offset_mapping"], found["special_tokens_mask"], strict=True):
+        stop = len(ids)
+        while stop and added[stop - 1]:  # marks what the tokenizer added, not special tokens that the text itself holds
+            stop -= 1
+        stop = stop or len(ids)
+        prompts.append(TokenizedPrompt(list(ids[:stop]), [tuple(span) for span in spans[:stop]]))
+    return prompts
 
 
-def _single(tokenizer: PreTrainedTokenizerBase, example: Example, text: str, prompt: TokenizedPrompt) -> int:
-    """The token of an answer, which must stay one token when it follows the prompt."""
-    token = _one_token(tokenizer, text)
-    joined = list(tokenizer(example.clean + text)["input_ids"])
-    if token is None or joined[: len(prompt.ids)] != prompt.ids or joined[len(prompt.ids) :][:1] != [token]:
-        pieces = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
-        what = f"Row {example.row}: answer {text!r} is {len(pieces)} token(s) {pieces} and not one token after {example.clean!r}."
-        raise RejectedRow("multi_token", what, "Use words that are one token with their leading space for this tokenizer.")
-    return int(token)
+def _after(tokenizer: PreTrainedTokenizerBase, example: Example, texts: Sequence[str], prompt: TokenizedPrompt) -> list[int | None]:
+    """For each text the one token that it is after the clean prompt, or None.
+
+    A text alone may be other tokens: many tokenizers put a space before whatever begins a text.
+    """
+    if not texts:
+        return []
+    length = len(prompt.ids)
+    joined = [found.ids for found in _tokenize(tokenizer, [example.clean + text for text in texts])]
+    return [ids[length] if len(ids) == length + 1 and ids[:length] == prompt.ids else None for ids in joined]
+
+
+def _singles(tokenizer: PreTrainedTokenizerBase, example: Example, texts: Sequence[str], prompt: TokenizedPrompt) -> list[int]:
+    """The tokens of answers, each of which must stay one token when it follows the prompt; two that are the same token count once."""
+    tokens = _after(tokenizer, example, texts, prompt)
+    for text, token in zip(texts, tokens, strict=True):
+        if token is None:
+            (joined,) = _tokenize(tokenizer, [example.clean + text])
+            kept = joined.ids[: len(prompt.ids)] == prompt.ids
+            pieces = tokenizer.convert_ids_to_tokens(joined.ids[len(prompt.ids) :])
+            how = f"is {len(pieces)} tokens {pieces}" if kept else "joins the prompt's last word, and is not one token"
+            what = f"Row {example.row}: answer {text!r} {how} after {example.clean!r}."
+            raise RejectedRow("multi_token", what, "Use words that are one token with their leading space for this tokenizer.")
+    return list(dict.fromkeys(token for token in tokens if token is not None))
 
 
 def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
 from circuitlab.model.generate import Decoding, Writer, cache_is_exact
 from circuitlab.model.hooks import HookedRun, own_modes
-from circuitlab.model.identity import Fingerprint
+from circuitlab.model.identity import Fingerprint, hash_weights
 from circuitlab.model.places import Places, Tap
 from circuitlab.model.prompts import read_prompts
 from circuitlab.model.protocol import Edit, Site
@@ -57,8 +57,9 @@ class _Loaded:
     @classmethod
     def of(cls, root: Any, name: str, weights: str | None) -> _Loaded:
         with own_modes(root):
+            known = weights or hash_weights(root)  # first: weights that are no numbers would fail every test of the parts
             parts = model_parts(root)
-            spec = spec_of(root, parts, name, weights)
+            spec = spec_of(root, parts, name, known)
         return cls(root, name, weights, Fingerprint.of(root, deep=True), parts, spec)
 
     def renew(self) -> None:

@@ -63,7 +63,7 @@ def prepare_batch(
     Returns
     -------
     ContrastBatch
-        ``task.dropped`` counts the rows turned away: ``misaligned``, ``mark_shift``, ``multi_token``, ``same_answer``, ``unknown``.
+        ``task.dropped`` counts the rows turned away, by reason (`circuitlab.model.encode.RejectedRow`, and ``unknown``).
 
     Raises
     ------
@@ -120,7 +120,8 @@ def draw_pairs(
         if len(pairs) == n or len(pairs) + len(rejected) >= _MOST_DRAWS_PER_PAIR * n:
             break
     if len(pairs) < (n if least is None else least):
-        shown = f" First: {rejected[0].what}" if rejected else ""
+        first = {row.reason: row for row in reversed(rejected)}
+        shown = "".join(f" First {reason}: {row.what} {row.fix}" for reason, row in sorted(first.items()))
         what = f"Task {spec.id!r} gave {len(pairs)} usable pairs, {n} were asked for (dropped: {count_reasons(rejected)}).{shown}"
         raise BadParameterError(what, "Ask for fewer pairs, or add words that are single tokens for this model.")
     return Draw(pairs, rejected, spec, sampler.variant_name, seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitlab.errors import ModelError
-from circuitlab.model.identity import config_digest, hash_weights, state_digest
+from circuitlab.model.identity import config_digest, state_digest
 from circuitlab.model.norms import FrozenNorm
 from circuitlab.provenance import ModelSpec, digest
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["spec_of"]
 
 
-def spec_of(root: Any, parts: ModelParts, name: str, weights: str | None) -> ModelSpec:
-    """What a model is, as far as a score depends on it; ``weights`` is the hash of its parameters where that is known."""
+def spec_of(root: Any, parts: ModelParts, name: str, weights: str) -> ModelSpec:
+    """What a model is, as far as a score depends on it; ``weights`` is the hash of its parameters."""
     config = root.config.get_text_config()
     width = int(root.get_input_embeddings().weight.shape[1]) if parts.unembed is None else int(parts.unembed.weight.shape[1])
     heads = parts.n_heads or int(getattr(config, "num_attention_heads", 0) or 1)
@@ -35,7 +35,7 @@ def spec_of(root: Any, parts: ModelParts, name: str, weights: str | None) -> Mod
         post_norm=any(layer.attn_post for layer in parts.layers),
         parallel=any(layer.parallel for layer in parts.layers),
         dtype=str(root.dtype).removeprefix("torch."),
-        weights=weights or hash_weights(root),
+        weights=weights,
         config=digest([config_digest(root.config), state_digest(root)]),
         n_ctx=_positions(root, config),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,7 @@ import msgspec
 from circuitlab.errors import BadParameterError, CircuitlabError
 from circuitlab.methods import get_method
 from circuitlab.methods.base import report_progress
+from circuitlab.methods.base.cost import RunSize, forward_passes
 from circuitlab.store import RunStore
 from circuitlab.study.analyse import Planned, planned_units, run_unit, stored
 from circuitlab.study.collect import read_runs
@@ -29,6 +31,8 @@ T = TypeVar("T")
 
 _TYPICAL_LENGTH = 100
 """Characters of a prompt, where an analysis does not say."""
+
+_SHORTEST, _LETTERS_PER_TOKEN = 20, 4.5
 
 
 class CellResult(msgspec.Struct, frozen=True):
@@ -215,11 +219,14 @@ def _load(name: str) -> Model:
 
 
 def _weight(cell: Cell | Planned) -> float:
-    """Relative cost: forward passes (patching runs one per node and pair; judging fitness adds two per pair) times prompt length."""
+    """Relative cost: forward passes, as the method estimates them, and two per pair to judge fitness, times the prompt's length."""
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
     if isinstance(cell, Planned):
         return cell.unit.cost * _TYPICAL_LENGTH
     example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
-    passes = 300 * cell.n if "patching" in cell.method.name else 4 * cell.n
-    return (passes + 2 * FITNESS_PAIRS) * max(20, len(example.clean))
+    letters = max(_SHORTEST, len(example.clean))
+    same = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(example.clean, example.corrupt, strict=False)))
+    size = RunSize(cell.n, letters / _LETTERS_PER_TOKEN, 1 - min(same, letters - 1) / letters)
+    passes = forward_passes(get_method(cell.method.name, cell.method.params), size)
+    return (passes + 2 * FITNESS_PAIRS) * letters

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.errors import AdditivityError, BadParameterError, ModelError
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import AnswerLogit, LogitDiff, ProbDiff
 from circuitlab.model import load_model
@@ -54,3 +54,64 @@ def test_a_nonlinear_metric_is_refused_by_name() -> None:
             LogitAttribution()(model, tiny_batch(model), metric)
     with pytest.raises(BadParameterError, match="none of"):
         LogitAttribution(run="both")  # type: ignore[arg-type]
+
+
+def test_it_runs_on_the_decoder_and_falls_back_to_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(tiny_hf("qwen3"))
+    batch = tiny_batch(model, n=5, unequal=True)
+    assert model.decoder.blocks
+    calls: list[str] = []
+    for name in ("logits", "capture"):
+        plain = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *args, _name=name, _plain=plain, **named: (calls.append(_name), _plain(*args, **named))[1])
+    fast = LogitAttribution()(model, batch, LogitDiff())
+    assert "capture" not in calls  # `logits` embeds the prompts, up to the first layer
+
+    def refuse(_model: object) -> None:
+        raise ModelError("This one cannot be taken apart.")
+
+    del model.__dict__["decoder"]
+    monkeypatch.setattr(type(model), "decoder", property(refuse))
+    slow = LogitAttribution()(model, batch, LogitDiff())
+    assert "capture" in calls
+    for part in fast.dataset.data_vars:
+        np.testing.assert_allclose(fast.dataset[part].values, slow.dataset[part].values, atol=1e-5)
+
+
+class _WrongWeights:
+    """Weights whose output projections are a little off."""
+
+    def __init__(self, weights: object, factor: float) -> None:
+        self._weights, self._factor = weights, factor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._weights, name)
+
+    def output(self, layer: int) -> torch.Tensor:
+        return self._weights.output(layer) * self._factor
+
+
+def test_shares_that_do_not_sum_to_the_total_are_an_error() -> None:
+    model = load_model(tiny_hf("llama"))
+    batch = tiny_batch(model, n=4)
+    plain, right = model.weights, LogitAttribution()(model, batch, LogitDiff())
+    heads = float(np.abs(right.values("heads").sum((1, 2)) / np.maximum(1, np.abs(right.dataset["total"].values))).max())
+    for share, wrong in ((2e-3, True), (5e-4, False)):
+        model.weights = _WrongWeights(plain, 1 + share / heads)
+        if wrong:
+            with pytest.raises(AdditivityError, match=r"do not sum to the total of logit_diff on \d of 4 pairs"):
+                LogitAttribution()(model, batch, LogitDiff())
+        else:
+            LogitAttribution()(model, batch, LogitDiff())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_in_16_bits_have_a_wider_tolerance(family: str) -> None:
+    model = load_model(tiny_hf(family, dtype=torch.bfloat16))
+    batch = tiny_batch(model, n=8)
+    scores = LogitAttribution()(model, batch, LogitDiff())
+    assert np.abs(scores.residual()).max() > 0
+    if not model.spec.post_norm:  # which divides a common factor of the heads away
+        model.weights = _WrongWeights(model.weights, 3.0)
+        with pytest.raises(AdditivityError):
+            LogitAttribution()(model, batch, LogitDiff())

@@ -63,7 +63,12 @@ class FinishedRows:
         wanted = {name: (pairs, *shape) for name, shape in shapes.items()} | {"done": (pairs,)}
         if {name: value.shape for name, value in kept.items()} == wanted:
             return cls({name: kept[name] for name in shapes}, kept["done"].astype(bool))
-        return cls({name: np.zeros(wanted[name]) for name in shapes}, np.zeros(pairs, dtype=bool))
+        return cls.empty(pairs, shapes)
+
+    @classmethod
+    def empty(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> FinishedRows:
+        """Rows of which none is finished."""
+        return cls({name: np.zeros((pairs, *shape)) for name, shape in shapes.items()}, np.zeros(pairs, dtype=bool))
 
     @property
     def todo(self) -> list[int]:
@@ -76,7 +81,12 @@ class FinishedRows:
         for name, value in values.items():
             self.arrays[name][rows] = value
         self.done[rows] = True
+        if not self.done.all() and time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        """Keep the finished rows now, where somebody keeps them: for a run that cannot go on."""
         keeper = _keeper.get()
-        if keeper is not None and not self.done.all() and time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
+        if keeper is not None:
             keeper.save({**self.arrays, "done": self.done})
             self._saved = time.monotonic()

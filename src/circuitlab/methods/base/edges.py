@@ -12,6 +12,7 @@ import torch
 from circuitlab.methods.base import provenance_of, step
 from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.methods.base.gradients import refuse_zero_gradient
+from circuitlab.methods.base.memory import PassSizes, fits_in
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.methods.base.sweeps import like_pairs
 from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
@@ -165,6 +166,8 @@ def score_edges(
 ) -> EdgeScores:
     """Score a few pairs at a time with ``chunk`` and put them together.
 
+    So many pairs go together as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
+
     Raises
     ------
     BadParameterError
@@ -175,8 +178,9 @@ def score_edges(
     arrays: dict[str, np.ndarray] = {"edges": np.zeros((batch.n_pairs, *layout.shape), dtype=np.float32)}
     arrays |= {name: np.zeros(batch.n_pairs) for name in ("clean", "corrupt")}
     live, done = False, 0
-    decoder = refusing(model.decoder, STREAM, NO_SUM)
-    for pairs in like_pairs(batch, pairs_per_pass):
+    decoder, sizes = refusing(model.decoder, STREAM, NO_SUM), PassSizes.of(model)
+    fits = fits_in(lambda window, length: sizes.edges(window, length, runs=3), method.name)
+    for pairs in like_pairs(batch, pairs_per_pass, fits=fits):
         found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), decoder), layout)
         for name, values in (("edges", found.edges), ("clean", found.clean), ("corrupt", found.corrupt)):
             arrays[name][pairs] = values.detach().to(torch.float64 if name != "edges" else torch.float32).cpu().numpy()

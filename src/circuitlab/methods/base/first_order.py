@@ -11,6 +11,7 @@ import numpy as np
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base.contract import Method, provenance_of, step
 from circuitlab.methods.base.gradients import GradientRun, gradient_run
+from circuitlab.methods.base.memory import Fits, PassSizes, fits_in
 from circuitlab.methods.base.nodes_in_trace import Chosen, Point, per_position, value_at
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.methods.base.sweeps import like_pairs
@@ -128,6 +129,8 @@ class Way:
 def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way | None = None) -> HeadScores:
     """Score a batch: for every few pairs one run with a graph, one without, and the effects of all points.
 
+    So many pairs go together as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
+
     Parameters
     ----------
     method : GradientMethod
@@ -141,14 +144,26 @@ def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metr
     points = method.chosen.points(model.spec.n_layers)
     found: list[dict[str, np.ndarray]] = []
     order: list[int] = []
-    for pairs in like_pairs(held, method.pairs_per_pass, alike=False):
-        contrast, values = _contrast(method, model, held.select(pairs), metric, way or Way())
-        found.append(values | method.chosen.stacked((way or Way()).effects(contrast, points)))
+    chosen_way = way or Way()
+    for pairs in like_pairs(held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole)):
+        contrast, values = _contrast(method, model, held.select(pairs), metric, chosen_way)
+        found.append(values | method.chosen.stacked(chosen_way.effects(contrast, points)))
         order += pairs
         step(len(order), batch.n_pairs)
     back = np.argsort(order)
     arrays = {name: np.concatenate([one[name] for one in found])[back] for name in found[0]}
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
+
+
+def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whole: bool) -> Fits:
+    """How many pairs fit the memory of one pass; traces of whole prompts are those whose gradient is taken at patterns."""
+    sizes = PassSizes.of(model)
+    fields = {point.field for point in points} | ({"pattern"} if whole else set())
+
+    def pair_bytes(window: int, length: int) -> int:
+        return sizes.differentiated(fields, length if whole else window, length)
+
+    return fits_in(pair_bytes, method.name)
 
 
 def _contrast(

@@ -14,6 +14,7 @@ from circuitlab.errors import ModelError, UnknownNameError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.methods.base.memory import Fits
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.engine import Engine
@@ -209,19 +210,33 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
 
 
-def like_pairs(batch: ContrastBatch, size: int, todo: Sequence[int] | None = None, *, alike: bool = True) -> Iterator[list[int]]:
+def like_pairs(
+    batch: ContrastBatch,
+    size: int,
+    todo: Sequence[int] | None = None,
+    *,
+    alike: bool = True,
+    fits: Fits | None = None,
+) -> Iterator[list[int]]:
     """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
 
     The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
-    make the window much longer than the others need opens a new chunk.
+    make the window much longer than the others need opens a new chunk. With ``fits``, so does one with which the chunk would take too
+    much memory; it is asked about every pair before the first chunk is given out.
     """
     first, end = batch.first_difference().tolist(), batch.end.tolist()
+    first = [min(one, last) for one, last in zip(first, end, strict=True)]
+    order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i]))
+    if fits is not None:
+        for pair in order:
+            fits(1, end[pair] + 1 - first[pair], end[pair] + 1)
     chunk: list[int] = []
-    for pair in sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i])):
+    for pair in order:
         joined = [*chunk, pair]
-        shared = len(joined) * (max(end[i] for i in joined) + 1 - min(first[i] for i in joined))
-        own = sum(max(1, end[i] + 1 - first[i]) for i in joined)
-        if chunk and (len(joined) > size or (alike and shared > _WASTE * own)):
+        length = max(end[i] for i in joined) + 1
+        window = length - min(first[i] for i in joined)
+        wasteful = alike and len(joined) * window > _WASTE * sum(end[i] + 1 - first[i] for i in joined)
+        if chunk and (len(joined) > size or wasteful or (fits is not None and not fits(len(joined), window, length))):
             yield chunk
             joined = [pair]
         chunk = joined

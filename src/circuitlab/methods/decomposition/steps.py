@@ -33,13 +33,22 @@ def linear(rule: Rule, x: Parts, map_: Linear, true: Tensor) -> Parts:
 
 
 def norm(rule: Rule, x: Parts, of: FrozenNorm, true: Tensor) -> Parts:
-    """LayerNorm or RMSNorm with the scale of the whole activation; its bias is shared by the magnitudes of the two parts at its input."""
-    factor = of.gain.to(x.true.dtype) / of.scale(x.total)
+    """LayerNorm or RMSNorm with the scale of the whole activation; its bias is shared by the magnitudes of the two parts at its input.
 
-    def held(part: Tensor) -> Tensor:
-        return (part - part.mean(-1, keepdim=True) if of.kind == "layer" else part) * factor
+    A bounded norm scales an irrelevant part that is larger than the activation by its own size; the relevant part takes the rest.
+    """
+    gain, scale = of.gain.to(x.true.dtype), of.scale(x.total)
+    factor = gain / scale
 
-    y = x.through(held, true)
+    def centred(part: Tensor) -> Tensor:
+        return part - part.mean(-1, keepdim=True) if of.kind == "layer" else part
+
+    y = x.through(lambda part: centred(part) * factor, true)
+    if rule.norm == "bounded":
+        own = torch.maximum(scale, of.scale(x.irrelevant))
+        irrelevant = centred(x.irrelevant) * (gain / own)
+        relevant = torch.where(own > scale, centred(x.total) * factor - irrelevant, y.relevant)
+        y = Parts(relevant, true, None if y.carried is None else irrelevant)
     return y if of.bias is None else _with_bias(rule, y, of.bias.to(true.dtype), (x.relevant, x.irrelevant))
 
 

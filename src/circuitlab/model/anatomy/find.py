@@ -214,7 +214,9 @@ def _writes(
     return parts if both is None else replace(parts, attn_out=both[0], mlp_out=both[1])
 
 
-def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe) -> list[Write] | None:
+def _explained(
+    choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe
+) -> list[Write] | None:
     """One output of each list, each times a factor, that sum to a step of the stream, up to a share of it and an absolute rest."""
     options: list[list[tuple[Any, Tensor]]] = [[]]
     for some in choices:
@@ -222,7 +224,9 @@ def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, cl
     for option in options:
         columns = torch.stack([value.flatten() for _, value in option], dim=1)
         scales = torch.linalg.lstsq(columns, step.flatten()[:, None]).solution[:, 0].tolist()
-        scales = [_snapped(scale, probe.factors) for scale in scales]
+        # A part that writes nothing in this run says nothing of its factor; the test that writes other values will.
+        silent = [not bool(value.any()) for _, value in option]
+        scales = [1.0 if dead else _snapped(scale, probe.factors) for scale, dead in zip(scales, silent, strict=True)]
         apart = (columns @ columns.new_tensor(scales)[:, None] - step.flatten()[:, None]).abs().max()
         if float(apart) <= close[0] * max(1.0, float(step.abs().max())) + close[1]:
             return [Write(module, scale) for (module, _), scale in zip(option, scales, strict=True)]

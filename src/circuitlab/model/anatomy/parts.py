@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["HeadMap", "LayerParts", "ModelParts", "Write"]
+__all__ = ["HeadMap", "LayerParts", "ModelParts", "Write", "out_width"]
 
 
 @dataclass(frozen=True, eq=False)

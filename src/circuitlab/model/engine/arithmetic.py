@@ -30,13 +30,15 @@ def exact(_name: str, linear: Linear, x: Tensor) -> Tensor:
 
 def keeping(kept: BaseLinears, first: int) -> Multiply:
     """Multiply exactly and keep what went in and what came out, from position ``first`` on."""
-    inputs: dict[int, tuple[Tensor, Tensor]] = {}  # maps that read the same input share one copy of it
+    inputs: list[tuple[Tensor, Tensor]] = []  # an input and its copy: maps that read the same input share one
 
     def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
         out = linear(x)
-        if id(x) not in inputs:
-            inputs[id(x)] = (x, x[..., first:, :].clone())
-        kept[name] = (inputs[id(x)][1], out[..., first:, :].clone())
+        copy = next((copy for read, copy in inputs if read is x), None)
+        if copy is None:
+            copy = x[..., first:, :].clone()
+            inputs.append((x, copy))
+        kept[name] = (copy, out[..., first:, :].clone())
         return out
 
     return multiply
@@ -66,15 +68,38 @@ class Reusing:
         return out.unflatten(0, x.shape[:-1])
 
 
+@dataclass(frozen=True, eq=False)
+class _Rounded:
+    """A map's weight in bfloat16, and which weight that was."""
+
+    weight: Tensor
+    place: int
+    version: int | None
+
+    @classmethod
+    def of(cls, weight: Tensor) -> _Rounded:
+        return cls(weight.to(torch.bfloat16), weight.data_ptr(), _version(weight))
+
+    def still(self, weight: Tensor) -> bool:
+        """Whether it is this weight's, and nothing was written into it since."""
+        return self.place == weight.data_ptr() and self.version is not None and self.version == _version(weight)
+
+
+def _version(weight: Tensor) -> int | None:
+    """How often a tensor was written to; tensors made in inference mode do not count."""
+    return None if weight.is_inference() else weight._version  # noqa: SLF001 - torch's own name for it
+
+
 @dataclass(eq=False)
 class Difference:
     """``base_out + bf16(x - base_in) @ bf16(W)``: rounding is relative to what an edit changed, not to the activation itself.
 
-    Rounded weights are kept, one copy per map, for as long as this object lives. Products use memory anew as `Reusing` does, but for the
-    last of a layer, of which several blocks keep theirs.
+    Rounded weights are kept, one copy per map, for as long as this object lives and nothing is written into the weight. The maps
+    themselves are the keys and so stay alive: another map that comes to lie at the address of one that is gone is not taken for it.
+    Products use memory anew as `Reusing` does, but for the last of a layer, of which several blocks keep theirs.
     """
 
-    rounded: dict[int, Tensor] = field(default_factory=dict)
+    rounded: dict[Linear, _Rounded] = field(default_factory=dict)
     memory: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
 
     def of(self, base: BaseLinears, place: Place, first: int) -> Multiply:
@@ -86,14 +111,19 @@ class Difference:
             entered, left = (place.cut(part, first, whole=whole) for part in base[name])
             if not read or read[0] is not x:
                 read[:] = [x, (x - entered).to(torch.bfloat16).reshape(-1, x.shape[-1])]
-            weight = self.rounded.get(id(linear))
-            if weight is None:
-                weight = self.rounded[id(linear)] = linear.weight.to(torch.bfloat16)
+            weight = self._weight(linear)
             out = torch.mm(read[1], weight, out=self._room("product", read[1], weight.shape[1]))
             wide = out.to(x.dtype) if name == "down" else self._room(name, x, weight.shape[1]).copy_(out)
             return wide.unflatten(0, x.shape[:-1]).add_(left)
 
         return multiply
+
+    def _weight(self, linear: Linear) -> Tensor:
+        """A map's weight in bfloat16."""
+        known = self.rounded.get(linear)
+        if known is None or not known.still(linear.weight):
+            known = self.rounded[linear] = _Rounded.of(linear.weight)
+        return known.weight
 
     def _room(self, name: str, like: Tensor, width: int) -> Tensor:
         """Memory for one product per row of a tensor, in its dtype."""

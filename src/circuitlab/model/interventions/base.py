@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from circuitlab.nodes import Node
     from circuitlab.provenance import ModelSpec
 
-__all__ = ["Intervention", "Make", "NodeEdit"]
+__all__ = ["Intervention", "Make", "NodeEdit", "node_tap"]
 
 Make = Callable[[int, "Tensor"], "Tensor"]
 """(number of the node, its value (*lead, prompt, pos, width)) -> the new value, or the very tensor where nothing changes."""

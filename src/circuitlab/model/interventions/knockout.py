@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from circuitlab.model.places import Places
     from circuitlab.model.protocol import Model
 
-__all__ = ["Knockout", "KnockoutKind"]
+__all__ = ["Computed", "Knockout", "KnockoutKind"]
 
 KnockoutKind: TypeAlias = Literal["zero", "mean", "mean_over_positions", "mean_by_mark", "mean_by_template", "corrupt"]
 

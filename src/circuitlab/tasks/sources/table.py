@@ -54,7 +54,7 @@ def _read(path: Path, source: TableSource, context: Context) -> tuple[list[dict[
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
         what = f"{source.file} of task {context.task!r} is no CSV table: {error} (line {reader.line_num})."
-        raise TaskFileError(what, "Put cells that hold commas or line ends into double quotes, and double the quotes inside them.") from error
+        raise TaskFileError(what, "Quote cells that hold commas or line ends, and double the quotes inside them.") from error
     columns = lines[0][1] if lines else []
     ragged = [line for line, cells in lines if len(cells) != len(columns)]
     if len(lines) < 2 or source.answer not in columns or ragged:  # noqa: PLR2004 - a header and a row

@@ -1,0 +1,77 @@
+"""Whether a model can take a batch at all: ids in its vocabulary, prompts within its context, and no padding among the tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from circuitlab.errors import BadParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["require_fit", "require_inside", "require_no_padding"]
+
+
+def require_fit(model: Model, batch: ContrastBatch) -> None:
+    """Raise `BadParameterError` unless a model can run a batch; costs no forward pass, so call it before the work starts."""
+    require_inside(model.spec, batch)
+    if model.tokenizer is not None:
+        require_no_padding(model.tokenizer, batch)
+
+
+def require_inside(spec: ModelSpec, batch: ContrastBatch) -> None:
+    """Raise unless every token id is in the vocabulary and every prompt fits the context.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        ``d_vocab`` ids, and prompts of at most ``n_ctx`` tokens where that is known.
+    batch : ContrastBatch
+        What is to be run.
+
+    Raises
+    ------
+    BadParameterError
+        Naming part, row and value.
+    """
+    for part in ("clean", "corrupt", "answers", "foils", "distractors"):
+        ids = getattr(batch, part)
+        outside = (ids >= spec.d_vocab).nonzero().tolist()
+        if outside:
+            shown = "; ".join(f"row {row}: {int(ids[row, place])}" for row, place in outside[:5])
+            what = f"{part} holds {len(outside)} token ids outside the vocabulary of {spec.name} ({shown}); it has {spec.d_vocab} ids from 0 on."
+            raise BadParameterError(what, "Encode the prompts with this model's own tokenizer.")
+    lengths = (batch.end + 1).tolist()
+    if spec.n_ctx is not None and (long := [i for i, n in enumerate(lengths) if n > spec.n_ctx]):
+        shown = "; ".join(f"row {i}: {lengths[i]} tokens" for i in long[:5])
+        what = f"{len(long)} of {batch.n_pairs} prompts are longer than the context of {spec.name}, {spec.n_ctx} tokens ({shown})."
+        raise BadParameterError(what, "Shorten or drop them.")
+
+
+def require_no_padding(tokenizer: PreTrainedTokenizerBase, batch: ContrastBatch) -> None:
+    """Raise if prompts hold the tokenizer's padding at either end, or begin with its BOS twice.
+
+    A padding token that doubles as BOS or EOS (GPT-2) may begin or end a prompt once.
+
+    Raises
+    ------
+    BadParameterError
+        Naming the rows.
+    """
+    pad, bos, eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+    for part in ("clean", "corrupt"):
+        rows = [row[: end + 1] for row, end in zip(getattr(batch, part).tolist(), batch.end.tolist(), strict=True)]
+        if bos is not None and (twice := [i for i, row in enumerate(rows) if row[:2] == [bos, bos]]):
+            what = f"{part}, rows {twice[:5]}: the prompt begins with {tokenizer.bos_token!r} (token {bos}) twice."
+            raise BadParameterError(what, "The tokenizer adds it already: take it out of the text, and leave padding out.")
+        if pad is None:
+            continue
+        most = 1 if pad in (bos, eos) else 0
+        for side, step in (("left", 1), ("right", -1)):
+            if padded := [i for i, row in enumerate(rows) if len(row) > most and set(row[::step][: most + 1]) == {pad}]:
+                what = f"{part}, rows {padded[:5]}: padded on the {side} with {tokenizer.pad_token!r} (token {pad})."
+                raise BadParameterError(what, "Give prompts without padding; rows may differ in length.")

@@ -1,0 +1,131 @@
+"""Token ids from whatever holds them (lists, tensors, arrays, table columns), and refusals of what cannot be meant, by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from circuitlab.errors import BadParameterError
+
+__all__ = ["require_contrast", "require_no_overlap", "require_unpadded", "token_rows", "token_sets"]
+
+Rows = Sequence[Sequence[int]]
+
+_LARGEST = 2**31 - 1  # no vocabulary comes near, and sums of ids still fit into 64 bits
+_LEAST_RUN = 3  # two equal tokens begin a prompt by chance now and then
+
+
+def token_rows(part: str, given: Iterable[object]) -> list[list[int]]:
+    """One list of token ids per prompt.
+
+    Parameters
+    ----------
+    part : str
+        What they are, for messages: ``"clean"``.
+    given : iterable
+        A list, tuple, tensor, array or table column of rows; each row a list, tuple, tensor, array or column of whole numbers.
+
+    Raises
+    ------
+    BadParameterError
+        If a row is text or no sequence, or holds something other than whole numbers from 0 on.
+    """
+    return [_ids(part, i, _items(f"{part}[{i}]", row)) for i, row in enumerate(_items(part, given))]
+
+
+def token_sets(part: str, given: Iterable[object]) -> list[list[int]]:
+    """One list of token ids per pair, where a pair may give a single id instead; see `token_rows`."""
+    rows = []
+    for i, row in enumerate(_items(part, given)):
+        alone = _is_scalar(row)
+        rows.append(_ids(part, i, [_plain(row)] if alone else _items(f"{part}[{i}]", row)))
+    return rows
+
+
+def require_contrast(clean: Rows, corrupt: Rows) -> None:
+    """Raise `BadParameterError` if a clean prompt equals its corrupt one: nothing can be told from such a pair."""
+    if same := [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if a == b]:
+        what = f"In {_rows(same)} of {len(clean)} the clean and the corrupt prompt are the same tokens."
+        raise BadParameterError(what, "Drop these pairs, or change what the corrupt prompt should lack.")
+
+
+def require_no_overlap(answers: Rows, others: Rows, name: str) -> None:
+    """Raise `BadParameterError` if a pair has one token as an answer and among ``name`` (foils or distractors)."""
+    clash = {i: sorted(set(a) & set(b)) for i, (a, b) in enumerate(zip(answers, others, strict=True)) if set(a) & set(b)}
+    if clash:
+        shown = "; ".join(f"row {i}: {', '.join(map(str, tokens[:5]))}" for i, tokens in list(clash.items())[:5])
+        what = f"{len(clash)} of {len(answers)} pairs have the same token among answers and {name} ({shown})."
+        raise BadParameterError(what, f"Answers and {name} must be different tokens; drop these pairs or choose other words.")
+
+
+def require_unpadded(clean: Rows, corrupt: Rows) -> None:
+    """Raise `BadParameterError` if the rows have certainly been padded on the left.
+
+    Ids alone do not say which of them is padding, so only what has no other reading is refused: all rows have one length, and some begin
+    with runs of one id, of different lengths, that appears nowhere else: runs of at least three, or of two where the id is 0. Where the
+    model's tokenizer is known, `circuitlab.model.inside.require_fit` knows better.
+    """
+    rows = [*clean, *corrupt]
+    if len({len(row) for row in rows}) != 1:
+        return
+    for token in sorted({row[0] for row in rows}):
+        runs = [_run(row, token) for row in rows]
+        longest = max(runs)
+        if longest < (_LEAST_RUN if token else _LEAST_RUN - 1) or len(set(runs)) == 1:
+            continue
+        if longest < len(rows[0]) and all(row.count(token) == run for row, run in zip(rows, runs, strict=True)):
+            padded = [i for i in range(len(clean)) if runs[i] or runs[i + len(clean)]]
+            what = f"Prompts look padded on the left: {_rows(padded)} begin with up to {longest} times token {token}, which is nowhere else."
+            fix = "Give each prompt without padding; rows may differ in length. If these are real tokens, make one batch per count of them."
+            raise BadParameterError(what, fix)
+
+
+def _run(row: Sequence[int], token: int) -> int:
+    """How many times a row begins with a token."""
+    return next((i for i, other in enumerate(row) if other != token), len(row))
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    """``rows 0, 3, ...``, five of them at most."""
+    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")  # noqa: PLR2004 - as said
+    return f"row{'s' if len(numbers) > 1 else ''} {shown}"
+
+
+def _plain(value: object) -> object:
+    """A tensor, array or column as nested lists; a number of one of these as Python's own; everything else as it is."""
+    plain = getattr(value.detach(), "tolist", None) if hasattr(value, "detach") else getattr(value, "tolist", None)
+    return plain() if callable(plain) else value
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(_plain(value), int | float | complex | np.generic)
+
+
+def _items(where: str, value: object) -> list[object]:
+    """The items of a sequence; text, tables and mappings have other items than one would think."""
+    plain = _plain(value)
+    if isinstance(plain, str | bytes):
+        what = f"{where} is text ({plain[:40]!r}), not token ids."
+        raise BadParameterError(what, "Encode it with the model's tokenizer first: tokenizer(text)['input_ids'].")
+    if isinstance(plain, Mapping) or hasattr(plain, "columns") or not isinstance(plain, Iterable):
+        what = f"{where} is of type {type(value).__name__}, not a sequence of token ids."
+        raise BadParameterError(what, "Give a list, tuple, tensor, array or one column of a table.")
+    return sorted(plain) if isinstance(plain, set | frozenset) else list(plain)
+
+
+def _ids(part: str, row: int, items: Iterable[object]) -> list[int]:
+    found = []
+    for item in items:
+        value = _plain(item)
+        if isinstance(value, str | bytes):
+            what = f"{part}, row {row}: {value[:40]!r} is text, not a token id."
+            raise BadParameterError(what, "Encode it with the model's tokenizer first: tokenizer(text)['input_ids'].")
+        if isinstance(value, bool) or not isinstance(value, int):
+            what = f"{part}, row {row}: {value!r} ({type(value).__name__}) is not a token id."
+            raise BadParameterError(what, "Token ids are whole numbers (int); answers are one id or one flat list of ids per pair.")
+        if not 0 <= value <= _LARGEST:
+            what = f"{part}, row {row}: token id {value} lies outside 0 to {_LARGEST}."
+            raise BadParameterError(what, "Leave padding such as -1 out; rows and sets of ids may differ in length.")
+        found.append(value)
+    return found
