@@ -145,6 +145,6 @@ def test_control_characters_do_not_reach_the_terminal(world, checkpoint, monkeyp
     from circuitlab.model.generate import Generation
     from circuitlab.model.hooked import HookedModel
 
-    monkeypatch.setattr(HookedModel, "generate", lambda *_: (Generation("a\x1b[2J\tb\nc", (1,), (0.0,), "length"),))
+    monkeypatch.setattr(HookedModel, "generate", lambda *_: Generation("a\x1b[2J\tb\nc", (1,), (0.0,), "length"))
     assert command("generate", PROMPT, "--model", str(checkpoint)).out == "a\\x1b[2J\tb\nc\n"
     assert json.loads(command("generate", PROMPT, "--model", str(checkpoint), "--json").out)["text"] == "a\x1b[2J\tb\nc"
