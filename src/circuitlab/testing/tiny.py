@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 
-from circuitlab.errors import UnknownNameError
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.protocol import Model
+from circuitlab.testing.families import ALL_FAMILIES, configuration
 
-__all__ = ["FAMILIES", "tiny_batch", "tiny_hf", "tiny_model"]
+__all__ = ["ALL_FAMILIES", "FAMILIES", "tiny_batch", "tiny_hf", "tiny_model"]
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
-"""Families with a tiny configuration."""
-
-_VOCAB, _LAYERS, _WIDTH = 48, 3, 32
+"""The families that every law of methods is run on."""
 
 
 def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
@@ -27,7 +25,7 @@ def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -
     """
     from transformers import AutoModelForCausalLM
 
-    config = _config(family)
+    config = configuration(family)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -68,33 +66,3 @@ def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False
         answers.append([pick[0]])
         foils.append([pick[1]])
     return ContrastBatch.from_tokens(clean, corrupt, answers, foils, marks={"CHANGE": change})
-
-
-def _config(family: str) -> Any:
-    import transformers as hf
-
-    shared: dict[str, Any] = {
-        "vocab_size": _VOCAB,
-        "hidden_size": _WIDTH,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 40,
-        "max_position_embeddings": 64,
-    }
-    grouped = shared | {"num_key_value_heads": 2}
-    gemma = grouped | {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8}
-    kinds = [("layer_types", ["sliding_attention", "full_attention", "sliding_attention"])]
-    builders = {
-        "gpt2": lambda: hf.GPT2Config(vocab_size=_VOCAB, n_embd=_WIDTH, n_layer=_LAYERS, n_head=4, n_positions=64, resid_pdrop=0.0),
-        "gpt_neox": lambda: hf.GPTNeoXConfig(**shared, rotary_pct=0.5),
-        "llama": lambda: hf.LlamaConfig(**grouped, head_dim=8),
-        "qwen2": lambda: hf.Qwen2Config(**grouped),
-        "qwen3": lambda: hf.Qwen3Config(**grouped, head_dim=8),
-        "gemma2": lambda: hf.Gemma2Config(**gemma, **dict(kinds), final_logit_softcapping=5.0, attn_logit_softcapping=20.0),
-        "gemma3": lambda: hf.Gemma3TextConfig(**gemma, **dict(kinds)),
-    }
-    if family not in builders:
-        raise UnknownNameError("family", family, builders)
-    config = builders[family]()
-    config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
-    return config
