@@ -63,7 +63,7 @@ def load_model(
         return _wrapped(model, tokenizer, name or type(model).__name__)
     from circuitlab.model.weights.resolve import open_source  # noqa: PLC0415 - only names and paths need the downloader
 
-    opened = open_source(str(model), _dtype(dtype), trust_remote_code=trust_remote_code)
+    opened = open_source(model, _dtype(dtype), trust_remote_code=trust_remote_code)
     return _wrapped(opened.model, tokenizer if tokenizer is not None else opened.tokenizer, name or opened.name, opened.weights)
 
 

@@ -51,6 +51,7 @@ def model_parts(root: Any) -> ModelParts:
     tokens = probe_tokens(min(vocabulary, root.get_input_embeddings().weight.shape[0]), 2, _LENGTH, unembed.weight.device)
     with watch(root) as watched:
         logits = root(input_ids=tokens, use_cache=False).logits
+    _require_causal(root, tokens, logits)
     probe = Probe(watched, (2, _LENGTH), list(_numbers(root.config.to_dict())))
     layers = [find_parts(layer, probe) for layer in find_layers(root, probe)]
     parts = ModelParts(layers, length_dependent=length_dependent(root))
@@ -58,6 +59,16 @@ def model_parts(root: Any) -> ModelParts:
     parts = _with_heads(root, parts, watched, tokens[:1])
     parts = _without(parts, stream_faults(root, parts, tokens))
     return _with_readout(parts, unembed, probe, logits)
+
+
+def _require_causal(root: Any, tokens: Tensor, logits: Tensor) -> None:
+    """Raise `ModelError` where another last token moves the logits of earlier positions: right padding would change every score."""
+    other = tokens.clone()
+    other[:, -1] = tokens[:, 0]
+    moved = (root(input_ids=other, use_cache=False).logits - logits)[:, :-1].abs().max()
+    if moved > _CLOSE.get(logits.dtype, 5e-2) * logits.abs().max().clamp(min=1.0):
+        what = f"{type(root).__name__} looks ahead: another last token moves the logits of earlier positions by {float(moved):.2g}."
+        raise ModelError(what, "circuitlab serves causal decoders; an encoder needs is_decoder=True in its configuration.")
 
 
 def _numbers(config: Any) -> Iterator[float]:
