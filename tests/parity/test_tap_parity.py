@@ -54,23 +54,20 @@ def test_a_forward_pass_with_standing_edits_equals_hooks(model, mark) -> None:
 
 
 def patches(batch, base):
-    """Edits of one site each, below, at and above the standing edit, at one mark and at all positions."""
+    """Edits of one site each: below the standing edit at one mark, and in its own layer at all positions."""
+    rows, at = torch.arange(batch.n_pairs), batch.mark("CHANGE")
     for site, values in base.sites.items():
-        for layer in range(LAST + 1):
-            value = values[layer]
-            head = 1 if site.per_head else None
-            if head is not None:
-                value = value[:, head] if site is Site.PATTERN else value[:, :, head]
-            yield EditSet((Edit(site, layer, value * 0.5, head=head),), 0)
-            rows, at = torch.arange(batch.n_pairs), batch.mark("CHANGE")
-            yield EditSet((Edit(site, layer, value[rows, at] * 0.5, head=head, positions=at),), int(at.min()))
+        head = 1 if site.per_head else None
+        below, beside = (value if head is None else value[:, head] if site is Site.PATTERN else value[:, :, head] for value in values[:2])
+        yield EditSet((Edit(site, 0, below[rows, at] * 0.5, head=head, positions=at),), int(at.min()))
+        yield EditSet((Edit(site, 1, beside * 0.5, head=head),), 0)
 
 
-@pytest.mark.parametrize("mark", [None, "CHANGE", "END"])
-def test_the_engine_writes_after_standing_edits_as_hooks_do(model, mark) -> None:
+@pytest.mark.parametrize(("mark", "layer"), [(None, 1), ("CHANGE", 1), ("END", LAST)])
+def test_the_engine_writes_after_standing_edits_as_hooks_do(model, mark, layer) -> None:
     batch = tiny_batch(model, 3, unequal=True)
     for site in sites_of(model):
-        standing = Scaled(site, 1, 0.3, mark, head=1 if site.per_head else None, half=True)
+        standing = Scaled(site, layer, 0.3, mark, head=1 if site.per_head else None, half=True)
         engine = Engine(edited(model, standing))
         base = engine.base_run(batch.clean, batch.end, sites_of(model), marks=batch.marks)
         torch.testing.assert_close(model.unembed(base.final), logits_by_hooks(model, batch, standing), **CLOSE)
