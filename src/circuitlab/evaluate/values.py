@@ -74,7 +74,7 @@ class Means:
         kinds = int(labels.max()) + 1
         sums: dict[Site | str, Tensor] = {}
         counts = torch.zeros(kinds, dtype=torch.float64)
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, one_length=model.one_length):
             few = batch.select(pairs)
             kind = labels[pairs, : few.clean.shape[1]][few.mask]
             held = model.capture(few.corrupt, sites, marks=few.marks)

@@ -12,6 +12,7 @@ import numpy as np
 from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
+from circuitlab.methods.base.needs import guarded
 from circuitlab.methods.base.nodes_in_trace import Chosen
 from circuitlab.methods.base.sweeps import (
     EngineName,
@@ -141,6 +142,7 @@ class ActivationPatching:
         """One run for every node and position, from its layer on."""
         return size.rerun(size.nodes(self.parts, self.site) * size.places(self.positions))
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Patch every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         batch = with_reference(model, metric, batch)
@@ -151,7 +153,9 @@ class ActivationPatching:
         patches = list(self._patches(model, marks))
         rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
         sweeps = sweeps_on(model, metric, self.engine, self.precision)
-        for pairs in like_pairs(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
+        for pairs in like_pairs(
+            batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False, one_length=model.one_length
+        ):
             rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
             step(int(rows.done.sum()), batch.n_pairs)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]

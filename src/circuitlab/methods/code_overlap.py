@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
+from circuitlab.methods.base.needs import guarded
 from circuitlab.methods.base.reference import answer_logits
 from circuitlab.methods.codes.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
 from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
@@ -147,6 +148,7 @@ class CodeOverlap:
         forward = 24.0 * size.n_layers * size.d_model**2 * size.length
         return 4.0 * size.pairs + training / forward
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
         batch = with_reference(model, metric, batch)

@@ -11,6 +11,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of
+from circuitlab.methods.base.needs import guarded
 from circuitlab.methods.base.nodes_in_trace import Chosen
 from circuitlab.methods.decomposition import Options, Rule, Source
 from circuitlab.nodes import Embed, Head, KVHead, Mlp, Node
@@ -79,7 +80,7 @@ class ContextualDecomposition:
     name: ClassVar[str] = "contextual_decomposition"
     estimand: ClassVar[str] = "part of the metric that is due to what a node's output has beyond a baseline, by contextual decomposition"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("weights",)
+    needs: ClassVar[tuple[str, ...]] = ("decoder", "neurons", "heads_apart", "plain_scores")
     cost: ClassVar[str] = "2 forward passes per pair, and per node and pair the part of one above its layer and after the first difference"
     cite: ClassVar[tuple[str, ...]] = ("hsu2024",)
 
@@ -120,6 +121,7 @@ class ContextualDecomposition:
         whole = replace(size, changed=1.0) if self.baseline != "corrupt" else size
         return whole.rerun(1.3 * sources)
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         from circuitlab.methods.decomposition.relevance import relevance_rows, relevance_to_metric  # noqa: PLC0415 - torch

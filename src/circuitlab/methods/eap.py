@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base.needs import guarded
 
 if TYPE_CHECKING:
     from circuitlab.methods.base.cost import RunSize
@@ -64,7 +65,7 @@ class EdgeAttributionPatching:
     name: ClassVar[str] = "eap"
     estimand: ClassVar[str] = "first-order effect of swapping what a receiver reads from a sender between the clean and the corrupt run"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("gradients", "weights")
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
     cost: ClassVar[str] = "2 forward and 1 backward pass per pair"
     cite: ClassVar[tuple[str, ...]] = ("syed2023",)
 
@@ -86,10 +87,12 @@ class EdgeAttributionPatching:
         """Two forward passes and one backward."""
         return size.traced(2, 1)
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
         return self.edges(model, batch, metric).to_head_scores()
 
+    @guarded
     def edges(self, model: Model, batch: ContrastBatch, metric: Metric) -> EdgeScores:
         """Score every edge on every pair, (pair, sender, receiver), in metric units."""
         from circuitlab.methods.base.edges import score_edges  # noqa: PLC0415 - torch

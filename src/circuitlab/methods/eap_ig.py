@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.base.needs import guarded
 
 if TYPE_CHECKING:
     from circuitlab.methods.base.cost import RunSize
@@ -69,7 +70,7 @@ class EdgeAttributionPatchingIG:
     name: ClassVar[str] = "eap_ig"
     estimand: ClassVar[str] = "effect of an edge between the corrupt and the clean run, gradients averaged on the way"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("gradients", "weights")
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
     cost: ClassVar[str] = "steps + 2 forward and steps backward passes per pair (activations: layers x steps of both)"
     cite: ClassVar[tuple[str, ...]] = ("hanna2024", "syed2023")
 
@@ -97,10 +98,12 @@ class EdgeAttributionPatchingIG:
         steps = self.steps if self.variant == "inputs" else self.steps * (size.n_layers + 0.5)
         return size.traced(2 + steps, steps)
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
         return self.edges(model, batch, metric).to_head_scores()
 
+    @guarded
     def edges(self, model: Model, batch: ContrastBatch, metric: Metric) -> EdgeScores:
         """Score every edge on every pair, (pair, sender, receiver), in metric units."""
         from circuitlab.methods.base.edges import score_edges  # noqa: PLC0415 - torch

@@ -11,6 +11,7 @@ from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.memory import PassSizes, fits_in
+from circuitlab.methods.base.needs import guarded
 from circuitlab.methods.base.paths import TwoRuns
 from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
 from circuitlab.methods.base.sweeps import like_pairs
@@ -114,6 +115,7 @@ class PathPatching:
             return size.pairs * (2 + senders / (3 * size.length))
         return size.rerun(2 * senders)
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every sender; parts have shape (pair[, mark], layer[, head]) in metric units."""
         batch = with_reference(model, metric, batch)
@@ -126,7 +128,7 @@ class PathPatching:
         rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
         sizes = PassSizes.of(model)
         fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
-        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
+        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits, one_length=model.one_length):
             runs = TwoRuns.of(model, batch.select(pairs), metric, self.direction)
             effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
             rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})

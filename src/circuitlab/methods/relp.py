@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base.first_order import Way, check_direction, first_order
+from circuitlab.methods.base.needs import guarded
 from circuitlab.methods.base.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class RelevancePatching:
     name: ClassVar[str] = "relp"
     estimand: ClassVar[str] = "estimate of the total effect of swapping a node's output, by relevance propagated from the metric"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+    needs: ClassVar[tuple[str, ...]] = ("gradients", "neurons")
     cost: ClassVar[str] = "2 forward passes and 1 backward pass per pair"
     cite: ClassVar[tuple[str, ...]] = ("jafari2025",)
 
@@ -106,6 +107,7 @@ class RelevancePatching:
         """Two forward passes and one backward."""
         return size.traced(2, 1)
 
+    @guarded
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         from circuitlab.methods.base.relevance import relevance_decoder  # noqa: PLC0415 - torch

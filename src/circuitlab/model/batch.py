@@ -169,6 +169,12 @@ class ContrastBatch:
             raise BadParameterError(what, "Choose a place between the first token and END.")
         return places
 
+    def outside_inference(self) -> ContrastBatch:
+        """The same batch with copies of tensors that were made in inference mode, which no gradient can pass."""
+        copies = {name: value.clone() for name, value in vars(self).items() if getattr(value, "is_inference", bool)()}
+        marks = {name: value.clone() if value.is_inference() else value for name, value in self.marks.items()}
+        return replace(self, marks=marks, **copies)
+
     def select(self, pairs: Sequence[int]) -> ContrastBatch:
         """The same batch with only these pairs, in this order; the identity follows the content."""
         import torch  # noqa: PLC0415

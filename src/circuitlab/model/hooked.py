@@ -154,6 +154,17 @@ class HookedModel:
             self._edited = (loaded.decoder, replace(loaded.decoder, standing=self._standing))
         return self._edited[1]
 
+    @property
+    def one_length(self) -> bool:
+        """Whether prompts of different lengths cannot share a run, because positions turn by the length of the prompt."""
+        return self._loaded.parts.length_dependent
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Evaluation mode, gradients for what asks for them but never for weights, no inference mode; put back after the ``with`` block."""
+        with own_modes(self._loaded.root, gradients=True):
+            yield
+
     def refresh(self) -> None:
         """Look at every weight once, and make everything anew that was derived from weights that have changed since."""
         loaded = self._loaded
@@ -275,8 +286,11 @@ class HookedModel:
         _check_tokens(places.tokens, places.end, loaded.spec)
         if loaded.parts.length_dependent and len(set(places.end.tolist())) > 1:
             return self._by_length(places, edits, readers, gradients=gradients)
-        if loaded.parts.length_dependent and not readers:
-            places = replace(places, tokens=places.tokens[:, : int(places.end[0]) + 1])
+        if loaded.parts.length_dependent and (length := int(places.end[0]) + 1) < places.tokens.shape[1]:
+            if edits or readers:
+                what = f"{loaded.spec.name} turns positions by the length of the prompt; {length} tokens cannot be read with padding."
+                raise ModelError(what, "Cut the padding off.")
+            places = replace(places, tokens=places.tokens[:, :length])
         writer = EditTap(loaded.spec, loaded.parts, edits)
         with own_modes(loaded.root, gradients=gradients), self._tapped(places) as (standing, touched):
             taps = [tap for tap in (standing, writer if edits else None, read) if tap is not None]

@@ -79,11 +79,10 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
     try:
         decoder = refusing(model.decoder, STREAM, NO_SUM)
     except ModelError:
-        clean, corrupt = (AnswerValues.by_hooks(model, metric, batch, tokens) for tokens in (batch.clean, batch.corrupt))
-        return clean, corrupt
+        return _by_hooks(model, metric, batch)
     found: list[list[AnswerValues]] = [[], []]
     order: list[int] = []
-    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False):
+    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False, one_length=model.one_length):
         few = batch.select(pairs)
         runs = EdgeRuns.of(model, metric, few, decoder)
         for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
@@ -97,3 +96,16 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
 def _joined(parts: list[AnswerValues], order: Tensor) -> AnswerValues:
     names = ("embed", "z", "mlp_out", "final", "total")
     return AnswerValues(*(torch.cat([getattr(part, name) for part in parts])[order.to(parts[0].final.device)] for name in names))
+
+
+def _by_hooks(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[AnswerValues, AnswerValues]:
+    found: list[list[AnswerValues]] = [[], []]
+    order: list[int] = []
+    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False, one_length=model.one_length):
+        few = batch.select(pairs)
+        for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
+            values.append(AnswerValues.by_hooks(model, metric, few, tokens))
+        order += pairs
+    back = torch.tensor(order).argsort()
+    clean, corrupt = (_joined(values, back) for values in found)
+    return clean, corrupt

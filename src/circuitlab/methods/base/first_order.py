@@ -145,7 +145,9 @@ def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metr
     found: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     chosen_way = way or Way()
-    for pairs in like_pairs(held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole)):
+    for pairs in like_pairs(
+        held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole), one_length=model.one_length
+    ):
         contrast, values = _contrast(method, model, held.select(pairs), metric, chosen_way)
         found.append(values | method.chosen.stacked(chosen_way.effects(contrast, points)))
         order += pairs
