@@ -63,7 +63,7 @@ def pair_bytes(model: Any, name: str, length: int) -> int:
     from circuitlab.methods.base.memory import PassSizes
 
     sizes = PassSizes.of(model)
-    return sizes.edges(length - 1, length) if name == "eap" else sizes.differentiated(("z", "mlp_out"), length - 1, length)
+    return sizes.edges(length - 1, length, runs=3) if name == "eap" else sizes.differentiated(("z", "mlp_out"), length - 1, length)
 
 
 def random_batch(model: Any, pairs: int, length: int) -> Any:

@@ -55,16 +55,16 @@ def require_file_name(kind: str, name: str, error: type[CircuitlabError] = BadPa
 
 def _problem(name: str) -> str:
     """What keeps a name from being a file's; "" if nothing."""
-    if not name:
-        return "it is empty"
-    if odd := [char for char in name if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029"]:
-        return f"it holds the control character {odd[0]!a}"
-    if bad := sorted(_FORBIDDEN.intersection(name)):
-        return f"it holds {' '.join(bad)}, and becomes a file name"
-    if len(name.encode()) > _LONGEST:
-        return f"it has {len(name.encode())} bytes, and at most {_LONGEST} fit into a file name"
-    if name.startswith(".") or name.endswith("."):
-        return "it begins or ends with a dot"
-    if name != name.strip():
-        return "it begins or ends with a space"
-    return "Windows keeps this name for a device" if _DEVICES.fullmatch(name) else ""
+    odd = [char for char in name if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029"]
+    bad = sorted(_FORBIDDEN.intersection(name))
+    size = len(name.encode(errors="replace"))
+    problems = {
+        "it is empty": not name,
+        f"it holds the control character {(odd or [''])[0]!a}": odd,
+        f"it holds {' '.join(bad)}, and becomes a file name": bad,
+        f"it has {size} bytes, and at most {_LONGEST} fit into a file name": size > _LONGEST,
+        "it begins or ends with a dot": name.startswith(".") or name.endswith("."),
+        "it begins or ends with a space": name != name.strip(),
+        "Windows keeps this name for a device": _DEVICES.fullmatch(name),
+    }
+    return next((words for words, holds in problems.items() if holds), "")

@@ -46,8 +46,25 @@ def fused(module: str, place: Callable[[int, int], int], heads: tuple[int, int, 
 
 
 GPT2 = Names("transformer.h", "attn", "c_proj", "mlp", "transformer.ln_f", **fused("c_attn", lambda h, i: 32 * i + 8 * h), kv=4)
-NEOX = Names("gpt_neox.layers", "attention", "dense", "mlp", "gpt_neox.final_layer_norm", **fused("query_key_value", lambda h, i: 24 * h + 8 * i), kv=4)
-BLOOM = Names("transformer.h", "self_attention", "dense", "mlp.dense_4h_to_h", "transformer.ln_f", **fused("query_key_value", lambda h, i: 24 * h + 8 * i), kv=4, attn_out="self_attention.dense")
+NEOX = Names(
+    "gpt_neox.layers",
+    "attention",
+    "dense",
+    "mlp",
+    "gpt_neox.final_layer_norm",
+    **fused("query_key_value", lambda h, i: 24 * h + 8 * i),
+    kv=4,
+)
+BLOOM = Names(
+    "transformer.h",
+    "self_attention",
+    "dense",
+    "mlp.dense_4h_to_h",
+    "transformer.ln_f",
+    **fused("query_key_value", lambda h, i: 24 * h + 8 * i),
+    kv=4,
+    attn_out="self_attention.dense",
+)
 FALCON = functools.partial(Names, "transformer.h", "self_attention", "dense", "mlp", "transformer.ln_f")
 LLAMA = Names()
 
@@ -108,12 +125,14 @@ class Reference:
     def hooked(self, places: list, act: Callable):
         handles = []
         for index, (module, reads_input, numbers) in enumerate(places):
+
             def write(value, index=index, numbers=numbers):
                 new = value.clone()
                 new[..., numbers] = act(index, value[..., numbers])
                 return new
 
             if reads_input:
+
                 def before(_m, args, named, write=write):
                     if args:
                         return (write(args[0]), *args[1:]), named
@@ -121,6 +140,7 @@ class Reference:
 
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             else:
+
                 def after(_m, _a, out, write=write):
                     return write(out) if isinstance(out, torch.Tensor) else (write(out[0]), *out[1:])
 
@@ -285,7 +305,9 @@ def test_patching_equals_plain_hooks(family: str) -> None:
         exact = verdict.sites[sites.get(kind, kind)].state == "exact"
         for engine in ("exact", "hooks") if exact and kind in {"z", "resid_post"} else ("exact",) if exact else ("hooks",):
             found = get_method("activation_patching", {**params, "engine": engine})(model, batch, LogitDiff()).values(part)
-            np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-4 * max(1, np.abs(wanted).max()), err_msg=f"{kind} {engine}")
+            np.testing.assert_allclose(
+                found.reshape(wanted.shape), wanted, atol=1e-4 * max(1, np.abs(wanted).max()), err_msg=f"{kind} {engine}"
+            )
         assert np.abs(wanted).max() > 1e-3, kind
 
 

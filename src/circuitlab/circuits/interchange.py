@@ -75,9 +75,11 @@ def to_graph(circuit: Circuit, model: ModelSpec | None = None, scores: EdgeScore
 
 
 def write_graph_json(circuit: Circuit, path: str | Path, model: ModelSpec | None = None, scores: EdgeScores | None = None) -> Path:
-    """Write `to_graph` to a file and return its path."""
-    target = Path(path)
-    target.write_text(json.dumps(to_graph(circuit, model, scores), indent=1), encoding="utf-8")
+    """Write `to_graph` to a file and return its path; raises `StoreError` if the file cannot be written."""
+    from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - scores are slow to import
+
+    target, text = Path(path), json.dumps(to_graph(circuit, model, scores), indent=1)
+    replace_file(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return target
 
 

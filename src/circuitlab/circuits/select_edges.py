@@ -32,7 +32,8 @@ class TopEdges:
     by : {"absolute", "positive", "negative"}
         Magnitude, most helpful, or most harmful.
     prune : bool
-        Drop edges that lie on no path from the embedding to the logits (see `pruned_edges`). Without it the edges need not connect.
+        Drop edges that lie on no path from the embedding to the logits (see `pruned_edges`). Without it, as by default, exactly ``k`` edges
+        are kept and need not connect: circuits of different tasks then have one size. Graphs of edge attribution patching prune.
 
     Notes
     -----

@@ -14,7 +14,7 @@ from circuitlab.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.model.generate import Generation
+    from circuitlab.model.generate import Decoding, Generation
     from circuitlab.model.interventions.words import EditWords
     from circuitlab.model.protocol import Model
     from circuitlab.tasks.spec import TaskSpec
@@ -29,7 +29,7 @@ _TEMPERATURE = typer.Option(0.0, "--temperature", help="0 takes the likeliest to
 _SEED = typer.Option(0, "--seed", help="Seed of sampling.")
 _STOP = typer.Option([], "--stop", help="Stop once this text has been written; repeatable. EOS tokens always stop.")
 _SCALE = typer.Option([], "--scale", help="NODE=FACTOR: multiply what a node gives out (a20.h0=0); repeatable, or between commas.")
-_KNOCKOUT = typer.Option([], "--knockout", help="NODE, NODE:zero or NODE:mean: put zero or a mean in its place; repeatable, or between commas.")
+_KNOCKOUT = typer.Option([], "--knockout", help="NODE[:zero|mean]: put zero or a mean in its place; repeatable, or between commas.")
 _MEAN_OVER = typer.Option(
     None,
     "--mean-over",
@@ -115,9 +115,9 @@ def _over(loaded: Model, task: TaskSpec | None, text: str) -> ContrastBatch | tu
     return read_prompts(text, loaded.tokenizer, loaded.spec).ids[0]
 
 
-def _one(model: Model, text: str, how: Any) -> Generation:
-    (one,) = model.generate([text], how.max_new_tokens, how.temperature, how.seed, how.stop)
-    return one
+def _one(model: Model, text: str, how: Decoding) -> Generation:
+    found = model.generate(text, how.max_new_tokens, how.temperature, how.seed, how.stop)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def _described(one: Generation, expect: str | None) -> dict[str, Any]:

@@ -18,14 +18,12 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 def list_models(as_json: bool = _JSON) -> None:
     """List the aliases with their size, licence, and whether they are in the cache."""
     from circuitlab.model.aliases import ALIASES  # noqa: PLC0415
-    from circuitlab.model.weights.cache import cache_dir  # noqa: PLC0415
+    from circuitlab.model.weights.resolve import cached_path  # noqa: PLC0415
 
-    root = cache_dir()
     entries: list[dict[str, Any]] = []
     for alias in ALIASES.values():
-        folder = root / f"{alias.name}-{alias.sha256[:12]}"
         entry = {"name": alias.name, "about": alias.about, "megabytes": alias.megabytes, "licence": alias.licence, "terms": alias.terms}
-        entries.append(entry | {"packages": alias.packages, "sha256": alias.sha256, "cached": folder.is_dir()})
+        entries.append(entry | {"packages": alias.packages, "sha256": alias.sha256, "cached": cached_path(alias.name) is not None})
     if as_json:
         print_json({"models": entries})
         return
@@ -36,7 +34,7 @@ def list_models(as_json: bool = _JSON) -> None:
 
 @app.command("fetch")
 def fetch(name: str, as_json: bool = _JSON) -> None:
-    """Download, verify and convert a model; nothing happens if the cache holds it."""
+    """Download, verify and convert a model; if the cache holds it undamaged, nothing happens."""
     from circuitlab.model.aliases import ALIASES  # noqa: PLC0415
     from circuitlab.model.weights import resolve  # noqa: PLC0415
 
@@ -59,7 +57,7 @@ def path(name: str, as_json: bool = _JSON) -> None:
 
     folder = resolve.cached_path(name)
     if folder is None:
-        what = f"{name} is not in the cache."
+        what = f"{name} is not in the cache, or not whole."
         raise ModelError(what, f"Run `circuitlab models fetch {name}`.")
     if as_json:
         print_json({"name": name, "path": str(folder)})

@@ -174,7 +174,7 @@ class EdgeRunsOfCircuits(MaskedRuns):
         out = np.empty((len(masks), batch.n_pairs))
         full = masks.all(1)
         whole, edited, done = np.flatnonzero(full), np.flatnonzero(~full), 0
-        for pairs in like_pairs(batch, self.pairs_per_pass, one_length=self.model.one_length):
+        for pairs in like_pairs(batch, self.pairs_per_pass):
             few = batch.select(pairs)
             runs = self._start(few)
             clean = runs.plain(few.clean)

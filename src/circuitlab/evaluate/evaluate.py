@@ -17,6 +17,7 @@ from circuitlab.evaluate.evaluation import Evaluation
 from circuitlab.evaluate.nodes import NodeRuns
 from circuitlab.evaluate.runs import MaskedRuns
 from circuitlab.evaluate.values import Ablation, require_ablation
+from circuitlab.model.inside import require_fit
 from circuitlab.nodes import Edge, Head, Mlp, Node
 from circuitlab.scores.edge_scores import EdgeScores
 
@@ -124,8 +125,9 @@ class Evaluate:
         EmptyGapError
             If ablating everything does not change the mean metric.
         BadParameterError, IncompatibleError
-            If the circuit holds what its universe does not, or belongs to another model.
+            If the circuit holds what its universe does not, or belongs to another model, or the model cannot take the batch.
         """
+        require_fit(model, batch)
         runs = self._runs(circuit, model, batch, metric)
         mask = runs.mask_of(circuit)
         masks: dict[str, np.ndarray] = {"circuit": mask[None]}

@@ -151,9 +151,7 @@ class NodeRuns(MaskedRuns):
         sweeps = sweeps_on(self.model, self.metric, self.engine)
         out = np.empty((len(masks), batch.n_pairs))
         done = 0
-        for pairs in like_pairs(
-            batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit"), one_length=self.model.one_length
-        ):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit")):
             few = batch.select(pairs)
             clean, corrupt = sweeps.start(few, self._sites)
             values = self._values(pairs, few, {site: corrupt.site(site) for site in self._sites})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
@@ -70,11 +70,12 @@ class Means:
     @torch.no_grad()
     def of(cls, model: Model, batch: ContrastBatch, sites: list[Site], how: Ablation, *, embed: bool = False) -> Means:
         """Run every corrupt prompt once and average."""
+        batch = replace(batch, one_length=model.length_dependent)
         labels = position_kinds(batch, how)
         kinds = int(labels.max()) + 1
         sums: dict[Site | str, Tensor] = {}
         counts = torch.zeros(kinds, dtype=torch.float64)
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS, one_length=model.one_length):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS):
             few = batch.select(pairs)
             kind = labels[pairs, : few.clean.shape[1]][few.mask]
             held = model.capture(few.corrupt, sites, marks=few.marks)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.nodes_in_trace import Chosen
 from circuitlab.methods.base.sweeps import (
     EngineName,
@@ -122,6 +122,11 @@ class ActivationPatching:
         """Always: equal prompts leave nothing to swap."""
         return True
 
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What it edits; a model that lacks one is refused."""
+        return tuple(dict.fromkeys(self._site(part) for part in self.parts))
+
     def __post_init__(self) -> None:
         if self.direction not in {"denoising", "noising"}:
             raise UnknownNameError("direction", self.direction, ["denoising", "noising"])
@@ -142,20 +147,15 @@ class ActivationPatching:
         """One run for every node and position, from its layer on."""
         return size.rerun(size.nodes(self.parts, self.site) * size.places(self.positions))
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Patch every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         batch = with_reference(model, metric, batch)
-        if missing := [part for part in self.parts if self._site(part) not in model.sites]:
-            what = f"{model.spec.name} ({model.spec.family}) has no {', '.join(missing)} to patch."
-            raise ModelError(what, f"Leave it out of parts; this model has {sorted(s.value for s in model.sites)}.")
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
         rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
         sweeps = sweeps_on(model, metric, self.engine, self.precision)
-        for pairs in like_pairs(
-            batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False, one_length=model.one_length
-        ):
+        for pairs in like_pairs(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
             rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
             step(int(rows.done.sum()), batch.n_pairs)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]

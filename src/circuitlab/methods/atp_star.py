@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import UnknownNameError
 from circuitlab.methods.base.first_order import Contrast, Way, check_direction, first_order
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.nodes_in_trace import Chosen, Point, value_at
 from circuitlab.methods.base.qk_fix import attention_of, fixed_effect
 from circuitlab.model.protocol import Site
@@ -86,7 +86,7 @@ class AttributionPatchingStar:
     name: ClassVar[str] = "atp_star"
     estimand: ClassVar[str] = "first-order total effect of a node, attention recomputed, mean over gradients with one later layer dropped"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("gradients", "plain_scores")
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
     cost: ClassVar[str] = "2 forward and 2 backward passes per pair; with reduce='absolute' one partial backward pass per layer"
     cite: ClassVar[tuple[str, ...]] = ("kramar2024",)
 
@@ -117,7 +117,7 @@ class AttributionPatchingStar:
         """Two forward passes, and backward as many as `reduce` asks for, partial ones counted half."""
         return size.traced(2, {"none": 1.0, "signed": 2.0, "absolute": 1.0 + size.n_layers / 2}[self.reduce])
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         from circuitlab.model.decoder.taps import refusing  # noqa: PLC0415 - torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.methods.base.first_order import check_direction, first_order
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class AttributionPatching:
         """Two forward passes and one backward."""
         return size.traced(2, 1)
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         return first_order(self, model, batch, metric)

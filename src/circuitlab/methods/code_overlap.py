@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.reference import answer_logits
 from circuitlab.methods.codes.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
 from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
@@ -87,7 +87,7 @@ class CodeOverlap:
     name: ClassVar[str] = "code_overlap"
     estimand: ClassVar[str] = "number of discrete codes of a node's output that occur on clean prompts and on no corrupt prompt"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("hooks", "weights")
+    needs: ClassVar[tuple[str, ...]] = ("hooks", "writes")
     cost: ClassVar[str] = "2 forward passes per pair, and training a small autoencoder per trial"
     cite: ClassVar[tuple[str, ...]] = ("oneill2024",)
     causal: ClassVar[bool] = False
@@ -148,10 +148,13 @@ class CodeOverlap:
         forward = 24.0 * size.n_layers * size.d_model**2 * size.length
         return 4.0 * size.pairs + training / forward
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
         batch = with_reference(model, metric, batch)
+        if batch.one_length and len(lengths := set((batch.end + 1).tolist())) > 1:
+            what = f"{model.spec.name} turns positions by the length of the prompt, and these prompts have {sorted(lengths)[:5]} tokens."
+            raise ModelError(what, "Autoencoders learn from all prompts together: give prompts of one length.")
         clean, corrupt = (
             metric(answer_logits(model, batch, tokens).double(), batch).cpu().numpy() for tokens in (batch.clean, batch.corrupt)
         )

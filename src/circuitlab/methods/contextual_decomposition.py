@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.nodes_in_trace import Chosen
 from circuitlab.methods.decomposition import Options, Rule, Source
 from circuitlab.nodes import Embed, Head, KVHead, Mlp, Node
@@ -61,7 +61,8 @@ class ContextualDecomposition:
     additive: heads that act together are each given what they share. The default departs from the paper because the published products
     miss every planted circuit that works through queries or keys, and the circuits they find on released weights are less faithful.
     ``provenance.measured`` holds the largest deviation of relevant + irrelevant from the activation, found on a sample of sources with
-    both parts carried.
+    both parts carried, and ``bounded_share``: of how many values the irrelevant part left the range of the activation with the scales of
+    norms held (the first MLP of some models, on some prompts), so that norms had to be bounded (`Rule`).
 
     Raises
     ------
@@ -80,7 +81,7 @@ class ContextualDecomposition:
     name: ClassVar[str] = "contextual_decomposition"
     estimand: ClassVar[str] = "part of the metric that is due to what a node's output has beyond a baseline, by contextual decomposition"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("decoder", "neurons", "heads_apart", "plain_scores")
+    needs: ClassVar[tuple[str, ...]] = ("gradients", "neurons", "heads_apart", "plain_softmax", "unedited")
     cost: ClassVar[str] = "2 forward passes per pair, and per node and pair the part of one above its layer and after the first difference"
     cite: ClassVar[tuple[str, ...]] = ("hsu2024",)
 
@@ -121,7 +122,7 @@ class ContextualDecomposition:
         whole = replace(size, changed=1.0) if self.baseline != "corrupt" else size
         return whole.rerun(1.3 * sources)
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         from circuitlab.methods.decomposition.relevance import relevance_rows, relevance_to_metric  # noqa: PLC0415 - torch
@@ -131,7 +132,11 @@ class ContextualDecomposition:
         found = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
         gap = found.clean if self.baseline == "zero" else found.clean - found.corrupt
         arrays = {"total": gap, "clean": found.clean, "corrupt": found.corrupt, **self._shaped(found.values.T, model.spec, marks)}
-        measured = {"invariant_error": found.invariant.error, "invariant_difference": found.invariant.difference}
+        measured = {
+            "invariant_error": found.invariant.error,
+            "invariant_difference": found.invariant.difference,
+            "bounded_share": float(found.bounded.mean()),
+        }
         about = msgspec.structs.replace(provenance_of(self, model, batch, metric), measured=measured)
         return HeadScores.build(arrays, about, marks)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 
 if TYPE_CHECKING:
     from circuitlab.methods.base.cost import RunSize
@@ -98,12 +98,12 @@ class EdgeAttributionPatchingIG:
         steps = self.steps if self.variant == "inputs" else self.steps * (size.n_layers + 0.5)
         return size.traced(2 + steps, steps)
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
         return self.edges(model, batch, metric).to_head_scores()
 
-    @guarded
+    @prepared
     def edges(self, model: Model, batch: ContrastBatch, metric: Metric) -> EdgeScores:
         """Score every edge on every pair, (pair, sender, receiver), in metric units."""
         from circuitlab.methods.base.edges import score_edges  # noqa: PLC0415 - torch

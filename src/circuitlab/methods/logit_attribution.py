@@ -10,7 +10,7 @@ from einops import einsum
 
 from circuitlab.errors import BadParameterError
 from circuitlab.methods.base import provenance_of, require_additive, require_linear, step
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LogitAttribution:
     name: ClassVar[str] = "logit_attribution"
     estimand: ClassVar[str] = "direct contribution of a node's output to the metric, norm scales frozen"
     additive: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("hooks", "readout")
+    needs: ClassVar[tuple[str, ...]] = ("hooks", "writes")
     cost: ClassVar[str] = "2 forward passes per pair"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021", "wang2022")
 
@@ -79,7 +79,7 @@ class LogitAttribution:
         """Only the contrast of both runs vanishes when they are the same."""
         return self.run == "contrast"
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: LogitDiff) -> HeadScores:
         """Score heads, MLPs and the embedding; arrays are (pair, layer, head), (pair, layer) and (pair,), in metric units."""
         from circuitlab.methods.base.answer_values import answer_values  # noqa: PLC0415 - torch

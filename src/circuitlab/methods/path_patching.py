@@ -11,7 +11,7 @@ from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import provenance_of, step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.memory import PassSizes, fits_in
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.paths import TwoRuns
 from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
 from circuitlab.methods.base.sweeps import like_pairs
@@ -78,7 +78,7 @@ class PathPatching:
     name: ClassVar[str] = "path_patching"
     estimand: ClassVar[str] = "effect on the metric of swapping a node's output along the paths to chosen receivers, other heads frozen"
     additive: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("decoder",)
+    needs: ClassVar[tuple[str, ...]] = ("gradients", "heads_apart")
     cost: ClassVar[str] = "to logits: pairs x nodes x layers / 2 MLP rows; else also pairs x nodes runs from the first receiver on"
     cite: ClassVar[tuple[str, ...]] = ("wang2022", "goldowsky2023", "merullo2024")
 
@@ -115,7 +115,7 @@ class PathPatching:
             return size.pairs * (2 + senders / (3 * size.length))
         return size.rerun(2 * senders)
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every sender; parts have shape (pair[, mark], layer[, head]) in metric units."""
         batch = with_reference(model, metric, batch)
@@ -128,7 +128,7 @@ class PathPatching:
         rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
         sizes = PassSizes.of(model)
         fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
-        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits, one_length=model.one_length):
+        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
             runs = TwoRuns.of(model, batch.select(pairs), metric, self.direction)
             effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
             rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.reference import answer_logits
 from circuitlab.provenance import digest
 from circuitlab.scores.head_scores import HeadScores
@@ -62,11 +62,13 @@ class RandomScores:
         """Both runs of every pair."""
         return 2.0 * size.pairs
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
         held = with_reference(model, metric, batch)
-        clean, corrupt = (metric(answer_logits(model, held, tokens).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt))
+        clean, corrupt = (
+            metric(answer_logits(model, held, tokens).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt)
+        )
         layers, heads = model.spec.n_layers, model.spec.n_heads
         drawn = np.stack([self._draw(model.spec.weights, batch, pair, layers * (heads + 1)) for pair in range(batch.n_pairs)])
         drawn = drawn.reshape(batch.n_pairs, layers, heads + 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base.first_order import Way, check_direction, first_order
-from circuitlab.methods.base.needs import guarded
+from circuitlab.methods.base.needs import prepared
 from circuitlab.methods.base.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class RelevancePatching:
         """Two forward passes and one backward."""
         return size.traced(2, 1)
 
-    @guarded
+    @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         from circuitlab.methods.base.relevance import relevance_decoder  # noqa: PLC0415 - torch

@@ -49,6 +49,9 @@ class ContrastBatch:
     reference : Tensor, shape (pair, vocab), optional
         Log-probabilities of the next token in one model's clean run, for metrics that compare with it. A value of a model, not a part of
         the prompts: methods set it (`circuitlab.methods.base.with_reference`) and it does not enter the identity.
+    one_length : bool
+        Whether prompts of different lengths must not share a pass, because the model turns positions by the length of the prompt. Set by
+        `circuitlab.methods.base.with_reference`, no part of the identity.
     """
 
     clean: Int[Tensor, "pair pos"]
@@ -64,6 +67,7 @@ class ContrastBatch:
     text: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     templates: tuple[str, ...] = field(default=(), repr=False)
     reference: Float[Tensor, "pair vocab"] | None = field(default=None, repr=False)
+    one_length: bool = False
 
     @classmethod
     def from_tokens(
@@ -97,8 +101,8 @@ class ContrastBatch:
             If a clean and a corrupt prompt differ in length; the rows are named.
         BadParameterError
             If something is not a whole number from 0 on, the counts differ, a prompt or an answer set is empty, clean equals corrupt, an
-            answer is also a foil or a distractor, prompts have certainly been padded on the left, or a mark lies outside its prompt. Whether
-            ids and lengths suit a model is checked where one is known (`circuitlab.model.inside.require_fit`).
+            answer is also a foil or a distractor, prompts have certainly been padded on the left, or a mark lies outside its prompt.
+            Whether ids and lengths suit a model is checked where one is known (`circuitlab.model.inside.require_fit`).
 
         Notes
         -----
@@ -168,12 +172,6 @@ class ContrastBatch:
             what = f"Mark {name!r} lies outside some prompts."
             raise BadParameterError(what, "Choose a place between the first token and END.")
         return places
-
-    def outside_inference(self) -> ContrastBatch:
-        """The same batch with copies of tensors that were made in inference mode, which no gradient can pass."""
-        copies = {name: value.clone() for name, value in vars(self).items() if getattr(value, "is_inference", bool)()}
-        marks = {name: value.clone() if value.is_inference() else value for name, value in self.marks.items()}
-        return replace(self, marks=marks, **copies)
 
     def select(self, pairs: Sequence[int]) -> ContrastBatch:
         """The same batch with only these pairs, in this order; the identity follows the content."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -14,6 +14,7 @@ import torch
 from circuitlab.errors import BadParameterError, ModelError, TokenizationError
 from circuitlab.model.hooks import HookedRun, own_modes
 from circuitlab.model.places import Places
+from circuitlab.model.protocol import Site
 from circuitlab.provenance import digest
 
 if TYPE_CHECKING:
@@ -106,10 +107,19 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def cache_is_exact(run: HookedRun, spec: ModelSpec) -> bool:
+def cache_is_exact(run: HookedRun, spec: ModelSpec, targets: Collection[tuple[Site, int]] = ()) -> bool:
     """Whether a model with cached keys and values says what it says when the whole prompt is run, tried on a few tokens.
 
-    False for models that keep no such cache, keep a state of another kind, or turn positions by the length of the prompt.
+    False for models that keep no such cache, keep a state of another kind, or turn positions by the length of the prompt; and where a value
+    that is to be edited is not met position by position (DeepSeek caches what keys and values are computed from, and computes all of them
+    anew for every token).
+
+    Parameters
+    ----------
+    run : HookedRun
+    spec : ModelSpec
+    targets : collection of (Site, int)
+        Sites and layers that are to be edited.
     """
     from transformers import DynamicCache  # noqa: PLC0415 - loads much of transformers
 
@@ -119,16 +129,46 @@ def cache_is_exact(run: HookedRun, spec: ModelSpec) -> bool:
     tokens = (torch.arange(2 * length).view(2, length) * 7 + 1) % spec.d_vocab
     cuts = [0, *range(max(1, length // 2), length + 1)]
     with own_modes(run.root):
-        whole = run.logits(tokens, None)
+        whole = _Seen.in_run(run, tokens, targets)
         past = DynamicCache()
         try:
-            pieces = [run.logits(tokens[:, start:stop], None, past=past) for start, stop in pairwise(cuts)]
+            pieces = [_Seen.in_run(run, tokens[:, start:stop], targets, past) for start, stop in pairwise(cuts)]
             past.batch_select_indices(torch.tensor([1]))
         except (RuntimeError, AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError):
             return False  # a model of another kind; the whole prompt is run each time
-    kept = all(layer.keys is not None and layer.keys.shape[-2] == length for layer in past.layers)
-    off = (torch.cat(pieces, dim=1) - whole).abs().max() / whole.abs().max().clamp(min=1)
-    return len(past.layers) > 0 and kept and bool(off <= {torch.float64: 1e-8, torch.float32: 1e-4}.get(whole.dtype, 5e-2))
+    kept = len(past.layers) > 0 and all(layer.keys is not None and layer.keys.shape[-2] == length for layer in past.layers)
+    return kept and all(piece.fits(whole, start, stop) for piece, (start, stop) in zip(pieces, pairwise(cuts), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Logits at every position of a run, and the values that its tap met."""
+
+    logits: Float[Tensor, "row pos vocab"]
+    values: dict[tuple[Site, int], Float[Tensor, ...]]
+
+    @classmethod
+    def in_run(cls, run: HookedRun, tokens: Tensor, targets: Collection[tuple[Site, int]], past: Any = None) -> _Seen:
+        values: dict[tuple[Site, int], Tensor] = {}
+
+        def read(site: Site, layer: int, value: Tensor) -> Tensor:
+            values[site, layer] = value.detach().clone()
+            return value
+
+        return cls(run.logits(tokens, None, targets, read if targets else None, past), values)
+
+    def fits(self, whole: _Seen, start: int, stop: int) -> bool:
+        """Whether this run of some positions met what the run of the whole text has there."""
+        pairs = [(self.logits, whole.logits[:, start:stop])]
+        for key, other in whole.values.items():
+            there = other[:, :, start:stop, :stop] if key[0] is Site.PATTERN else other[:, start:stop]
+            pairs.append((self.values.get(key, there[:0]), there))
+        return all(one.shape == there.shape and _close(one, there) for one, there in pairs)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    off = (one - other).abs().max() / other.abs().max().clamp(min=1)
+    return bool(off <= {torch.float64: 1e-8, torch.float32: 1e-4}.get(other.dtype, 5e-2))
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -52,7 +52,7 @@ class _Loaded:
     spec: ModelSpec
     decoder: Decoder | ModelError | None = None
     readout: Readout | None = None
-    cache_exact: bool | None = None
+    cache_exact: dict[frozenset[tuple[Site, int]], bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Any, name: str, weights: str | None) -> _Loaded:
@@ -125,6 +125,11 @@ class HookedModel:
         return self._loaded.parts.sites
 
     @property
+    def length_dependent(self) -> bool:
+        """Whether what it makes of a position depends on how long the prompt is."""
+        return self._loaded.parts.length_dependent
+
+    @property
     def lacks(self) -> Mapping[Site, str]:
         """Sites that it does not have, each with the reason."""
         return self._loaded.parts.lacks
@@ -153,17 +158,6 @@ class HookedModel:
         if self._edited is None or self._edited[0] is not loaded.decoder:
             self._edited = (loaded.decoder, replace(loaded.decoder, standing=self._standing))
         return self._edited[1]
-
-    @property
-    def one_length(self) -> bool:
-        """Whether prompts of different lengths cannot share a run, because positions turn by the length of the prompt."""
-        return self._loaded.parts.length_dependent
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Evaluation mode, gradients for what asks for them but never for weights, no inference mode; put back after the ``with`` block."""
-        with own_modes(self._loaded.root, gradients=True):
-            yield
 
     def refresh(self) -> None:
         """Look at every weight once, and make everything anew that was derived from weights that have changed since."""
@@ -238,9 +232,10 @@ class HookedModel:
         """What the model writes after prompts, with its edits: one `Generation`, or a tuple of them for a list. See `Model.generate`."""
         how, loaded = Decoding(max_new_tokens, temperature, seed, stop), self._current()
         read, run = read_prompts(prompts, self.tokenizer, loaded.spec), HookedRun(loaded.root, loaded.parts)
-        if loaded.cache_exact is None:
-            loaded.cache_exact = cache_is_exact(run, loaded.spec)
-        written = Writer(run, loaded.spec, self.tokenizer, self._standing, loaded.cache_exact).write(read, how)
+        edited: frozenset[tuple[Site, int]] = frozenset() if self._standing is None else self._standing.targets
+        if edited not in loaded.cache_exact:
+            loaded.cache_exact[edited] = cache_is_exact(run, loaded.spec, edited)
+        written = Writer(run, loaded.spec, self.tokenizer, self._standing, loaded.cache_exact[edited]).write(read, how)
         return written[0] if read.alone else written
 
     def with_edits(self, edits: Sequence[Edit]) -> Runner:

@@ -43,7 +43,7 @@ def require_inside(spec: ModelSpec, batch: ContrastBatch) -> None:
         outside = (ids >= spec.d_vocab).nonzero().tolist()
         if outside:
             shown = "; ".join(f"row {row}: {int(ids[row, place])}" for row, place in outside[:5])
-            what = f"{part} holds {len(outside)} token ids outside the vocabulary of {spec.name} ({shown}); it has {spec.d_vocab} ids from 0 on."
+            what = f"{part} holds {len(outside)} token ids outside the vocabulary of {spec.name}, 0 to {spec.d_vocab - 1} ({shown})."
             raise BadParameterError(what, "Encode the prompts with this model's own tokenizer.")
     lengths = (batch.end + 1).tolist()
     if spec.n_ctx is not None and (long := [i for i, n in enumerate(lengths) if n > spec.n_ctx]):

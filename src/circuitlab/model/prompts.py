@@ -113,9 +113,8 @@ def _encoded(text: str, tokenizer: PreTrainedTokenizerBase | None, spec: ModelSp
         raise BadParameterError("A prompt is empty.", "Give at least one word, or [tokenizer.bos_token_id] to write from nothing.")
     ids = list(tokenizer(text)["input_ids"])
     own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    while ids and ids[-1] in tokenizer.all_special_ids and ids[-1:] != own[-1:]:
-        ids.pop()
-    return tuple(ids)
+    stops = [start + len(own) for start in range(len(ids) - len(own) + 1) if ids[start : start + len(own)] == own]
+    return tuple(ids[: stops[0]] if stops else ids)
 
 
 def _check(number: int, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, spec: ModelSpec) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -206,6 +205,11 @@ class Model(Runner, Protocol):
         ...
 
     @property
+    def length_dependent(self) -> bool:
+        """Whether what it makes of a position depends on how long the prompt is: then prompts of different lengths never share a pass."""
+        ...
+
+    @property
     def lacks(self) -> Mapping[Site, str]:
         """Sites that it does not have, each with the reason."""
         ...
@@ -280,15 +284,6 @@ class Model(Runner, Protocol):
         whole text; other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every token,
         as ``generate(use_cache=False)`` does.
         """
-        ...
-
-    @property
-    def one_length(self) -> bool:
-        """Whether prompts of different lengths cannot share a run."""
-        ...
-
-    def ready(self) -> AbstractContextManager[None]:
-        """Evaluation mode, gradients for what asks for them but never for weights, no inference mode; put back after the ``with`` block."""
         ...
 
     def refresh(self) -> None:

@@ -76,7 +76,7 @@ def require_unpadded(clean: Rows, corrupt: Rows) -> None:
             continue
         if longest < len(rows[0]) and all(row.count(token) == run for row, run in zip(rows, runs, strict=True)):
             padded = [i for i in range(len(clean)) if runs[i] or runs[i + len(clean)]]
-            what = f"Prompts look padded on the left: {_rows(padded)} begin with up to {longest} times token {token}, which is nowhere else."
+            what = f"Prompts look padded on the left: {_rows(padded)} begin with up to {longest} times token {token}, found nowhere else."
             fix = "Give each prompt without padding; rows may differ in length. If these are real tokens, make one batch per count of them."
             raise BadParameterError(what, fix)
 

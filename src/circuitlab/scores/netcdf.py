@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from circuitlab.scores.edge_scores import EdgeScores
 
-__all__ = ["read", "read_dataset", "replace_file", "write"]
+__all__ = ["read", "read_bytes", "read_dataset", "replace_file", "write"]
 
 _FORMATS = {"HeadScores": "circuitlab scores", "EdgeScores": "circuitlab edge scores"}
 """The format a file names, by the class that it holds."""
@@ -65,8 +65,10 @@ def replace_file(path: Path, fill: object) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
+        beside = str(path.parent / f".{path.name}.{secrets.token_hex(4)}.part")
+        # Not tempfile, whose files only their owner may read: a shared store follows the umask and the folder's own rules.
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        temporary = beside
         fill(Path(temporary))  # type: ignore[operator]
         with Path(temporary).open("rb+") as done:
             os.fsync(done.fileno())
@@ -78,6 +80,23 @@ def replace_file(path: Path, fill: object) -> None:
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """A file's content, or None where there is no file.
+
+    Raises
+    ------
+    StoreError
+        If the operating system does not let this user read it. Such a file is not damaged.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror or error}."
+        raise StoreError(what, "Ask its owner for permission to read it, or use a store of your own (CIRCUITLAB_STORE).") from error
 
 
 def read(path: Path) -> HeadScores:
@@ -99,15 +118,18 @@ def read_dataset(path: Path, kind: str) -> tuple[xr.Dataset, Provenance]:
     ------
     ForeignFileError
         If circuitlab did not write the file.
+    StoreError
+        If this user may not read the file.
     ScoreFileError
         If there is no such file, it is damaged or cut short, it has a newer schema, or it holds the other kind of scores.
     """
     import xarray as xr  # noqa: PLC0415
 
-    if not path.is_file():
+    data = read_bytes(path)
+    if data is None:
         what = f"There is no score file {path}."
         raise ScoreFileError(what, "Check the path, or run the study again.")
-    if path.read_bytes()[:8] != b"\x89HDF\r\n\x1a\n":
+    if data[:8] != b"\x89HDF\r\n\x1a\n":
         what = f"{path} is no netCDF 4 file."
         raise ForeignFileError(what, f"Give a file written by {kind}.save or a run store.")
     try:

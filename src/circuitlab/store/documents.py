@@ -12,6 +12,7 @@ import msgspec
 from circuitlab.errors import StoreError
 from circuitlab.provenance import Environment, capture_environment, digest
 from circuitlab.store.aside import move_aside
+from circuitlab.store.writable import require_writable
 
 __all__ = ["Document", "DocumentStore"]
 
@@ -59,13 +60,22 @@ class DocumentStore:
         return self.root / f"{digest(about)[:16]}.json"
 
     def get(self, about: Mapping[str, Any]) -> Document | None:
-        """The stored result, or None. A damaged or newer file is named in a warning and moved into ``damaged/``."""
+        """The stored result, or None. A damaged or newer file is named in a warning and moved into ``damaged/``.
+
+        Raises
+        ------
+        StoreError
+            If this user may not read the file, which does not make it damaged.
+        """
+        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415 - h5py is slow to import
+
         path = self.path(about)
-        if not path.is_file():
+        data = read_bytes(path)
+        if data is None:
             return None
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=Document)
-        except (OSError, msgspec.MsgspecError) as error:
+            found = msgspec.json.decode(data, type=Document)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             problem = f"it cannot be read ({error})"
         else:
             problem = _problem(found, path)
@@ -98,9 +108,15 @@ class DocumentStore:
         """The stored result, or the computed one after storing it; also says whether it was stored before.
 
         Both come as they are read back: NaN is None.
+
+        Raises
+        ------
+        StoreError
+            If the folder cannot be written (before anything is computed), or a stored file not be read.
         """
         if (found := self.get(about)) is not None:
             return found.result, True
+        require_writable(self.root)
         started = time.perf_counter()
         result = compute()
         return self.put(about, result, seconds=time.perf_counter() - started).result, False

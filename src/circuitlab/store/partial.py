@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -20,11 +21,20 @@ class PartialRun:
     path: Path
 
     def load(self) -> dict[str, np.ndarray]:
-        """The arrays that were saved last; empty if there are none. A damaged file is named in a warning and not used."""
-        if not self.path.is_file():
+        """The arrays that were saved last; empty if there are none. A damaged file is named in a warning and not used.
+
+        Raises
+        ------
+        StoreError
+            If this user may not read the file.
+        """
+        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415 - h5py is slow to import
+
+        data = read_bytes(self.path)
+        if data is None:
             return {}
         try:
-            with self.path.open("rb") as handle, np.load(handle, allow_pickle=False) as found:
+            with np.load(io.BytesIO(data), allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             warnings.warn(f"{self.path} is damaged ({type(error).__name__}): its rows are computed again.", stacklevel=2)

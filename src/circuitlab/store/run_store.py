@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from circuitlab.errors import StoreError
+from circuitlab.names import require_file_name
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store.documents import DocumentStore
@@ -52,7 +54,7 @@ class RunStore(ScoreFiles[HeadScores]):
 
     def documents(self, kind: str) -> DocumentStore:
         """Results made from runs, such as ``"evaluations"``, in a folder of that name."""
-        return DocumentStore(self.root / kind)
+        return DocumentStore(self.root / require_file_name("kind of results", kind, StoreError))
 
     def partial(self, run_id: str) -> PartialRun:
         """Where an unfinished run keeps the rows it has finished."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Generic, TypeVar
 import msgspec
 
 from circuitlab.errors import ScoreFileError, StoreError
+from circuitlab.names import require_file_name
 from circuitlab.provenance import Provenance
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store.aside import move_aside
+from circuitlab.store.writable import require_writable
 
 __all__ = ["ScoreFiles", "Sidecar"]
 
@@ -49,9 +52,10 @@ class ScoreFiles(ABC, Generic[Scores]):
 
     def path(self, run_id: str) -> Path:
         """Where the scores of a run lie."""
-        if not run_id.isalnum():
+        if not (run_id.isalnum() and run_id.isascii()):
             what = f"{run_id!r} is no run id."
             raise StoreError(what, "Run ids are hexadecimal digits.")
+        require_file_name("run id", run_id, StoreError)
         return self.root / f"{run_id}{self.suffix}"
 
     def list(self) -> list[str]:
@@ -60,9 +64,14 @@ class ScoreFiles(ABC, Generic[Scores]):
         return sorted(name for name in names if name.isalnum())
 
     def has(self, run_id: str) -> bool:
-        """Whether a run is stored and its file is byte for byte what was written; a damaged one is moved aside."""
-        path = self.path(run_id)
-        if not path.is_file():
+        """Whether a run is stored and its file is byte for byte what was written; a damaged one is moved aside.
+
+        Raises
+        ------
+        StoreError
+            If this user may not read its files, which does not make them damaged.
+        """
+        if not os.access(self.path(run_id), os.F_OK):
             return False
         problem = self._problem(run_id)
         if problem:
@@ -101,12 +110,18 @@ class ScoreFiles(ABC, Generic[Scores]):
         """The stored run, or the computed one after storing it; also says whether it was stored before.
 
         A damaged, foreign or newer file is named in a warning, moved into ``damaged/``, and the run computed again.
+
+        Raises
+        ------
+        StoreError
+            If the folder cannot be written (before anything is computed), or a stored file not be read.
         """
         if self.has(run_id):
             try:
                 return self.get(run_id), True
             except ScoreFileError as error:
                 self._move_aside(run_id, str(error))
+        require_writable(self.root)
         scores = compute()
         found = scores.provenance.run_id()
         if found != run_id:
@@ -117,14 +132,17 @@ class ScoreFiles(ABC, Generic[Scores]):
 
     def _problem(self, run_id: str) -> str:
         """What is wrong with a stored run's file, judged from its sidecar without reading the scores; "" if nothing."""
+        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415 - h5py is slow to import
+
         path = self.path(run_id)
-        try:
-            sidecar = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Sidecar)
-        except FileNotFoundError:
+        beside, data = read_bytes(path.with_suffix(".json")), read_bytes(path)
+        if beside is None or data is None:
             return ""  # killed between the two writes: the scores themselves carry a checksum and are checked when read
-        except (OSError, msgspec.MsgspecError) as error:
+        try:
+            sidecar = msgspec.json.decode(beside, type=Sidecar)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             return f"its sidecar cannot be read ({error})"
-        return "" if sidecar.sha256 == _sha256(path) else "its bytes are not the ones that were written"
+        return "" if sidecar.sha256 == hashlib.sha256(data).hexdigest() else "its bytes are not the ones that were written"
 
     def _move_aside(self, run_id: str, problem: str) -> None:
         path = self.path(run_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlab.store import RunStore
 from circuitlab.study.analyses.base import Analysis, Found, Given, Unit
+from circuitlab.study.model_identity import model_identity
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -38,7 +39,7 @@ class Planned:
             "version": self.analysis.version,
             "settings": self.analysis.identity(),
             "unit": self.unit.key,
-            "model": study.model,
+            "model": model_identity(study.model),
             "seed": study.seed,
             "cells": [study.key(cell) for cell in self.unit.cells],
             "runs": list(runs),

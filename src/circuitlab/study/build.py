@@ -178,11 +178,7 @@ def _anchor(name: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    def fill(target: Path) -> None:
-        target.write_bytes(data)
-        target.chmod(0o644)
-
-    replace_file(path, fill)
+    replace_file(path, lambda target: target.write_bytes(data))
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from circuitlab.methods.base.reference import with_reference
 from circuitlab.metrics import correct, get_metric
 from circuitlab.model.encode import count_reasons
+from circuitlab.model.inside import require_fit
 from circuitlab.model.prepare import draw_pairs, to_batch
 from circuitlab.provenance import FitnessFlag
 from circuitlab.scores.intervals import mean_interval, proportion_interval
@@ -95,6 +96,7 @@ def check_task(
     """
     draw = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, least=least)
     batch = to_batch(draw)
+    require_fit(model, batch)
     right, gap, units = _measure(model, batch)
     dropped = count_reasons(draw.rejected)
     drawn = len(draw.pairs) + len(draw.rejected)

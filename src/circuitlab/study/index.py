@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from circuitlab.errors import StoreError
+from circuitlab.names import require_file_name
 from circuitlab.store import RunStore
+from circuitlab.store.writable import require_writable
 from circuitlab.study.spec import Cell, StudySpec
 
 __all__ = ["StudyIndex"]
@@ -23,6 +25,7 @@ class StudyIndex:
     """
 
     def __init__(self, store: RunStore, study: StudySpec) -> None:
+        require_file_name("study id", study.id)
         self.store, self.study = store, study
         self.path = store.root / "studies" / f"{study.id}.json"
 
@@ -37,7 +40,7 @@ class StudyIndex:
 
         from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(self.path.parent)
         with FileLock(self.path.with_suffix(".lock")):
             entries = self._read() | {self.study.key(cell): run_id}
             text = msgspec.json.format(msgspec.json.encode(entries), indent=2)
@@ -58,10 +61,13 @@ class StudyIndex:
         return [(cell, run_id) for cell, run_id in found if run_id is not None]
 
     def _read(self) -> dict[str, str]:
-        if not self.path.is_file():
+        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415
+
+        data = read_bytes(self.path)
+        if data is None:
             return {}
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=dict[str, str])
-        except msgspec.MsgspecError as error:
+            return msgspec.json.decode(data, type=dict[str, str])
+        except (msgspec.MsgspecError, RecursionError) as error:
             what = f"The study index {self.path} is damaged: {error}."
             raise StoreError(what, "Remove it; the runs stay, and `study run` finds them again.") from error

@@ -15,6 +15,7 @@ from circuitlab.methods import get_method
 from circuitlab.methods.base import report_progress
 from circuitlab.methods.base.cost import RunSize, forward_passes
 from circuitlab.store import RunStore
+from circuitlab.store.writable import require_writable
 from circuitlab.study.analyse import Planned, planned_units, run_unit, stored
 from circuitlab.study.collect import read_runs
 from circuitlab.study.index import StudyIndex
@@ -102,6 +103,11 @@ def run_study(
     -------
     StudyResult
         One entry per cell, scores first and then analyses. An error in one cell does not stop the others.
+
+    Raises
+    ------
+    StoreError
+        If there is something to run and the store cannot be written.
     """
     work = _Work(study, StudyIndex(store, study), functools.cache(functools.partial(load or _load, study.model)), score or _score)
     told = progress or SilentProgress()
@@ -112,6 +118,8 @@ def run_study(
     done = len(cells) - len(todo)
     if done:
         told.note(f"{done} of {len(cells)} cells are finished already and are kept.")
+    if todo:
+        require_writable(work.index.path.parent)
     results = iter(_run_all(work, todo, told))
     return StudyResult(study.id, [known or next(results) for known in before])
 

@@ -14,6 +14,7 @@ from circuitlab.methods import get_method
 from circuitlab.methods.base import Method, provenance_of
 from circuitlab.methods.base.checkpoint import keeping_rows
 from circuitlab.metrics import get_metric
+from circuitlab.model.inside import require_fit
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.provenance import FitnessFlag, capture_environment
 from circuitlab.store import RunStore
@@ -105,6 +106,7 @@ def score_batch(
     fitness: Any = None,
 ) -> Scored:
     """Score a batch that is ready; ``fitness`` is a function giving a `FitnessFlag`, called only if the run is not stored."""
+    require_fit(model, batch)
     run_id = provenance_of(method, model, batch, metric).run_id()
     started = time.perf_counter()
 

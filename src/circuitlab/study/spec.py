@@ -11,11 +11,17 @@ from typing import Annotated, Any
 import msgspec
 
 from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.names import require_file_name
 from circuitlab.provenance import digest
 from circuitlab.study.analyses import Analysis, analysis_classes, get_analyses
-from circuitlab.tasks.load import load_pools, load_task, task_file
+from circuitlab.study.model_identity import model_identity
+from circuitlab.tasks.load import load_pools, load_task, read_tables, task_file
+from circuitlab.tasks.text import read_text
 
 __all__ = ["Cell", "CompareSpec", "MethodEntry", "StudySpec", "TaskEntry", "load_study"]
+
+_LONGEST_KEY = 60
+"""Characters of a task's or method's short name; files are called after two of them and more. The end of a path says most."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -89,6 +95,9 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare: CompareSpec | None = None
     analyses: tuple[Analysis, ...] = ()
 
+    def __post_init__(self) -> None:
+        require_file_name("study id", self.id)
+
     def cells(self) -> list[Cell]:
         """All cells; the cheap methods come first where the file lists them first."""
         return [Cell(task, method, task.n or self.n) for method in self.methods for task in self.tasks]
@@ -107,15 +116,15 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.task_key(cell.task)}.{self.method_key(cell.method)}"
 
     def key(self, cell: Cell) -> str:
-        """What identifies a cell's result before the model is loaded: the task's text and word lists, and all settings.
+        """What identifies a cell's result before the model is loaded: the task's text, tables and word lists, the model, and all settings.
 
-        A changed task file or word list changes the key, so its cells are computed again.
+        A changed task file, word list, table of any of its variants, or folder of a model changes the key, so its cells are computed again.
         """
         spec = load_task(cell.task.id)
         folder = task_file(cell.task.id).parent
-        table = getattr(spec.source, "file", None)
-        data = (folder / table).read_text(encoding="utf-8") if table else ""
-        about = [spec.identity(), load_pools(folder), data, msgspec.to_builtins(cell), self.model, self.seed]
+        tables = read_tables(spec, folder)
+        data = tables if len(tables) > 1 else "".join(tables.values())
+        about = [spec.identity(), load_pools(folder), data, msgspec.to_builtins(cell), model_identity(self.model), self.seed]
         return digest(about)[:16]
 
 
@@ -125,7 +134,7 @@ def load_study(path: str | Path) -> StudySpec:
     Raises
     ------
     BadParameterError
-        If the file is missing, no TOML, or has missing, unknown or wrong fields.
+        If the file is missing, not UTF-8, no TOML, has missing, unknown or wrong fields, or its id cannot be the name of a file.
     UnknownNameError
         If a task, variant, or method does not exist; the nearest is suggested.
     """
@@ -134,8 +143,8 @@ def load_study(path: str | Path) -> StudySpec:
         what = f"There is no study file {path}."
         raise BadParameterError(what, "Check the path; figures/core.toml is the main study.")
     try:
-        spec = _converted(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        spec = _converted(tomllib.loads(read_text(path, BadParameterError)))
+    except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Study file {path} cannot be used: {error}."
         raise BadParameterError(what, "See figures/core.toml for the fields a study has.") from error
     for entry in spec.tasks:
@@ -178,12 +187,12 @@ def _check_analyses(spec: StudySpec) -> None:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names made safe for files; the second of a name gets ``-2`` and so on."""
+    """Names made safe for files; long ones are cut, and the second of a name gets ``-2`` and so on, also where only case differs."""
     keys: list[str] = []
     for name in names:
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "unnamed"
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[-_LONGEST_KEY:].strip("-") or "unnamed"
         key, number = base, 1
-        while key in keys:
+        while key.lower() in {other.lower() for other in keys}:
             number += 1
             key = f"{base}-{number}"
         keys.append(key)

@@ -28,7 +28,7 @@ __all__ = ["Diagnosis", "Verdict", "diagnose"]
 
 State: TypeAlias = Literal["exact", "hooks", "refused"]
 
-_BY_HOOKS = {"hooks", "weights", "readout"}
+_BY_HOOKS = {"hooks", "writes", "unedited"}
 _LENGTHS = (2, 9, 16, 7)
 _CLOSE = {"float64": 1e-6, "float32": 1e-4}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -145,3 +147,11 @@ def test_impossible_sizes_and_rankings(rule):
     scores = scores_of()
     with pytest.raises(BadParameterError, match=f"more than the {scores.layout.n_edges} edges"):
         rule(scores.layout.n_edges + 1)(scores)
+
+
+def test_the_documentation_says_which_rules_prune_by_default():
+    text = " ".join((Path(__file__).parents[3] / "docs" / "methods.md").read_text().split())
+    scores = scores_of(SMALL)
+    assert ("`TopEdges(k, prune=True)` then drops" in text) is (len(TopEdges(6)(scores).edges) == 6)
+    assert ("`GreedyEdges(k)`" in text and "always prunes" in text) is not hasattr(GreedyEdges(6), "prune")
+    assert len(TopEdges(6, prune=True)(scores).edges) < 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -305,7 +307,7 @@ def test_p_values_are_calibrated_where_effects_add_up() -> None:
 def test_equal_prompts_have_no_backups() -> None:
     model = load_model(tiny_hf("llama"))
     batch = tiny_batch(model, 3)
-    same = ContrastBatch.from_tokens(batch.clean.tolist(), batch.clean.tolist(), batch.answers[:, 0].tolist(), batch.foils[:, 0].tolist())
+    same = replace(batch, corrupt=batch.clean)
     found = BackupFinder()(model, same, METRIC, [Head(0, 0)])
     assert found.groups == () and all(pair.effect.mean == 0 and pair.q == 1 for pair in found.pairs)
 

@@ -97,7 +97,7 @@ def test_shares_that_do_not_sum_to_the_total_are_an_error() -> None:
     plain, right = model.weights, LogitAttribution()(model, batch, LogitDiff())
     heads = float(np.abs(right.values("heads").sum((1, 2)) / np.maximum(1, np.abs(right.dataset["total"].values))).max())
     for share, wrong in ((2e-3, True), (5e-4, False)):
-        model.weights = _WrongWeights(plain, 1 + share / heads)
+        model._loaded.readout = _WrongWeights(plain, 1 + share / heads)
         if wrong:
             with pytest.raises(AdditivityError, match=r"do not sum to the total of logit_diff on \d of 4 pairs"):
                 LogitAttribution()(model, batch, LogitDiff())
@@ -112,6 +112,6 @@ def test_models_in_16_bits_have_a_wider_tolerance(family: str) -> None:
     scores = LogitAttribution()(model, batch, LogitDiff())
     assert np.abs(scores.residual()).max() > 0
     if not model.spec.post_norm:  # which divides a common factor of the heads away
-        model.weights = _WrongWeights(model.weights, 3.0)
+        model._loaded.readout = _WrongWeights(model.weights, 3.0)
         with pytest.raises(AdditivityError):
             LogitAttribution()(model, batch, LogitDiff())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from circuitlab.errors import AlignmentError, BadParameterError, UnknownNameError
 from circuitlab.model.batch import ContrastBatch
@@ -62,6 +65,31 @@ def test_identity_follows_content(change) -> None:
         ({"marks": {"X": [0]}}, BadParameterError, "1 positions for 2 prompts"),
         ({"clean": [], "corrupt": [], "answers": [], "foils": []}, BadParameterError, "at least one"),
         ({"clean": [[], [4, 5]], "corrupt": [[], [4, 6]]}, BadParameterError, "hold no token"),
+        ({"distractors": [[3]]}, BadParameterError, "same number of rows"),
+        ({"foils": [[1, 7], [2]]}, BadParameterError, r"same token among answers and foils \(row 0: 7\)"),
+        ({"foils": [7, [9, 8]]}, BadParameterError, r"2 of 2 pairs .*row 0: 7; row 1: 8, 9"),
+        ({"distractors": [[7], []]}, BadParameterError, r"answers and distractors \(row 0: 7\)"),
+        ({"corrupt": [[1, 2, 3], [4, 6]]}, BadParameterError, "row 0 of 2 the clean and the corrupt prompt are the same"),
+        ({"clean": [[1, 2.0, 3], [4, 5]]}, BadParameterError, r"clean, row 0: 2\.0 \(float\)"),
+        ({"corrupt": [[1, 9, 3], [4, True]]}, BadParameterError, r"corrupt, row 1: True \(bool\)"),
+        ({"answers": [7, -1]}, BadParameterError, "answers, row 1: token id -1"),
+        ({"answers": [7, None]}, BadParameterError, r"answers\[1\] is of type NoneType"),
+        ({"answers": [7, float("nan")]}, BadParameterError, r"answers, row 1: nan \(float\)"),
+        ({"answers": [[[7]], [8]]}, BadParameterError, r"answers, row 0: \[7\] \(list\)"),
+        ({"answers": ["7", 8]}, BadParameterError, r"answers\[0\] is text"),
+        ({"answers": torch.tensor([7.0, 8.0])}, BadParameterError, r"answers, row 0: 7\.0"),
+        ({"answers": torch.tensor([True, False])}, BadParameterError, r"answers, row 0: True"),
+        ({"answers": torch.tensor([[7, 8]])}, BadParameterError, "same number of rows"),
+        ({"answers": torch.tensor([[7, -1], [8, 9]])}, BadParameterError, "row 0: token id -1"),
+        ({"answers": np.zeros((2, 1, 1), dtype=int)}, BadParameterError, r"row 0: \[0\] \(list\)"),
+        ({"answers": {0: 7, 1: 8}}, BadParameterError, "answers is of type dict"),
+        ({"answers": pd.DataFrame({"a": [7, 8]})}, BadParameterError, "answers is of type DataFrame"),
+        ({"clean": ["one", "two"]}, BadParameterError, r"clean\[0\] is text \('one'\)"),
+        ({"clean": torch.tensor([1, 2])}, BadParameterError, r"clean\[0\] is of type int"),
+        ({"clean": [[1, 2**40, 3], [4, 5]]}, BadParameterError, "token id 1099511627776 lies outside"),
+        ({"marks": {"X": [0.0, 1]}}, BadParameterError, r"mark 'X', row 0: 0\.0"),
+        ({"marks": {"END": [0, 1]}}, BadParameterError, "END is always the last token"),
+        ({"marks": {"S1+1": [0, 1]}}, BadParameterError, "cannot be a mark"),
     ],
 )
 def test_refusals(change, error, says) -> None:
@@ -75,3 +103,50 @@ def test_marks_outside_are_refused() -> None:
         batch.mark("SUBJCT")
     with pytest.raises(BadParameterError, match="outside"):
         batch.mark("SUBJECT+1")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [tuple, np.array, torch.tensor, pd.Series, lambda x: torch.tensor(x, dtype=torch.int32), lambda x: np.array(x, dtype=np.uint16)],
+    ids=["tuple", "array", "tensor", "column", "int32", "uint16"],
+)
+def test_ids_come_from_whatever_holds_them(form) -> None:
+    given = {"clean": [[1, 2, 3], [4, 5]], "corrupt": [[1, 9, 3], [4, 6]]}
+    held = {part: [form(row) for row in rows] for part, rows in given.items()}
+    flat = {"answers": [7, 8], "foils": [1, 2], "distractors": [3, 3], "marks": {"X": [1, 0]}}
+    held |= {part: {"X": form(rows["X"])} if part == "marks" else form(rows) for part, rows in flat.items()}
+    plain, found = make(**flat), make(**held)
+    assert found.task.digest == plain.task.digest
+    assert found.clean.tolist() == plain.clean.tolist()
+    assert found.distractors.tolist() == [[3], [3]]
+    assert found.mark("X").tolist() == [1, 0]
+
+
+def test_whole_tensors_and_columns_of_lists_are_taken() -> None:
+    clean, corrupt = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 9, 3], [4, 9, 6]])
+    plain = ContrastBatch.from_tokens(clean.tolist(), corrupt.tolist(), [[7, 8], [8, 9]], [1, 2])
+    table = pd.DataFrame({"clean": clean.tolist(), "corrupt": corrupt.tolist(), "foil": [1, 2]})
+    for first, second in ((clean, corrupt), (clean.numpy(), corrupt.numpy()), (table["clean"], table["corrupt"])):
+        found = ContrastBatch.from_tokens(first, second, torch.tensor([[7, 8], [8, 9]]), table["foil"])
+        assert found.task.digest == plain.task.digest
+    assert ContrastBatch.from_tokens(clean, corrupt, [{8, 7}, frozenset({9, 8})], [1, 2]).task.digest == plain.task.digest
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupt", "padded"),
+    [
+        ([[0, 0, 5, 6], [3, 4, 5, 6]], [[0, 0, 7, 6], [3, 4, 7, 6]], "row 0"),
+        ([[9, 9, 9, 6], [3, 4, 5, 6]], [[9, 9, 9, 7], [3, 4, 7, 6]], "row 0"),
+        ([[3, 4, 5, 6], [0, 4, 5, 6], [0, 0, 5, 6]], [[3, 4, 7, 6], [0, 4, 7, 6], [0, 0, 7, 6]], "rows 1, 2"),
+        ([[9, 9, 5, 6], [3, 4, 5, 6]], [[9, 9, 7, 6], [3, 4, 7, 6]], None),
+        ([[0, 0, 5, 6], [3, 4, 5, 0]], [[0, 0, 7, 6], [3, 4, 7, 0]], None),
+        ([[0, 0, 5, 6], [0, 0, 4, 6]], [[0, 0, 7, 6], [0, 0, 7, 6]], None),
+        ([[0, 0, 5, 6], [3, 4, 5]], [[0, 0, 7, 6], [3, 4, 7]], None),
+    ],
+)
+def test_padding_on_the_left_is_refused_where_it_is_certain(clean, corrupt, padded) -> None:
+    if padded is None:
+        assert ContrastBatch.from_tokens(clean, corrupt, [1] * len(clean), [2] * len(clean)).n_pairs == len(clean)
+        return
+    with pytest.raises(BadParameterError, match=f"padded on the left: {padded} begin"):
+        ContrastBatch.from_tokens(clean, corrupt, [1] * len(clean), [2] * len(clean))

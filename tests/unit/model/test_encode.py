@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from circuitlab.errors import AlignmentError, BadParameterError, TokenizationError
@@ -68,6 +68,49 @@ def test_a_row_that_does_not_fit_is_named(tokenizer, case, reason) -> None:
     assert caught.value.reason == reason
     assert isinstance(caught.value, AlignmentError)
     assert isinstance(caught.value, TokenizationError)
+
+
+def with_specials(template: str = "<s> $A", *, prepend: bool = True) -> PreTrainedTokenizerFast:
+    """The same words behind a normaliser that puts a space before every text, and a post-processor that adds special tokens."""
+    backend = word_tokenizer()._tokenizer
+    if prepend:
+        backend.pre_tokenizer = pre_tokenizers.Punctuation()
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.add_special_tokens(["<s>", "</s>"])
+    pair = [(name, backend.token_to_id(name)) for name in ("<s>", "</s>")]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=pair)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "$A </s>", "<s> $A </s>", "$A </s> </s>"])
+def test_added_specials_and_prepended_spaces_leave_marks_and_answers_right(template) -> None:
+    tokenizer = with_specials(template)
+    pair = example("Say dark red now", "Say dark blue now", marked="dark red", other="dark blue", distractors=(" light",))
+    found = encode_pair(tokenizer, pair)
+    words = tokenizer.convert_ids_to_tokens(found.clean)
+    assert words[-3:] == ["▁dark", "▁red", "▁now"]
+    assert words[0] == "<s>" or not template.startswith("<s>")
+    assert "</s>" not in words, "the prompt goes on with its answer"
+    assert words[found.marks["COLOR"]] == "▁red"
+    assert tokenizer.convert_ids_to_tokens([*found.answers, *found.foils, *found.distractors]) == ["▁blue", "▁green", "▁light"]
+
+
+def test_a_prompt_that_ends_in_its_own_special_token_keeps_it() -> None:
+    tokenizer = with_specials("$A </s>", prepend=False)
+    found = encode_pair(tokenizer, example("Say red now</s>", "Say blue now</s>"))
+    assert tokenizer.convert_ids_to_tokens(found.clean)[-2:] == ["▁now", "</s>"]
+
+
+def test_a_second_bos_and_prompts_of_the_same_tokens_are_counted() -> None:
+    with pytest.raises(RejectedRow, match="begins with '<s>' twice") as caught:
+        encode_pair(with_specials(), example("<s>Say red now", "<s>Say blue now"))
+    assert caught.value.reason == "two_bos"
+    backend = word_tokenizer()._tokenizer
+    backend.normalizer = normalizers.Lowercase()
+    lower = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+    with pytest.raises(RejectedRow, match="are the same tokens") as caught:
+        encode_pair(lower, example("say red now", "say RED now", other="RED"))
+    assert caught.value.reason == "same_prompt"
 
 
 def test_distractors_that_are_no_single_token_are_left_out(tokenizer) -> None:

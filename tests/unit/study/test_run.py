@@ -15,10 +15,11 @@ from circuitlab.errors import BadParameterError, StoreError, TaskFileError, Unkn
 from circuitlab.methods.base import step
 from circuitlab.store import RunStore
 from circuitlab.study.index import StudyIndex
+from circuitlab.study.model_identity import model_identity
 from circuitlab.study.progress import format_seconds
 from circuitlab.study.run import run_study, take_shard
 from circuitlab.study.score import Scored
-from circuitlab.study.spec import load_study
+from circuitlab.study.spec import MethodEntry, StudySpec, TaskEntry, load_study
 from circuitlab.testing.fakes import fake_scores
 
 STUDY = """
@@ -202,3 +203,99 @@ def test_a_result_is_plain_json(study_file, tmp_path) -> None:
     assert msgspec.json.decode(msgspec.json.encode(result))["cells"][0]["task"] == "ioi"
     assert format_seconds(75) == "1 min 15 s"
     assert format_seconds(float("nan")) == "an unknown time"
+
+
+TABLE_TASK = """
+id = "made"
+version = 1
+title = "Made"
+about = "A made task."
+cite = []
+licence = "none"
+answers = [" {item.answer}"]
+foils = [" {other.answer}"]
+default_variant = "own"
+[source]
+kind = "table"
+file = "own.csv"
+answer = "answer"
+[[templates]]
+name = "one"
+text = "Say {item.item:A}, then"
+[variants.own]
+about = "Its own rows."
+swap = { A = "{other.item}" }
+[variants.else]
+about = "Other rows."
+swap = { A = "{other.item}" }
+source = { kind = "table", file = "else.csv", answer = "answer" }
+"""
+
+
+@pytest.mark.parametrize("changed", ["own.csv", "else.csv", "pools.toml", "made.toml", "model/config.json", "model/model.safetensors"])
+def test_a_changed_file_is_another_cell(tmp_path, changed) -> None:
+    (tmp_path / "model").mkdir()
+    files = {
+        "own.csv": "item,answer\na,1\nb,2\n",
+        "else.csv": "item,answer\nc,3\nd,4\n",
+        "pools.toml": 'w = ["x"]\n',
+        "made.toml": TABLE_TASK,
+    }
+    files |= {"model/config.json": "{}", "model/model.safetensors": "weights"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    study = tmp_path / "study.toml"
+    cell = f'tasks = [{{ id = "{tmp_path}/made.toml", variant = "else" }}]\nmethods = [{{ name = "random" }}]'
+    study.write_text(f'id = "s"\ntitle = "t"\nmodel = "{tmp_path}/model"\nn = 2\n{cell}\n')
+    store = RunStore(tmp_path / "runs")
+    run(study, store, Fake())
+    idle = Fake()
+    run(study, store, idle)
+    assert idle.seen == []
+    new = {"pools.toml": 'w = ["y"]\n', "made.toml": TABLE_TASK.replace("Say", "Tell"), "model/model.safetensors": "another"}.get(changed)
+    (tmp_path / changed).write_text(new or files[changed].replace("{}", "{ }").replace("2", "5").replace("4", "6"))
+    again = Fake()
+    run(study, store, again)
+    assert len(again.seen) == 1
+
+
+def test_a_model_folder_is_known_by_its_content(tmp_path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    assert model_identity(str(tmp_path / "one")) == model_identity(str(tmp_path / "two")) != model_identity(str(tmp_path))
+    assert model_identity("smollm2-135m") == "smollm2-135m"
+    assert model_identity("someone/somewhere") == "someone/somewhere"
+    assert model_identity(str(tmp_path / "one" / "model.safetensors")).startswith("sha256:")
+
+
+def test_an_unwritable_store_is_found_before_the_model_is_loaded(study_file, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    fake = Fake()
+    with pytest.raises(StoreError, match="cannot be written"):
+        run(study_file, RunStore(tmp_path / "file" / "runs"), fake)
+    assert fake.loads == 0
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a\\\\b", ".."])
+def test_an_id_that_leaves_the_store_is_refused(study_file, name) -> None:
+    study_file.write_text(STUDY.replace('id = "s"', f'id = "{name}"'))
+    with pytest.raises(BadParameterError, match="cannot be a study id"):
+        load_study(study_file)
+
+
+def test_study_files_are_utf_8_with_or_without_a_mark(study_file) -> None:
+    plain = load_study(study_file)
+    study_file.write_bytes(b"\xef\xbb\xbf" + study_file.read_bytes())
+    assert load_study(study_file) == plain
+    study_file.write_bytes(STUDY.replace("A study", "\u00dcber").encode("latin-1"))
+    with pytest.raises(BadParameterError, match=r"study\.toml is not UTF-8: byte 0xdc"):
+        load_study(study_file)
+
+
+def test_short_names_fit_into_file_names() -> None:
+    long = [TaskEntry("/a/" + "x" * 300 + f"/{name}.toml") for name in ("Ioi", "ioi")]
+    study = StudySpec(id="s", title="t", model="m", tasks=long, methods=[MethodEntry("random")])
+    keys = [study.task_key(entry) for entry in long]
+    assert len({key.lower() for key in keys}) == 2
+    assert all(len(key) <= 64 for key in keys)

@@ -193,6 +193,13 @@ def test_rendering_shows_marks_and_leading_spaces() -> None:
         (('swap = { A = "{b}" }', ""), TaskFileError, "changes nothing"),
         (('default_variant = "swap"', 'default_variant = "swop"'), UnknownNameError, "Did you mean 'swap'"),
         (('foils = [" {b}"]', 'foils = [" {a}"]'), TaskFileError, "both as answer and as foil"),
+        (('["x", "y", "z"]', '["x", " ", ""]'), TaskFileError, r"empty words \(number 2, 3\)"),
+        (('answers = [" {a}"]', 'answers = [" "]'), TaskFileError, "' ' among its answers"),
+        (('foils = [" {b}"]', 'foils = [""]'), TaskFileError, "'' among its foils"),
+        (('foils = [" {b}"]', "foils = []"), TaskFileError, "no foils for"),
+        (('answers = [" {a}"]', "answers = []"), TaskFileError, "no answers for"),
+        (('id = "made"', 'id = "../made"'), TaskFileError, "cannot be a task id"),
+        (("[variants.swap]", '[variants."a/b"]'), TaskFileError, "cannot be a variant of task 'made'"),
         (('kind = "pools"', 'kind = "pool"'), TaskFileError, "pool"),
         (('id = "made"', 'id = "other"'), TaskFileError, "Give the file the name of its id"),
         (('title = "Made"', "title = Made"), TaskFileError, "cannot be used"),
@@ -221,6 +228,19 @@ def test_unknown_names_suggest_the_near_one(tmp_path) -> None:
         ("item,answer\na,1\nb,1\n", "1 different answers"),
         ("item,reply\na,1\nb,2\n", "a column 'answer'"),
         ("item,answer\na,1\nb\n", "ragged lines"),
+        ("item,answer\na,1\nb,\n", "line 3, 'answer'"),
+        ('item,answer\na,1\nb," "\n', "line 3, 'answer'"),
+        ("item,answer\na,1\n\n ,2\n", "line 4, 'item'"),
+        ("item,answer,\na,1,x\nb,2,y\n", "line 1, ''"),
+        ("item,answer,answer\na,1,1\nb,2,2\n", "two columns called 'answer'"),
+        ('item,answer\na,"1\n', "no CSV table"),
+        ('item,answer\na,"1"x\n', "no CSV table"),
+        ("", "0 rows"),
+        ("item,answer\n", "0 rows"),
+        ("item,answer\na,Z\u00fcrich\nb,2\n".encode("latin-1"), r"not UTF-8: byte 0xfc at byte offset 15 \(line 2\).*UTF-8"),
+        ("item,answer\na,1\n".encode("utf-16"), "is UTF-16 .byte offset 0"),
+        ("item,answer\na,1\n".encode("utf-16-be"), "zero byte at byte offset 0"),
+        ("item,answer\na,1\n".encode("utf-32"), "is UTF-32"),
         (None, "does not exist"),
     ],
 )
@@ -228,6 +248,46 @@ def test_a_bad_table_is_refused(make, tmp_path, table, says) -> None:
     slots = 'kind = "pools"\ndistinct = [["a", "b"]]\nslots = { a = "words", b = "words" }'
     path = make((slots, 'kind = "table"\nfile = "rows.csv"\nanswer = "answer"'), ("{a:A}", "{item.item:A}"), ("{b}", "{other.item}"))
     if table is not None:
-        (tmp_path / "rows.csv").write_text(table)
-    with pytest.raises(TaskFileError, match=says):
+        (tmp_path / "rows.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(TaskFileError, match=says) as caught:
         draw(path, 1)
+    assert "rows.csv" in str(caught.value)
+
+
+def test_a_byte_order_mark_changes_nothing(make, tmp_path) -> None:
+    slots = 'kind = "pools"\ndistinct = [["a", "b"]]\nslots = { a = "words", b = "words" }'
+    path = make((slots, 'kind = "table"\nfile = "rows.csv"\nanswer = "answer"'), ("{a:A}", "{item.item:A}"), ("{b}", "{other.item}"))
+    path.write_text(path.read_text().replace('[" {a}"]', '[" {item.answer}"]').replace('[" {b}"]', '[" {other.answer}"]'))
+    (tmp_path / "rows.csv").write_text("item,answer\r\na,1\r\nb,2\r\n", newline="")
+    plain = draw(path, 2)
+    for file in (path, tmp_path / "rows.csv", tmp_path / "pools.toml"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert draw(path, 2) == plain
+    assert {pair.answers for pair in plain} == {(" 1",), (" 2",)}
+
+
+def test_task_files_and_word_lists_in_other_encodings_are_named(make, tmp_path) -> None:
+    path = make()
+    path.write_bytes(path.read_text().replace("A made task", "Gemachte T\u00e4tigkeit").encode("latin-1"))
+    with pytest.raises(TaskFileError, match=r"made\.toml is not UTF-8: byte 0xe4"):
+        load_task(path)
+    path = make()
+    (tmp_path / "pools.toml").write_bytes('shared = ["p"]'.encode("utf-16"))
+    with pytest.raises(TaskFileError, match=r"pools\.toml is UTF-16"):
+        draw(path, 1)
+
+
+@pytest.mark.parametrize(("clean", "corrupt", "which"), [(" ", "Say", "clean"), ("Say {a}", "", "corrupt"), ("", "\\n", "clean")])
+def test_an_empty_prompt_is_refused(make, clean, corrupt, which) -> None:
+    path = make(('"Say {a:A}, then"', f'"{clean}"'), ('swap = { A = "{b}" }', f'corrupt = "{corrupt}"'))
+    with pytest.raises(TaskFileError, match=f"The {which} prompt of template 'one' of task 'made' is empty"):
+        draw(path, 1)
+
+
+def test_changed_word_lists_are_seen_at_once(make, tmp_path) -> None:
+    path = make(("[pools]\n", "[other]\n"))
+    path.write_text(path.read_text().replace('[other]\nwords = ["x", "y", "z"]\n', ""))
+    (tmp_path / "pools.toml").write_text('words = ["x", "y"]')
+    assert len(draw(path)) == 2
+    (tmp_path / "pools.toml").write_text('words = ["x", "y", "z"]')
+    assert len(draw(path)) == 6

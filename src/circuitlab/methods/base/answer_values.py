@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,14 +79,15 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
     try:
         decoder = refusing(model.decoder, STREAM, NO_SUM)
     except ModelError:
-        return _by_hooks(model, metric, batch)
+        decoder = None
+    batch = replace(batch, one_length=model.length_dependent)
     found: list[list[AnswerValues]] = [[], []]
     order: list[int] = []
-    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False, one_length=model.one_length):
+    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False):
         few = batch.select(pairs)
-        runs = EdgeRuns.of(model, metric, few, decoder)
+        runs = None if decoder is None else EdgeRuns.of(model, metric, few, decoder)
         for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
-            values.append(AnswerValues.on(runs, tokens))
+            values.append(AnswerValues.by_hooks(model, metric, few, tokens) if runs is None else AnswerValues.on(runs, tokens))
         order += pairs
     back = torch.tensor(order).argsort()
     clean, corrupt = (_joined(values, back) for values in found)
@@ -96,16 +97,3 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
 def _joined(parts: list[AnswerValues], order: Tensor) -> AnswerValues:
     names = ("embed", "z", "mlp_out", "final", "total")
     return AnswerValues(*(torch.cat([getattr(part, name) for part in parts])[order.to(parts[0].final.device)] for name in names))
-
-
-def _by_hooks(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[AnswerValues, AnswerValues]:
-    found: list[list[AnswerValues]] = [[], []]
-    order: list[int] = []
-    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False, one_length=model.one_length):
-        few = batch.select(pairs)
-        for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
-            values.append(AnswerValues.by_hooks(model, metric, few, tokens))
-        order += pairs
-    back = torch.tensor(order).argsort()
-    clean, corrupt = (_joined(values, back) for values in found)
-    return clean, corrupt

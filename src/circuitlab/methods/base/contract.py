@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from circuitlab.errors import AdditivityError, BadParameterError
-from circuitlab.methods.base.needs import within_run
 from circuitlab.metrics import metric_params
 from circuitlab.provenance import Provenance
 
@@ -37,8 +36,7 @@ class Method(Protocol):
     additive : bool
         Whether the scores (with the bias) sum to ``total`` on every pair.
     needs : tuple of str
-        What it asks of the model, checked before a run (`circuitlab.methods.base.needs`): ``"hooks"``, ``"weights"``, ``"readout"``,
-        ``"decoder"``, ``"gradients"``, ``"neurons"``, ``"heads_apart"``, ``"plain_scores"``.
+        What it asks of the model, by the names of `circuitlab.methods.base.needs.NEEDS`; what a model lacks is refused before work starts.
     cost : str
         Forward passes as a function of pairs, layers and heads.
     cite : tuple of str
@@ -83,10 +81,9 @@ def effective_params(method: Method) -> dict[str, Any]:
 def provenance_of(method: Method, model: Model, batch: ContrastBatch, metric: Metric) -> Provenance:
     """The provenance a run will carry; known before it starts, so that a stored run can be found instead.
 
-    Weights that have changed since the model was last looked at are noticed here.
+    The model's weights are looked at once: what has changed since they were loaded is another model.
     """
-    if not within_run():
-        model.refresh()
+    model.refresh()
     return Provenance(
         method=method.name,
         params=effective_params(method),

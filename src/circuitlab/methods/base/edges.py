@@ -180,7 +180,7 @@ def score_edges(
     live, done = False, 0
     decoder, sizes = refusing(model.decoder, STREAM, NO_SUM), PassSizes.of(model)
     fits = fits_in(lambda window, length: sizes.edges(window, length, runs=3), method.name)
-    for pairs in like_pairs(batch, pairs_per_pass, fits=fits, one_length=model.one_length):
+    for pairs in like_pairs(batch, pairs_per_pass, fits=fits):
         found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), decoder), layout)
         for name, values in (("edges", found.edges), ("clean", found.clean), ("corrupt", found.corrupt)):
             arrays[name][pairs] = values.detach().to(torch.float64 if name != "edges" else torch.float32).cpu().numpy()

@@ -145,16 +145,19 @@ def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metr
     found: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     chosen_way = way or Way()
-    for pairs in like_pairs(
-        held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole), one_length=model.one_length
-    ):
-        contrast, values = _contrast(method, model, held.select(pairs), metric, chosen_way)
-        found.append(values | method.chosen.stacked(chosen_way.effects(contrast, points)))
+    for pairs in like_pairs(held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole)):
+        found.append(_scored(method, model, held.select(pairs), metric, chosen_way))
         order += pairs
         step(len(order), batch.n_pairs)
     back = np.argsort(order)
     arrays = {name: np.concatenate([one[name] for one in found])[back] for name in found[0]}
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
+
+
+def _scored(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way) -> dict[str, np.ndarray]:
+    """The arrays of a few pairs. Both runs are let go on return, before the next pass begins."""
+    contrast, values = _contrast(method, model, batch, metric, way)
+    return values | method.chosen.stacked(way.effects(contrast, method.chosen.points(model.spec.n_layers)))
 
 
 def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whole: bool) -> Fits:

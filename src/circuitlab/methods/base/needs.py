@@ -1,156 +1,138 @@
-"""What a method asks of a model, checked before any work starts, and the modes that a run happens in."""
+"""What a method asks of a model, and the refusal before any work where the model does not have it."""
 
 from __future__ import annotations
 
-import contextvars
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from circuitlab.errors import ModelError
-from circuitlab.model.protocol import Site
+from circuitlab.errors import ModelError, UnknownNameError
+from circuitlab.model.inside import require_inside
 
 if TYPE_CHECKING:
+    from circuitlab.methods.base.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["guarded", "refusal", "require", "within_run"]
+__all__ = ["NEEDS", "prepared", "refusal", "require"]
 
-_PARTS = {
-    "heads": Site.Z,
-    "attns": Site.ATTN_OUT,
-    "mlps": Site.MLP_OUT,
-    "embed": Site.RESID_PRE,
-    "resid_pre": Site.RESID_PRE,
-    "resid_mid": Site.RESID_MID,
-    "resid_post": Site.RESID_POST,
-}
-_SUM = (Site.RESID_PRE, Site.Z, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-M = TypeVar("M")
-
-_running: contextvars.ContextVar[bool] = contextvars.ContextVar("running", default=False)
+_Result = TypeVar("_Result")
 
 
-def within_run() -> bool:
-    """Whether a guarded method is running, so that the model's weights have been looked at already."""
-    return _running.get()
-
-
-def refusal(method: Any, model: Model) -> str:
-    """Why a method cannot run on a model; empty if it can.
-
-    Parameters
-    ----------
-    method : Method
-        With its parameters set: parts and sites are looked at.
-    model : Model
-    """
-    for site in _sites(method):
-        if site in model.lacks:
-            return f"it has no site {site.value!r}: {model.lacks[site]}"
-    for need in method.needs:
-        if reason := _reason(_CHECKS[need], method, model):
-            return reason
+def _decoder(model: Model) -> str:
+    try:
+        model.decoder  # noqa: B018 - built and checked on first use
+    except ModelError as error:
+        return error.what
     return ""
 
 
-def require(method: Any, model: Model) -> None:
-    """Raise `ModelError` where a method cannot run on a model; the message says why."""
+def _readout(model: Model) -> str:
+    try:
+        model.weights.final_norm  # noqa: B018
+    except ModelError as error:
+        return error.what
+    return ""
+
+
+def _gradients(model: Model) -> str:
+    return _decoder(model) or _readout(model)
+
+
+def _writes(model: Model) -> str:
+    names = [site for site in model.lacks if site.value in {"z", "attn_out", "mlp_out"}]
+    return f"{model.spec.name} has no site {names[0].value!r}: {model.lacks[names[0]]}." if names else _readout(model)
+
+
+def _neurons(model: Model) -> str:
+    found = _decoder(model)
+    if not found and any(block.experts is not None for block in model.decoder.blocks):
+        found = f"MLPs of {model.spec.name} are run as they are (mixtures of experts, or an activation of their own), without neurons."
+    return found
+
+
+def _heads_apart(model: Model) -> str:
+    found = _decoder(model)
+    if not found and not all(block.heads_apart for block in model.decoder.blocks):
+        found = f"{model.spec.name} norms the queries and keys of all heads together, so that one head's change is not its own."
+    return found
+
+
+def _plain_softmax(model: Model) -> str:
+    found = _decoder(model)
+    if not found and any(block.sinks is not None for block in model.decoder.blocks):
+        found = f"Attention of {model.spec.name} has sinks: a share of its softmax goes to no key."
+    if not found and any(where.bias is not None for where in model.decoder.measure(1)):
+        found = f"Attention of {model.spec.name} adds a bias of positions to its scores."
+    return found
+
+
+def _unedited(model: Model) -> str:
+    return f"{model.spec.name} is edited, and there are no rules for edits." if model.spec.edits else ""
+
+
+NEEDS: dict[str, Callable[[Model], str]] = {
+    "hooks": lambda _model: "",
+    "writes": _writes,
+    "decoder": _decoder,
+    "gradients": _gradients,
+    "neurons": _neurons,
+    "heads_apart": _heads_apart,
+    "plain_softmax": _plain_softmax,
+    "unedited": _unedited,
+}
+"""What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
+there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
+``heads_apart``, heads whose queries and keys do not share a norm; ``plain_softmax``, attention without sinks and position bias;
+``unedited``, a model without interventions."""
+
+
+def refusal(method: Method, model: Model) -> str:
+    """Why a method cannot run on a model with its own parameters; empty where it can."""
+    for need in method.needs:
+        if need not in NEEDS:
+            raise UnknownNameError("need of a method", need, NEEDS)
+        if reason := NEEDS[need](model):
+            return reason
+    sites = getattr(method, "sites", ())
+    lacking = [site for site in sites if site in model.lacks]
+    return f"{model.spec.name} has no site {lacking[0].value!r}: {model.lacks[lacking[0]]}." if lacking else ""
+
+
+def require(method: Method, model: Model) -> None:
+    """Raise `ModelError` where a method cannot run on a model."""
     if reason := refusal(method, model):
-        what = f"{method.name!r} cannot run on {model.spec.name} ({model.spec.family}): {reason.rstrip('.')}."
-        raise ModelError(what, "`circuitlab doctor` lists the methods that can.")
+        what = f"{method.name} cannot run on this model: {reason}"
+        raise ModelError(what, "`circuitlab doctor MODEL` lists the methods that can.")
 
 
-def guarded(run: Callable[Concatenate[M, Model, ContrastBatch, P], R]) -> Callable[Concatenate[M, Model, ContrastBatch, P], R]:
-    """Decorate a method's run: what the model lacks is refused first, weights that changed are noticed, and modes are set for the run.
+def prepared(run: Callable[[Any, Model, ContrastBatch, Any], _Result]) -> Callable[[Any, Model, ContrastBatch, Any], _Result]:
+    """A method's call that first refuses what it cannot do, and then runs in torch's own modes, whatever the caller has set.
 
-    Inside, the model evaluates, gradients are on and inference mode is off, whatever the caller has set; it is put back afterwards.
+    Answers outside the vocabulary and prompts longer than the model's positions are refused here, too. Inside, gradients are enabled and
+    inference mode is off; tensors of the batch that were made in inference mode are copied, since autograd may not keep them.
     """
 
     @functools.wraps(run)
-    def inside(method: M, model: Model, batch: ContrastBatch, *args: P.args, **named: P.kwargs) -> R:
-        if within_run():
-            return run(method, model, batch, *args, **named)
-        model.refresh()
-        with model.ready():
+    def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> _Result:
+        import torch  # noqa: PLC0415 - listing methods must not load torch
+
+        require_inside(model.spec, batch)
+        with torch.inference_mode(mode=False), torch.enable_grad():
             require(method, model)
-            token = _running.set(True)
-            try:
-                return run(method, model, batch.outside_inference(), *args, **named)
-            finally:
-                _running.reset(token)
+            return run(method, model, _own(batch), metric)
 
-    return inside
+    return call
 
 
-def _sites(method: Any) -> Iterator[Site]:
-    """Sites that the parameters of a method name."""
-    if "readout" in method.needs:
-        yield from _SUM
-    for part in (*getattr(method, "parts", ()), *getattr(method, "senders", ())):
-        yield Site(getattr(method, "site", "z")) if part == "heads" else _PARTS[part]
+def _own(batch: ContrastBatch) -> ContrastBatch:
+    """The same batch without tensors of inference mode."""
+    import torch  # noqa: PLC0415
 
+    def plain(value: Any) -> Any:
+        return value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
 
-def _reason(check: Callable[[Any, Model], str], method: Any, model: Model) -> str:
-    try:
-        return check(method, model)
-    except ModelError as error:
-        return error.what
-
-
-def _nothing(_method: Any, _model: Model) -> str:
-    return ""
-
-
-def _weights(_method: Any, model: Model) -> str:
-    for layer in range(model.spec.n_layers):
-        model.weights.output(layer)
-        model.weights.post_attention_norm(layer)
-    return ""
-
-
-def _readout(_method: Any, model: Model) -> str:
-    return _weights(_method, model) if model.weights.final_norm is not None else ""
-
-
-def _decoder(_method: Any, model: Model) -> str:
-    return "" if model.decoder.blocks and model.weights.final_norm is not None else "it has no layers"
-
-
-def _neurons(_method: Any, model: Model) -> str:
-    for block in model.decoder.blocks:
-        block.require_neurons()
-    return ""
-
-
-def _heads_apart(_method: Any, model: Model) -> str:
-    apart = all(block.heads_apart for block in model.decoder.blocks)
-    return "" if apart else "its queries and keys are normed over all heads together, so no head's can be told apart from the others'"
-
-
-def _plain_scores(method: Any, model: Model) -> str:
-    """For methods that form attention weights from queries and keys by themselves."""
-    if getattr(method, "site", "") in {"z", "v", "pattern"}:
-        return ""
-    if any(block.sinks is not None for block in model.decoder.blocks):
-        return "its attention has sinks, for which this method has no rule"
-    geometry = model.decoder.measure(2)
-    return (
-        "its attention scores have a position bias, for which this method has no rule" if any(x.bias is not None for x in geometry) else ""
-    )
-
-
-_CHECKS: dict[str, Callable[[Any, Model], str]] = {
-    "hooks": _nothing,
-    "weights": _weights,
-    "readout": _readout,
-    "decoder": _decoder,
-    "gradients": _decoder,
-    "neurons": _neurons,
-    "heads_apart": _heads_apart,
-    "plain_scores": _plain_scores,
-}
-"""What a method can need: ``weights`` are the heads' output projections, ``neurons`` MLPs that are not mixtures of experts."""
+    values = {field.name: plain(getattr(batch, field.name)) for field in dataclasses.fields(batch)}
+    marks = {name: plain(places) for name, places in batch.marks.items()}
+    return dataclasses.replace(batch, **{**values, "marks": marks})

@@ -253,7 +253,7 @@ def path_effect(
     route.check(model, [sender])
     batch = with_reference(model, metric, batch)
     values, clean, corrupt = (np.zeros(batch.n_pairs) for _ in range(3))
-    for pairs in like_pairs(batch, 8, alike=not route.to_logits, one_length=model.one_length):
+    for pairs in like_pairs(batch, 8, alike=not route.to_logits):
         runs = TwoRuns.of(model, batch.select(pairs), metric, direction)
         values[pairs], clean[pairs], corrupt[pairs] = runs.effects(route, [sender])[0], runs.clean, runs.corrupt
     return PathEffect("->".join([str(sender), *map(str, via), str(last)]), values, clean, corrupt)

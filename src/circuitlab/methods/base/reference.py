@@ -30,11 +30,14 @@ def answer_logits(model: Model, batch: ContrastBatch, tokens: Int[Tensor, "pair 
 
 
 def with_reference(model: Model, metric: Metric, batch: ContrastBatch) -> ContrastBatch:
-    """The batch with the clean run's log-probabilities, (pair, vocab), if the metric needs them; the same batch otherwise.
+    """The batch as a model runs it: prompts of one length only in a pass where positions turn by the length of the prompt.
+
+    And with the clean run's log-probabilities, (pair, vocab), if the metric needs them.
 
     Every method calls this first. One forward pass, and pair x vocab numbers held in the model's dtype (float32 at least). A reference
     that is already there is computed anew: it may be another model's.
     """
+    batch = replace(batch, one_length=model.length_dependent)
     if not metric.needs_reference:
         return batch
     logits = answer_logits(model, batch, batch.clean)

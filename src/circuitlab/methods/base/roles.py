@@ -84,7 +84,7 @@ def attention_between(model: Model, batch: ContrastBatch, marks: Sequence[str], 
     for first in range(0, batch.n_pairs, _ROWS):
         rows = slice(first, first + _ROWS)
         here = {name: positions[rows] for name, positions in batch.marks.items()}
-        pattern = model.capture(batch.clean[rows], [Site.PATTERN], at=here[query], marks=here)[Site.PATTERN].double()
+        pattern = model.capture(batch.clean[rows], [Site.PATTERN], at=batch.mark(query)[rows], marks=here)[Site.PATTERN].double()
         for mark, keys in places.items():
             found[mark].append(_at_keys(pattern, keys[rows]).cpu().numpy())
     return {mark: np.concatenate(parts) for mark, parts in found.items()}

@@ -203,7 +203,7 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     if engine == "hooks":
         return _Hooks(model, metric)
     try:
-        decoder, _ = model.decoder, model.weights.final_norm  # the engine reads logits off the last stream
+        decoder = model.decoder
     except ModelError as error:
         warnings.warn(f"Falling back to hooks, which are much slower: {error}", stacklevel=2)
         return _Hooks(model, metric)
@@ -217,18 +217,17 @@ def like_pairs(
     *,
     alike: bool = True,
     fits: Fits | None = None,
-    one_length: bool = False,
 ) -> Iterator[list[int]]:
     """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
 
     The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
     make the window much longer than the others need opens a new chunk. With ``fits``, so does one with which the chunk would take too
-    much memory; it is asked about every pair before the first chunk is given out. With ``one_length`` (`Model.one_length`), a chunk holds
-    pairs of one length only.
+    much memory; it is asked about every pair before the first chunk is given out. Where the batch asks for ``one_length``, prompts of
+    different lengths never share a chunk.
     """
     first, end = batch.first_difference().tolist(), batch.end.tolist()
     first = [min(one, last) for one, last in zip(first, end, strict=True)]
-    order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (end[i] if one_length else 0, first[i], end[i]))
+    order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i]))
     if fits is not None:
         for pair in order:
             fits(1, end[pair] + 1 - first[pair], end[pair] + 1)
@@ -238,7 +237,7 @@ def like_pairs(
         length = max(end[i] for i in joined) + 1
         window = length - min(first[i] for i in joined)
         wasteful = alike and len(joined) * window > _WASTE * sum(end[i] + 1 - first[i] for i in joined)
-        apart = one_length and end[pair] != end[joined[0]]
+        apart = batch.one_length and end[pair] != end[chunk[0] if chunk else pair]
         if chunk and (len(joined) > size or wasteful or apart or (fits is not None and not fits(len(joined), window, length))):
             yield chunk
             joined = [pair]

@@ -62,16 +62,13 @@ def node_outputs(
     import torch  # noqa: PLC0415 - listing methods must not load torch
 
     rows = max(1, _TOKENS // tokens.shape[1])
-    parts, order = [], []
-    groups = [torch.arange(len(tokens))]
-    if model.one_length:
-        groups = [(end == length).nonzero()[:, 0].cpu() for length in end.unique()]
-    for few in (some for group in groups for some in group.split(rows)):
-        order.append(few)
+    parts = []
+    for start in range(0, len(tokens), rows):
+        few = slice(start, start + rows)
         longest = int(end[few].max()) + 1
         here = _pooling(end[few], [None if place is None else place[few] for place in places], longest)
         parts.append(_contributions(model, tokens[few, :longest], here, mlps=mlps))
-    return torch.cat(parts)[torch.cat(order).argsort()]
+    return torch.cat(parts)
 
 
 def _pooling(end: Tensor, places: Sequence[Tensor | None], length: int) -> Float[Tensor, "row place pos"]:

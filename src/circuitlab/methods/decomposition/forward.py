@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 
 from circuitlab.methods.decomposition.known import KnownLayer
@@ -16,12 +17,17 @@ from circuitlab.methods.decomposition.source import Source, ordered
 from circuitlab.nodes import Embed, Head, KVHead, Mlp
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool
     from torch import Tensor
 
     from circuitlab.methods.decomposition.prompts import Prompts
     from circuitlab.methods.decomposition.rule import Rule
 
-__all__ = ["Seen", "climb", "passes"]
+__all__ = ["Seen", "climb", "left_range", "passes"]
+
+_RANGE = 4.0
+"""How many times as large as the activation an irrelevant part may be. Parts that stay in range have at most two to three times its size in
+released models, and those that leave it grow past any number within a few layers."""
 
 Seen: TypeAlias = Callable[[int, str, Parts], None]
 """Called with layer, field (``"q"``, ``"k"``, ``"v"``, ``"z"``, ``"resid_post"``) and the parts of the sources that have joined."""
@@ -81,6 +87,19 @@ def climb(
         resid = _output(rule, known, resid, z, here)
         watch(layer, "resid_post", resid)
     return resid
+
+
+@torch.no_grad()
+def left_range(prompts: Prompts, resid: Parts) -> Bool[np.ndarray, "source pair"]:
+    """Where a residual stream's irrelevant part is far larger than the stream, or no number, at some position of the prompt.
+
+    The irrelevant part stands for a run without the source; there it is one that no norm has kept in shape, and nothing can be read off it.
+    """
+    real = prompts.batch.mask[:, prompts.start :].to(resid.true.device)
+    sizes = (torch.linalg.vector_norm(part, dim=-1) for part in (resid.irrelevant, resid.true))
+    mine, whole = sizes
+    inside = mine <= _RANGE * whole.clamp(min=1e-30)  # false for what is not a number
+    return np.asarray((~inside & real).any(-1).cpu())
 
 
 def _nothing(_layer: int, _field: str, _parts: Parts) -> None:

@@ -42,11 +42,11 @@ class Means:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, decoder: Decoder, batch: ContrastBatch, fits: Fits | None = None, *, one_length: bool = False) -> Means:
+    def of(cls, decoder: Decoder, batch: ContrastBatch, fits: Fits | None = None) -> Means:
         """Run every corrupt prompt once and average, in float64; so many together as ``fits`` allows."""
         whole = batch.mask.all()
         sums: dict[tuple[str, int], Tensor] = {}
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False, fits=fits, one_length=one_length):
+        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False, fits=fits):
             few = batch.select(pairs)
             real = few.mask[..., None].double()
             for key, value in _outputs(decoder.trace(decoder.embed(few.corrupt))):
@@ -128,8 +128,8 @@ def prompts_of(
         what = f"Contextual decomposition has rules for a model's own parts, and none for the edits of {model.spec.name}."
         raise ModelError(what, "Decompose the unedited model, or use activation_patching, which is exact with every edit.")
     fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.source(length), "A decomposition")
-    means = Means.of(decoder, batch, fits, one_length=model.one_length) if options.baseline == "mean" else None
-    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), todo, fits=fits, one_length=model.one_length):
+    means = Means.of(decoder, batch, fits) if options.baseline == "mean" else None
+    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), todo, fits=fits):
         few = batch.select(pairs)
         clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
         yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)

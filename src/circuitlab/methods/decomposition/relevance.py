@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -12,16 +12,17 @@ from circuitlab.errors import BadParameterError
 from circuitlab.methods.base import step, with_reference
 from circuitlab.methods.base.checkpoint import FinishedRows
 from circuitlab.methods.base.routes import universe_of
-from circuitlab.methods.decomposition.forward import Seen, climb, passes
+from circuitlab.methods.decomposition.forward import climb, left_range, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered
 from circuitlab.nodes import Embed
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from circuitlab.methods.decomposition.parts import Parts
+    from circuitlab.methods.decomposition.rule import Rule
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -71,12 +72,15 @@ class Relevance:
         The metric of the unedited runs.
     invariant : Invariant
         Measured on a sample of sources and pairs.
+    bounded : ndarray of bool, shape (source, pair)
+        Where parts left the range of the activation, so that the value is that of bounded norms (`Rule`).
     """
 
     values: Float[np.ndarray, "source pair"]
     clean: Float[np.ndarray, " pair"]
     corrupt: Float[np.ndarray, " pair"]
     invariant: Invariant
+    bounded: Bool[np.ndarray, "source pair"]
 
 
 def require_sources(model: Model, sources: Sequence[Source]) -> None:
@@ -128,29 +132,30 @@ def relevance_to_metric(
     done = int(held.done.sum()) * len(sources)
     for pairs, prompts in prompts_of(model, batch, sources, settings, todo=held.todo):
         run = _Run(model, metric, prompts, settings)
-        values = np.zeros((len(sources), len(pairs)))
+        values, bounded = np.zeros((len(sources), len(pairs))), np.zeros((len(sources), len(pairs)), dtype=bool)
         for few in passes(sources, run.together):
-            values[few] = run.relevances([sources[i] for i in few])
+            values[few], bounded[few] = run.relevances([sources[i] for i in few])
             done += len(few) * len(pairs)
             step(done, batch.n_pairs * len(sources))
         clean, corrupt = run.ends()
-        invariant = invariant or run.invariant(sources, values)
+        invariant = invariant or run.invariant(sources, values, bounded)
         fine = np.isfinite(values).all(0)
         broken |= {pairs[i]: sources[int((~np.isfinite(values[:, i])).argmax())] for i in np.flatnonzero(~fine)}
         held.put(
             [pairs[i] for i in np.flatnonzero(fine)],
-            {"values": values.T[fine], "clean": clean[fine], "corrupt": corrupt[fine]},
+            {"values": values.T[fine], "bounded": bounded.T[fine], "clean": clean[fine], "corrupt": corrupt[fine]},
         )
     if broken:
         held.save()
         _refuse(broken, settings)
     assert invariant is not None  # noqa: S101 - a batch has at least one pair, and rows that are kept are never all finished
-    return Relevance(held.arrays["values"].T, held.arrays["clean"], held.arrays["corrupt"], invariant)
+    found = held.arrays
+    return Relevance(found["values"].T, found["clean"], found["corrupt"], invariant, found["bounded"].T.astype(bool))
 
 
 def relevance_rows(batch: ContrastBatch, sources: Sequence[Source], *, kept: bool = True) -> FinishedRows:
     """Rows for the relevances of every pair; where they are kept, those of an interrupted run are finished already."""
-    shapes: dict[str, tuple[int, ...]] = {"values": (len(sources),), "clean": (), "corrupt": ()}
+    shapes: dict[str, tuple[int, ...]] = {"values": (len(sources),), "bounded": (len(sources),), "clean": (), "corrupt": ()}
     return FinishedRows.of(batch.n_pairs, shapes) if kept else FinishedRows.empty(batch.n_pairs, shapes)
 
 
@@ -194,17 +199,30 @@ class _Run:
         """The metric of the clean and of the corrupt run."""
         return self.readout.of_run(self.prompts.clean), self.readout.of_run(self.prompts.corrupt)
 
-    def relevances(self, sources: Sequence[Source]) -> np.ndarray:
-        """Relevance of sources, in the order in which they join, (source, pair)."""
-        return self.readout.relevance(self._logits(sources, None, carry=carries(sources, self.options)))
+    def relevances(self, sources: Sequence[Source]) -> tuple[np.ndarray, np.ndarray]:
+        """Relevance of sources, in the order in which they join, (source, pair); and where norms had to be bounded for it."""
+        rule, carry = self.options.rule, carries(sources, self.options)
+        final = climb(rule, self.prompts, sources, carry=carry)
+        values, left = self._read(rule, final), left_range(self.prompts, final)
+        if rule.norm == "bounded" or not left.any():
+            return values, np.zeros_like(left)
+        rows = np.flatnonzero(left.any(1))
+        bounded, some = replace(rule, norm="bounded"), [sources[row] for row in rows]
+        again = self._read(bounded, climb(bounded, self.prompts, some, carry=carry))
+        values[rows] = np.where(left[rows], again, values[rows])
+        return values, left
 
-    def _logits(self, sources: Sequence[Source], seen: Seen | None, *, carry: bool) -> Parts:
-        rule = self.options.rule
-        return self.readout.logits(rule, climb(rule, self.prompts, sources, seen=seen, carry=carry), self.prompts.end)
+    def _read(self, rule: Rule, final: Parts) -> np.ndarray:
+        return self.readout.relevance(self.readout.logits(rule, final, self.prompts.end))
 
-    def invariant(self, sources: Sequence[Source], found: np.ndarray) -> Invariant:
-        """Decompose a sample once more with both parts carried, and compare with what was found, (source, pair)."""
+    def invariant(self, sources: Sequence[Source], found: np.ndarray, bounded: np.ndarray) -> Invariant:
+        """Decompose a sample once more with both parts carried, and compare with what was found, (source, pair).
+
+        The sample is of sources whose norms are held, unless they are bounded for all of them.
+        """
         order = ordered(sources)
+        held = [i for i in order if not bounded[i].any()]
+        rule, order = (self.options.rule, held) if held else (replace(self.options.rule, norm="bounded"), order)
         count = max(1, min(_SAMPLE, len(order) // _SHARE))
         some = [order[i] for i in sorted({round(place) for place in np.linspace(0, len(order) - 1, count)})]
         worst = [float("nan")] * len(self.prompts.clean.layers)
@@ -212,6 +230,7 @@ class _Run:
         def compare(layer: int, _field: str, parts: Parts) -> None:
             worst[layer] = float(np.fmax(worst[layer], parts.error()))
 
-        logits = self._logits([sources[i] for i in some], compare, carry=True)
-        apart = np.abs(self.readout.relevance(logits) - found[some]).max()
-        return Invariant(tuple(worst), logits.error(), float(apart))
+        final = climb(rule, self.prompts, [sources[i] for i in some], seen=compare, carry=True)
+        logits = self.readout.logits(rule, final, self.prompts.end)
+        apart = np.abs(self.readout.relevance(logits) - found[some])[bounded[some] == (not held)]
+        return Invariant(tuple(worst), logits.error(), float(apart.max()))

@@ -8,15 +8,16 @@ from typing import Literal, TypeAlias, get_args
 
 from circuitlab.errors import UnknownNameError
 
-__all__ = ["RULES", "Activation", "Bias", "Product", "Rule", "Signs", "Softmax"]
+__all__ = ["RULES", "Activation", "Bias", "Norm", "Product", "Rule", "Signs", "Softmax"]
 
 Bias: TypeAlias = Literal["exact", "published", "irrelevant"]
 Activation: TypeAlias = Literal["remainder", "shapley", "alone"]
 Product: TypeAlias = Literal["both", "any", "shapley"]
 Softmax: TypeAlias = Literal["alone", "remainder", "shapley", "frozen"]
 Signs: TypeAlias = Literal["clipped", "free"]
+Norm: TypeAlias = Literal["held", "bounded"]
 
-_CHOICES = {"bias": Bias, "activation": Activation, "product": Product, "gate": Product, "softmax": Softmax, "signs": Signs}
+_CHOICES = {"bias": Bias, "activation": Activation, "product": Product, "gate": Product, "softmax": Softmax, "signs": Signs, "norm": Norm}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Rule:
         ``"free"`` leaves parts of opposite sign. ``"clipped"`` (published): the larger takes the whole activation and the smaller nothing,
         after the input projection of an MLP, after its output, and after the layer; that is to clip the relevant part between 0 and the
         activation. A head that writes against the rest of the stream is then given nothing, so that heads that hinder cannot be seen.
+    norm : {"held", "bounded"}
+        ``"held"`` (published): a norm scales both parts as it scales the activation. That is linear and bounds nothing: an irrelevant part
+        much larger than the activation is squared by every gate after it, up to infinity. ``"bounded"`` scales an irrelevant part that is
+        larger than the activation by its own size, and the relevant part takes the rest. Where parts leave the activation's range, methods
+        bound the norms of that pair and source by themselves, and say how often.
 
     Examples
     --------
@@ -61,6 +67,7 @@ class Rule:
     gate: Product = "any"
     softmax: Softmax = "alone"
     signs: Signs = "free"
+    norm: Norm = "held"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -21,9 +21,6 @@ __all__ = ["activation", "clipped", "linear", "norm", "product", "softmax"]
 _SMALL = 1e-8
 """In the denominators of the published bias split."""
 
-_HELD = 8.0
-"""How many times as large as the activation an irrelevant part may be before a norm scales it by more than the activation's scale."""
-
 
 def linear(rule: Rule, x: Parts, map_: Linear, true: Tensor) -> Parts:
     """``x @ weight + bias``; the bias is shared by the magnitudes of what the two parts become."""
@@ -38,9 +35,7 @@ def linear(rule: Rule, x: Parts, map_: Linear, true: Tensor) -> Parts:
 def norm(rule: Rule, x: Parts, of: FrozenNorm, true: Tensor) -> Parts:
     """LayerNorm or RMSNorm with the scale of the whole activation; its bias is shared by the magnitudes of the two parts at its input.
 
-    An irrelevant part that is more than `_HELD` times as large as the activation is scaled down to that, and the relevant part takes the
-    rest. With its scale held a norm is linear and bounds nothing: MLPs and attention multiply activations with each other, so that a part
-    which has left their range would be squared in every layer, up to infinity. Below that size nothing changes.
+    A bounded norm scales an irrelevant part that is larger than the activation by its own size; the relevant part takes the rest.
     """
     gain, scale = of.gain.to(x.true.dtype), of.scale(x.total)
     factor = gain / scale
@@ -49,18 +44,12 @@ def norm(rule: Rule, x: Parts, of: FrozenNorm, true: Tensor) -> Parts:
         return part - part.mean(-1, keepdim=True) if of.kind == "layer" else part
 
     y = x.through(lambda part: centred(part) * factor, true)
-    if _leaves_range(x.relevant, scale):
-        own = torch.maximum(scale, of.scale(x.irrelevant) / _HELD)
+    if rule.norm == "bounded":
+        own = torch.maximum(scale, of.scale(x.irrelevant))
         irrelevant = centred(x.irrelevant) * (gain / own)
         relevant = torch.where(own > scale, centred(x.total) * factor - irrelevant, y.relevant)
         y = Parts(relevant, true, None if y.carried is None else irrelevant)
     return y if of.bias is None else _with_bias(rule, y, of.bias.to(true.dtype), (x.relevant, x.irrelevant))
-
-
-def _leaves_range(relevant: Tensor, scale: Tensor) -> bool:
-    """Whether an irrelevant part may be `_HELD` times as large as its activation: then the relevant part is almost as large."""
-    size = torch.linalg.vector_norm(relevant, dim=-1, keepdim=True) / relevant.shape[-1] ** 0.5
-    return bool((size > (_HELD - 1) * scale).any())
 
 
 def _with_bias(rule: Rule, y: Parts, bias: Tensor, sizes: tuple[Tensor, Tensor]) -> Parts:

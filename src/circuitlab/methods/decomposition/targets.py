@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from circuitlab.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.base import step
 from circuitlab.methods.base.routes import universe_of
-from circuitlab.methods.decomposition.forward import climb, passes
+from circuitlab.methods.decomposition.forward import climb, left_range, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.relevance import carries, require_sources
 from circuitlab.methods.decomposition.source import Options, Source
@@ -137,14 +137,24 @@ def relevance_to_targets(
         for chosen in passes([sources[i] for i in below], sources_together(model, prompts, settings)):
             few = [below[i] for i in chosen]
             reader = _Reader(prompts, targets, measure, np.zeros((len(few), len(targets), len(pairs))))
-            some = [sources[i] for i in few]
-            climb(settings.rule, prompts, some, seen=reader, last=last, carry=carries(some, settings))
-            found[np.ix_(few, range(len(targets)), pairs)] = reader.values
+            found[np.ix_(few, range(len(targets)), pairs)] = _measured(reader, [sources[i] for i in few], settings, last)
         done += len(pairs)
         step(done, batch.n_pairs)
     for row, source in enumerate(sources):
         found[row, [target.head in source.nodes for target in targets]] = 0.0
     return found
+
+
+def _measured(reader: _Reader, sources: Sequence[Source], options: Options, last: int) -> np.ndarray:
+    """Relevance of some sources to all targets, (source, target, pair); with bounded norms where parts leave the activation's range."""
+    rule, carry = options.rule, carries(sources, options)
+    left = left_range(reader.prompts, climb(rule, reader.prompts, sources, seen=reader, last=last, carry=carry))
+    rows = np.flatnonzero(left.any(1))
+    if rule.norm == "held" and len(rows):
+        again = replace(reader, values=np.zeros_like(reader.values[rows]))
+        climb(replace(rule, norm="bounded"), reader.prompts, [sources[row] for row in rows], seen=again, last=last, carry=carry)
+        reader.values[rows] = np.where(left[rows][:, None], again.values, reader.values[rows])
+    return reader.values
 
 
 @dataclass(frozen=True, eq=False)

@@ -214,7 +214,9 @@ def _writes(
     return parts if both is None else replace(parts, attn_out=both[0], mlp_out=both[1])
 
 
-def _explained(choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe) -> list[Write] | None:
+def _explained(
+    choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe
+) -> list[Write] | None:
     """One output of each list, each times a factor, that sum to a step of the stream, up to a share of it and an absolute rest."""
     options: list[list[tuple[Any, Tensor]]] = [[]]
     for some in choices:

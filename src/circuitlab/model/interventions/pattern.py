@@ -181,6 +181,11 @@ class _Rows:
     edit: EditPattern
     places: Places
 
+    def __post_init__(self) -> None:
+        # Now, and not inside the tap: measuring runs the model, which must not happen in the middle of its own run.
+        asked = self.edit.visible if self.edit.how in {"uniform", "move"} else None
+        self._visible = None if asked is None else asked(self.places.tokens.shape[1])
+
     def edited(self, index: int, layer: int, old: Float[Tensor, "*lead prompt query key"]) -> Float[Tensor, "*lead prompt query key"]:
         """New rows of one head for every query; 16-bit weights are edited in float32."""
         wide = old.to(torch.promote_types(old.dtype, torch.float32))
@@ -231,9 +236,9 @@ class _Rows:
         return rows.masked_fill(late, 0.0).expand(old.shape)
 
     def _seen(self, layer: int, old: Tensor) -> Bool[Tensor, "prompt query key"]:
-        if self.edit.visible is None:
+        if self._visible is None:
             return old > 0
-        visible = self.edit.visible(self.places.tokens.shape[1])[layer]
+        visible = self._visible[layer]
         return visible[self.places.positions.to(visible.device), : old.shape[-1]].to(old.device)
 
     def _keys(self, which: Literal["keys", "to"], old: Tensor) -> Bool[Tensor, "prompt 1 key"]:

@@ -1,4 +1,4 @@
-"""What can be told from a model folder's config.json before any weights are read: is it a decoder that can be studied here?"""
+"""What can be told from a model folder's config.json before any weights are read: whether it is a decoder to study here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from circuitlab.errors import ModelError
 __all__ = ["check_config", "read_config"]
 
 _MOST_LAYERS = 100_000  # far above any model; a config is built layer by layer, so a larger number would only hang
+_LONGEST = 300  # characters of a foreign message that are shown
 _COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size", "head_dim", "intermediate_size")
 _MAY_BE_NULL = {"num_key_value_heads", "head_dim", "intermediate_size"}
 _PLAIN_PARTS = {"attn_config", "ffn_config"}  # sub-configs that describe a part of each layer, not another network
@@ -81,7 +82,7 @@ def _check_code(folder: Path, fields: dict[str, Any], trust_remote_code: bool) -
     from transformers import CONFIG_MAPPING, __version__  # noqa: PLC0415
 
     for where, value in _walk(fields):
-        if where.endswith(("attn_implementation", "experts_implementation")) and isinstance(value, str) and "/" in value:
+        if ("attn_implementation" in where or "experts_implementation" in where) and isinstance(value, str) and "/" in value:
             what = f"{folder / 'config.json'} asks for the compute kernel {value!r} ({where}), which is code fetched from a hub."
             raise ModelError(what, "Remove that field: circuitlab runs eager attention.")
     kind, code = fields.get("model_type"), fields.get("auto_map")
@@ -212,4 +213,4 @@ def _walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _short(message: object) -> str:
     """The first lines of a message, so that an error stays readable."""
     text = " ".join(str(message).split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

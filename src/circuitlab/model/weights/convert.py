@@ -38,9 +38,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, with their shapes
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(path.parent), gguf_file=path.name, trust_remote_code=False, local_files_only=True
-            )
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError, IndexError) as error:
         what = f"transformers cannot read {path}: {error}"
         raise WeightsError(what, "Convert it to a Hugging Face folder with safetensors and pass that folder.") from error

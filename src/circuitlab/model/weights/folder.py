@@ -19,6 +19,7 @@ __all__ = ["StoredTensor", "check_loaded", "quiet_transformers", "read_folder", 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _INDEX = "model.safetensors.index.json"
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+_OTHER_NETWORK = re.compile(r"[^.]*(vision|visual|image|audio|speech|multi_?modal|projector|connector)", re.IGNORECASE)
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _SPARE = 1 << 26  # weights that a config may describe beyond what is stored before it is refused unread: 256 MB
 _SHOWN = 3
@@ -118,7 +119,9 @@ def check_loaded(where: Path, model: Any, report: dict[str, Any]) -> None:
         raise WeightsError(what, "Config and weights do not belong together; copy the folder again.")
     if extra := sorted(report["unexpected_keys"]):
         what = f"{where} holds {len(extra)} weights that {kind} has no place for: {_names(extra)}; they would be ignored."
-        raise WeightsError(what, "Config and weights do not belong together; copy the folder again, or load the model yourself and pass it.")
+        raise WeightsError(
+            what, "Config and weights do not belong together; copy the folder again, or load the model yourself and pass it."
+        )
     if report.get("error_msgs"):
         what = f"{where}: {report['error_msgs'][0]}"
         raise WeightsError(what, _COPY_AGAIN)
@@ -160,7 +163,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()), key=str)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"{index} is no index of safetensors files: {type(error).__name__}: {error}"
         raise WeightsError(what, _COPY_AGAIN) from error
@@ -307,9 +310,9 @@ def _conversions_named() -> Iterator[None]:
 
 
 def _of_this_network(stored: dict[str, StoredTensor], unexpected: set[str]) -> set[str]:
-    """Of the keys that a text model left unused, those that lie beside keys it used, and not in a vision or audio part."""
+    """Of the keys that a text model left unused, all but those of the vision or audio networks that lie beside it."""
     used = {name.split(".", 1)[0] for name in stored.keys() - unexpected}
-    return {name for name in unexpected if name.split(".", 1)[0] in used}
+    return {name for name in unexpected if name.split(".", 1)[0] in used or not _OTHER_NETWORK.match(name)}
 
 
 def _names(names: list[str]) -> str:

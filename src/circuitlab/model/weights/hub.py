@@ -46,9 +46,7 @@ def download(name: str, hint: str, *, trust_remote_code: bool = False) -> Path:
         offline = revision is None
         config = Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=offline))
         check_config(config.parent, trust_remote_code=trust_remote_code)
-        return Path(
-            snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=files, ignore_patterns=["*/*"])
-        )
+        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=files, ignore_patterns=["*/*"]))
     except (OSError, HTTPError, EntryNotFoundError, HFValidationError) as error:
         said = " ".join(str(reason or error).split())[:_LONGEST] or type(error).__name__
         what = f"{name!r} is neither an alias nor a local path, and the hub did not deliver it: {said}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +162,7 @@ def _hub_name(source: str | Path, path: Path) -> str:
     if path.exists():
         what = f"{path} is neither a file nor a folder."
         raise ModelError(what, "Give a GGUF file or a Hugging Face folder.")
-    is_path = isinstance(source, Path) or os.path.isabs(name) or name.startswith((".", "~")) or "\\" in name or slashes > 1
+    is_path = isinstance(source, Path) or path.is_absolute() or name.startswith((".", "~")) or "\\" in name or slashes > 1
     if is_path or name.lower().endswith((".gguf", ".safetensors", ".bin", "/")) or (slashes and path.parent.is_dir()):
         there = f" ({path.parent} exists)" if path.parent.is_dir() else f" (nor does {path.parent})"
         what = f"The path {path} does not exist{there}."
