@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.metrics import LogitDiff
 from circuitlab.methods import get_method
+from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.testing.doctor import diagnose
@@ -70,8 +70,7 @@ LLAMA = Names()
 
 FAMILIES: dict[str, Names] = {
     **dict.fromkeys(
-        ["llama", "llama_linear", "llama_llama3", "llama_yarn", "llama_dynamic", "llama_longrope", "mistral", "qwen2", "qwen3", "cohere"]
-        + ["smollm3", "mixtral", "qwen2_moe", "gpt_oss", "stablelm"],
+        ["llama", "llama_linear", "llama_llama3", "llama_yarn", "llama_dynamic", "llama_longrope", "mistral", "qwen2", "qwen3", "cohere", "smollm3", "mixtral", "qwen2_moe", "gpt_oss", "stablelm"],
         LLAMA,
     ),
     **dict.fromkeys(["gemma2", "gemma3", "olmo2"], Names(attn_post="post_attention_layernorm")),
