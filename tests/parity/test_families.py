@@ -70,7 +70,23 @@ LLAMA = Names()
 
 FAMILIES: dict[str, Names] = {
     **dict.fromkeys(
-        ["llama", "llama_linear", "llama_llama3", "llama_yarn", "llama_dynamic", "llama_longrope", "mistral", "qwen2", "qwen3", "cohere", "smollm3", "mixtral", "qwen2_moe", "gpt_oss", "stablelm"],
+        [
+            "llama",
+            "llama_linear",
+            "llama_llama3",
+            "llama_yarn",
+            "llama_dynamic",
+            "llama_longrope",
+            "mistral",
+            "qwen2",
+            "qwen3",
+            "cohere",
+            "smollm3",
+            "mixtral",
+            "qwen2_moe",
+            "gpt_oss",
+            "stablelm",
+        ],
         LLAMA,
     ),
     **dict.fromkeys(["gemma2", "gemma3", "olmo2"], Names(attn_post="post_attention_layernorm")),

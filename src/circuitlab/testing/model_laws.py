@@ -53,9 +53,15 @@ def model_laws(model: Model) -> list[LawResult]:
     stream is the sum of what is written to it; head outputs sum to the attention output; attention rows sum to 1 (less beside a sink);
     the frozen final norm gives the logits; writing a value back changes nothing and writing another one changes the logits, at every
     site; nothing is left behind, also after an error. Tolerances are 1e-4 (float32) times the size of what is compared, and wider for
-    16-bit models. """ generator = torch.Generator().manual_seed(0) tokens = torch.randint(0, model.spec.d_vocab, (2, _TOKENS),
-    generator=generator) end = torch.full((2,), _TOKENS - 1) found: list[LawResult] = [] for law in (_padding, _history, _modes,
-    _additivity, _head_sum, _pattern, _readout, _edits, _purity): found += law(model, tokens, end) return found
+    16-bit models.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, model.spec.d_vocab, (2, _TOKENS), generator=generator)
+    end = torch.full((2,), _TOKENS - 1)
+    found: list[LawResult] = []
+    for law in (_padding, _history, _modes, _additivity, _head_sum, _pattern, _readout, _edits, _purity):
+        found += law(model, tokens, end)
+    return found
 
 
 def _result(model: Model, name: str, apart: Tensor | float, size: Tensor | float = 1.0, factor: float = 1e-4) -> LawResult:
