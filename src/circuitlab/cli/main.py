@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import typer
 
-from circuitlab.cli import bench, circuit, compare, figures, generate, models, results, study, tasks
+from circuitlab.cli import bench, circuit, compare, doctor, figures, generate, models, results, study, tasks
 from circuitlab.errors import CircuitlabError
 
 __all__ = ["app", "run"]
@@ -26,7 +26,7 @@ app.add_typer(results.methods_app, name="methods")
 app.add_typer(study.app, name="study")
 app.add_typer(figures.app, name="figures")
 app.add_typer(bench.app, name="bench")
-app.command("doctor")(models.doctor)
+app.command("doctor")(doctor.doctor)
 app.command("score")(results.score)
 app.command("circuit")(circuit.circuit)
 app.command("compare")(compare.compare)

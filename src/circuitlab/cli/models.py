@@ -1,4 +1,4 @@
-"""``circuitlab models`` and ``circuitlab doctor``."""
+"""``circuitlab models``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from circuitlab.cli.output import print_json, print_table, print_text
 
-__all__ = ["app", "doctor"]
+__all__ = ["app"]
 
 app = typer.Typer(help="Models that load by a short name.", no_args_is_help=True)
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
@@ -63,22 +63,3 @@ def path(name: str, as_json: bool = _JSON) -> None:
         print_json({"name": name, "path": str(folder)})
     else:
         print_text(str(folder))
-
-
-def doctor(model: str, as_json: bool = _JSON) -> None:
-    """Run the model laws on a checkpoint: exact logits, edits that fire, parts that sum up."""
-    from circuitlab.model import load_model  # noqa: PLC0415
-    from circuitlab.testing.model_laws import model_laws  # noqa: PLC0415
-
-    loaded = load_model(model)
-    results = model_laws(loaded)
-    sound = all(result.ok for result in results)
-    if as_json:
-        laws = [{"name": r.name, "ok": r.ok, "value": r.value, "tolerance": r.tolerance, "detail": r.detail} for r in results]
-        print_json({"model": model, "spec": loaded.spec, "ok": sound, "laws": laws})
-    else:
-        for result in results:
-            print_text(f"{'ok  ' if result.ok else 'FAIL'}  {result}")
-        print_text(f"{model}: {'every law holds' if sound else 'some laws do not hold; do not trust scores on this model'}.")
-    if not sound:
-        raise typer.Exit(2)

@@ -281,8 +281,11 @@ class HookedModel:
         _check_tokens(places.tokens, places.end, loaded.spec)
         if loaded.parts.length_dependent and len(set(places.end.tolist())) > 1:
             return self._by_length(places, edits, readers, gradients=gradients)
-        if loaded.parts.length_dependent and not readers:
-            places = replace(places, tokens=places.tokens[:, : int(places.end[0]) + 1])
+        if loaded.parts.length_dependent and (length := int(places.end[0]) + 1) < places.tokens.shape[1]:
+            if edits or readers:
+                what = f"{loaded.spec.name} turns positions by the length of the prompt; {length} tokens cannot be read with padding."
+                raise ModelError(what, "Cut the padding off.")
+            places = replace(places, tokens=places.tokens[:, :length])
         writer = EditTap(loaded.spec, loaded.parts, edits)
         with own_modes(loaded.root, gradients=gradients), self._tapped(places) as (standing, touched):
             taps = [tap for tap in (standing, writer if edits else None, read) if tap is not None]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from einops import einsum
 
+from circuitlab.errors import ModelError
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.testing.laws import LawResult, raise_on_failure
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_model", "model_laws"]
 
+Law: TypeAlias = Callable[["Model", "Tensor", "Tensor"], Iterator[LawResult]]
+
 _TOKENS = 10
+_LONG = 24
 
 
 def check_model(model: Model) -> list[LawResult]:
@@ -45,16 +49,17 @@ def check_model(model: Model) -> list[LawResult]:
 def model_laws(model: Model) -> list[LawResult]:
     """Every law's result, without raising.
 
-    Laws: logits equal the source model's; padding changes nothing; the residual stream is the sum of what is written to it; head
-    outputs sum to the attention output; attention rows sum to 1; the frozen final norm gives the logits; writing a value back
-    changes nothing and writing another one changes the logits, at every site; nothing is left behind, also after an error.
-    Tolerances are 1e-4 (float32) times the size of what is compared, and wider for 16-bit models.
+    Laws: padding changes nothing, nor do prompts scored before, prompts beside one, or the mode that the caller has set; the residual
+    stream is the sum of what is written to it; head outputs sum to the attention output; attention rows sum to 1 (less beside a sink);
+    the frozen final norm gives the logits; writing a value back changes nothing and writing another one changes the logits, at every
+    site; nothing is left behind, also after an error. Tolerances are 1e-4 (float32) times the size of what is compared, and wider for
+    16-bit models.
     """
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, model.spec.d_vocab, (2, _TOKENS), generator=generator)
     end = torch.full((2,), _TOKENS - 1)
     found: list[LawResult] = []
-    for law in (_source, _padding, _additivity, _head_sum, _pattern, _readout, _edits, _purity):
+    for law in (_padding, _history, _modes, _additivity, _head_sum, _pattern, _readout, _edits, _purity):
         found += law(model, tokens, end)
     return found
 
@@ -67,13 +72,16 @@ def _result(model: Model, name: str, apart: Tensor | float, size: Tensor | float
     return LawResult(name, value <= tolerance, value, tolerance)
 
 
-def _source(model: Model, _tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
-    """Logits of the probe were recorded before the model was wrapped."""
-    probe: Any = getattr(model, "probe", None)
-    if probe is not None:
-        tokens, before = probe
-        after = model.logits(tokens, torch.tensor([tokens.shape[1] - 1]))
-        yield _result(model, "logits equal the source model's", after - before, before)
+def _served(*sites: Site) -> Callable[[Law], Law]:
+    """A law that is about some sites holds of models that serve them; the others say for themselves that they do not."""
+
+    def only(law: Law) -> Law:
+        def where(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+            return law(model, tokens, end) if set(sites) <= model.sites else iter(())
+
+        return where
+
+    return only
 
 
 def _padding(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
@@ -84,6 +92,36 @@ def _padding(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     yield _result(model, "rows do not see each other", model.logits(tokens, end) - single, single)
 
 
+def _history(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    """A longer prompt must leave nothing behind: some rotary tables grow with what they have seen."""
+    before = model.logits(tokens, end)
+    long = tokens.repeat(1, 3)[:, : min(_LONG, model.spec.n_ctx or _LONG)]
+    model.logits(long, end * 0 + long.shape[1] - 1)
+    yield _result(model, "a longer prompt before changes nothing", model.logits(tokens, end) - before, before, factor=1e-5)
+    short = end - torch.tensor([3, 0])
+    alone = torch.cat([model.logits(tokens[i : i + 1, : int(short[i]) + 1], short[i : i + 1]) for i in range(2)])
+    yield _result(model, "a longer prompt beside one changes nothing", model.logits(tokens, short) - alone, alone)
+
+
+def _modes(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    before = model.logits(tokens, end)
+    with torch.no_grad():
+        yield _result(model, "torch.no_grad changes nothing", model.logits(tokens, end) - before, factor=0.0)
+    with torch.inference_mode():
+        found = model.logits(tokens.clone(), end.clone())
+    yield _result(model, "torch.inference_mode changes nothing", found - before, factor=0.0)
+    root = getattr(model, "root", None)
+    if root is not None:
+        modes = [(module, module.training) for module in root.modules()]
+        root.train()
+        found = model.logits(tokens, end)
+        kept = root.training
+        for module, training in modes:
+            module.training = training
+        yield _result(model, "training mode changes nothing, and is left as it was", found - before + float(not kept), factor=0.0)
+
+
+@_served(Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST)
 def _additivity(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
     read = model.capture(tokens, [Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST])
     pre, attn, mlp, post = read.values()
@@ -94,6 +132,7 @@ def _additivity(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResul
     yield _result(model, "layers hand on the stream", post[:, :-1] - pre[:, 1:], post)
 
 
+@_served(Site.Z, Site.ATTN_OUT)
 def _head_sum(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
     read = model.capture(tokens, [Site.Z, Site.ATTN_OUT])
     worst, size = 0.0, 1.0
@@ -108,13 +147,20 @@ def _head_sum(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]
     yield _result(model, "head outputs sum to the attention output", worst, size)
 
 
+@_served(Site.PATTERN)
 def _pattern(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
     pattern = model.capture(tokens, [Site.PATTERN])[Site.PATTERN]
-    yield _result(model, "attention rows sum to 1", pattern.float().sum(-1) - 1)
+    rows = pattern.float().sum(-1)
+    sinks = any(layer.sink for layer in model.parts.layers) if hasattr(model, "parts") else False
+    name = "attention rows sum to less than 1, beside a sink" if sinks else "attention rows sum to 1"
+    yield _result(model, name, (rows - 1).clamp(min=0) if sinks else rows - 1)
     yield _result(model, "attention never looks ahead", pattern.triu(1))
 
 
+@_served(Site.RESID_POST)
 def _readout(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    if not _reads_logits(model):
+        return
     final = model.capture(tokens, [Site.RESID_POST], layers=[model.spec.n_layers - 1], at=end)[Site.RESID_POST][:, 0].double()
     ids = torch.arange(min(64, model.spec.d_vocab)).expand(2, -1)
     columns, bias = model.weights.unembed(ids).double(), model.weights.unembed_bias(ids)
@@ -124,6 +170,13 @@ def _readout(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     plain = plain if cap is None else cap * (plain / cap).tanh()
     logits = model.logits(tokens, end)[:, : ids.shape[1]].double()
     yield _result(model, "final norm and unembedding give the logits", plain - logits, logits)
+
+
+def _reads_logits(model: Model) -> bool:
+    try:
+        return model.weights.final_norm is not None
+    except ModelError:
+        return False
 
 
 def _edits(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
@@ -138,6 +191,7 @@ def _edits(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
         yield LawResult(f"edits of {site.value} reach the logits", moved > 0, float(moved == 0), 0.0, detail)
 
 
+@_served(Site.Z)
 def _purity(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     base = model.logits(tokens, end)
     state, grad = torch.get_rng_state(), torch.is_grad_enabled()

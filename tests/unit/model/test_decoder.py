@@ -77,7 +77,7 @@ def test_a_run_in_pieces_with_a_cache_equals_the_whole(model, pieces) -> None:
 def test_a_prefilled_cache_serves_many_runs_and_stays_as_it_is(model) -> None:
     decoder, tokens = model.decoder, tiny_batch(model, 3).clean
     embed = decoder.embed(tokens)
-    past = decoder.prefill(embed[:, :4])
+    past = decoder.prefill(embed[:, :4], None, embed.shape[1])
     for _ in range(2):
         found = decoder.trace(embed[:, 4:], cache=past.copy())
         torch.testing.assert_close(found.final, decoder.final(tokens)[:, 4:], atol=1e-5, rtol=1e-5)
@@ -119,7 +119,7 @@ def test_an_edited_model_is_never_run_without_its_edits(model) -> None:
         lambda: edited.final(tokens),
         lambda: edited.trace(plain.embed(tokens)),
         lambda: edited.forward(plain.embed(tokens)),
-        lambda: edited.prefill(plain.embed(tokens)),
+        lambda: edited.prefill(plain.embed(tokens), None, tokens.shape[1]),
     ):
         with pytest.raises(ModelError, match="edit"):
             run()

@@ -67,7 +67,8 @@ class EdgeRuns:
         first = int(torch.minimum(batch.first_difference(), batch.end).min()) if start is None else start
         decoder = model.decoder
         with torch.no_grad():
-            past = decoder.prefill(decoder.embed(batch.clean)[:, :first], decoder.tap(Places.of(batch).window(0, first)))
+            tap = decoder.tap(Places.of(batch).window(0, first))
+            past = decoder.prefill(decoder.embed(batch.clean)[:, :first], tap, batch.clean.shape[1])
         return cls(model, metric, batch, first, past, forward)
 
     @property

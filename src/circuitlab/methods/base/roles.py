@@ -83,7 +83,8 @@ def attention_between(model: Model, batch: ContrastBatch, marks: Sequence[str], 
     found: dict[str, list[np.ndarray]] = {mark: [] for mark in marks}
     for first in range(0, batch.n_pairs, _ROWS):
         rows = slice(first, first + _ROWS)
-        pattern = model.capture(batch.clean[rows], [Site.PATTERN], at=batch.mark(query)[rows])[Site.PATTERN].double()
+        here = {name: positions[rows] for name, positions in batch.marks.items()}
+        pattern = model.capture(batch.clean[rows], [Site.PATTERN], at=batch.mark(query)[rows], marks=here)[Site.PATTERN].double()
         for mark, keys in places.items():
             found[mark].append(_at_keys(pattern, keys[rows]).cpu().numpy())
     return {mark: np.concatenate(parts) for mark, parts in found.items()}
@@ -117,7 +118,7 @@ def copy_scores(model: Model, batch: ContrastBatch, mark: str, tokens: Int[Tenso
     """
     rows, places = torch.arange(batch.n_pairs), batch.mark(mark)
     wanted = (batch.clean[rows, places] if tokens is None else tokens)[:, None]
-    stream = model.capture(batch.clean, [Site.RESID_POST], layers=[0], at=places)[Site.RESID_POST][:, 0]
+    stream = model.capture(batch.clean, [Site.RESID_POST], layers=[0], at=places, marks=batch.marks)[Site.RESID_POST][:, 0]
     group = model.spec.n_heads // model.spec.n_kv_heads
     shape = (model.spec.n_layers, model.spec.n_heads)
     found = {"copy": np.zeros(shape), "negative": np.zeros(shape)}

@@ -147,11 +147,15 @@ class Decoder:
             resid = layers[-1].resid_post
         return Trace(done.embed, layers)
 
-    def prefill(self, resid: Float[Tensor, "row pos d_model"], tap: Tap | None = None) -> Cache:
-        """Keys and values of the first positions of some prompts, to go on from; the last layer computes nothing else."""
+    def prefill(self, resid: Float[Tensor, "row pos d_model"], tap: Tap | None, total: int) -> Cache:
+        """Keys and values of the first positions of prompts of ``total`` positions, to go on from; the last layer computes nothing else.
+
+        Where angles depend on the length of the prompt, those of the whole prompt turn its first positions, too.
+        """
         cache = Cache()
         if resid.shape[-2]:
-            *early, last = self._layers(resid, cache, tap, 0)
+            whole = replace(self, measure=lambda _length: self.measure(total))
+            *early, last = whole._layers(resid, cache, tap, 0)
             for run in early:
                 resid = run(resid).resid_post
             last.keys_only(resid)

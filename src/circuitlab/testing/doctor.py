@@ -1,0 +1,164 @@
+"""What `circuitlab doctor` says of a model: which sites and methods are exact, run by hooks, or are refused, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+
+from circuitlab.errors import CircuitlabError, ModelError
+from circuitlab.methods import get_method, list_methods
+from circuitlab.methods.base.needs import refusal
+from circuitlab.model import load_model
+from circuitlab.model.anatomy.build import probe_tokens
+from circuitlab.model.hooks import own_modes
+from circuitlab.model.protocol import Site
+from circuitlab.testing.laws import LawResult
+from circuitlab.testing.model_laws import model_laws
+
+if TYPE_CHECKING:
+    from circuitlab.model.hooked import HookedModel
+    from circuitlab.provenance import ModelSpec
+
+__all__ = ["Diagnosis", "Verdict", "diagnose"]
+
+State: TypeAlias = Literal["exact", "hooks", "refused"]
+
+_BY_HOOKS = {"hooks", "writes", "unedited"}
+_LENGTHS = (2, 9, 16, 7)
+_CLOSE = {"float64": 1e-6, "float32": 1e-4}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one site or method is served.
+
+    Parameters
+    ----------
+    state : {"exact", "hooks", "refused"}
+        ``"exact"``: by the functional decoder, which computes only what an edit can reach. ``"hooks"``: by the model's own forward pass
+        with hooks; the same numbers, slower. ``"refused"``: not at all.
+    reason : str
+        Why it is not exact; empty if it is.
+    """
+
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The whole verdict on a model.
+
+    Parameters
+    ----------
+    model, family : str
+    logits_ok : bool
+        Whether logits equal those of the model run without circuitlab, at several lengths.
+    reason : str
+        Why the model is refused, or what is wrong with its logits; empty otherwise.
+    sites, methods : mapping of str to Verdict
+        Methods are asked with their default parameters.
+    laws : list of LawResult
+        See `check_model`.
+    spec : ModelSpec or None
+    """
+
+    model: str
+    family: str
+    logits_ok: bool
+    reason: str
+    sites: Mapping[str, Verdict]
+    methods: Mapping[str, Verdict]
+    laws: list[LawResult] = field(default_factory=list)
+    spec: ModelSpec | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether logits are right and every law holds."""
+        return self.logits_ok and all(law.ok for law in self.laws)
+
+
+def diagnose(source: Any, *, laws: bool = True) -> Diagnosis:
+    """Load a model and say how it is served. A model that is refused is an answer, not an error.
+
+    Parameters
+    ----------
+    source : str, Path, PreTrainedModel or HookedModel
+        As for `circuitlab.load_model`, or a loaded model.
+    laws : bool
+        Also run the laws of models.
+    """
+    loaded = source if hasattr(source, "parts") else None
+    name = loaded.spec.name if loaded is not None else str(source) if isinstance(source, str | Path) else type(source).__name__
+    try:
+        model: HookedModel = load_model(source) if loaded is None else loaded
+    except ModelError as error:
+        return _refused(name, _family_of(source), str(error))
+    wrong = _logits_wrong(model)
+    decoder = _no_decoder(model)
+    sites = {site.value: _site(model, site, decoder) for site in Site}
+    methods = {method: _method(model, method, decoder) for method in list_methods()}
+    found = model_laws(model) if laws else []
+    return Diagnosis(name, model.spec.family, not wrong, wrong, sites, methods, found, model.spec)
+
+
+def _refused(name: str, family: str, reason: str) -> Diagnosis:
+    verdict = Verdict("refused", reason)
+    return Diagnosis(
+        name, family, False, reason, dict.fromkeys((one.value for one in Site), verdict), dict.fromkeys(list_methods(), verdict)
+    )
+
+
+def _family_of(source: Any) -> str:
+    """The family that a model names, also one that cannot be loaded."""
+    held = getattr(getattr(source, "config", None), "model_type", None)
+    path = Path(source) / "config.json" if isinstance(source, str | Path) else None
+    if held is None and path is not None and path.is_file():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        except (ValueError, AttributeError):
+            return "unknown"
+    return str(held or "unknown")
+
+
+def _logits_wrong(model: HookedModel) -> str:
+    """What is wrong with the logits against the model run by itself, short prompts after long ones; empty if nothing is."""
+    for length in _LENGTHS:
+        tokens = probe_tokens(model.spec.d_vocab, 2, length, next(model.root.parameters()).device)
+        with own_modes(model.root):
+            expected = model.root(input_ids=tokens, use_cache=False).logits[:, -1].float()
+        found = model.logits(tokens, torch.full((2,), length - 1)).float()
+        apart, size = float((found - expected).abs().max()), max(1.0, float(expected.abs().max()))
+        if not apart <= _CLOSE.get(model.spec.dtype, 3e-2) * size:
+            return f"logits differ from the model's own by {apart:.2g} at {length} tokens"
+    return ""
+
+
+def _no_decoder(model: HookedModel) -> str:
+    """Why there is no functional decoder; empty if there is one."""
+    try:
+        return "" if model.decoder.blocks and model.weights.final_norm is not None else "it has no layers"
+    except ModelError as error:
+        return error.what
+
+
+def _site(model: HookedModel, site: Site, no_decoder: str) -> Verdict:
+    if site in model.lacks:
+        return Verdict("refused", model.lacks[site])
+    return Verdict("hooks", no_decoder) if no_decoder else Verdict("exact")
+
+
+def _method(model: HookedModel, name: str, no_decoder: str) -> Verdict:
+    method = get_method(name)
+    try:
+        reason = refusal(method, model)
+    except CircuitlabError as error:
+        reason = error.what
+    if reason:
+        return Verdict("refused", reason)
+    return Verdict("hooks", no_decoder) if no_decoder and set(method.needs) <= _BY_HOOKS else Verdict("exact")
