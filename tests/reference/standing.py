@@ -87,21 +87,25 @@ class EditedModel:
     def __init__(self, model, standing) -> None:
         self.model, self.standing = model, standing
         self.spec, self.tokenizer, self.weights, self.sites = model.spec, model.tokenizer, model.weights, model.sites
+        self.lacks, self.length_dependent = model.lacks, model.length_dependent
 
     @cached_property
     def decoder(self):
         """The model's decoder, with the edits."""
         return replace(self.model.decoder, standing=self.standing)
 
+    def refresh(self) -> None:
+        """Weights of a test do not change."""
+
     def unembed(self, resid, ids=None):
         """Logits of a residual stream."""
         return self.model.unembed(resid, ids)
 
-    def logits(self, tokens, at):
+    def logits(self, tokens, at, *, marks=None):
         """Next-token logits of the edited run."""
         return self.unembed(self.decoder.final(tokens, Places(tokens, at))[torch.arange(len(at)), at])
 
-    def capture(self, tokens, sites, *, layers=None, at=None):
+    def capture(self, tokens, sites, *, layers=None, at=None, marks=None):
         """Values of the edited run."""
         assert layers is None
         assert at is None

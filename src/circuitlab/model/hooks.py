@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.places import Tap
 
-__all__ = ["HookedRun", "length_dependent", "own_modes"]
+__all__ = ["HookedRun", "evaluating", "length_dependent", "own_modes"]
 
 
 @contextmanager
@@ -29,25 +29,33 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
 
     Rotary tables that grew with an earlier, longer prompt begin anew, and are put back as well.
     """
-    training = [module for module in root.modules() if module.training]
     asking = [value for value in root.parameters() if value.requires_grad] if gradients else []
     tables = [_Table.of(module) for module in root.modules() if _grows(module)]
     try:
-        for module in training:
-            module.training = False
         for value in asking:
             value.requires_grad_(False)
-        with torch.inference_mode(mode=False), torch.set_grad_enabled(gradients):
+        with evaluating(root), torch.inference_mode(mode=False), torch.set_grad_enabled(gradients):
             for table in tables:
                 table.begin_anew()
             yield
     finally:
-        for module in training:
-            module.training = True
         for value in asking:
             value.requires_grad_(True)
         for table in tables:
             table.put_back()
+
+
+@contextmanager
+def evaluating(root: Any) -> Iterator[None]:
+    """Evaluation mode of a module and of all that is in it, inside the ``with`` block."""
+    training = [module for module in root.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _grows(module: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from circuitlab.errors import ModelError, UnknownNameError
 from circuitlab.model.inside import require_inside
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEEDS", "prepared", "refusal", "require"]
 
-_Result = TypeVar("_Result")
+_Call = TypeVar("_Call", bound=Callable[..., Any])
 
 
 def _decoder(model: Model) -> str:
@@ -107,7 +107,7 @@ def require(method: Method, model: Model) -> None:
         raise ModelError(what, "`circuitlab doctor MODEL` lists the methods that can.")
 
 
-def prepared(run: Callable[[Any, Model, ContrastBatch, Any], _Result]) -> Callable[[Any, Model, ContrastBatch, Any], _Result]:
+def prepared(run: _Call) -> _Call:
     """A method's call that first refuses what it cannot do, and then runs in torch's own modes, whatever the caller has set.
 
     Answers outside the vocabulary and prompts longer than the model's positions are refused here, too. Inside, gradients are enabled and
@@ -115,7 +115,7 @@ def prepared(run: Callable[[Any, Model, ContrastBatch, Any], _Result]) -> Callab
     """
 
     @functools.wraps(run)
-    def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> _Result:
+    def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> Any:
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
         require_inside(model.spec, batch)
@@ -123,7 +123,7 @@ def prepared(run: Callable[[Any, Model, ContrastBatch, Any], _Result]) -> Callab
             require(method, model)
             return run(method, model, _own(batch), metric)
 
-    return call
+    return cast("_Call", call)
 
 
 def _own(batch: ContrastBatch) -> ContrastBatch:

@@ -207,7 +207,7 @@ class _Run:
         if rule.norm == "bounded" or not left.any():
             return values, np.zeros_like(left)
         rows = np.flatnonzero(left.any(1))
-        bounded, some = replace(rule, norm="bounded"), [sources[row] for row in rows]
+        bounded, some = replace(rule, norm="bounded"), [sources[int(row)] for row in rows]
         again = self._read(bounded, climb(bounded, self.prompts, some, carry=carry))
         values[rows] = np.where(left[rows], again, values[rows])
         return values, left

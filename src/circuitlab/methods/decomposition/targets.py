@@ -152,7 +152,7 @@ def _measured(reader: _Reader, sources: Sequence[Source], options: Options, last
     rows = np.flatnonzero(left.any(1))
     if rule.norm == "held" and len(rows):
         again = replace(reader, values=np.zeros_like(reader.values[rows]))
-        climb(replace(rule, norm="bounded"), reader.prompts, [sources[row] for row in rows], seen=again, last=last, carry=carry)
+        climb(replace(rule, norm="bounded"), reader.prompts, [sources[int(row)] for row in rows], seen=again, last=last, carry=carry)
         reader.values[rows] = np.where(left[rows][:, None], again.values, reader.values[rows])
     return reader.values
 

@@ -15,6 +15,7 @@ from circuitlab.model.anatomy.watch import first_tensor, is_linear
 from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.decoder.rotary import ROTATIONS, Geometry, Rotation
+from circuitlab.model.hooks import evaluating
 from circuitlab.model.norms import FrozenNorm
 from circuitlab.model.protocol import Site
 
@@ -155,7 +156,8 @@ class _Experts:
 
     def __call__(self, normed: Tensor) -> Tensor:
         flat = normed.reshape(1, -1, normed.shape[-1])
-        out = first_tensor(self.module(flat))
+        with evaluating(self.module):  # routers add noise in training mode
+            out = first_tensor(self.module(flat))
         if out is None:
             raise ModelError("its MLP gives no tensor", "Use hooks.")
         out = out if self.factor == 1 else out * self.factor

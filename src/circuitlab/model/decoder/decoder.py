@@ -119,7 +119,7 @@ class Decoder:
         start_layer : int
             First layer that is run.
         """
-        for run in self._layers(resid, cache, tap, start_layer):
+        for run in self.layers(resid, cache, tap, start_layer):
             resid = run(resid).resid_post
         return resid
 
@@ -142,7 +142,7 @@ class Decoder:
         """Go on from a trace of the first layers."""
         layers = list(done.layers)
         resid = layers[-1].resid_post if layers else done.embed
-        for run in self._layers(resid, cache, tap, len(layers)):
+        for run in self.layers(resid, cache, tap, len(layers)):
             layers.append(run(resid))
             resid = layers[-1].resid_post
         return Trace(done.embed, layers)
@@ -154,8 +154,7 @@ class Decoder:
         """
         cache = Cache()
         if resid.shape[-2]:
-            whole = replace(self, measure=lambda _length: self.measure(total))
-            *early, last = whole._layers(resid, cache, tap, 0)
+            *early, last = replace(self, measure=lambda _length: self.measure(total)).layers(resid, cache, tap)
             for run in early:
                 resid = run(resid).resid_post
             last.keys_only(resid)
@@ -170,7 +169,8 @@ class Decoder:
         where = self.measure(held.length(layer) + length)[layer]
         return LayerRun(self.blocks[layer], layer, where, tap or untouched, held)
 
-    def _layers(self, resid: Tensor, cache: Cache | None, tap: Tap | None, start_layer: int) -> Iterator[LayerRun]:
+    def layers(self, resid: Tensor, cache: Cache | None, tap: Tap | None, start_layer: int = 0) -> Iterator[LayerRun]:
+        """Every layer from one on, ready to run the positions of a stream after those in ``cache``."""
         return (self.at_layer(layer, resid.shape[-2], cache, tap) for layer in range(start_layer, len(self.blocks)))
 
     @torch.no_grad()
