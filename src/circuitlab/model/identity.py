@@ -112,8 +112,11 @@ def _version(value: Tensor) -> int:
 def _bits(value: Tensor) -> int:
     """A number that changes with any one entry, and with rows or columns that change places."""
     flat = value.detach().contiguous()
-    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-    grid = flat.view(kind).reshape(flat.shape[0] if flat.ndim else 1, -1)
+    rows = flat.reshape(flat.shape[0] if flat.ndim and len(flat) else 1, -1)
+    # Eight bytes at a time where a row has that many: sums of 64-bit numbers need no conversion.
+    whole = not rows.shape[1] * rows.element_size() % 8
+    kind = torch.int64 if whole else {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
+    grid = rows.view(kind)
     return hash((tuple(_sampled(grid.sum(0, dtype=torch.int64))), tuple(_sampled(grid.sum(1, dtype=torch.int64)))))
 
 
