@@ -98,15 +98,15 @@ def percentile_interval(data, paired, seed):
 def test_jaccard_intervals_cover_within_three_points_of_nominal():
     plain = [held(overlap_of_tops, jaccard_interval, regime, 60) for regime in [*REGIMES, HARD]]
     scaled = [held(overlap_of_tops, jaccard_interval, regime, 60, scaled_by_prompts) for regime in REGIMES]
-    assert np.mean(plain + scaled) == pytest.approx(0.95, abs=0.03)
+    assert 0.93 <= np.mean(plain + scaled) <= 0.985
     assert min(np.mean(rate) for rate in plain + scaled) >= 0.88
 
 
 def on_real_maps(method, interval, draws=25, pairs=32):
-    """Coverage of the overlap of all 256 pairs by pair of tasks, and the mean width."""
+    """Coverage of the overlap of all 256 pairs by pair of tasks, the mean width, and how often a limit is the estimate."""
     with np.load(REAL) as stored:
         maps = {name.split(".")[1]: stored[name].astype(np.float64) for name in stored if name.startswith(method)}
-    rng, rates, widths = np.random.default_rng(2), {}, []
+    rng, rates, widths, tied = np.random.default_rng(2), {}, [], []
     for a, b in itertools.combinations(maps, 2):
         truth = float(overlap_of_tops(*(maps[name].mean(0)[None] for name in (a, b)))[0])
         found = []
@@ -115,30 +115,23 @@ def on_real_maps(method, interval, draws=25, pairs=32):
             found.append(interval(data, False, seed))
         rates[a, b] = np.mean([one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found])
         widths += [one.high - one.low for one in found]
-    return rates, np.mean(widths)
+        tied += [one.mean in (one.low, one.high) for one in found]
+    return rates, np.mean(widths), np.mean(tied)
 
 
-@pytest.mark.parametrize("method", ["attribution_patching", "logit_attribution"])
-def test_jaccard_intervals_cover_on_real_maps(method):
-    rates, width = on_real_maps(method, jaccard_interval)
+@pytest.mark.parametrize(("method", "widest"), [("attribution_patching", 0.21), ("logit_attribution", 0.27)])
+def test_jaccard_intervals_cover_on_real_maps(method, widest):
+    rates, width, tied = on_real_maps(method, jaccard_interval)
     assert np.mean(list(rates.values())) >= 0.91
-    assert min(rates.values()) >= 0.72  # of 25 draws; the benchmark finds 0.85
-    assert width <= 0.25
+    assert min(rates.values()) >= 0.72  # of 25 draws; the benchmark, of 100, finds 0.85
+    assert width <= widest
+    assert tied < 0.15, "a limit is the estimate where whole heads have it so, not by construction"
 
 
 def test_plain_percentile_intervals_would_miss_on_real_maps():
-    rates, _ = on_real_maps("attribution_patching", percentile_interval)
+    rates, *_ = on_real_maps("attribution_patching", percentile_interval)
     assert min(rates, key=rates.get) == ("addition", "docstring")
     assert rates["addition", "docstring"] < 0.7
-
-
-def test_no_limit_is_tied_to_the_estimate():
-    rng, found = np.random.default_rng(3), []
-    for seed in range(60):
-        _, data = simulated(0.6, 16, 0.0, rng)
-        found.append(jaccard_interval(data, False, seed))
-    assert np.mean([one.mean in (one.low, one.high) for one in found]) < 0.1
-    assert all(one.low < one.high for one in found)
 
 
 def test_prompts_that_scale_all_heads_together_do_not_widen_jaccard_intervals():

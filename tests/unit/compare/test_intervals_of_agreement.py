@@ -129,6 +129,11 @@ def test_limits_stay_within_what_the_lists_can_share():
         assert 0 <= found.low <= found.corrected <= found.high <= 10
 
 
+def test_an_estimate_outside_its_limits_stays_outside():
+    found = shared_count(tuple(one[0] for one in masks(6)), (masks(6, 6), masks(5, 5)), pairs=31)
+    assert found.estimate == 6 < found.low == found.high == 10
+
+
 def test_lists_without_noise_have_no_width():
     rng = np.random.default_rng(7)
     values = np.repeat(rng.normal(size=(2, 1, 30)), 12, axis=1)
