@@ -136,12 +136,13 @@ def _print(table: OverlapTable) -> None:
         [
             f"{row.task_a} ~ {row.task_b}",
             interval_text(row.jaccard),
+            f"{row.corrected['jaccard']:.2f}",
             f"{row.null_mean:.2f}",
             f"{row.q:.3g}",
             interval_text(row.spearman),
         ]
         for row in table.rows
     ]
-    print_table([f"{table.over}s", "Jaccard", "by chance", "q", "Spearman"], rows)
+    print_table([f"{table.over}s", "Jaccard", "corrected", "by chance", "q", "Spearman"], rows)
     for note in table.notes:
         typer.echo(f"\nWarning: {note}", err=True)

@@ -10,7 +10,7 @@ import numpy as np
 from circuitlab.errors import BadParameterError
 from circuitlab.scores.intervals import Interval
 
-__all__ = ["Bootstrap", "bootstrap", "held_interval", "resampled_means", "resampling_weights"]
+__all__ = ["Bootstrap", "bootstrap", "check_confidence", "resampled_means", "resampling_weights"]
 
 _AT_ONCE = 4_000_000  # resampled means held in memory
 
@@ -34,28 +34,13 @@ def resampled_means(values: np.ndarray, n: int, generator: np.random.Generator) 
     return resampling_weights(len(values), n, generator) @ values.reshape(len(values), -1)
 
 
-def held_interval(estimate: float, draws: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Quantiles of draws around an estimate, widened to hold it; NaN where every draw is.
-
-    Raises
-    ------
-    BadParameterError
-        If the confidence is not between 0 and 1.
-    """
-    _check(confidence)
-    if np.isnan(estimate) or np.isnan(draws).all():
-        return Interval(np.float64(estimate), np.float64("nan"), np.float64("nan"))
-    low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(np.float64(estimate), np.float64(min(low, estimate)), np.float64(max(high, estimate)))
-
-
 @dataclass(frozen=True)
 class Bootstrap:
     """A statistic of two tasks' mean scores, such as a rank correlation, on all pairs and on resamples of them.
 
     Agreement lies too low when scores are noisy: the estimate lies below the truth and the resamples, noisier still, below the estimate.
     A percentile interval then misses from below. For overlaps of selected heads, which jump when heads swap places, see
-    `circuitlab.compare.shrinkage.plausible_means`.
+    `circuitlab.compare.shared`.
 
     Parameters
     ----------
@@ -74,22 +59,28 @@ class Bootstrap:
     error: float
     freedom: int
 
-    def corrected(self, confidence: float = 0.95) -> Interval:
-        """Estimate minus the bias that the resamples show, plus and minus Student's quantile of the jackknife's standard error.
+    @property
+    def corrected(self) -> float:
+        """Estimate minus the bias that the resamples show."""
+        return 2 * self.estimate - float(np.nanmean(self.draws)) if self._defined else float("nan")
 
-        The limits stay within -1 and 1 and hold the estimate, which is reported as it is; NaN where the statistic is undefined. The
-        jackknife moves means by little, so that it sees the kink of a magnitude at 0, which resamples smooth away.
-        ``tests/unit/compare/test_calibration.py`` measures the coverage.
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The estimate, with limits around the corrected one: Student's quantile of the jackknife's standard error on either side.
+
+        The limits stay within -1 and 1; NaN where the statistic is undefined. They belong to the true value, and an estimate that is
+        biased by more than its error lies outside. The jackknife moves means by little, so that it sees the kink of a magnitude at 0,
+        which resamples smooth away. ``tests/unit/compare/test_calibration.py`` measures the coverage.
         """
         from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
 
-        _check(confidence)
-        if np.isnan(self.estimate) or np.isnan(self.draws).all():
-            return Interval(np.float64(self.estimate), np.float64("nan"), np.float64("nan"))
+        check_confidence(confidence)
         half = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
-        centre = 2 * self.estimate - float(np.nanmean(self.draws))
-        low, high = (float(np.clip(centre + side * half, -1.0, 1.0)) for side in (-1, 1))
-        return Interval(np.float64(self.estimate), np.float64(min(low, self.estimate)), np.float64(max(high, self.estimate)))
+        low, high = (np.clip(self.corrected + side * half, -1.0, 1.0) for side in (-1, 1))
+        return Interval(np.float64(self.estimate), np.float64(low), np.float64(high))
+
+    @property
+    def _defined(self) -> bool:
+        return not (np.isnan(self.estimate) or np.isnan(self.draws).all())
 
 
 def bootstrap(
@@ -141,7 +132,8 @@ def _jackknife_variance(first: np.ndarray, second: np.ndarray, statistic: Callab
     return float((len(found) - 1) * np.nanmean((found - np.nanmean(found)) ** 2)) if not np.isnan(found).all() else float("nan")
 
 
-def _check(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raise `BadParameterError` unless a confidence lies between 0 and 1."""
     if not 0 < confidence < 1:
         what = f"confidence={confidence} is not between 0 and 1."
         raise BadParameterError(what, "Use 0.95.")

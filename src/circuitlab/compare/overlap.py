@@ -9,7 +9,7 @@ import numpy as np
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.errors import BadParameterError, UnknownNameError
 
-__all__ = ["Level", "containment", "jaccard", "overlap_coefficient", "set_overlaps"]
+__all__ = ["Level", "containment", "count_overlaps", "jaccard", "overlap_coefficient", "set_overlaps"]
 
 Level: TypeAlias = Literal["nodes", "edges"]
 
@@ -54,8 +54,11 @@ def set_overlaps(first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]
     dict of str to ndarray
         ``jaccard``, ``containment`` (of the first in the second), ``containment_b`` (of the second in the first), ``overlap_coefficient``.
     """
-    both = (first & second).sum(axis=-1)
-    one, two = first.sum(axis=-1), second.sum(axis=-1)
+    return count_overlaps((first & second).sum(axis=-1), first.sum(axis=-1), second.sum(axis=-1))
+
+
+def count_overlaps(both: np.ndarray | float, one: np.ndarray, two: np.ndarray) -> dict[str, np.ndarray]:
+    """The same from how many elements both sets hold, and either set."""
     whole = {"jaccard": one + two - both, "containment": one, "containment_b": two, "overlap_coefficient": np.minimum(one, two)}
     return {name: np.divide(both, size, out=np.full(np.shape(both), np.nan), where=size > 0) for name, size in whole.items()}
 

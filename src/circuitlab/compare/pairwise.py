@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from circuitlab.circuits.select import Ranking, ranked, top_mask
-from circuitlab.compare.bootstrap import bootstrap, held_interval
+from circuitlab.compare.bootstrap import Bootstrap, bootstrap
 from circuitlab.compare.nulls import NullName, known_null, overlap_null, score_null, two_sided
 from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.ranks import score_overlap, spearman
 from circuitlab.compare.score_map import ScoreMap
-from circuitlab.compare.shrinkage import plausible_means
+from circuitlab.compare.shared import SharedCount, resampled_picks, shared_count
 
 __all__ = ["Comparison", "Sampling"]
 
-_FEW = 1500  # elements up to which every one is drawn; of more, only those that can be picked
+_FEW = 1500  # elements up to which every one is resampled; of more, only those that can be picked
 _REACH = 8.0  # standard errors within which an element may reach the top
 _SAMPLED = 40_000_000  # scores that permutations and resamples of whole maps may touch
 
@@ -83,21 +83,33 @@ class Comparison:
         """Names of what both picks hold, in forward order."""
         return [str(node) for node in sorted(self.first.element(int(i)) for i in np.flatnonzero(self.masks[0] & self.masks[1]))]
 
-    def intervals(self) -> dict[str, dict[str, float]]:
-        """95 % limits of every overlap measure, selection included (see `plausible_means`), and of Spearman's correlation.
-
-        Rank-biased overlap has none: it hangs on the order of the very first heads, and simulated intervals held the truth in
-        70 to 90 % of cases only.
-        """
-        paired = self.first.same_prompts(self.second)
-        kept, counts = self._reachable()
+    @cached_property
+    def shared_count(self) -> SharedCount:
+        """How many elements both picks hold, corrected for noise and with limits, selection included."""
+        kept = self._reachable()
         values = self.first.values[:, kept], self.second.values[:, kept]
-        draws = plausible_means(*values, paired=paired, n=self.sampling.n_boot, seed=self.sampling.seed, counts=counts)
-        found = set_overlaps(self._top(draws[0]), self._top(draws[1]))
-        limits = {name: held_interval(self.overlaps[name], drawn).as_dict() for name, drawn in found.items()}
+        sampling = self.sampling
+        resampled = resampled_picks(*values, self._top, paired=self._paired, n=sampling.n_boot, seed=sampling.seed)
+        return shared_count(self.masks, resampled, min(len(self.first.values), len(self.second.values)))
+
+    @cached_property
+    def rank_correlation(self) -> Bootstrap:
+        """Spearman correlation of magnitudes, on resampled pairs."""
         n = self._affordable(self.sampling.n_boot)
-        whole = bootstrap(self.first.values, self.second.values, _magnitudes, paired=paired, n=n, seed=self.sampling.seed)
-        return limits | {"spearman": whole.corrected().as_dict()}
+        return bootstrap(self.first.values, self.second.values, _magnitudes, paired=self._paired, n=n, seed=self.sampling.seed)
+
+    def intervals(self) -> dict[str, dict[str, float]]:
+        """95 % limits of every overlap measure and of Spearman's correlation, beside the value as it is picked or computed.
+
+        They are limits of the true value and lie around `corrected`. Rank-biased overlap has none: it hangs on the order of the very
+        first heads, and simulated intervals held the truth in 70 to 90 % of cases only.
+        """
+        found = self.shared_count.intervals() | {"spearman": self.rank_correlation.interval()}
+        return {name: one.as_dict() for name, one in found.items()}
+
+    def corrected(self) -> dict[str, float]:
+        """What every overlap measure and Spearman's correlation would be without noise: the centre of each interval."""
+        return self.shared_count.corrected_overlaps() | {"spearman": self.rank_correlation.corrected}
 
     @cached_property
     def rank_agreement(self) -> dict[str, float]:
@@ -139,8 +151,13 @@ class Comparison:
             "null_high": chance["high"],
             "p": chance["p"],
             "intervals": limits,
+            "corrected": self.corrected(),
             "nulls": nulls,
         }
+
+    @property
+    def _paired(self) -> bool:
+        return self.first.same_prompts(self.second)
 
     def _top(self, scores: np.ndarray) -> np.ndarray:
         return top_mask(scores, self.k, self.by)
@@ -151,14 +168,11 @@ class Comparison:
     def _affordable(self, n: int) -> int:
         return min(n, max(100, _SAMPLED // self.first.strata.size))
 
-    def _reachable(self) -> tuple[np.ndarray, np.ndarray]:
-        """Elements to draw, and how many of all elements each stands for when the prior is estimated.
-
-        Of many edges hardly any can be picked: those whose score lies far enough below the top are left out but for a sample.
-        """
+    def _reachable(self) -> np.ndarray:
+        """Elements that resamples may pick: of many edges, those whose score lies near enough to the top of either map."""
         size = self.first.strata.size
         if size <= _FEW:
-            return np.arange(size), np.ones(size)
+            return np.arange(size)
         near = np.zeros(size, dtype=bool)
         for one in (self.first, self.second):
             score, error = ranked(one.mean, self.by), one.values.std(axis=0) / np.sqrt(len(one.values))
@@ -166,10 +180,7 @@ class Comparison:
             weakest = score[order[: self.k]].min()
             near |= score + _REACH * error >= weakest - _REACH * error[order[: self.k]].max()
             near[order[: 2 * self.k]] = True
-        rest = np.flatnonzero(~near)
-        sample = rest[:: max(1, rest.size // _FEW)]
-        kept = np.sort(np.concatenate([np.flatnonzero(near), sample]))
-        return kept, np.where(near[kept], 1.0, rest.size / max(1, sample.size))
+        return np.flatnonzero(near)
 
 
 def _magnitudes(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -12,13 +12,12 @@ import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.select import top_mask
-from circuitlab.compare.bootstrap import held_interval
 from circuitlab.compare.matrix import corrected
 from circuitlab.compare.nulls import overlap_null
 from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.pairwise import Sampling
 from circuitlab.compare.score_map import ScoreMap, score_map
-from circuitlab.compare.shrinkage import plausible_means
+from circuitlab.compare.shared import Picks, resampled_picks, shared_count
 from circuitlab.errors import BadParameterError, IncompatibleError
 from circuitlab.scores.head_scores import HeadScores
 
@@ -83,9 +82,9 @@ def compare_stages(tasks: Mapping[str, Stages], top: float = 0.02, sampling: Sam
     -------
     dict
         ``{"pairs": [...], "top", "circuits": {task: {stage or "union": [head, ...]}}}``; each pair has ``task_a``, ``task_b``, and under
-        ``stages`` one entry per common stage and one for ``"union"``: the overlap measures, ``intervals``, ``shared``, ``null_mean``,
-        ``null_high``, ``p``, and ``q``, corrected over all pairs of the same stage. The published figure, shared heads over all heads
-        of both unions, is the union's ``jaccard``.
+        ``stages`` one entry per common stage and one for ``"union"``: the overlap measures, ``intervals``, ``corrected``, ``shared``,
+        ``null_mean``, ``null_high``, ``p``, and ``q``, corrected over all pairs of the same stage. The published figure, shared heads
+        over all heads of both unions, is the union's ``jaccard``.
 
     Raises
     ------
@@ -140,24 +139,34 @@ def _kept(one: ScoreMap, top: float) -> int:
 
 
 def _compare(first: Sequence[ScoreMap], second: Sequence[ScoreMap], top: float, sampling: Sampling) -> dict[str, dict[str, object]]:
-    picks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    picks: dict[str, list[Picks]] = {}  # the estimate, then both sets of resamples
     for number, (a, b) in enumerate(zip(first, second, strict=False), start=1):
-        k = _kept(a, top)
-        draws = plausible_means(a.values, b.values, paired=a.same_prompts(b), n=sampling.n_boot, seed=sampling.seed + number)
-        # The estimate first, then what else the data allow.
-        picks[str(number)] = top_mask(np.vstack([a.mean, draws[0]]), k), top_mask(np.vstack([b.mean, draws[1]]), k)
-    one, two = zip(*picks.values(), strict=True)
-    picks["union"] = np.logical_or.reduce(one), np.logical_or.reduce(two)
-    return {stage: _row(*masks, first[0]) for stage, masks in picks.items()}
+
+        def pick(means: np.ndarray, k: int = _kept(a, top)) -> np.ndarray:
+            return top_mask(means, k)
+
+        paired, seed = a.same_prompts(b), sampling.seed + number
+        resampled = resampled_picks(a.values, b.values, pick, paired=paired, n=sampling.n_boot, seed=seed)
+        picks[str(number)] = [(pick(a.mean), pick(b.mean)), *resampled]
+    picks["union"] = [_union(stages) for stages in zip(*picks.values(), strict=True)]
+    pairs = min(len(one.values) for one in (*first, *second))
+    return {stage: _row(found, pairs, first[0]) for stage, found in picks.items()}
 
 
-def _row(one: np.ndarray, two: np.ndarray, where: ScoreMap) -> dict[str, object]:
-    measures = set_overlaps(one, two)
-    null = overlap_null(one[0], two[0], strata=where.strata)
+def _union(stages: Sequence[Picks]) -> Picks:
+    one, two = zip(*stages, strict=True)
+    return np.logical_or.reduce(one), np.logical_or.reduce(two)
+
+
+def _row(picks: Sequence[Picks], pairs: int, where: ScoreMap) -> dict[str, object]:
+    (one, two), *resampled = picks
+    count = shared_count((one, two), (resampled[0], resampled[1]), pairs)
+    null = overlap_null(one, two, strata=where.strata)
     return {
-        **{name: float(values[0]) for name, values in measures.items()},
-        "intervals": {name: held_interval(float(values[0]), values[1:]).as_dict() for name, values in measures.items()},
-        "shared": [str(where.element(int(i))) for i in np.flatnonzero(one[0] & two[0])],
+        **{name: float(value) for name, value in set_overlaps(one, two).items()},
+        "intervals": {name: found.as_dict() for name, found in count.intervals().items()},
+        "corrected": count.corrected_overlaps(),
+        "shared": [str(where.element(int(i))) for i in np.flatnonzero(one & two)],
         "null_mean": null.mean_jaccard,
         "null_high": null.quantile(0.95),
         "p": null.p_value,

@@ -22,8 +22,9 @@ _ZERO_ON_THE_DIAGONAL = {"p", "q", "spearman_p"}
 class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     """Two tasks compared (or two methods, models or seeds: whatever the table is over).
 
-    ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}`` with limits by resampling prompt pairs, selection included;
-    ``intervals`` has them for every measure but ``rbo``. ``containment`` is the share of the first circuit in the second,
+    ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}``: the value as computed, and limits of the true one by resampling prompt
+    pairs, selection included; ``intervals`` has them for every measure but ``rbo``, and ``corrected`` the values without noise that the
+    limits lie around. ``containment`` is the share of the first circuit in the second,
     ``containment_b`` the reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean and the 95 %
     quantile of the Jaccard index by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all
     rows (Benjamini-Hochberg); ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot
@@ -47,6 +48,7 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     q: float
     ready: bool
     intervals: dict[str, dict[str, float]]
+    corrected: dict[str, float]
     nulls: dict[str, dict[str, dict[str, float]]]
 
 
@@ -100,7 +102,7 @@ class OverlapTable:
         Symmetric, but for ``containment``: entry (i, j) is the share of circuit i that lies in circuit j.
         """
         numbers = [name for name in PairRow.__struct_fields__ if isinstance(getattr(self.rows[0], name), float | dict)]
-        numbers = [name for name in numbers if name not in {"intervals", "nulls"}]
+        numbers = [name for name in numbers if name not in {"intervals", "corrected", "nulls"}]
         if quantity not in numbers:
             raise UnknownNameError("quantity", quantity, numbers)
         out = np.full((len(self.tasks), len(self.tasks)), float(quantity not in _ZERO_ON_THE_DIAGONAL))
@@ -135,9 +137,10 @@ class OverlapTable:
         for row in self.rows:
             plain = msgspec.to_builtins(row)
             plain["shared"] = " ".join(plain["shared"])
-            limits, nulls = plain.pop("intervals"), plain.pop("nulls")
+            limits, nulls, corrected = (plain.pop(name) for name in ("intervals", "nulls", "corrected"))
             plain |= {name: limits[name]["mean"] for name in ("jaccard", "spearman")}
             plain |= {f"{name}_{end}": found[end] for name, found in limits.items() for end in ("low", "high")}
+            plain |= {f"{name}_corrected": value for name, value in corrected.items()}
             plain |= {f"{name}_{model}_p": found["p"] for name, models in nulls.items() for model, found in models.items()}
             flat.append(plain)
         return pd.DataFrame(flat)

@@ -76,5 +76,7 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
             small = f"<span style='font-size:10px'>{limits_text(found)}<br>chance {chance:.2f}</span>"
             layer["text"][y][x] = f"{found['mean']:.2f} {stars(p)}<br>{small}"
             sure = f"{'q' if layer is lower else 'p'} = {p:.2g}"
-            layer["hover"][y][x] = f"{who}<br>{what} {found['mean']:.3f} ({limits_text(found)})<br>by chance {chance:.3f}<br>{sure}"
+            noiseless = f"corrected for noise {row.corrected[what.lower()]:.3f}"
+            hover = f"{who}<br>{what} {found['mean']:.3f} ({limits_text(found)})<br>{noiseless}<br>by chance {chance:.3f}<br>{sure}"
+            layer["hover"][y][x] = hover
     return lower, upper

@@ -103,6 +103,7 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
         found, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
         told = (
             f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({limits_text(found)})"
+            f"<br>corrected for noise {row.corrected['jaccard']:.3f}"
             f"<br>by chance {row.null_mean:.3f}, at most {row.null_high:.3f} in 95 % of draws<br>q = {row.q:.2g}"
         )
         lower["z"][j][i], upper["z"][i][j] = rounded(found["mean"]), rounded(excess)

@@ -1,20 +1,26 @@
 """Intervals hold the truth as often as they say, and p-values are small no more often: measured on scores whose true means are known.
 
 Simulated maps have 12 layers of 9 heads, heavy-tailed true effects that two tasks share in part, and a depth profile that all tasks share.
+Real maps are scores of SmolLM2-135M on 256 pairs of several tasks (``benchmarks/bench_coverage.py --fixture`` writes them): the overlap of
+all pairs is the truth, of which 32 pairs are drawn. That benchmark measures the same on seven tasks with more draws.
 """
 
 from __future__ import annotations
+
+import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from circuitlab.circuits.select import top_mask
 from circuitlab.compare import overlap_null, spearman, spearman_null
-from circuitlab.compare.bootstrap import bootstrap, held_interval, resampled_means
+from circuitlab.compare.bootstrap import bootstrap, resampled_means
 from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.pairwise import Comparison, Sampling
 from circuitlab.compare.score_map import score_map
-from circuitlab.compare.shrinkage import plausible_means
+from circuitlab.compare.shared import resampled_picks, shared_count
+from circuitlab.scores.intervals import Interval
 from circuitlab.testing.fakes import fake_scores
 
 LAYERS, HEADS, K = 12, 9, 20
@@ -29,6 +35,7 @@ REGIMES = [  # share of the effects in common, pairs, correlation of the noise (
     (0.95, 64, 0.0, STEEP),
 ]
 HARD = (0.95, 16, 0.0, DEPTH)
+REAL = Path(__file__).parent / "real_scores.npz"
 
 
 def overlap_of_tops(x, y):
@@ -67,27 +74,64 @@ def held(statistic, interval, regime, repeats, simulate=simulated):
     return found
 
 
+def counted(data, paired, seed, n=150):
+    """The corrected count of shared heads with its limits, and the resamples that it came from."""
+    resampled = resampled_picks(*data, lambda x: top_mask(x, K), paired=paired, n=n, seed=seed)
+    return shared_count(tuple(top_mask(one.mean(0), K) for one in data), resampled, min(map(len, data))), resampled
+
+
 def jaccard_interval(data, paired, seed):
-    estimate = float(overlap_of_tops(*(one.mean(0) for one in data)))
-    return held_interval(estimate, overlap_of_tops(*plausible_means(*data, paired=paired, n=150, seed=seed)))
+    return counted(data, paired, seed)[0].intervals()["jaccard"]
 
 
 def spearman_interval(data, paired, seed):
-    return bootstrap(*data, rank_agreement, paired=paired, n=100, seed=seed).corrected()
+    return bootstrap(*data, rank_agreement, paired=paired, n=100, seed=seed).interval()
 
 
 def percentile_interval(data, paired, seed):
     """What a plain bootstrap would give."""
-    found = bootstrap(*data, overlap_of_tops, paired=paired, n=100, seed=seed)
-    return held_interval(found.estimate, found.draws)
+    count, ((one, two), _) = counted(data, paired, seed)
+    low, high = np.quantile(set_overlaps(one, two)["jaccard"], [0.025, 0.975])
+    return Interval(count.intervals()["jaccard"].mean, low, high)
 
 
-def test_jaccard_intervals_cover_within_two_points_of_nominal():
-    plain = [held(overlap_of_tops, jaccard_interval, regime, 60) for regime in REGIMES]
+def test_jaccard_intervals_cover_within_three_points_of_nominal():
+    plain = [held(overlap_of_tops, jaccard_interval, regime, 60) for regime in [*REGIMES, HARD]]
     scaled = [held(overlap_of_tops, jaccard_interval, regime, 60, scaled_by_prompts) for regime in REGIMES]
-    assert np.mean(plain + scaled) == pytest.approx(0.95, abs=0.02)
-    assert min(np.mean(rate) for rate in plain) >= 0.91
-    assert min(np.mean(rate) for rate in scaled) >= 0.88
+    assert 0.93 <= np.mean(plain + scaled) <= 0.985
+    assert min(np.mean(rate) for rate in plain + scaled) >= 0.88
+
+
+def on_real_maps(method, interval, draws=25, pairs=32):
+    """Coverage of the overlap of all 256 pairs by pair of tasks, the mean width, and how often a limit is the estimate."""
+    with np.load(REAL) as stored:
+        maps = {name.split(".")[1]: stored[name].astype(np.float64) for name in stored if name.startswith(method)}
+    rng, rates, widths, tied = np.random.default_rng(2), {}, [], []
+    for a, b in itertools.combinations(maps, 2):
+        truth = float(overlap_of_tops(*(maps[name].mean(0)[None] for name in (a, b)))[0])
+        found = []
+        for seed in range(draws):
+            data = [maps[name][rng.choice(len(maps[name]), pairs, replace=False)] for name in (a, b)]
+            found.append(interval(data, False, seed))
+        rates[a, b] = np.mean([one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found])
+        widths += [one.high - one.low for one in found]
+        tied += [one.mean in (one.low, one.high) for one in found]
+    return rates, np.mean(widths), np.mean(tied)
+
+
+@pytest.mark.parametrize(("method", "widest"), [("attribution_patching", 0.23), ("logit_attribution", 0.27)])
+def test_jaccard_intervals_cover_on_real_maps(method, widest):
+    rates, width, tied = on_real_maps(method, jaccard_interval)
+    assert np.mean(list(rates.values())) >= 0.91
+    assert min(rates.values()) >= 0.72  # of 25 draws; the benchmark, of 100, finds 0.85
+    assert width <= widest
+    assert tied < 0.15, "a limit is the estimate where whole heads have it so, not by construction"
+
+
+def test_plain_percentile_intervals_would_miss_on_real_maps():
+    rates, *_ = on_real_maps("attribution_patching", percentile_interval)
+    assert min(rates, key=rates.get) == ("addition", "docstring")
+    assert rates["addition", "docstring"] < 0.7
 
 
 def test_prompts_that_scale_all_heads_together_do_not_widen_jaccard_intervals():
@@ -108,22 +152,21 @@ def test_spearman_intervals_cover_within_two_points_of_nominal():
 
 
 def test_plain_percentile_intervals_would_not_cover():
-    assert (
-        np.mean(held(overlap_of_tops, percentile_interval, HARD, 100)) < 0.85 < np.mean(held(overlap_of_tops, jaccard_interval, HARD, 40))
-    )
+    assert np.mean(held(overlap_of_tops, percentile_interval, HARD, 60)) < 0.75
 
 
-def test_noise_makes_overlap_look_smaller_than_it_is_and_shrinkage_takes_that_back():
+def test_noise_makes_overlap_look_smaller_than_it_is_and_the_correction_takes_that_back():
     rng = np.random.default_rng(0)
-    truth, estimate, resampled, shrunk = [], [], [], []
-    for seed in range(30):
+    truth, estimate, resampled, corrected = [], [], [], []
+    for seed in range(40):
         means, data = simulated(0.95, 16, 0.0, rng)
+        count, ((one, two), _) = counted(data, False, seed)
         truth.append(overlap_of_tops(*means))
-        estimate.append(overlap_of_tops(*(one.mean(0) for one in data)))
-        resampled.append(bootstrap(*data, overlap_of_tops, n=100, seed=seed).draws.mean())
-        shrunk.append(overlap_of_tops(*plausible_means(*data, paired=False, n=100, seed=seed)).mean())
+        estimate.append(overlap_of_tops(*(x.mean(0) for x in data)))
+        resampled.append(set_overlaps(one, two)["jaccard"].mean())
+        corrected.append(count.corrected_overlaps()["jaccard"])
     assert np.mean(truth) > np.mean(estimate) + 0.03 > np.mean(resampled) + 0.05
-    assert abs(np.mean(shrunk) - np.mean(truth)) < np.mean(truth) - np.mean(estimate)
+    assert abs(np.mean(corrected) - np.mean(truth)) < 0.5 * (np.mean(truth) - np.mean(estimate))
 
 
 def unrelated_maps(count, rng):

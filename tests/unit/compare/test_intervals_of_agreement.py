@@ -1,23 +1,26 @@
-"""Bootstrap, jackknife and shrinkage, part by part."""
+"""Bootstrap, jackknife and the extrapolation of shared counts, part by part."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from circuitlab.circuits.select import top_mask
 from circuitlab.compare import spearman
-from circuitlab.compare.bootstrap import Bootstrap, bootstrap, held_interval
-from circuitlab.compare.shrinkage import NoisyMeans, plausible_means
+from circuitlab.compare.bootstrap import Bootstrap, bootstrap
+from circuitlab.compare.shared import resampled_picks, shared_count
 from circuitlab.errors import BadParameterError
 
 
-def test_limits_hold_the_estimate_and_stay_in_range():
+def test_limits_lie_around_the_corrected_value_and_stay_in_range():
     draws = np.random.default_rng(0).uniform(0.2, 0.6, 500)
     for estimate in (0.1, 0.4, 0.9):
-        corrected = Bootstrap(estimate, draws, 0.2, 16).corrected()
-        assert -1 <= corrected.low <= estimate <= corrected.high <= 1
-        narrow, wide = held_interval(estimate, draws, 0.5), held_interval(estimate, draws, 0.99)
-        assert wide.low <= narrow.low <= estimate <= narrow.high <= wide.high
+        boot = Bootstrap(estimate, draws, 0.05, 16)
+        assert boot.corrected == pytest.approx(2 * estimate - draws.mean())
+        narrow, wide = boot.interval(0.5), boot.interval(0.99)
+        assert narrow.mean == wide.mean == estimate
+        assert -1 <= wide.low <= narrow.low <= narrow.high <= wide.high <= 1
+    assert Bootstrap(0.1, draws, 0.05, 16).interval().high < 0.1, "a biased estimate is not pulled into its interval"
 
 
 def test_a_linear_statistic_has_the_interval_of_its_mean():
@@ -27,7 +30,7 @@ def test_a_linear_statistic_has_the_interval_of_its_mean():
     error = np.sqrt(first.var(ddof=1) / 40 + second.var(ddof=1) / 25)
     assert found.error == pytest.approx(error, rel=1e-9)
     assert found.draws.std() == pytest.approx(error, rel=0.05)
-    assert found.corrected().high - found.estimate == pytest.approx(1.998 * error, rel=0.05)
+    assert found.interval().high - found.corrected == pytest.approx(1.998 * error, rel=0.001)
 
 
 def test_pairs_of_one_prompt_are_resampled_together():
@@ -50,14 +53,21 @@ def test_a_statistic_in_blocks_is_the_same(monkeypatch):
 def test_an_undefined_statistic_has_no_limits():
     boot = bootstrap(np.ones((4, 3)), np.random.default_rng(0).normal(size=(4, 3)), spearman, n=20)
     assert np.isnan(boot.estimate)
-    assert np.isnan(boot.corrected().low)
-    assert np.isnan(held_interval(float("nan"), np.array([0.1])).high)
+    assert np.isnan(boot.corrected)
+    assert np.isnan(boot.interval().low)
+
+
+def top_five(means):
+    return top_mask(means, 5)
 
 
 def test_seeds():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(9, 10)), rng.normal(size=(7, 10))
-    for draw in (lambda s: bootstrap(a, b, spearman, n=50, seed=s).draws, lambda s: plausible_means(a, b, paired=False, n=50, seed=s)[0]):
+    for draw in (
+        lambda s: bootstrap(a, b, spearman, n=50, seed=s).draws,
+        lambda s: resampled_picks(a, b, top_five, paired=False, n=50, seed=s)[1][0],
+    ):
         first, again, other = (draw(s) for s in (1, 1, 2))
         assert np.array_equal(first, again)
         assert not np.array_equal(first, other)
@@ -67,72 +77,66 @@ def test_two_pairs_and_a_confidence_are_needed():
     with pytest.raises(BadParameterError, match="at least two"):
         bootstrap(np.zeros((1, 3)), np.zeros((4, 3)), spearman)
     with pytest.raises(BadParameterError, match="at least two"):
-        plausible_means(np.zeros((4, 3)), np.zeros((1, 3)), paired=False)
-    for interval in (Bootstrap(0.5, np.array([0.4, 0.6]), 0.1, 3).corrected, lambda level: held_interval(0.5, np.array([0.4]), level)):
+        resampled_picks(np.zeros((4, 3)), np.zeros((1, 3)), top_five, paired=False)
+    one = (np.array([True]), np.array([True]))
+    for interval in (Bootstrap(0.5, np.array([0.4, 0.6]), 0.1, 3).interval, lambda level: shared_count(one, (one, one), 4, level)):
         with pytest.raises(BadParameterError, match="between 0 and 1"):
             interval(95)
 
 
-def slow_posterior(means, one):
-    """Bayes' rule for one element, component by component, by matrices."""
-    x = np.array([means.first[one], means.second[one]])
-    a, b, c = (float(part[one]) for part in means.noise)
-    noise = np.array([[a, c], [c, b]])
-    for size_a, size_b, r in means.components:
-        prior = np.array([[size_a**2, r * size_a * size_b], [r * size_a * size_b, size_b**2]])
-        total = prior + noise
-        density = np.exp(-0.5 * x @ np.linalg.solve(total, x)) / np.sqrt(np.linalg.det(total))
-        gain = prior @ np.linalg.inv(total)
-        yield density, gain @ x, prior - gain @ prior
+def test_the_second_resamples_have_twice_the_noise():
+    rng = np.random.default_rng(1)
+    seen = []
+    resampled_picks(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), lambda x: (seen.append(x), x > 0)[1], paired=False, n=20000)
+    once, _, twice, _ = (x.var(axis=0) for x in seen)
+    assert twice == pytest.approx(2 * once, rel=0.05)
+    assert seen[2].mean(0) == pytest.approx(seen[0].mean(0), abs=0.01)
 
 
-def test_shrinkage_is_bayes_rule():
-    rng = np.random.default_rng(4)
-    means = NoisyMeans(
-        rng.normal(size=5), rng.normal(size=5), (rng.uniform(0.1, 1, 5), rng.uniform(0.1, 1, 5), rng.uniform(-0.05, 0.05, 5))
-    )
-    one, two, left, across, right = means.posterior
-    for element in range(5):
-        expected = list(slow_posterior(means, element))
-        density = np.array([row[0] for row in expected])
-        assert means.likelihood[element] == pytest.approx(density / density.max(), rel=1e-6, abs=1e-12)
-        for i, (_, mean, covariance) in enumerate(expected):
-            assert (one[element, i], two[element, i]) == pytest.approx(tuple(mean), abs=1e-9)
-            factor = np.array([[left[element, i], 0], [across[element, i], right[element, i]]])
-            assert factor @ factor.T == pytest.approx(covariance, abs=1e-7)
+def test_pairs_of_one_prompt_are_picked_from_together():
+    values = np.random.default_rng(2).normal(size=(12, 30))
+    for paired in (True, False):
+        for one, two in resampled_picks(values, values, top_five, paired=paired, n=40):
+            assert np.array_equal(one, two) == paired
 
 
-def test_the_prior_is_found():
-    rng = np.random.default_rng(5)
-    effects = np.where(rng.random(3000) < 0.3, 1.0, 0.0) * rng.normal(size=(2, 3000))
-    effects[1] = effects[0]
-    noise = np.full(3000, 0.04)
-    means = NoisyMeans(*(effects + 0.2 * rng.normal(size=(2, 3000))), (noise, noise, 0 * noise))
-    shares = means.shares(np.ones(3000))
-    size_a, size_b, r = means.components.T
-    large = (size_a > 0.3) & (size_b > 0.3)
-    assert shares.sum() == pytest.approx(1)
-    assert shares[large].sum() == pytest.approx(0.3, abs=0.1)
-    assert shares[large & (r > 0.8)].sum() > 0.9 * shares[large].sum()
+def masks(*counts, size=10):
+    """Two lists of ``size`` of 40 elements, one row for each number of elements that they share."""
+    first = np.zeros((len(counts), 40), dtype=bool)
+    second = first.copy()
+    first[:, :size] = True
+    for row, shared in enumerate(counts):
+        second[row, size - shared : 2 * size - shared] = True
+    return first, second
 
 
-def test_draws_shrink_noise_and_leave_clear_effects_where_they_are():
-    rng = np.random.default_rng(6)
-    truth = np.zeros(200)
-    truth[:4] = [9.0, -7.0, 5.0, 4.0]
-    data = truth + rng.normal(size=(2, 16, 200))
-    first, second = plausible_means(*data, paired=False, n=300)
-    assert first.shape == second.shape == (300, 200)
-    assert first.mean(0)[:4] == pytest.approx(data[0].mean(0)[:4], abs=0.35)
-    assert np.abs(first.mean(0)[4:]).mean() < 0.4 * np.abs(data[0].mean(0)[4:]).mean()
+def test_counts_are_extrapolated_to_no_noise_by_hand():
+    estimate = tuple(one[0] for one in masks(6))
+    found = shared_count(estimate, (masks(4, 6, 5, 5), masks(4, 5, 5, 5)), pairs=31)
+    corrected = 5 + (5 - 4.75) / (np.sqrt(1.5) - 1)
+    assert found.corrected == pytest.approx(corrected)
+    half = 2.0423 * np.sqrt((4 + 0 + 1 + 1) / 4)
+    assert (found.low, found.high) == (np.round(corrected - half), np.round(corrected + half)) == (4, 9)
+    jaccard = found.intervals()["jaccard"]
+    assert (jaccard.low, jaccard.mean, jaccard.high) == pytest.approx((4 / 16, 6 / 14, 9 / 11))
+    assert found.corrected_overlaps()["containment"] == pytest.approx(corrected / 10)
 
 
-def test_dead_heads_stay_dead():
+def test_limits_stay_within_what_the_lists_can_share():
+    for count in (0, 10):
+        estimate = tuple(one[0] for one in masks(count))
+        found = shared_count(estimate, (masks(5, 5), masks(4, 6)), pairs=4)
+        assert 0 <= found.low <= found.corrected <= found.high <= 10
+
+
+def test_an_estimate_outside_its_limits_stays_outside():
+    found = shared_count(tuple(one[0] for one in masks(6)), (masks(6, 6), masks(5, 5)), pairs=31)
+    assert found.estimate == 6 < found.low == found.high == 10
+
+
+def test_lists_without_noise_have_no_width():
     rng = np.random.default_rng(7)
-    data = rng.normal(size=(2, 12, 30)) + 3 * rng.normal(size=30)
-    data[:, :, :5] = 0
-    for drawn in plausible_means(*data, paired=True, n=100):
-        assert np.isfinite(drawn).all()
-        assert np.abs(drawn[:, :5]).max() < 1e-4
-    for drawn in plausible_means(np.zeros((4, 3)), np.zeros((4, 3)), paired=False, n=20):
-        assert np.abs(drawn).max() < 1e-4
+    values = np.repeat(rng.normal(size=(2, 1, 30)), 12, axis=1)
+    picked = tuple(top_five(one.mean(0)) for one in values)
+    found = shared_count(picked, resampled_picks(*values, top_five, paired=False, n=50), 12)
+    assert found.low == found.estimate == found.corrected == found.high

@@ -206,15 +206,14 @@ def test_chance_exchanges_only_edges_of_one_kind():
     assert len(set.union(*kinds.values())) == len(kinds)
 
 
-def test_many_edges_are_drawn_where_they_can_be_picked(monkeypatch):
+def test_many_edges_are_resampled_where_they_can_be_picked(monkeypatch):
     rng = np.random.default_rng(8)
     mean = rng.normal(size=(40, 30)) ** 3
     maps = [score_map(fake_scores(mean + rng.normal(size=(16, 40, 30)), task=name)) for name in "ab"]
     whole = Comparison(*maps, 20, "absolute", Sampling(300, 100)).intervals()
     monkeypatch.setattr("circuitlab.compare.pairwise._FEW", 200)
     some = Comparison(*maps, 20, "absolute", Sampling(300, 100))
-    kept, counts = some._reachable()
-    assert kept.size < 900 and counts.sum() == pytest.approx(1200)
+    assert some._reachable().size < 900
     for end in ("low", "high"):
         assert some.intervals()["jaccard"][end] == pytest.approx(whole["jaccard"][end], abs=0.06)
 

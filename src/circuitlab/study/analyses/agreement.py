@@ -38,6 +38,7 @@ class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
         "all of them name are the safer part of a circuit."
     )
     place: ClassVar[int] = 75
+    version: ClassVar[int] = 2
 
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()

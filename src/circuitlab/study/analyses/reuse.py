@@ -40,6 +40,7 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
         "made to attend to the wrong options in the second."
     )
     place: ClassVar[int] = 70
+    version: ClassVar[int] = 2
     cite: ClassVar[tuple[str, ...]] = ("merullo2024", "wang2022")
 
     pairs: Count = 8
