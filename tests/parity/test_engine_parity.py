@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,10 +37,12 @@ def late_batch(model) -> ContrastBatch:
     rows = tiny_batch(model, 4, seed=5)
     clean = [[*row, *row[: i % 3]] for i, row in enumerate(rows.clean.tolist())]
     corrupt = [list(row) for row in clean]
+    corrupt[3][-1] = (corrupt[3][-1] + 1) % model.spec.d_vocab
     for i in range(3):
         corrupt[i][5 + i : 7 + i] = [(token + 7) % model.spec.d_vocab for token in clean[i][5 + i : 7 + i]]
     answers, foils = rows.answers[:, 0].tolist(), rows.foils[:, 0].tolist()
-    return ContrastBatch.from_tokens(clean, corrupt, answers, foils, marks={"CHANGE": [5, 6, 7, 8]})
+    batch = ContrastBatch.from_tokens(clean, corrupt, answers, foils, marks={"CHANGE": [5, 6, 7, 8]})
+    return replace(batch, corrupt=torch.cat([batch.corrupt[:3], batch.clean[3:]]))  # equal prompts are refused where a batch is made
 
 
 def agree(fast, slow) -> None:

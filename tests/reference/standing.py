@@ -68,7 +68,7 @@ class Scaled:
 
 def logits_by_hooks(model, batch, standing: Scaled, edits=()):
     """Logits of the clean prompts with a standing edit and, after it, other edits, by hooks on the model."""
-    runner = model.edited(list(edits)) if edits else model
+    runner = model.with_edits(list(edits)) if edits else model
     before = runner.capture(batch.clean, [standing.site], layers=[standing.layer])[standing.site][:, 0]
     here = torch.ones(1, before.shape[1], dtype=torch.bool)
     if standing.mark is not None:
@@ -78,7 +78,7 @@ def logits_by_hooks(model, batch, standing: Scaled, edits=()):
     first = Edit(standing.site, standing.layer, standing.of(before, here))
     # By hooks the middle of the stream is edited through what attention adds, after any edits of that and of what enters.
     in_order = sorted([first, *edits], key=lambda edit: (edit.layer, FORWARD.index(edit.site)))
-    return model.edited(in_order).logits(batch.clean, batch.end)
+    return model.with_edits(in_order).logits(batch.clean, batch.end)
 
 
 class EditedModel:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import typer
 
 from circuitlab.cli.output import print_json, print_table, print_text
+from circuitlab.errors import ModelError
 
 __all__ = ["doctor"]
 
@@ -25,6 +26,8 @@ def doctor(model: str, as_json: bool = _JSON) -> None:
         tables = {name: {key: asdict(one) for key, one in getattr(found, name).items()} for name in ("sites", "methods")}
         about = {"model": found.model, "family": found.family, "logits_ok": found.logits_ok, "reason": found.reason, "ok": found.ok}
         print_json(about | tables | {"laws": [asdict(law) for law in found.laws], "spec": found.spec})
+    elif found.spec is None:
+        raise ModelError(found.reason)
     else:
         print_text(f"{found.model} ({found.family}): logits {'equal the source model' if found.logits_ok else found.reason}.\n")
         for title, table in (("site", found.sites), ("method", found.methods)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from circuitlab.errors import BadParameterError, ModelError
+from circuitlab.errors import ModelError
 from circuitlab.model.anatomy.build import model_parts
 from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
@@ -18,6 +18,7 @@ from circuitlab.model.engine import Engine
 from circuitlab.model.generate import Decoding, Writer, cache_is_exact
 from circuitlab.model.hooks import HookedRun, own_modes
 from circuitlab.model.identity import Fingerprint, hash_weights
+from circuitlab.model.inside import require_tokens
 from circuitlab.model.places import Places, Tap
 from circuitlab.model.prompts import read_prompts
 from circuitlab.model.protocol import Edit, Site
@@ -219,7 +220,7 @@ class HookedModel:
     ) -> Float[Tensor, "edit_set row token"]:
         """Logits of many edited runs of the same prompts; only what each edit set can reach is computed."""
         loaded = self._current()
-        _check_tokens(tokens, at, loaded.spec)
+        require_tokens(tokens, at, loaded.spec)
         for one in edit_sets:
             EditTap(loaded.spec, loaded.parts, one.edits)  # refuse sites, layers and heads that do not exist
         engine = Engine(self.decoder)
@@ -278,7 +279,7 @@ class HookedModel:
     ) -> Tensor:
         """One forward pass: standing edits first, then those of this run, then reads; the answer position unembedded."""
         loaded = self._current()
-        _check_tokens(places.tokens, places.end, loaded.spec)
+        require_tokens(places.tokens, places.end, loaded.spec)
         if loaded.parts.length_dependent and len(set(places.end.tolist())) > 1:
             return self._by_length(places, edits, readers, gradients=gradients)
         if loaded.parts.length_dependent and (length := int(places.end[0]) + 1) < places.tokens.shape[1]:
@@ -389,16 +390,3 @@ def _chained(taps: Sequence[Tap]) -> Tap | None:
         return value
 
     return tap
-
-
-def _check_tokens(tokens: Tensor, at: Tensor, spec: ModelSpec) -> None:
-    square = tokens.ndim == 2 and at.shape == tokens.shape[:1]  # noqa: PLR2004 - rows and positions
-    if not square or bool(((at < 0) | (at >= tokens.shape[1])).any()):
-        what = f"Tokens of shape {tuple(tokens.shape)} cannot be read at positions {at.tolist()[:8]}."
-        raise BadParameterError(what, "Give (row, pos) token ids and one position inside each row.")
-    if int(tokens.max()) >= spec.d_vocab or int(tokens.min()) < 0:
-        what = f"Token ids run from {int(tokens.min())} to {int(tokens.max())}; {spec.name} has {spec.d_vocab} tokens."
-        raise BadParameterError(what, "Encode prompts with this model's own tokenizer.")
-    if spec.n_ctx is not None and tokens.shape[1] > spec.n_ctx:
-        what = f"Prompts of {tokens.shape[1]} tokens are longer than the {spec.n_ctx} positions that {spec.name} has."
-        raise BadParameterError(what, "Use shorter prompts.")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from circuitlab.errors import BadParameterError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.provenance import ModelSpec
 
-__all__ = ["require_fit", "require_inside", "require_no_padding"]
+__all__ = ["require_fit", "require_inside", "require_no_padding", "require_tokens"]
 
 
 def require_fit(model: Model, batch: ContrastBatch) -> None:
@@ -75,3 +76,17 @@ def require_no_padding(tokenizer: PreTrainedTokenizerBase, batch: ContrastBatch)
             if padded := [i for i, row in enumerate(rows) if len(row) > most and set(row[::step][: most + 1]) == {pad}]:
                 what = f"{part}, rows {padded[:5]}: padded on the {side} with {tokenizer.pad_token!r} (token {pad})."
                 raise BadParameterError(what, "Give prompts without padding; rows may differ in length.")
+
+
+def require_tokens(tokens: Tensor, at: Tensor, spec: ModelSpec) -> None:
+    """Raise `BadParameterError` unless token ids are (row, pos), inside the vocabulary and the positions, and read inside each row."""
+    square = tokens.ndim == 2 and at.shape == tokens.shape[:1]  # noqa: PLR2004 - rows and positions
+    if not square or bool(((at < 0) | (at >= tokens.shape[1])).any()):
+        what = f"Tokens of shape {tuple(tokens.shape)} cannot be read at positions {at.tolist()[:8]}."
+        raise BadParameterError(what, "Give (row, pos) token ids and one position inside each row.")
+    if int(tokens.max()) >= spec.d_vocab or int(tokens.min()) < 0:
+        what = f"Token ids run from {int(tokens.min())} to {int(tokens.max())}; {spec.name} has {spec.d_vocab} tokens."
+        raise BadParameterError(what, "Encode prompts with this model's own tokenizer.")
+    if spec.n_ctx is not None and tokens.shape[1] > spec.n_ctx:
+        what = f"Prompts of {tokens.shape[1]} tokens are longer than the {spec.n_ctx} positions that {spec.name} has."
+        raise BadParameterError(what, "Use shorter prompts.")

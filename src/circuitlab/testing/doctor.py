@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from circuitlab.errors import CircuitlabError, ModelError
+from circuitlab.errors import CircuitlabError, ModelError, WeightsError
 from circuitlab.methods import get_method, list_methods
 from circuitlab.methods.base.needs import refusal
 from circuitlab.model import load_model
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "Verdict", "diagnose"]
 
 State: TypeAlias = Literal["exact", "hooks", "refused"]
+
+_READING = {"code_overlap", "random"}
+"""Methods that only read unedited runs, which always are the model's own."""
 
 _BY_HOOKS = {"hooks", "writes", "unedited"}
 _LENGTHS = (2, 9, 16, 7)
@@ -97,7 +100,7 @@ def diagnose(source: Any, *, laws: bool = True) -> Diagnosis:
     name = loaded.spec.name if loaded is not None else str(source) if isinstance(source, str | Path) else type(source).__name__
     try:
         model: HookedModel = load_model(source) if loaded is None else loaded
-    except ModelError as error:
+    except (ModelError, WeightsError) as error:
         return _refused(name, _family_of(source), str(error))
     wrong = _logits_wrong(model)
     decoder = _no_decoder(model)
@@ -161,4 +164,6 @@ def _method(model: HookedModel, name: str, no_decoder: str) -> Verdict:
         reason = error.what
     if reason:
         return Verdict("refused", reason)
+    if name in _READING:
+        return Verdict("hooks", "it reads the model's own forward pass")
     return Verdict("hooks", no_decoder) if no_decoder and set(method.needs) <= _BY_HOOKS else Verdict("exact")

@@ -155,12 +155,15 @@ class _Gated(Decoder):
 
     closed = -1
 
-    def layer(self, index, resid, where):
-        found = super().layer(index, resid, where)
-        if index == self.closed:
-            found.attn_out.register_hook(torch.zeros_like)
-            found.mlp_out.register_hook(torch.zeros_like)
-        return found
+    def at_layer(self, layer, length, cache=None, tap=None):
+        run = super().at_layer(layer, length, cache, tap)
+        return dataclasses.replace(run, tap=self._close) if layer == self.closed else run
+
+    @staticmethod
+    def _close(site, _layer, value):
+        if site in {Site.ATTN_OUT, Site.MLP_OUT}:
+            value.register_hook(torch.zeros_like)
+        return value
 
 
 def dropped_scores(model, batch, layer: int, contrast: Contrast, points: list[Point]) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -138,7 +138,9 @@ def test_chunks_change_nothing_and_leave_the_identity(llama) -> None:
 def test_prompts_that_differ_at_once_or_only_at_the_end(llama) -> None:
     rows = [[3, 9, 5, 7, 2], [3, 9, 5, 7, 2], [4, 9, 5, 7, 2]]
     others = [[4, 9, 5, 7, 2], [3, 9, 5, 7, 6], [4, 9, 5, 7, 2]]
-    batch = ContrastBatch.from_tokens(rows, others, [1, 1, 1], [8, 8, 8])
+    differing = [*others[:2], [3, 9, 5, 7, 2]]
+    batch = ContrastBatch.from_tokens(rows, differing, [1, 1, 1], [8, 8, 8])
+    batch = replace(batch, corrupt=torch.tensor(others))  # equal prompts are refused where a batch is made
     together = EdgeAttributionPatching(pairs_per_pass=3).edges(llama, batch, METRIC)
     for i in range(3):
         alone = EdgeAttributionPatching().edges(llama, batch.select([i]), METRIC)

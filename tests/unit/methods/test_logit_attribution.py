@@ -70,7 +70,6 @@ def test_it_runs_on_the_decoder_and_falls_back_to_hooks(monkeypatch: pytest.Monk
     def refuse(_model: object) -> None:
         raise ModelError("This one cannot be taken apart.")
 
-    del model.__dict__["decoder"]
     monkeypatch.setattr(type(model), "decoder", property(refuse))
     slow = LogitAttribution()(model, batch, LogitDiff())
     assert "capture" in calls

@@ -104,7 +104,8 @@ def test_what_a_graph_holds_is_counted(model) -> None:
         held.pop(parameter.untyped_storage().data_ptr(), None)
     for layer in trace.layers:
         for value in vars(layer).values():
-            count(value)
+            if isinstance(value, torch.Tensor):  # what was projected is held as q, k and v, too
+                count(value)
     assert 0.6 < (sizes.traced(length, length) + sizes.graph(length, length)) / sum(held.values()) < 1.2
 
 

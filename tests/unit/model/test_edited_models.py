@@ -85,7 +85,7 @@ def test_a_circuit_of_everything_is_the_edited_model(model) -> None:
 
 def test_a_method_without_rules_for_edits_refuses_by_name() -> None:
     model = tiny_model("llama")
-    with pytest.raises(ModelError, match="edits of tiny-llama"):
+    with pytest.raises(ModelError, match="tiny-llama is edited"):
         get_method("contextual_decomposition")(model.edited(Knockout("a1.h2")), tiny_batch(model, 2), METRIC)
 
 

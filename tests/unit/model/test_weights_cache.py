@@ -12,7 +12,7 @@ import torch
 
 from circuitlab.errors import WeightsError
 from circuitlab.model.aliases import ALIASES
-from circuitlab.model.load import hash_weights
+from circuitlab.model.identity import hash_weights
 from circuitlab.model.weights import cache as cache_module
 from circuitlab.model.weights import resolve
 from circuitlab.model.weights.cache import CacheEntry, build_entry, digest_file, finished_entry, locked

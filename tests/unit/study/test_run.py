@@ -277,7 +277,7 @@ def test_an_unwritable_store_is_found_before_the_model_is_loaded(study_file, tmp
     assert fake.loads == 0
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a\\\\b", ".."])
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a\\\\b", ".."])
 def test_an_id_that_leaves_the_store_is_refused(study_file, name) -> None:
     study_file.write_text(STUDY.replace('id = "s"', f'id = "{name}"'))
     with pytest.raises(BadParameterError, match="cannot be a study id"):

@@ -34,13 +34,11 @@ class _Sabotaged:
 
     def __init__(self, fault: str) -> None:
         self.inner, self.fault = tiny_model("gemma3"), fault
-        self.spec, self.sites, self.weights, self.probe = self.inner.spec, self.inner.sites, self.inner.weights, self.inner.probe
-        self.calls = 0
+        self.spec, self.sites, self.weights = self.inner.spec, self.inner.sites, self.inner.weights
+        self.lacks, self.length_dependent, self.parts, self.root = self.inner.lacks, False, self.inner.parts, self.inner.root
 
     def logits(self, tokens, at):
         out = self.inner.logits(tokens, at)
-        if self.fault == "source" and tokens.shape[0] == 1 and tokens.shape[1] == 12:
-            return out + 0.1
         if self.fault == "padding":
             return out + 0.01 * tokens.shape[1]
         if self.fault == "rng":
@@ -57,14 +55,13 @@ class _Sabotaged:
             read[Site.Z] = read[Site.Z].flip(3)
         return read
 
-    def edited(self, edits):
+    def with_edits(self, edits):
         return self.inner if self.fault == "dead_edit" else self.inner.with_edits(edits)
 
 
 @pytest.mark.parametrize(
     ("fault", "law"),
     [
-        ("source", "logits equal the source"),
         ("padding", "padding on the right"),
         ("post_norm", "residual stream"),
         ("heads", "head outputs sum"),

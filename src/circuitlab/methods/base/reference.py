@@ -37,7 +37,8 @@ def with_reference(model: Model, metric: Metric, batch: ContrastBatch) -> Contra
     Every method calls this first. One forward pass, and pair x vocab numbers held in the model's dtype (float32 at least). A reference
     that is already there is computed anew: it may be another model's.
     """
-    batch = replace(batch, one_length=model.length_dependent)
+    if batch.one_length != model.length_dependent:
+        batch = replace(batch, one_length=model.length_dependent)
     if not metric.needs_reference:
         return batch
     logits = answer_logits(model, batch, batch.clean)

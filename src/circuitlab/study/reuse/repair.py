@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from circuitlab.circuits.chance import p_value
-from circuitlab.errors import BadParameterError
+from circuitlab.errors import BadParameterError, ModelError
 from circuitlab.methods.base import step
 from circuitlab.methods.base.roles import attention_between
 from circuitlab.model.protocol import Edit, EditSet, Site
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder import Decoder
     from circuitlab.model.protocol import Model, Runner
 
 __all__ = ["Repair", "shift_of"]
@@ -185,6 +186,12 @@ class _EditedModel:
     model: Model
     runner: Runner
 
+    @property
+    def decoder(self) -> Decoder:
+        """None: edits that hold a value for each row exist in this runner's own passes only."""
+        what = f"The edits of this run of {self.model.spec.name} are not part of its functional forward."
+        raise ModelError(what, "Read it with logits and capture.")
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.runner if name in {"logits", "capture"} else self.model, name)
 
@@ -217,11 +224,12 @@ def shift_of(
     from circuitlab.metrics import LogitDiff  # noqa: PLC0415
 
     looked = [head for head in movers if head not in set(heads)]
-    edited: Any = _EditedModel(repair.model, repair.model.with_edits(repair.edits(heads)))
-    few = repair.batch
     marks, direct = (answer, *repair.wrong), LogitAttribution()
-    attention = [_attention(model, repair, heads if model is edited else (), marks) for model in (repair.model, edited)]
-    shares = [direct(repair.model, few, LogitDiff()).values("heads"), direct(edited, few, LogitDiff()).values("heads")]
+    attention = [_attention(repair, some, marks) for some in ((), heads)]
+    shares = [direct(repair.model, repair.batch, LogitDiff()).values("heads")]
+    # One pair at a time: the edits hold a value for each row of a run, and methods choose their own rows.
+    alone = [(_edited(repair, heads, [pair]), repair.batch.select([pair])) for pair in range(repair.batch.n_pairs)]
+    shares.append(np.concatenate([direct(model, few, LogitDiff()).values("heads") for model, few in alone]))
     rows, columns = [head.layer for head in looked], [head.head for head in looked]
     found: dict[str, Any] = {"movers": [str(head) for head in looked]}
     if looked:
@@ -234,13 +242,16 @@ def shift_of(
     return found
 
 
-def _attention(model: Any, repair: Repair, heads: Sequence[Head], marks: Sequence[str]) -> dict[str, np.ndarray]:
+def _edited(repair: Repair, heads: Sequence[Head], pairs: Sequence[int]) -> Any:
+    return _EditedModel(repair.model, repair.model.with_edits(repair.edits(heads, pairs)))
+
+
+def _attention(repair: Repair, heads: Sequence[Head], marks: Sequence[str]) -> dict[str, np.ndarray]:
     """Attention to marks, chunk by chunk: an edited runner takes all pairs of its edits at once, so that each chunk has its own."""
     found: dict[str, list[np.ndarray]] = {mark: [] for mark in marks}
     for pairs in _chunks(repair.batch.n_pairs, 4):
         few = repair.batch.select(pairs)
-        runner = repair.model.with_edits(repair.edits(heads, pairs)) if heads else model
-        for mark, value in attention_between(_EditedModel(repair.model, runner), few, marks).items():  # type: ignore[arg-type]
+        for mark, value in attention_between(_edited(repair, heads, pairs) if heads else repair.model, few, marks).items():
             found[mark].append(value)
     return {mark: np.concatenate(parts) for mark, parts in found.items()}
 
