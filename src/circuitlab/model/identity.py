@@ -52,19 +52,27 @@ def config_digest(config: Any) -> str:
 
 
 def state_digest(root: Any) -> str:
-    """Digest of what is neither weight nor configuration: classes of modules, buffers, and the state of adapters."""
-    total = hashlib.sha256()
+    """Digest of what is neither weight nor configuration: classes and numbers of modules, buffers, and the state of adapters."""
+    total = hashlib.sha256(repr(_settings(root)).encode())
     for name, module in root.named_modules():
-        total.update(f"{name} {type(module).__qualname__}".encode())
-        for key in ("scaling", "merged_adapters", "active_adapters", "disable_adapters", "active_adapter"):
-            value = getattr(module, key, None)
-            if value is not None and hasattr(module, "merged_adapters"):
-                total.update(f"{key} {_plain(value)}".encode())
         for key, value in sorted(module.named_buffers(recurse=False)):
             if not _is_table(module, key):
-                total.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+                total.update(f"{name} {key} {tuple(value.shape)} {value.dtype}".encode())
                 total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _settings(root: Any) -> list[tuple[str, str, str]]:
+    """Class, numbers and switches of every module: a scale or an epsilon may be changed on the module alone; and the state of adapters."""
+    found = []
+    for name, module in root.named_modules():
+        adapter = hasattr(module, "merged_adapters")
+        held = {key: getattr(module, key, None) for key in _ADAPTER} if adapter else {}
+        if getattr(module, "rope_type", "default") == "default":  # others keep what they have seen among their numbers
+            held |= {key: value for key, value in vars(module).items() if isinstance(value, int | float) and not key.startswith("_")}
+        kept = {key: held[key] for key in sorted(held) if key not in _NO_SETTING}
+        found.append((name, type(module).__qualname__, str(_plain(kept))))
+    return found
 
 
 def _is_table(module: Any, key: str) -> bool:
@@ -81,6 +89,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
+_ADAPTER = ("active_adapter", "active_adapters", "disable_adapters", "merged_adapters", "scaling")
+_NO_SETTING = {"training", "gradient_checkpointing", "padding_idx", "pad_token_id", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"}
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """A quick look at a model's tensors: where they lie, how often they were written to, and sums over their bits.
@@ -92,17 +104,22 @@ class Fingerprint:
         through ``.data``.
     sums : tuple of int
         Sums over the bits of every parameter by row and by column: they also notice what was written through ``.data``.
+    settings : int
+        Over the numbers of modules and the state of adapters.
     """
 
     places: tuple[tuple[str, int, int, int], ...]
     sums: tuple[int, ...] = ()
+    settings: int = 0
 
     @classmethod
     def of(cls, root: Any, *, deep: bool = False) -> Fingerprint:
         """Look at a model; ``deep`` reads every weight once (0.1 s for 135 million)."""
         tensors = [(name, value) for name, value in (*root.named_parameters(), *root.named_buffers()) if not name.endswith("inv_freq")]
         places = tuple((name, value.data_ptr(), _version(value), value.numel()) for name, value in tensors)
-        return cls(places, tuple(_bits(value) for _, value in tensors) if deep else ())
+        if not deep:
+            return cls(places)
+        return cls(places, tuple(_bits(value) for _, value in tensors), hash(repr(_settings(root))))
 
 
 def _version(value: Tensor) -> int:

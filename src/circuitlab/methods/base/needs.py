@@ -120,6 +120,7 @@ def prepared(run: _Call) -> _Call:
 
         require_inside(model.spec, batch)
         with torch.inference_mode(mode=False), torch.enable_grad():
+            model.refresh()
             require(method, model)
             return run(method, model, _own(batch), metric)
 
