@@ -69,7 +69,8 @@ def _settings(root: Any) -> list[tuple[str, str, str]]:
         adapter = hasattr(module, "merged_adapters")
         held = {key: getattr(module, key, None) for key in _ADAPTER} if adapter else {}
         if getattr(module, "rope_type", "default") == "default":  # others keep what they have seen among their numbers
-            held |= {key: value for key, value in vars(module).items() if isinstance(value, int | float) and not key.startswith("_")}
+            own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+            held |= {key: value for key, value in own.items() if isinstance(value, int | float)}
         kept = {key: held[key] for key in sorted(held) if key not in _NO_SETTING}
         found.append((name, type(module).__qualname__, str(_plain(kept))))
     return found
@@ -90,7 +91,9 @@ def _plain(value: Any) -> Any:
 
 
 _ADAPTER = ("active_adapter", "active_adapters", "disable_adapters", "merged_adapters", "scaling")
-_NO_SETTING = {"training", "gradient_checkpointing", "padding_idx", "pad_token_id", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"}
+_NO_SETTING = {
+    "gradient_checkpointing", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "pad_token_id", "padding_idx", "training",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,15 @@ def diagnose(source: Any, *, laws: bool = True) -> Diagnosis:
         model: HookedModel = load_model(source) if loaded is None else loaded
     except (ModelError, WeightsError) as error:
         return _refused(name, _family_of(source), str(error))
-    wrong = _logits_wrong(model)
-    decoder = _no_decoder(model)
-    sites = {site.value: _site(model, site, decoder) for site in Site}
-    methods = {method: _method(model, method, decoder) for method in list_methods()}
-    found = model_laws(model) if laws else []
+    try:
+        wrong = _logits_wrong(model)
+        decoder = _no_decoder(model)
+        sites = {site.value: _site(model, site, decoder) for site in Site}
+        methods = {method: _method(model, method, decoder) for method in list_methods()}
+        found = model_laws(model) if laws else []
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ModelError) as error:
+        reason = f"a check could not be made: {type(error).__name__}: {error}"
+        return _refused(name, model.spec.family, reason)
     return Diagnosis(name, model.spec.family, not wrong, wrong, sites, methods, found, model.spec)
 
 
