@@ -118,7 +118,9 @@ class Fingerprint:
     @classmethod
     def of(cls, root: Any, *, deep: bool = False) -> Fingerprint:
         """Look at a model; ``deep`` reads every weight once (0.1 s for 135 million)."""
-        tensors = [(name, value) for name, value in (*root.named_parameters(), *root.named_buffers()) if not name.endswith("inv_freq")]
+        buffers = [(name, module, key) for name, module in root.named_modules() for key in module._buffers]  # noqa: SLF001 - read only
+        held = [(f"{name}.{key}", getattr(module, key)) for name, module, key in buffers if not _is_table(module, key)]
+        tensors = [*root.named_parameters(), *((name, value) for name, value in held if value is not None)]
         places = tuple((name, value.data_ptr(), _version(value), value.numel()) for name, value in tensors)
         if not deep:
             return cls(places)

@@ -75,7 +75,11 @@ def rows_exchanged(hf) -> None:
     weight.data[[1, 2]] = weight.data[[2, 1]]
 
 
-@pytest.mark.parametrize("change", [in_place, replaced, through_data, rows_exchanged])
+def rotation(hf) -> None:
+    hf.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+@pytest.mark.parametrize("change", [in_place, replaced, through_data, rows_exchanged, rotation])
 def test_weights_that_change_after_loading_are_noticed(change) -> None:
     hf, method = tiny_hf("llama"), get_method("logit_attribution")
     model = load_model(hf)
