@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Method", "effective_params", "progress_part", "provenance_of", "report_progress", "require_additive", "require_linear", "step"]
+__all__ = [
+    "Method",
+    "effective_params",
+    "looked_at",
+    "progress_part",
+    "provenance_of",
+    "report_progress",
+    "require_additive",
+    "require_linear",
+    "step",
+]
 
 
 @runtime_checkable
@@ -78,12 +88,17 @@ def effective_params(method: Method) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+looked_at: contextvars.ContextVar[bool] = contextvars.ContextVar("looked at", default=False)
+"""Whether the model's weights were looked at when the running method began: reading every weight takes a tenth of a second."""
+
+
 def provenance_of(method: Method, model: Model, batch: ContrastBatch, metric: Metric) -> Provenance:
     """The provenance a run will carry; known before it starts, so that a stored run can be found instead.
 
     The model's weights are looked at once: what has changed since they were loaded is another model.
     """
-    model.refresh()
+    if not looked_at.get():
+        model.refresh()
     return Provenance(
         method=method.name,
         params=effective_params(method),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from circuitlab.errors import ModelError, UnknownNameError
+from circuitlab.methods.base.contract import looked_at
 from circuitlab.model.inside import require_inside
 
 if TYPE_CHECKING:
@@ -118,11 +119,17 @@ def prepared(run: _Call) -> _Call:
     def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> Any:
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
+        if looked_at.get():  # a method's call that goes on in another of its calls
+            return run(method, model, batch, metric)
         require_inside(model.spec, batch)
         with torch.inference_mode(mode=False), torch.enable_grad():
             model.refresh()
-            require(method, model)
-            return run(method, model, _own(batch), metric)
+            token = looked_at.set(True)
+            try:
+                require(method, model)
+                return run(method, model, _own(batch), metric)
+            finally:
+                looked_at.reset(token)
 
     return cast("_Call", call)
 
