@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,24 +30,25 @@ Make = Callable[[int, "Tensor"], "Tensor"]
 """(number of the node, its value (*lead, prompt, pos, width)) -> the new value, or the very tensor where nothing changes."""
 
 
-class Intervention:
+class Intervention(ABC):
     """A change of a model's forward pass. Subclass it, or use those of `circuitlab.interventions`."""
 
     kind: ClassVar[str]
 
     @property
+    @abstractmethod
     def targets(self) -> frozenset[tuple[Site, int]]:
         """Sites and layers whose values it changes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
         """Raise unless a model of this shape, with these sites, can be edited so."""
-        raise NotImplementedError
 
     def resolved(self, model: Model) -> Intervention:  # noqa: ARG002 - most need nothing of the model
         """The same intervention with all that it needs of a model computed."""
         return self
 
+    @abstractmethod
     def tap(self, places: Places) -> Tap:
         """The tap that makes it on the prompts and positions of a run.
 
@@ -57,15 +59,14 @@ class Intervention:
         BadParameterError, UnknownNameError
             If it cannot be made on these prompts.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """All that its effect depends on, for JSON; tensors by hash, as they are now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> str:
         """What it does, in few words."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +129,13 @@ class NodeEdit(Intervention):
     def _chosen(self, places: Places) -> Bool[Tensor, "prompt pos"] | None:
         return self.where.chosen(places)
 
+    @abstractmethod
     def _make(self, places: Places) -> Make:
-        raise NotImplementedError
+        """The change of each node's value, on the prompts and positions of a run."""
 
+    @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """What the identity holds beside nodes and positions."""
-        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         """Kind, nodes, sites, positions and settings."""
