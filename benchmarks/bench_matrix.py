@@ -1,6 +1,6 @@
 """Every method on every shipped task and variant: seconds, self-checks, and whether the scores are finite or why the method refuses.
 
-    .venv/bin/python benchmarks/bench_matrix.py --save                                 SmolLM2-135M (two hours on 2 cores)
+    .venv/bin/python benchmarks/bench_matrix.py --save                                 SmolLM2-135M (an hour)
     .venv/bin/python benchmarks/bench_matrix.py --save --model gemma3-270m --cheap     methods of a few passes per pair
     .venv/bin/python benchmarks/bench_matrix.py --only eap --task docstring            some cells, printed
     .venv/bin/python benchmarks/bench_matrix.py --table                                write docs/matrix.md from the saved lines
@@ -13,16 +13,21 @@ well; any other error ends the run.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from circuitlab.errors import CircuitlabError
 from circuitlab.methods import get_method, list_methods
 from circuitlab.methods.base.cost import RunSize, forward_passes
 from circuitlab.tasks import list_tasks, load_task
+
+if TYPE_CHECKING:
+    from circuitlab.model.protocol import Model
+    from circuitlab.provenance import FitnessFlag
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "matrix.jsonl", HERE.parent / "docs" / "matrix.md"
@@ -79,24 +84,32 @@ def cells(methods: Iterable[str], tasks: Iterable[str]) -> list[Cell]:
 
 
 def run(name: str, todo: Iterable[Cell], pairs: int) -> Iterator[dict[str, Any]]:
-    """One line for each cell."""
-    import torch
-
+    """One line for each cell. The model is judged once on each variant of a task."""
     from circuitlab.model import load_model
+    from circuitlab.study.fitness import check_task
+    from circuitlab.study.score import FITNESS_PAIRS
 
-    torch.set_num_threads(2)
     model = load_model(name)
+
+    @functools.cache
+    def fitness(task: str, variant: str) -> FitnessFlag:
+        return check_task(model, task, max(pairs, FITNESS_PAIRS), variant=variant, least=pairs).flag()
+
     for cell in todo:
-        yield {"model": name, **cell._asdict(), "pairs": pairs, **measured(model, cell, pairs)}
+        flag = fitness(cell.task, cell.variant)
+        yield {"model": name, **cell._asdict(), "pairs": pairs, **measured(model, cell, pairs, flag)}
 
 
-def measured(model: Any, cell: Cell, pairs: int) -> dict[str, Any]:
+def measured(model: Model, cell: Cell, pairs: int, flag: FitnessFlag) -> dict[str, Any]:
     """Seconds and self-checks of one cell, or the reason why it is refused."""
-    from circuitlab.study.score import run_checks, score_task
+    from circuitlab.metrics import get_metric
+    from circuitlab.model.prepare import prepare_batch
+    from circuitlab.study.score import run_checks, score_batch
 
+    batch = prepare_batch(model, cell.task, pairs, variant=cell.variant)
     started = time.perf_counter()
     try:
-        scores = score_task(model, cell.task, cell.method, n=pairs, variant=cell.variant).scores
+        scores = score_batch(model, batch, get_method(cell.method), get_metric(batch.metric), fitness=lambda: flag).scores
     except CircuitlabError as error:
         return {"seconds": time.perf_counter() - started, "refused": str(error), "checks": {}}
     return {"seconds": time.perf_counter() - started, "refused": None, "checks": run_checks(scores)}
@@ -106,7 +119,7 @@ def page(lines: list[dict[str, Any]]) -> str:
     """The matrix of every model in Markdown."""
     parts = [
         "# Every method on every task\n",
-        "Made by `benchmarks/bench_matrix.py --table`. Cells are seconds for a few pairs, judging the task included, loading not.",
+        "Made by `benchmarks/bench_matrix.py --table`. Cells are seconds for eight pairs, without loading the model and judging the task.",
         "A cell stands in *italics* where the model does not do the task well enough (`circuitlab tasks check`). A number leads to a note",
         "under the table, where a self-check failed or the method refused. The scores of every cell with seconds are finite.\n",
     ]
