@@ -128,14 +128,14 @@ def score_batch(
 def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
     """Self-checks of a run: each with ``ok`` and ``value``.
 
-    ``finite``: share of values that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from the
-    total, relative to the mean size of the total. ``precision``
-    (reduced precision): its error on a sample, relative to the effects. ``invariant`` (contextual decomposition): largest deviation of
-    relevant + irrelevant from the activation in any layer, relative to the activation. ``dictionary`` (SAE codes): share of the
-    variance of node outputs that the autoencoders explain. ``task_ready``: 1 if the model can do the task.
+    ``finite``: share of values of all parts that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from
+    the total, relative to the mean size of the total. ``precision`` (reduced precision): its error on a sample, relative to the effects.
+    ``invariant`` (contextual decomposition): largest deviation of relevant + irrelevant from the activation in any layer, relative to the
+    activation. ``norms_held`` (contextual decomposition): share of values whose parts stayed in the range of the activation, so that norms
+    did not have to be bounded. ``dictionary`` (SAE codes): share of the variance of node outputs that the autoencoders explain.
+    ``task_ready``: 1 if the model can do the task.
     """
-    heads = scores.values(scores.parts[0])
-    share = float(np.isfinite(heads).mean())
+    share = float(np.concatenate([np.isfinite(scores.values(part)).ravel() for part in scores.parts]).mean())
     checks: dict[str, dict[str, Any]] = {"finite": {"ok": share == 1.0, "value": share}}
     if scores.provenance.additive:
         size = max(float(np.abs(scores.dataset["total"].values).mean()), 1e-12)
@@ -148,6 +148,9 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
     if "invariant_error" in measured:
         worst = measured["invariant_error"]
         checks["invariant"] = {"ok": worst <= _INVARIANT.get(scores.provenance.model.dtype, _INVARIANT_REDUCED), "value": worst}
+    if "bounded_share" in measured:
+        share = 1 - measured["bounded_share"]
+        checks["norms_held"] = {"ok": share > 0.99, "value": share}  # noqa: PLR2004 - the rest answers another question
     if "explained_variance" in measured:
         share = measured["explained_variance"]
         checks["dictionary"] = {"ok": share > 0.5, "value": share}  # noqa: PLR2004 - codes of an untrained one mean nothing

@@ -163,9 +163,20 @@ def test_the_run_reports_its_invariant() -> None:
     model = tiny_model("llama")
     scores = ContextualDecomposition(rule="exact")(model, tiny_batch(model, 2), METRIC)
     assert run_checks(scores)["invariant"] == {"ok": True, "value": scores.provenance.measured["invariant_error"]}
-    measured = {"invariant_error": 1e-3, "invariant_difference": 0.0}
+    assert run_checks(scores)["norms_held"] == {"ok": True, "value": 1.0}
+    measured = {"invariant_error": 1e-3, "invariant_difference": 0.0, "bounded_share": 0.25}
     bad = replace(scores, provenance=msgspec.structs.replace(scores.provenance, measured=measured))
     assert not run_checks(bad)["invariant"]["ok"]
+    assert run_checks(bad)["norms_held"] == {"ok": False, "value": 0.75}
+
+
+def test_what_is_not_finite_is_found_in_every_part() -> None:
+    model = tiny_model("llama")
+    scores = ContextualDecomposition(rule="exact", parts=("heads", "mlps"))(model, tiny_batch(model, 2), METRIC)
+    assert run_checks(scores)["finite"] == {"ok": True, "value": 1.0}
+    mlps = scores.dataset["mlps"].copy()
+    mlps[0, 0] = np.nan
+    assert not run_checks(replace(scores, dataset=scores.dataset.assign(mlps=mlps)))["finite"]["ok"]
 
 
 # Rules
