@@ -69,13 +69,13 @@ def main() -> None:
 
 def real_maps(method: str, tasks: list[str], given: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
     """Scores of every task's population, (pair, head), each task by its own metric."""
-    from circuitlab.errors import BadParameterError
+    from circuitlab.core.errors import BadParameterError
     from circuitlab.methods import get_method
     from circuitlab.metrics import get_metric
     from circuitlab.model import load_model
     from circuitlab.model.prepare import prepare_batch
     from circuitlab.store import RunStore
-    from circuitlab.study.score import score_batch
+    from circuitlab.workflows.score import score_batch
 
     model, store = load_model(MODEL), RunStore(given.store)
     for task in tasks:

@@ -20,14 +20,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from circuitlab.errors import CircuitlabError
+from circuitlab.core.errors import CircuitlabError
+from circuitlab.execute.cost import RunSize, forward_passes
 from circuitlab.methods import get_method, list_methods
-from circuitlab.methods.base.cost import RunSize, forward_passes
 from circuitlab.tasks import list_tasks, load_task
 
 if TYPE_CHECKING:
+    from circuitlab.core.provenance import FitnessFlag
     from circuitlab.model.protocol import Model
-    from circuitlab.provenance import FitnessFlag
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "matrix.jsonl", HERE.parent / "docs" / "matrix.md"
@@ -86,8 +86,8 @@ def cells(methods: Iterable[str], tasks: Iterable[str]) -> list[Cell]:
 def run(name: str, todo: Iterable[Cell], pairs: int) -> Iterator[dict[str, Any]]:
     """One line for each cell. The model is judged once on each variant of a task."""
     from circuitlab.model import load_model
-    from circuitlab.study.fitness import check_task
-    from circuitlab.study.score import FITNESS_PAIRS
+    from circuitlab.workflows.fitness import check_task
+    from circuitlab.workflows.score import FITNESS_PAIRS
 
     model = load_model(name)
 
@@ -104,7 +104,7 @@ def measured(model: Model, cell: Cell, pairs: int, flag: FitnessFlag) -> dict[st
     """Seconds and self-checks of one cell, or the reason why it is refused."""
     from circuitlab.metrics import get_metric
     from circuitlab.model.prepare import prepare_batch
-    from circuitlab.study.score import run_checks, score_batch
+    from circuitlab.workflows.score import run_checks, score_batch
 
     batch = prepare_batch(model, cell.task, pairs, variant=cell.variant)
     started = time.perf_counter()

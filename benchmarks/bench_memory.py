@@ -38,8 +38,8 @@ def measured(name: str, pairs: int, length: int) -> dict[str, Any]:
     import torch
     from worker import _forget_peak, _peak_mb
 
+    from circuitlab.execute.memory import pass_bytes
     from circuitlab.methods import get_method
-    from circuitlab.methods.base.memory import pass_bytes
     from circuitlab.metrics import LogitDiff
     from circuitlab.model import load_model
 
@@ -60,7 +60,7 @@ def measured(name: str, pairs: int, length: int) -> dict[str, Any]:
 
 def pair_bytes(model: Any, name: str, length: int) -> int:
     """What one pair is expected to take."""
-    from circuitlab.methods.base.memory import PassSizes
+    from circuitlab.execute.memory import PassSizes
 
     sizes = PassSizes.of(model)
     return sizes.edges(length - 1, length, runs=3) if name == "eap" else sizes.differentiated(("z", "mlp_out"), length - 1, length)

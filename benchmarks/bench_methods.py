@@ -128,7 +128,7 @@ def rank_correlation(name: str, values: np.ndarray, exact: np.ndarray) -> float:
 
 def planted_grade(name: str, seeds: int) -> dict[str, Any]:
     """Mean AUROC over all planted models, over those the method can see (None if there is none), and how many those are."""
-    from circuitlab.study.planted import scoreboard
+    from circuitlab.workflows.planted import scoreboard
 
     board = scoreboard([name], seeds=seeds)
     seen = [one.auroc["mean"] for one in board if one.visible]

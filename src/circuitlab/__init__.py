@@ -12,40 +12,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, compare, errors, figures, methods, metrics
+    from circuitlab import circuits, compare, figures, methods, metrics
     from circuitlab.circuits import Circuit, TopK, top_heads
     from circuitlab.citations import cite
+    from circuitlab.core import errors
+    from circuitlab.core.nodes import Head
     from circuitlab.model import interventions, load_model
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.nodes import Head
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import RunStore
-    from circuitlab.study.fitness import check_task
-    from circuitlab.study.score import score_task
-    from circuitlab.study.study import Study
+    from circuitlab.studies.study import Study
     from circuitlab.tasks import load_task
+    from circuitlab.workflows.fitness import check_task
+    from circuitlab.workflows.score import score_task
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Circuit": "circuitlab.circuits",
     "ContrastBatch": "circuitlab.model.batch",
-    "Head": "circuitlab.nodes",
+    "Head": "circuitlab.core.nodes",
     "HeadScores": "circuitlab.scores.head_scores",
     "RunStore": "circuitlab.store",
-    "Study": "circuitlab.study.study",
+    "Study": "circuitlab.studies.study",
     "TopK": "circuitlab.circuits",
-    "check_task": "circuitlab.study.fitness",
+    "check_task": "circuitlab.workflows.fitness",
     "cite": "circuitlab.citations",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
-    "score_task": "circuitlab.study.score",
+    "score_task": "circuitlab.workflows.score",
     "top_heads": "circuitlab.circuits",
 }
 _MODULES = {
     "circuits": "circuitlab.circuits",
     "compare": "circuitlab.compare",
-    "errors": "circuitlab.errors",
+    "errors": "circuitlab.core.errors",
     "figures": "circuitlab.figures",
     "interventions": "circuitlab.model.interventions",
     "methods": "circuitlab.methods",

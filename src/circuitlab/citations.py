@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 
 __all__ = ["CITATIONS", "STATISTICS", "bibtex", "cite", "keys_for"]
 

@@ -14,8 +14,8 @@ from project_rules import incomplete_method, loose_torch, machine_paths, unpinne
 from source_tree import ROOT
 
 from circuitlab import methods
+from circuitlab.execute.contract import Method
 from circuitlab.methods import method_classes
-from circuitlab.methods.base import Method
 
 LOOKED_AT = ["src", "tasks", "figures", "tests", "notebooks", "benchmarks", "docs", "README.md", "CHANGELOG.md", "Makefile"]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from circuitlab.study.build import build_figures
+from circuitlab.studies.build import build_figures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "figures"))
 from made_up_study import made_up_study
@@ -32,7 +32,7 @@ FLAGS = (
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH; the page's structure is tested in tests/unit/study"),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH; the page's structure is tested in tests/unit/studies"),
 ]
 
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from circuitlab.core.nodes import Head
 from circuitlab.evaluate import EdgeRunsOfCircuits
-from circuitlab.methods.base.backups import BackupFinder, BackupGroup, Backups
 from circuitlab.methods.eap import EdgeAttributionPatching
-from circuitlab.nodes import Head
 from circuitlab.scores.intervals import Interval
+from circuitlab.workflows.backups import BackupFinder, BackupGroup, Backups
 
 from .conftest import command
 

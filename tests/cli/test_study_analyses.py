@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import circuitlab.study.build as building
+import circuitlab.studies.build as building
 from circuitlab import Study
 
 from .conftest import command
@@ -55,7 +55,7 @@ def test_analyses_run_once_and_their_figures_build_without_torch(world, analysed
     again = document("study", "run", str(analysed))["cells"]
     assert all(cell["cached"] for cell in again) and [c["run_id"] for c in again] == [c["run_id"] for c in first]
     code = (
-        "import sys; from circuitlab.cli.main import run; import circuitlab.study.build as building\n"
+        "import sys; from circuitlab.cli.main import run; import circuitlab.studies.build as building\n"
         "building.image_problem = lambda: 'not made: no browser in these tests'\n"
         "try: run(['figures', 'build', sys.argv[1], '--out', 'built', '--json'])\n"
         "except SystemExit as stop: assert not stop.code\n"

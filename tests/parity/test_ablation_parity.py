@@ -9,13 +9,13 @@ from tolerances import TINY_FLOAT32
 
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.curves import FRACTIONS
+from circuitlab.core.nodes import Head, Mlp, Universe, parse_edge
 from circuitlab.evaluate import EdgeRunsOfCircuits, Evaluate, NodeRuns
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
-from circuitlab.nodes import Head, Mlp, Universe, parse_edge
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 from reference.ablation import areas, edge_logits, edge_names, kind_outputs, mean_outputs, node_logits, zero_outputs
 from reference.eap import outputs

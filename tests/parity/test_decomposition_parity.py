@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from circuitlab.core.nodes import Head, Mlp
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.methods.decomposition import Options, Rule, Source
 from circuitlab.methods.decomposition.relevance import relevance_to_metric
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
-from circuitlab.nodes import Head, Mlp
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 from reference.contextual_decomposition import Choice, decompose, outputs
 

@@ -10,7 +10,7 @@ import torch
 from test_patching_parity import assert_parity
 from tolerances import REAL_FLOAT32, TINY_FLOAT32
 
-from circuitlab.errors import BadParameterError, ModelError
+from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model.batch import ContrastBatch
@@ -75,7 +75,7 @@ def test_by_mark_and_by_position(model, site) -> None:
 
 @pytest.mark.parametrize("site", ["z", "k", "pattern"])
 def test_prompts_that_share_their_beginning(monkeypatch, model, site) -> None:
-    monkeypatch.setattr("circuitlab.methods.base.sweeps._FEWEST", 0)
+    monkeypatch.setattr("circuitlab.execute.sweeps._FEWEST", 0)
     batch = late_batch(model)
     for direction in ("denoising", "noising"):
         fast, slow = both(model, batch, parts=("heads", "mlps", "resid_pre"), site=site, direction=direction)
@@ -137,7 +137,7 @@ def test_order_and_chunks_change_nothing() -> None:
 @pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
 @pytest.mark.parametrize("early", [True, False])
 def test_differences_in_bfloat16_are_close_and_their_error_is_measured(monkeypatch, model, site, early) -> None:
-    monkeypatch.setattr("circuitlab.methods.base.sweeps._FEWEST", 0)
+    monkeypatch.setattr("circuitlab.execute.sweeps._FEWEST", 0)
     batch = tiny_batch(model, 4, unequal=True) if early else late_batch(model)
     runs = [ActivationPatching(parts=("heads",), site=site, precision=how) for how in ("full", "bf16_difference")]
     exact, rounded = (run(model, batch, METRIC) for run in runs)

@@ -6,10 +6,10 @@ import pytest
 from test_patching_parity import assert_parity
 from tolerances import TINY_FLOAT32
 
+from circuitlab.execute.first_order import Way, first_order
+from circuitlab.execute.relevance import relevance_decoder
 from circuitlab.methods.atp_star import AttributionPatchingStar
 from circuitlab.methods.attribution_patching import AttributionPatching
-from circuitlab.methods.base.first_order import Way, first_order
-from circuitlab.methods.base.relevance import relevance_decoder
 from circuitlab.metrics import LogitDiff
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 

@@ -7,7 +7,7 @@ import pytest
 from test_patching_parity import assert_parity
 from tolerances import TINY_FLOAT32
 
-from circuitlab.methods.base.paths import path_effect
+from circuitlab.execute.paths import path_effect
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model import load_model

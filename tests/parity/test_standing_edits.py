@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.evaluate.edge_forward import AblatedWrites, forward
 from circuitlab.evaluate.edges import EdgeRunsOfCircuits
 from circuitlab.evaluate.nodes import NodeRuns
+from circuitlab.execute.edge_runs import EdgeRuns
 from circuitlab.methods import method_classes
-from circuitlab.methods.base.edge_runs import EdgeRuns
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.decoder.paths import Change, edited_rows

@@ -6,7 +6,7 @@ import pytest
 
 from circuitlab.citations import CITATIONS, STATISTICS, cite, keys_for
 from circuitlab.methods import method_classes
-from circuitlab.study.analyses import analysis_classes
+from circuitlab.studies.analyses import analysis_classes
 
 
 def named_keys():

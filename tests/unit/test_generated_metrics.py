@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.metrics import contains, exact_match
 
 

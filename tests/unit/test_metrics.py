@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.gradients import gradient_run
+from circuitlab.execute.reference import with_reference
 from circuitlab.methods.activation_patching import ActivationPatching
-from circuitlab.methods.base import with_reference
-from circuitlab.methods.base.gradients import gradient_run
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import METRICS, AnswerLogit, KLDivergence, LogitDiff, LogProb, ProbDiff, correct, get_metric
 from circuitlab.model import load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import circuitlab
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 
 
 @pytest.mark.parametrize("name", circuitlab.__all__)

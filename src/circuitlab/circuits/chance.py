@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 __all__ = ["p_value", "random_masks", "random_subsets"]
 

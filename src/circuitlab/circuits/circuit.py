@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Edge, Node, Universe, parse_edge, parse_node
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Edge, Node, Universe, parse_edge, parse_node
 
 __all__ = ["Circuit"]
 

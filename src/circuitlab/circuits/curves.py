@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
 from circuitlab.scores.intervals import Interval
 
 __all__ = ["FRACTIONS", "Axis", "Ends", "FaithfulnessCurve", "area", "sizes_of"]

@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.reading import reading, require_universe
-from circuitlab.errors import BadParameterError
-from circuitlab.nodes import Edge, Node, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Edge, Node, Universe, parse_edge
 
 __all__ = ["read_graphml", "write_graphml"]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.reading import reading, require_universe
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Node, Universe, parse_node
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Node, Universe, parse_node
 
 if TYPE_CHECKING:
-    from circuitlab.provenance import ModelSpec
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.scores.edge_scores import EdgeScores
 
 __all__ = ["read_graph_json", "read_graph_scores", "to_graph", "write_graph_json"]
@@ -76,7 +76,7 @@ def to_graph(circuit: Circuit, model: ModelSpec | None = None, scores: EdgeScore
 
 def write_graph_json(circuit: Circuit, path: str | Path, model: ModelSpec | None = None, scores: EdgeScores | None = None) -> Path:
     """Write `to_graph` to a file and return its path; raises `StoreError` if the file cannot be written."""
-    from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - scores are slow to import
+    from circuitlab.core.files import replace_file  # noqa: PLC0415 - scores are slow to import
 
     target, text = Path(path), json.dumps(to_graph(circuit, model, scores), indent=1)
     replace_file(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuitlab.errors import BadParameterError, CircuitlabError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, CircuitlabError, IncompatibleError
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
-    from circuitlab.nodes import Universe
+    from circuitlab.core.nodes import Universe
 
 __all__ = ["reading", "require_universe"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitlab.circuits.select import Ranking, mean_of, ranked
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.scores.parts import PARTS
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import msgspec
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.reading import reading, require_universe
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Universe
-from circuitlab.provenance import SCHEMA, Provenance
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Universe
+from circuitlab.core.provenance import SCHEMA, Provenance
 
 __all__ = ["SavedCircuit", "load_circuit", "save_circuit"]
 
@@ -56,7 +56,7 @@ def save_circuit(circuit: Circuit, path: str | Path, runs: Sequence[Provenance] 
     StoreError
         If the file cannot be written.
     """
-    from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - scores are slow to import
+    from circuitlab.core.files import replace_file  # noqa: PLC0415 - scores are slow to import
 
     saved = SavedCircuit(circuit, tuple(runs))
     _check(saved)

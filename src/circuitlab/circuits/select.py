@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.scores.parts import PARTS
 
 if TYPE_CHECKING:

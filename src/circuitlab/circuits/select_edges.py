@@ -11,8 +11,8 @@ import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.select import Ranking, ranked
-from circuitlab.errors import BadParameterError
-from circuitlab.nodes import Edge, Embed, Head, KVHead, Logits, Node, Universe
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Edge, Embed, Head, KVHead, Logits, Node, Universe
 
 if TYPE_CHECKING:
     from circuitlab.scores.edge_layout import EdgeLayout

@@ -9,8 +9,8 @@ from circuitlab.cli.output import interval_text, print_table, print_text
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
+    from circuitlab.core.nodes import Node
     from circuitlab.model.protocol import Model
-    from circuitlab.nodes import Node
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import RunStore
 
@@ -23,10 +23,10 @@ _VERSION = 1
 def find_backups(seeds: list[Node], model: Model, scores: HeadScores, task: str, store: RunStore) -> dict[str, Any]:
     """Search for backups of some heads on fresh pairs, or find the search in the store; `Backups.to_dict` with ``"seeds"``."""
     from circuitlab.evaluate.stored import about_batch  # noqa: PLC0415
-    from circuitlab.methods.base.backups import BackupFinder  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
-    from circuitlab.study.fresh import fresh_pairs  # noqa: PLC0415
-    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
+    from circuitlab.workflows.backups import BackupFinder  # noqa: PLC0415
+    from circuitlab.workflows.heldout import fresh_pairs  # noqa: PLC0415
+    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     batch, _ = fresh_pairs(model, scores.provenance.task, task=task)
     metric, finder, names = get_metric(scores.provenance.metric), BackupFinder(), [str(seed) for seed in seeds]
@@ -44,8 +44,8 @@ def strongest_heads(scores: HeadScores, circuit: Circuit, n: int) -> list[Node]:
     BadParameterError
         If it holds no head.
     """
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
-    from circuitlab.nodes import Head  # noqa: PLC0415
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.nodes import Head  # noqa: PLC0415
 
     ranked = [entry.node for entry in scores.top(scores.universe.n_layers * scores.universe.n_heads, "heads")]
     found = [node for node in ranked if isinstance(node, Head) and node in circuit.nodes][:n]

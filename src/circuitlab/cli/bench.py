@@ -9,7 +9,7 @@ import typer
 from circuitlab.cli.output import interval_text, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from circuitlab.study.planted import PlantedResult, Standing
+    from circuitlab.workflows.planted import PlantedResult, Standing
 
 __all__ = ["app"]
 
@@ -30,7 +30,7 @@ def planted(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
     """Grade every method on models whose circuit is known by construction."""
-    from circuitlab.study.planted import scoreboard, standings  # noqa: PLC0415
+    from circuitlab.workflows.planted import scoreboard, standings  # noqa: PLC0415
 
     def tell(done: int, total: int) -> None:
         typer.echo(f"{done} of {total} planted models", err=True)

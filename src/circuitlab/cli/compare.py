@@ -99,7 +99,7 @@ class _Asked:
 
     def check(self, *, params: bool, edges: bool, transfer: bool) -> None:
         """Raise where this cannot be compared."""
-        from circuitlab.errors import BadParameterError  # noqa: PLC0415
+        from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
         if self.methods and len(self.tasks) != 1:
             what = f"Comparing methods needs one task; got {', '.join(self.tasks) or 'none'}."

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from circuitlab.cli.output import print_json, print_table, print_text
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 
 __all__ = ["doctor"]
 

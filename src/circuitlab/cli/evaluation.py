@@ -43,7 +43,7 @@ def evaluation_settings(ablation: str, universe: str | None, n_random: int, stor
     UnknownNameError
         If there is no such ablation or universe.
     """
-    from circuitlab.errors import UnknownNameError  # noqa: PLC0415
+    from circuitlab.core.errors import UnknownNameError  # noqa: PLC0415
     from circuitlab.evaluate import Evaluate, StoredEvaluate  # noqa: PLC0415
 
     universes: dict[str | None, tuple[str, ...] | None] = {None: None, "heads": ("heads",), "heads+mlps": ("heads", "mlps")}
@@ -61,7 +61,7 @@ def edge_scoring(name: str, params: dict[str, Any]) -> EdgeScoring:
     BadParameterError
         If it scores nodes alone; the methods that score edges are named.
     """
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
     from circuitlab.methods import get_method, method_classes  # noqa: PLC0415
 
     method: Any = get_method(name, params)
@@ -89,8 +89,8 @@ def edge_scores(scoring: EdgeScoring, model: Model, scores: HeadScores, task: st
 def evaluated(settings: StoredEvaluate, model: Model, scores: HeadScores | EdgeScores, found: Circuit, task: str) -> dict[str, Any]:
     """Evaluate a circuit on fresh pairs, or find its evaluation in the store, and give the document's measures."""
     from circuitlab.metrics import get_metric  # noqa: PLC0415
-    from circuitlab.study.fresh import fresh_pairs  # noqa: PLC0415
-    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
+    from circuitlab.workflows.heldout import fresh_pairs  # noqa: PLC0415
+    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     batch, prompts = fresh_pairs(model, scores.provenance.task, task=task)
     with CellProgress(f"{task} x evaluation"):

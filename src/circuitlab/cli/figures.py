@@ -20,7 +20,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
     """Build every figure, the tables and the report of a study."""
     from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.study.build import build_figures  # noqa: PLC0415
+    from circuitlab.studies.build import build_figures  # noqa: PLC0415
 
     result = build_figures(file, store=RunStore(store), out=out)
     if as_json:
@@ -35,7 +35,7 @@ def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
 def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
     """Rebuild in memory and compare with what lies in the folder."""
     from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.study.build import check_figures  # noqa: PLC0415
+    from circuitlab.studies.build import check_figures  # noqa: PLC0415
 
     result = check_figures(file, store=RunStore(store), out=out)
     if as_json:
@@ -49,6 +49,6 @@ def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
 def report(file: Path, store: Path = _STORE, out: Path = typer.Option(Path("report.html"), "--out", help="The HTML file.")) -> None:
     """Write only the self-contained report of a study."""
     from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.study.build import write_report  # noqa: PLC0415
+    from circuitlab.studies.build import write_report  # noqa: PLC0415
 
     print_text(str(write_report(file, store=RunStore(store), out=out)))

@@ -81,7 +81,7 @@ def generate(
 
 
 def _check(edits: EditWords, mean_over: str | None, expect: str | None, *, compare: bool) -> None:
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
     if compare and not edits.nodes:
         raise BadParameterError("--compare has no edits to compare with.", "Add --scale or --knockout.")
@@ -92,7 +92,7 @@ def _check(edits: EditWords, mean_over: str | None, expect: str | None, *, compa
 
 
 def _read(prompt: str) -> str:
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
     text = prompt
     if prompt == "-":

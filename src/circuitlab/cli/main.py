@@ -9,7 +9,7 @@ from importlib.metadata import version
 import typer
 
 from circuitlab.cli import bench, circuit, compare, doctor, figures, generate, models, results, study, tasks
-from circuitlab.errors import CircuitlabError
+from circuitlab.core.errors import CircuitlabError
 
 __all__ = ["app", "run"]
 

@@ -52,7 +52,7 @@ def fetch(name: str, as_json: bool = _JSON) -> None:
 @app.command("path")
 def path(name: str, as_json: bool = _JSON) -> None:
     """Show where a fetched model lies."""
-    from circuitlab.errors import ModelError  # noqa: PLC0415
+    from circuitlab.core.errors import ModelError  # noqa: PLC0415
     from circuitlab.model.weights import resolve  # noqa: PLC0415
 
     folder = resolve.cached_path(name)

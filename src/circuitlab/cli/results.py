@@ -13,7 +13,7 @@ from circuitlab.cli.scoring import Request, scored_tasks, warn_if_unfit
 
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import NodeScore
-    from circuitlab.study.score import Scored
+    from circuitlab.workflows.score import Scored
 
 __all__ = ["cite", "methods_app", "score", "score_document"]
 
@@ -66,7 +66,7 @@ def cite(name: str, as_json: bool = options.JSON) -> None:
 
 def score_document(scored: Scored) -> dict[str, Any]:
     """The JSON document of ``circuitlab score``."""
-    from circuitlab.study.score import run_checks  # noqa: PLC0415
+    from circuitlab.workflows.score import run_checks  # noqa: PLC0415
 
     scores, where = scored.scores, scored.scores.provenance
     document: dict[str, Any] = {

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.study.score import Scored
+    from circuitlab.workflows.score import Scored
 
 __all__ = ["Request", "method_params", "scored_cells", "scored_tasks", "warn_if_unfit"]
 
@@ -48,8 +48,8 @@ def scored_cells(cells: list[tuple[str, str]], request: Request) -> tuple[list[S
     if request.metric:
         get_metric(request.metric)
     from circuitlab.model import load_model  # noqa: PLC0415
-    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
-    from circuitlab.study.score import score_task  # noqa: PLC0415
+    from circuitlab.workflows.score import score_task  # noqa: PLC0415
+    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     model, store = load_model(request.model), RunStore(request.store)
     found = []
@@ -73,7 +73,7 @@ def method_params(given: list[str]) -> dict[str, Any]:
     """``name=value`` pairs; values are read as JSON where they are JSON, as text otherwise."""
     import msgspec  # noqa: PLC0415
 
-    from circuitlab.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
     found: dict[str, Any] = {}
     for text in given:

@@ -27,11 +27,11 @@ def run(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
     """Run every cell, of scores and of analyses, that is not finished; an interrupted study goes on where it stopped."""
-    from circuitlab.errors import StoreError, UnknownNameError  # noqa: PLC0415
+    from circuitlab.core.errors import StoreError, UnknownNameError  # noqa: PLC0415
     from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.study.progress import TerminalProgress  # noqa: PLC0415
-    from circuitlab.study.run import run_study  # noqa: PLC0415
-    from circuitlab.study.spec import load_study  # noqa: PLC0415
+    from circuitlab.studies.run import run_study  # noqa: PLC0415
+    from circuitlab.studies.spec import load_study  # noqa: PLC0415
+    from circuitlab.workflows.terminal import TerminalProgress  # noqa: PLC0415
 
     if executor != "local":
         raise UnknownNameError("executor", executor, ["local"])

@@ -64,7 +64,7 @@ def check(
 
     next(sample_pairs(task, variant=variant, seed=seed))  # a task that cannot be used is found before the model is loaded
     from circuitlab.model import load_model  # noqa: PLC0415
-    from circuitlab.study.fitness import check_task  # noqa: PLC0415
+    from circuitlab.workflows.fitness import check_task  # noqa: PLC0415
 
     report = check_task(load_model(model), task, count, variant=variant, seed=seed)
     if as_json:

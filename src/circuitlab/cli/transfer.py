@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.study.function import FunctionalResult
+    from circuitlab.workflows.functional import FunctionalResult
 
 __all__ = ["print_transfer", "transferred"]
 
@@ -22,8 +22,8 @@ def transferred(
 ) -> FunctionalResult:
     """Run every task's circuit on every task; what was run before is read from the store."""
     from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.study.function import FunctionalComparison  # noqa: PLC0415
-    from circuitlab.study.progress import CellProgress  # noqa: PLC0415
+    from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415
+    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     with CellProgress("circuits on each other's tasks"):
         return FunctionalComparison(pairs=pairs)(model, scores, circuits, RunStore(store))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.scores.intervals import Interval
 
 __all__ = ["Bootstrap", "bootstrap", "check_confidence", "resampled_means", "resampling_weights"]

@@ -10,7 +10,7 @@ import numpy as np
 from circuitlab.circuits.select import top_mask
 from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.score_map import score_map
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["Families", "prompt_families"]

@@ -13,8 +13,8 @@ from circuitlab.compare.pairwise import Comparison, Sampling
 from circuitlab.compare.score_map import score_map
 from circuitlab.compare.stability import top_k_stability
 from circuitlab.compare.table import OverlapTable, PairRow
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.provenance import Provenance
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 

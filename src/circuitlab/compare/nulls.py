@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from circuitlab.compare.ranks import spearman
-from circuitlab.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
 
 __all__ = ["NULLS", "NullName", "OverlapNull", "known_null", "overlap_null", "score_null", "shuffled_within", "spearman_null", "two_sided"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 
 __all__ = ["Level", "containment", "count_overlaps", "jaccard", "overlap_coefficient", "set_overlaps"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 
 __all__ = ["rank_biased_overlap", "score_overlap", "spearman"]
 

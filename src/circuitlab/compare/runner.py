@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Embed, Head, Logits, Universe
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Embed, Head, Logits, Universe
 
 __all__ = ["CircuitRunner", "common_universe", "head_mask", "run_named", "set_mask"]
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitlab.circuits.select import mean_of
-from circuitlab.errors import IncompatibleError
-from circuitlab.nodes import Edge, Head, Node
+from circuitlab.core.errors import IncompatibleError
+from circuitlab.core.nodes import Edge, Head, Node
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from circuitlab.provenance import Provenance
+    from circuitlab.core.provenance import Provenance
 
 __all__ = ["ScoreMap", "score_map"]
 

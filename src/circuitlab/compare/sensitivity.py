@@ -14,7 +14,7 @@ from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.curves import Ends
 from circuitlab.compare.runner import CircuitRunner, head_mask, run_named
 from circuitlab.compare.stored import with_nan
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
 
 __all__ = ["SensitivityCard", "SensitivityRow", "sensitivity_card"]
 

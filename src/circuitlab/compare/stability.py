@@ -13,7 +13,7 @@ from circuitlab.compare.bootstrap import resampled_means
 from circuitlab.compare.nulls import overlap_null
 from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.score_map import ScoreMap, score_map
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import Interval

@@ -18,7 +18,7 @@ from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.pairwise import Sampling
 from circuitlab.compare.score_map import ScoreMap, score_map
 from circuitlab.compare.shared import Picks, resampled_picks, shared_count
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["Stages", "compare_stages", "stage_circuits", "union_of_stages"]

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.curves import Ends
 from circuitlab.compare.runner import CircuitRunner, common_universe, head_mask, run_named
 from circuitlab.compare.stored import with_nan
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
 from circuitlab.scores.intervals import Interval, mean_interval
 
 __all__ = ["TransferCell", "TransferTable", "transfer_table"]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from circuitlab.methods.base.edge_runs import EdgeRuns
+    from circuitlab.execute.edge_runs import EdgeRuns
     from circuitlab.model.decoder import Block, Linear
     from circuitlab.model.decoder.layer import LayerRun
     from circuitlab.scores.edge_layout import EdgeLayout

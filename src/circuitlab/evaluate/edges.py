@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Edge, Head, KVHead
+from circuitlab.core.progress import step
 from circuitlab.evaluate.edge_forward import AblatedWrites, forward
 from circuitlab.evaluate.runs import MaskedRuns, require_same_shape
 from circuitlab.evaluate.values import Ablation, Means, describe_ablation, require_ablation
-from circuitlab.methods.base import step, with_reference
-from circuitlab.methods.base.edge_runs import EdgeRuns
-from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.execute.edge_runs import EdgeRuns
+from circuitlab.execute.reference import with_reference
+from circuitlab.execute.sweeps import like_pairs
 from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
 from circuitlab.model.protocol import Site
-from circuitlab.nodes import Edge, Head, KVHead
 from circuitlab.scores.edge_layout import EdgeLayout
 
 if TYPE_CHECKING:

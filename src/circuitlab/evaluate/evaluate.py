@@ -11,14 +11,14 @@ import numpy as np
 from circuitlab.circuits.chance import random_masks, random_subsets
 from circuitlab.circuits.curves import FRACTIONS, Ends, FaithfulnessCurve, sizes_of
 from circuitlab.circuits.select import Ranking, mean_of, top_mask
-from circuitlab.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.core.nodes import Edge, Head, Mlp, Node
 from circuitlab.evaluate.edges import EdgeRunsOfCircuits
 from circuitlab.evaluate.evaluation import Evaluation
 from circuitlab.evaluate.nodes import NodeRuns
 from circuitlab.evaluate.runs import MaskedRuns
 from circuitlab.evaluate.values import Ablation, require_ablation
 from circuitlab.model.inside import require_fit
-from circuitlab.nodes import Edge, Head, Mlp, Node
 from circuitlab.scores.edge_scores import EdgeScores
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.progress import report_progress, step
+from circuitlab.core.provenance import digest
 from circuitlab.evaluate.nodes import NodeRuns
-from circuitlab.methods.base import report_progress, step
 from circuitlab.metrics import metric_params
-from circuitlab.provenance import digest
 
 if TYPE_CHECKING:
     from circuitlab.evaluate.runs import MaskedRuns
-    from circuitlab.methods.base.checkpoint import Keeper
+    from circuitlab.execute.checkpoint import Keeper
 
 __all__ = ["KeptRuns", "runs_id"]
 

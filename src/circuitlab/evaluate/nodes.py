@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, Logits, Mlp, Node
+from circuitlab.core.progress import step
 from circuitlab.evaluate.runs import MaskedRuns, require_same_shape
 from circuitlab.evaluate.values import Ablation, Means, describe_ablation, require_ablation
-from circuitlab.methods.base import step, with_reference
-from circuitlab.methods.base.memory import started_fits
-from circuitlab.methods.base.routes import universe_of
-from circuitlab.methods.base.sweeps import EngineName, like_pairs, require_engine, sweeps_on
+from circuitlab.execute.memory import started_fits
+from circuitlab.execute.reference import with_reference
+from circuitlab.execute.routes import universe_of
+from circuitlab.execute.sweeps import EngineName, like_pairs, require_engine, sweeps_on
 from circuitlab.model.protocol import Edit, EditSet, Site
-from circuitlab.nodes import Embed, Head, Logits, Mlp, Node
 
 if TYPE_CHECKING:
     from torch import Tensor

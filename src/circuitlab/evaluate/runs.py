@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.methods.base.routes import universe_of
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.execute.routes import universe_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

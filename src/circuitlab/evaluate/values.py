@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.errors import UnknownNameError
-from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.core.errors import UnknownNameError
+from circuitlab.execute.sweeps import like_pairs
 from circuitlab.model.interventions.kinds import equal_lengths, position_kinds
 
 if TYPE_CHECKING:

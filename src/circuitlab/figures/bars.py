@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line
 from circuitlab.figures.theme import HELPS, HINDERS, Theme
 from circuitlab.scores.head_scores import HeadScores, NodeScore

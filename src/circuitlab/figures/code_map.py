@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
 from circuitlab.scores.head_scores import HeadScores

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.theme import NEUTRAL, Theme, template
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.layer_axes import layer_axes
 from circuitlab.figures.placement import Placement, curve_of, place_circuit
 from circuitlab.figures.theme import HINDERS, NEUTRAL, Theme
-from circuitlab.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid
 
 __all__ = ["circuit_diagram"]
 

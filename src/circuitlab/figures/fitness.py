@@ -9,10 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.provenance import FitnessFlag
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
-from circuitlab.provenance import FitnessFlag
 
 __all__ = ["fitness_table"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from circuitlab.core.provenance import FitnessFlag, Provenance
 from circuitlab.figures.theme import Theme, template
-from circuitlab.provenance import FitnessFlag, Provenance
 from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "wrapped"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line, symmetric_limit
 from circuitlab.figures.significance import differs_from_zero
 from circuitlab.figures.theme import Theme

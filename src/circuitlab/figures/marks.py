@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line, symmetric_limit
 from circuitlab.figures.heatmap import colour_axis, hover_texts, significance_dots
 from circuitlab.figures.theme import Theme

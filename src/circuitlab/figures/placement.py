@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.nodes import Attn, Edge, Embed, Head, KVHead, Logits, Mlp, Node, Resid
+from circuitlab.core.nodes import Attn, Edge, Embed, Head, KVHead, Logits, Mlp, Node, Resid
 
 __all__ = ["Placement", "curve_of", "place_circuit"]
 

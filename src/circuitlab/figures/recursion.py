@@ -8,12 +8,12 @@ from typing import Protocol
 import plotly.graph_objects as go
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Edge, Head, Logits, Node
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.layer_axes import layer_axes
 from circuitlab.figures.placement import Placement, curve_of, place_circuit
 from circuitlab.figures.theme import NEUTRAL, Theme
-from circuitlab.nodes import Edge, Head, Logits, Node
 
 __all__ = ["StageLike", "recursion_diagram"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit
 from circuitlab.figures.heatmap import colour_axis
 from circuitlab.figures.theme import Theme

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
 
@@ -30,7 +30,7 @@ def repair_bars(
     Parameters
     ----------
     conditions : sequence of mapping
-        As `circuitlab.study.reuse` records them: ``name``, ``heads``, ``accuracy`` (or None), ``random`` (or None), ``errors``.
+        As `circuitlab.experiments.reuse` records them: ``name``, ``heads``, ``accuracy`` (or None), ``random`` (or None), ``errors``.
     chance : float
         Accuracy of a guess among the options.
     published : mapping of str to float, optional

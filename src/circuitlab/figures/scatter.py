@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.errors import IncompatibleError
+from circuitlab.core.errors import IncompatibleError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded
 from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
 from circuitlab.scores.head_scores import HeadScores

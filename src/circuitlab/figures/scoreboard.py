@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import NEUTRAL, Theme
 

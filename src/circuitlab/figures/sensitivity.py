@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from circuitlab.compare.sensitivity import SensitivityCard, SensitivityRow
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import NEUTRAL, Theme, template
 

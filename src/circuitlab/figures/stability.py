@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuitlab.compare.stability import StabilityCurve
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import HELPS, Theme, template
 

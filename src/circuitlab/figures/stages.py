@@ -9,10 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, parse_node
 from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit
 from circuitlab.figures.theme import NEUTRAL, Theme
-from circuitlab.nodes import Head, parse_node
 
 __all__ = ["stage_heatmaps"]
 

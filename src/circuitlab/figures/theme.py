@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import plotly.graph_objects as go
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 
 __all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "template", "themed"]
 

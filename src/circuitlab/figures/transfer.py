@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from circuitlab.compare.transfer import TransferCell, TransferTable
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit, wrapped
 from circuitlab.figures.overlap import stars
 from circuitlab.figures.theme import NEUTRAL, Theme

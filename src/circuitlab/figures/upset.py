@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, Universe
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
-from circuitlab.nodes import Head, Universe
 
 __all__ = ["Intersection", "intersections", "upset"]
 

@@ -10,8 +10,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base import Method
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.contract import Method
 
 __all__ = ["Method", "get_method", "list_methods", "method_classes"]
 

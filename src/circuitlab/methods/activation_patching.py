@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.base.checkpoint import FinishedRows
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.nodes_in_trace import Chosen
-from circuitlab.methods.base.sweeps import (
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.progress import step
+from circuitlab.execute.checkpoint import FinishedRows
+from circuitlab.execute.contract import provenance_of
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.nodes_in_trace import Chosen
+from circuitlab.execute.reference import with_reference
+from circuitlab.execute.sweeps import (
     EngineName,
     Precision,
     Run,
@@ -31,7 +33,7 @@ from circuitlab.scores.head_scores import HeadScores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model

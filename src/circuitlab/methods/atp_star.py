@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.errors import UnknownNameError
-from circuitlab.methods.base.first_order import Contrast, Way, check_direction, first_order
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.nodes_in_trace import Chosen, Point, value_at
-from circuitlab.methods.base.qk_fix import attention_of, fixed_effect
+from circuitlab.core.errors import UnknownNameError
+from circuitlab.execute.first_order import Contrast, Way, check_direction, first_order
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.nodes_in_trace import Chosen, Point, value_at
+from circuitlab.execute.qk_fix import attention_of, fixed_effect
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder import Decoder

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.methods.base.first_order import check_direction, first_order
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.nodes_in_trace import Chosen
+from circuitlab.execute.first_order import check_direction, first_order
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
-from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.reference import answer_logits
-from circuitlab.methods.codes.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
-from circuitlab.methods.codes.learning import MEAN, Plan, learn_codes
-from circuitlab.methods.codes.training import Training
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.progress import step
+from circuitlab.execute.contract import provenance_of
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.reference import answer_logits, with_reference
+from circuitlab.methods.sae.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
+from circuitlab.methods.sae.learning import MEAN, Plan, learn_codes
+from circuitlab.methods.sae.training import Training
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
-    from circuitlab.methods.codes.dictionary import Dictionary
-    from circuitlab.methods.codes.sample import CodeSample
+    from circuitlab.core.nodes import Node
+    from circuitlab.execute.cost import RunSize
+    from circuitlab.methods.sae.dictionary import Dictionary
+    from circuitlab.methods.sae.sample import CodeSample
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.nodes import Node
 
 __all__ = ["CodeOverlap"]
 
@@ -70,7 +71,7 @@ class CodeOverlap:
     seed : int
         Of examples and weights.
     size, sparsity, rate, epochs, scale, decoder
-        Of the training; see `circuitlab.methods.codes.Training`.
+        Of the training; see `circuitlab.methods.sae.Training`.
 
     Notes
     -----

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base import provenance_of
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.nodes_in_trace import Chosen
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Node
+from circuitlab.execute.contract import provenance_of
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.nodes_in_trace import Chosen
 from circuitlab.methods.decomposition import Options, Rule, Source
-from circuitlab.nodes import Embed, Head, KVHead, Mlp, Node
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.core.provenance import ModelSpec
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["ContextualDecomposition"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base.needs import prepared
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.needs import prepared
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
-    from circuitlab.methods.base.edge_runs import EdgeRuns
-    from circuitlab.methods.base.edges import EdgeChunk
+    from circuitlab.execute.cost import RunSize
+    from circuitlab.execute.edge_runs import EdgeRuns
+    from circuitlab.execute.edges import EdgeChunk
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -95,12 +95,12 @@ class EdgeAttributionPatching:
     @prepared
     def edges(self, model: Model, batch: ContrastBatch, metric: Metric) -> EdgeScores:
         """Score every edge on every pair, (pair, sender, receiver), in metric units."""
-        from circuitlab.methods.base.edges import score_edges  # noqa: PLC0415 - torch
+        from circuitlab.execute.edges import score_edges  # noqa: PLC0415 - torch
 
         return score_edges(self, model, batch, metric, self.pairs_per_pass, self._chunk)
 
     def _chunk(self, runs: EdgeRuns, layout: EdgeLayout) -> EdgeChunk:
-        from circuitlab.methods.base.edges import EdgeChunk, change_between, edge_products, sender_writes  # noqa: PLC0415
+        from circuitlab.execute.edges import EdgeChunk, change_between, edge_products, sender_writes  # noqa: PLC0415
 
         batch, noising = runs.batch, self.direction == "noising"
         here, there = (batch.clean, batch.corrupt) if noising else (batch.corrupt, batch.clean)

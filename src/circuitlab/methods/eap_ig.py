@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base.needs import prepared
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.needs import prepared
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
-    from circuitlab.methods.base.edge_runs import EdgeRuns
-    from circuitlab.methods.base.edges import EdgeChunk, NodeChange
-    from circuitlab.methods.base.gradients import GradientRun
+    from circuitlab.execute.cost import RunSize
+    from circuitlab.execute.edge_runs import EdgeRuns
+    from circuitlab.execute.edges import EdgeChunk, NodeChange
+    from circuitlab.execute.gradients import GradientRun
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder import Trace
@@ -106,7 +106,7 @@ class EdgeAttributionPatchingIG:
     @prepared
     def edges(self, model: Model, batch: ContrastBatch, metric: Metric) -> EdgeScores:
         """Score every edge on every pair, (pair, sender, receiver), in metric units."""
-        from circuitlab.methods.base.edges import score_edges  # noqa: PLC0415 - torch
+        from circuitlab.execute.edges import score_edges  # noqa: PLC0415 - torch
 
         return score_edges(self, model, batch, metric, self.pairs_per_pass, self._chunk)
 
@@ -115,7 +115,7 @@ class EdgeAttributionPatchingIG:
         return [(k + shift) / self.steps for k in range(self.steps)]
 
     def _chunk(self, runs: EdgeRuns, layout: EdgeLayout) -> EdgeChunk:
-        from circuitlab.methods.base.edges import EdgeChunk, change_between, edge_products, sender_writes  # noqa: PLC0415
+        from circuitlab.execute.edges import EdgeChunk, change_between, edge_products, sender_writes  # noqa: PLC0415
 
         clean, corrupt = runs.plain(runs.batch.clean), runs.plain(runs.batch.corrupt)
         change = change_between(clean.trace, corrupt.trace)

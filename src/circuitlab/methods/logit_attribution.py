@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from einops import einsum
 
-from circuitlab.errors import BadParameterError
-from circuitlab.methods.base import provenance_of, require_additive, require_linear, step
-from circuitlab.methods.base.needs import prepared
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.progress import step
+from circuitlab.execute.contract import provenance_of, require_additive, require_linear
+from circuitlab.execute.needs import prepared
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from circuitlab.methods.base.answer_values import AnswerValues
+    from circuitlab.execute.answer_values import AnswerValues
     from circuitlab.metrics import LogitDiff
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -82,7 +83,7 @@ class LogitAttribution:
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: LogitDiff) -> HeadScores:
         """Score heads, MLPs and the embedding; arrays are (pair, layer, head), (pair, layer) and (pair,), in metric units."""
-        from circuitlab.methods.base.answer_values import answer_values  # noqa: PLC0415 - torch
+        from circuitlab.execute.answer_values import answer_values  # noqa: PLC0415 - torch
 
         require_linear(self, metric)
         runs = answer_values(model, metric, batch)

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.base.checkpoint import FinishedRows
-from circuitlab.methods.base.memory import PassSizes, fits_in
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.paths import TwoRuns
-from circuitlab.methods.base.routes import Direction, MlpRule, Route, parse_receiver, universe_of
-from circuitlab.methods.base.sweeps import like_pairs
-from circuitlab.nodes import Embed
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Embed
+from circuitlab.core.progress import step
+from circuitlab.execute.checkpoint import FinishedRows
+from circuitlab.execute.contract import provenance_of
+from circuitlab.execute.memory import PassSizes, fits_in
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.paths import TwoRuns
+from circuitlab.execute.reference import with_reference
+from circuitlab.execute.routes import Direction, MlpRule, Route, parse_receiver, universe_of
+from circuitlab.execute.sweeps import like_pairs
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder.paths import Sender

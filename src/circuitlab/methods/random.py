@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitlab.methods.base import provenance_of, step, with_reference
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.reference import answer_logits
-from circuitlab.provenance import digest
+from circuitlab.core.progress import step
+from circuitlab.core.provenance import digest
+from circuitlab.execute.contract import provenance_of
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.reference import answer_logits, with_reference
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base.first_order import Way, check_direction, first_order
-from circuitlab.methods.base.needs import prepared
-from circuitlab.methods.base.nodes_in_trace import Chosen
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.first_order import Way, check_direction, first_order
+from circuitlab.execute.needs import prepared
+from circuitlab.execute.nodes_in_trace import Chosen
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base.cost import RunSize
+    from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
@@ -110,7 +110,7 @@ class RelevancePatching:
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
-        from circuitlab.methods.base.relevance import relevance_decoder  # noqa: PLC0415 - torch
+        from circuitlab.execute.relevance import relevance_decoder  # noqa: PLC0415 - torch
 
         decoder = relevance_decoder(model, frozen_pattern=self.pattern == "frozen")
         return first_order(self, model, batch, metric, Way(decoder=decoder))

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 __all__ = ["contains", "exact_match"]
 

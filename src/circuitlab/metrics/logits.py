@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -171,7 +171,7 @@ class KLDivergence:
         """Minus the divergence per pair, in nats."""
         if batch.reference is None:
             what = "'kl' compares with the clean run, and this batch holds no distribution of it."
-            raise BadParameterError(what, "Call batch = with_reference(model, metric, batch) from circuitlab.methods.base first.")
+            raise BadParameterError(what, "Call batch = with_reference(model, metric, batch) from circuitlab.execute first.")
         clean = batch.reference.to(logits)
         return (clean.exp() * (logits.log_softmax(-1) - clean)).sum(-1)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitlab.errors import AlignmentError, BadParameterError, UnknownNameError
+from circuitlab.core.errors import AlignmentError, BadParameterError, UnknownNameError
+from circuitlab.core.provenance import TaskRef, digest
 from circuitlab.model.token_rows import require_contrast, require_no_overlap, require_unpadded, token_rows, token_sets
-from circuitlab.provenance import TaskRef, digest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -48,10 +48,10 @@ class ContrastBatch:
         template by template. Not part of the identity: the tokens are.
     reference : Tensor, shape (pair, vocab), optional
         Log-probabilities of the next token in one model's clean run, for metrics that compare with it. A value of a model, not a part of
-        the prompts: methods set it (`circuitlab.methods.base.with_reference`) and it does not enter the identity.
+        the prompts: methods set it (`circuitlab.execute.with_reference`) and it does not enter the identity.
     one_length : bool
         Whether prompts of different lengths must not share a pass, because the model turns positions by the length of the prompt. Set by
-        `circuitlab.methods.base.with_reference`, no part of the identity.
+        `circuitlab.execute.with_reference`, no part of the identity.
     """
 
     clean: Int[Tensor, "pair pos"]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import BadParameterError, EditDidNotFireError, ModelError
+from circuitlab.core.errors import BadParameterError, EditDidNotFireError, ModelError
 from circuitlab.model.protocol import Edit, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.anatomy import ModelParts
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["EditTap", "require_site"]
 

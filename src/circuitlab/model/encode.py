@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from circuitlab.errors import AlignmentError, TokenizationError
+from circuitlab.core.errors import AlignmentError, TokenizationError
 from circuitlab.tasks.spec import Example
 
 if TYPE_CHECKING:

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from circuitlab.errors import BadParameterError, ModelError, TokenizationError
+from circuitlab.core.errors import BadParameterError, ModelError, TokenizationError
+from circuitlab.core.provenance import digest
 from circuitlab.model.hooks import HookedRun, own_modes
 from circuitlab.model.places import Places
 from circuitlab.model.protocol import Site
-from circuitlab.provenance import digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.interventions import Standing
     from circuitlab.model.prompts import Prompts
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Decoding", "Generation", "Stopped", "Writer", "cache_is_exact"]
 

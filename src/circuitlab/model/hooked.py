@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.build import model_parts
 from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.anatomy import ModelParts
     from circuitlab.model.decoder import Decoder
     from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention, Standing
     from circuitlab.model.prompts import PromptLike
     from circuitlab.model.protocol import EditSet, Runner
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["HookedModel"]
 

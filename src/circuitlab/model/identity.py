@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
-from circuitlab.provenance import digest
+from circuitlab.core.errors import ModelError
+from circuitlab.core.provenance import digest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["require_fit", "require_inside", "require_no_padding", "require_tokens"]
 

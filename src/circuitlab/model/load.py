@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import BadParameterError, ModelError
+from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.model.hooked import HookedModel
 from circuitlab.model.transformer_lens import is_bridge, unwrapped
 

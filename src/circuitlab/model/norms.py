@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:

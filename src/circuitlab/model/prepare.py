@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.provenance import TaskRef
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.encode import EncodedPair, RejectedRow, count_reasons, encode_pair, need_tokenizer
-from circuitlab.provenance import TaskRef
 from circuitlab.tasks.pairs import Sampler
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from circuitlab.errors import BadParameterError, TokenizationError
+from circuitlab.core.errors import BadParameterError, TokenizationError
 from circuitlab.model.batch import ContrastBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from circuitlab.provenance import ModelSpec
+    from circuitlab.core.provenance import ModelSpec
 
 __all__ = ["PromptLike", "Prompts", "read_prompts"]
 

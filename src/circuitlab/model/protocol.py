@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.decoder import Decoder
     from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention
     from circuitlab.model.norms import FrozenNorm
     from circuitlab.model.prompts import PromptLike
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Edit", "EditSet", "Model", "Runner", "Site", "Weights"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.norms import FrozenNorm
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
+from circuitlab.core.provenance import ModelSpec, digest
 from circuitlab.model.identity import config_digest, state_digest
 from circuitlab.model.norms import FrozenNorm
-from circuitlab.provenance import ModelSpec, digest
 
 if TYPE_CHECKING:
     from circuitlab.model.anatomy import ModelParts

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 __all__ = ["require_contrast", "require_no_overlap", "require_unpadded", "token_rows", "token_sets"]
 

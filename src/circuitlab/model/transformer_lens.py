@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.bridge_tokenizer import own_tokenizer, tokenizer_for_bridge
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Node, Port, parse_edge
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Node, Port, parse_edge
 
 if TYPE_CHECKING:
-    from circuitlab.provenance import ModelSpec
+    from circuitlab.core.provenance import ModelSpec
 
 __all__ = ["EdgeLayout"]
 

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, ScoreFileError, UnknownNameError
-from circuitlab.nodes import Edge
-from circuitlab.provenance import Provenance
+from circuitlab.core.errors import BadParameterError, ScoreFileError, UnknownNameError
+from circuitlab.core.nodes import Edge
+from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
+from circuitlab.scores.netcdf import read_dataset, write_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["EdgeScore", "EdgeScores"]
 
 _PER_PAIR = ("total", "clean", "corrupt")
+_FORMAT = "circuitlab EdgeScores"
+_SHOWN = 5
+"""Edges that a text names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +107,16 @@ class EdgeScores:
         return cls(xr.Dataset(variables, coords=coords), provenance)
 
     def __repr__(self) -> str:
-        from circuitlab.scores.edge_frame import describe_edges  # noqa: PLC0415 - pandas is slow to import
-
-        return describe_edges(self)
+        about, layout = self.provenance, self.layout
+        lines = [
+            f"EdgeScores: {about.method} on {about.task.id} ({about.task.variant}), {about.model.name}, {self.n_pairs} pairs",
+            f"  {about.estimand}; in {about.units}; positive helps the answer",
+            f"  {layout.n_edges} edges: {layout.shape[0]} senders, {layout.shape[1]} receivers (queries, keys, values, MLPs, logits)",
+            "  strongest: " + ", ".join(f"{e.edge} {e.mean:+.3g} [{e.low:+.3g}, {e.high:+.3g}]" for e in self.top(_SHOWN)),
+        ]
+        if about.fitness is not None and not about.fitness.ready:
+            lines.append(f"  NOT READY: {about.fitness.reason}")
+        return "\n".join(lines)
 
     @cached_property
     def layout(self) -> EdgeLayout:
@@ -201,22 +212,35 @@ class EdgeScores:
 
     def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Tidy table, one row per edge: edge, sender, receiver, port, mean, low, high, units, n, and provenance keys."""
-        from circuitlab.scores.edge_frame import tidy_edges  # noqa: PLC0415 - pandas is slow to import
+        import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
-        return tidy_edges(self, confidence)
+        where, layout = self.provenance, self.layout
+        senders, receivers = layout.places
+        mean, low, high = (np.asarray(part)[senders, receivers] for part in self.interval(confidence=confidence))
+        frame = pd.DataFrame(
+            {
+                "edge": list(map(str, layout.edges())),
+                "sender": [layout.sender_names[i] for i in senders],
+                "receiver": [str(layout.receivers[i][0]) for i in receivers],
+                "port": [layout.receivers[i][1] for i in receivers],
+                "mean": mean,
+                "low": low,
+                "high": high,
+            },
+        )
+        ready = None if where.fitness is None else where.fitness.ready
+        shared: dict[str, Any] = {"units": where.units, "n": self.n_pairs, "method": where.method, "task": where.task.id}
+        shared |= {"variant": where.task.variant, "model": where.model.name, "run_id": where.run_id(), "task_ready": ready}
+        return frame.assign(**shared)
 
     def save(self, path: str | Path) -> Path:
-        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write`."""
-        from circuitlab.scores.netcdf import write  # noqa: PLC0415 - h5py is slow to import
-
-        return write(self, Path(path))
+        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write_dataset`."""
+        return write_dataset(Path(path), self.dataset, self.provenance, _FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> EdgeScores:
         """Read a file written by `save`; foreign, damaged or newer files, and files of HeadScores, raise a `ScoreFileError`."""
-        from circuitlab.scores.netcdf import read_dataset  # noqa: PLC0415
-
-        scores = cls(*read_dataset(Path(path), "EdgeScores"))
+        scores = cls(*read_dataset(Path(path), _FORMAT))
         names = [tuple(map(str, scores.dataset[axis].values)) for axis in ("sender", "receiver")]
         if names != [scores.layout.sender_names, scores.layout.receiver_names]:
             what = f"{path} is damaged: its senders and receivers are not those of {scores.provenance.model.name}."

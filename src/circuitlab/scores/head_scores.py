@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
-from circuitlab.nodes import Node, Universe
-from circuitlab.provenance import Provenance
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.nodes import Head, KVHead, Node, Universe
+from circuitlab.core.provenance import Provenance
 from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
+from circuitlab.scores.netcdf import read_dataset, write_dataset
 from circuitlab.scores.parts import PARTS
-from circuitlab.scores.words import describe_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["HeadScores", "NodeScore"]
 
 _PER_PAIR = ("total", "clean", "corrupt", "bias")
+_FORMAT = "circuitlab HeadScores"
+_SHOWN = 5
+"""Nodes that a text names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class HeadScores:
         return cls(xr.Dataset(variables, coords=coords), provenance)
 
     def __repr__(self) -> str:
-        return describe_scores(self)
+        return _described(self)
 
     @property
     def universe(self) -> Universe:
@@ -232,19 +235,50 @@ class HeadScores:
 
     def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Tidy table, one row per node (and mark): part, node, layer, head, mark, mean, low, high, n, and provenance keys."""
-        from circuitlab.scores.frame import tidy  # noqa: PLC0415 - pandas is slow to import
+        import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
-        return tidy(self, confidence)
+        return pd.DataFrame(_rows(self, confidence)).astype({"layer": "Int64", "head": "Int64"})
 
     def save(self, path: str | Path) -> Path:
-        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write`."""
-        from circuitlab.scores.netcdf import write  # noqa: PLC0415 - h5py is slow to import
-
-        return write(self, Path(path))
+        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write_dataset`."""
+        return write_dataset(Path(path), self.dataset, self.provenance, _FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
         """Read a file written by `save`; foreign, damaged or newer files raise a `ScoreFileError` that names them."""
-        from circuitlab.scores.netcdf import read  # noqa: PLC0415
+        return cls(*read_dataset(Path(path), _FORMAT))
 
-        return read(Path(path))
+
+def _described(scores: HeadScores) -> str:
+    """Where scores come from, what they mean, their parts and strongest nodes, on a few lines."""
+    about = scores.provenance
+    first = scores.marks[0] if scores.marks else None
+    lines = [
+        f"HeadScores: {about.method} on {about.task.id} ({about.task.variant}), {about.model.name}, {scores.n_pairs} pairs",
+        f"  {about.estimand}; in {about.units}; positive helps the answer",
+        "  parts: " + ", ".join(f"{part} {scores.values(part, mark=first).shape}" for part in scores.parts),
+    ]
+    if scores.marks:
+        lines.append(f"  marks: {', '.join(scores.marks)} (choose one with mark=...)")
+    part = scores.parts[0]
+    strongest = ", ".join(f"{one.node} {one.mean:+.3g} [{one.low:+.3g}, {one.high:+.3g}]" for one in scores.top(_SHOWN, part, mark=first))
+    lines.append(f"  strongest {part}{f' at {first}' if first else ''}: {strongest}")
+    if about.fitness is not None and not about.fitness.ready:
+        lines.append(f"  NOT READY: {about.fitness.reason}")
+    return "\n".join(lines)
+
+
+def _rows(scores: HeadScores, confidence: float) -> list[dict[str, Any]]:
+    """One row per node and mark with mean, interval and where the number comes from."""
+    where = scores.provenance
+    ready = None if where.fitness is None else where.fitness.ready
+    shared = {"units": where.units, "n": scores.n_pairs, "method": where.method, "task": where.task.id, "variant": where.task.variant}
+    shared |= {"model": where.model.name, "run_id": where.run_id(), "task_ready": ready}
+    rows: list[dict[str, Any]] = []
+    for part in scores.parts:
+        for mark in scores.marks or (None,):
+            for entry in scores.nodes(part, mark=mark, confidence=confidence):
+                index = entry.node.head if isinstance(entry.node, Head | KVHead) else None
+                row = {"part": part, "node": str(entry.node), "layer": getattr(entry.node, "layer", None), "head": index}
+                rows.append(row | {"mark": mark or "all", "mean": entry.mean, "low": entry.low, "high": entry.high} | shared)
+    return rows

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 __all__ = ["Interval", "IntervalMethod", "mean_interval", "proportion_interval"]
 

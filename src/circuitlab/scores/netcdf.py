@@ -1,118 +1,72 @@
-"""Scores as one netCDF file: written whole or not at all, and read only when every byte is what was written."""
+"""Datasets with their provenance as one netCDF file: written whole or not at all, and read only when every byte is what was written.
+
+The codec knows no class of scores: who writes names the format, who reads says which format it wants.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from circuitlab.errors import ForeignFileError, ScoreFileError, StoreError
-from circuitlab.provenance import SCHEMA, Provenance
-from circuitlab.scores.head_scores import HeadScores
+from circuitlab.core.errors import ForeignFileError, ScoreFileError
+from circuitlab.core.files import read_bytes, replace_file
+from circuitlab.core.provenance import SCHEMA, Provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
 
-    from circuitlab.scores.edge_scores import EdgeScores
+__all__ = ["read_dataset", "write_dataset"]
 
-__all__ = ["read", "read_bytes", "read_dataset", "replace_file", "write"]
-
-_FORMATS = {"HeadScores": "circuitlab scores", "EdgeScores": "circuitlab edge scores"}
-"""The format a file names, by the class that it holds."""
+_OURS = "circuitlab "
+"""Every format of this package begins with it."""
 
 
-def write(scores: HeadScores | EdgeScores, path: Path) -> Path:
-    """Write scores to a netCDF 4 file.
+def write_dataset(path: Path, dataset: xr.Dataset, provenance: Provenance, format_name: str) -> Path:
+    """Write a dataset to a netCDF 4 file.
 
     Parameters
     ----------
-    scores : HeadScores or EdgeScores
-        What to write; dtypes are kept.
     path : Path
         Target. An existing file is replaced only once the new one is complete on disk.
+    dataset : xarray.Dataset
+        What to write; dtypes are kept.
+    provenance : Provenance
+        Where it comes from.
+    format_name : str
+        What the file holds: ``"circuitlab "`` and the name of the class that reads it.
 
     Raises
     ------
     StoreError
         If the disk is full or the folder cannot be written; a file that was there before stays as it was.
     """
-    dataset = scores.dataset.copy()
-    dataset.attrs = {
-        "format": _FORMATS["HeadScores" if isinstance(scores, HeadScores) else "EdgeScores"],
+    written = dataset.copy()
+    written.attrs = {
+        "format": format_name,
         "schema": SCHEMA,
-        "provenance": msgspec.json.encode(scores.provenance).decode(),
-        "checksum": _checksum(scores.dataset),
+        "provenance": (about := msgspec.json.encode(provenance).decode()),
+        "checksum": _checksum(dataset, about),
     }
-    encoding = {str(name): {"zlib": True, "complevel": 4} for name, values in dataset.data_vars.items() if values.ndim}
-    replace_file(path, lambda target: dataset.to_netcdf(target, engine="h5netcdf", encoding=encoding))
+    encoding = {str(name): {"zlib": True, "complevel": 4} for name, values in written.data_vars.items() if values.ndim}
+    replace_file(path, lambda target: written.to_netcdf(target, engine="h5netcdf", encoding=encoding))
     return path
 
 
-def replace_file(path: Path, fill: object) -> None:
-    """Let ``fill(temporary_path)`` make a file beside ``path``, then move it into place in one step.
-
-    Raises
-    ------
-    StoreError
-        On any operating-system error (full disk, no permission); the temporary file is removed and ``path`` untouched.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = str(path.parent / f".{path.name}.{secrets.token_hex(4)}.part")
-        # Not tempfile, whose files only their owner may read: a shared store follows the umask and the folder's own rules.
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        temporary = beside
-        fill(Path(temporary))  # type: ignore[operator]
-        with Path(temporary).open("rb+") as done:
-            os.fsync(done.fileno())
-        Path(temporary).replace(path)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
-        what = f"Could not write {path}: {reason}."
-        raise StoreError(what, "Nothing was changed; free some space or choose another folder, then run again.") from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def read_bytes(path: Path) -> bytes | None:
-    """A file's content, or None where there is no file.
-
-    Raises
-    ------
-    StoreError
-        If the operating system does not let this user read it. Such a file is not damaged.
-    """
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-    except OSError as error:
-        what = f"{path} cannot be read: {error.strerror or error}."
-        raise StoreError(what, "Ask its owner for permission to read it, or use a store of your own (CIRCUITLAB_STORE).") from error
-
-
-def read(path: Path) -> HeadScores:
-    """Read HeadScores written by `write`; raises what `read_dataset` raises."""
-    return HeadScores(*read_dataset(path, "HeadScores"))
-
-
-def read_dataset(path: Path, kind: str) -> tuple[xr.Dataset, Provenance]:
-    """Read the two halves of scores written by `write`.
+def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
+    """Read the dataset and the provenance that `write_dataset` wrote.
 
     Parameters
     ----------
     path : Path
         The file.
-    kind : {"HeadScores", "EdgeScores"}
-        What it must hold.
+    format_name : str
+        The format that it must hold.
 
     Raises
     ------
@@ -121,44 +75,57 @@ def read_dataset(path: Path, kind: str) -> tuple[xr.Dataset, Provenance]:
     StoreError
         If this user may not read the file.
     ScoreFileError
-        If there is no such file, it is damaged or cut short, it has a newer schema, or it holds the other kind of scores.
+        If there is no such file, it is damaged or cut short, it has a newer schema, or it holds another format.
     """
-    import xarray as xr  # noqa: PLC0415
+    import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s; only files need it
 
     data = read_bytes(path)
     if data is None:
         what = f"There is no score file {path}."
         raise ScoreFileError(what, "Check the path, or run the study again.")
     if data[:8] != b"\x89HDF\r\n\x1a\n":
-        what = f"{path} is no netCDF 4 file."
-        raise ForeignFileError(what, f"Give a file written by {kind}.save or a run store.")
+        what = f"{path} is not a netCDF 4 file."
+        raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_OURS)}.save or a run store has written.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        what = f"{path} is damaged or cut short ({type(error).__name__})."
-        raise ScoreFileError(what, "Remove it and compute the run again.") from error
+        raise _damaged(path, f"it is cut short or altered: {type(error).__name__}") from error
     attributes, dataset.attrs = dict(dataset.attrs), {}
-    held = {name: known for known, name in _FORMATS.items()}.get(attributes.get("format", ""))
-    if held is None:
-        what = f"{path} is a netCDF file that circuitlab did not write."
-        raise ForeignFileError(what, f"Give a file written by {kind}.save or a run store.")
-    if held != kind:
-        what = f"{path} holds {held}, not {kind}."
-        raise ScoreFileError(what, f"Read it with {held}.load.")
-    if int(attributes["schema"]) > SCHEMA:
-        what = f"{path} has schema {attributes['schema']}; this version reads schemas up to {SCHEMA}."
-        raise ScoreFileError(what, "Upgrade circuitlab, or compute the run again.")
     for values in dataset.variables.values():
         values.encoding = {}
-    if attributes["checksum"] != _checksum(dataset):
-        what = f"{path} is damaged: its values do not match their checksum."
-        raise ScoreFileError(what, "Remove it and compute the run again.")
-    return dataset, msgspec.json.decode(attributes["provenance"], type=Provenance)
+    provenance = _judged(path, attributes, format_name)
+    if attributes.get("checksum") != _checksum(dataset, str(attributes["provenance"])):
+        raise _damaged(path, "its values or its provenance do not match their checksum")
+    return dataset, provenance
 
 
-def _checksum(dataset: xr.Dataset) -> str:
-    total = hashlib.sha256()
+def _judged(path: Path, attributes: Mapping[str, Any], format_name: str) -> Provenance:
+    """The provenance of a file that holds what is wanted; every attribute may be missing or of another kind."""
+    held, schema = attributes.get("format"), attributes.get("schema")
+    if not (isinstance(held, str) and held.startswith(_OURS)):
+        what = f"{path} is a netCDF file that circuitlab did not write."
+        raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_OURS)}.save or a run store has written.")
+    if held != format_name:
+        what = f"{path} holds {held.removeprefix(_OURS)}, not {format_name.removeprefix(_OURS)}."
+        raise ScoreFileError(what, f"Read it with {held.removeprefix(_OURS)}.load.")
+    if isinstance(schema, bool) or not isinstance(schema, int | np.integer):
+        raise _damaged(path, f"its schema is {schema!r}")
+    if schema > SCHEMA:
+        what = f"{path} has schema {schema}; this version reads schemas up to {SCHEMA}."
+        raise ScoreFileError(what, "Upgrade circuitlab, or compute the run again.")
+    try:
+        return msgspec.json.decode(attributes.get("provenance", b""), type=Provenance)
+    except (msgspec.MsgspecError, RecursionError, TypeError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"its provenance cannot be read: {error}") from error
+
+
+def _damaged(path: Path, problem: str) -> ScoreFileError:
+    return ScoreFileError(f"{path} is damaged ({problem}).", "Remove it and compute the run again.")
+
+
+def _checksum(dataset: xr.Dataset, provenance: str) -> str:
+    total = hashlib.sha256(provenance.encode())
     for name in sorted(map(str, dataset.data_vars)):
         values = np.ascontiguousarray(dataset[name].values)
         total.update(f"{name} {dataset[name].dims} {values.shape} {values.dtype.str}".encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from circuitlab.nodes import Attn, Embed, Head, KVHead, Mlp, Node, Resid
+from circuitlab.core.nodes import Attn, Embed, Head, KVHead, Mlp, Node, Resid
 
 __all__ = ["PARTS", "Part"]
 

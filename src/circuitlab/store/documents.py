@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from circuitlab.errors import StoreError
-from circuitlab.provenance import Environment, capture_environment, digest
-from circuitlab.store.aside import move_aside
-from circuitlab.store.writable import require_writable
+from circuitlab.core.errors import StoreError
+from circuitlab.core.files import quarantine, require_writable
+from circuitlab.core.provenance import Environment, capture_environment, digest
 
 __all__ = ["Document", "DocumentStore"]
 
@@ -67,7 +66,7 @@ class DocumentStore:
         StoreError
             If this user may not read the file, which does not make it damaged.
         """
-        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415 - h5py is slow to import
+        from circuitlab.core.files import read_bytes  # noqa: PLC0415 - h5py is slow to import
 
         path = self.path(about)
         data = read_bytes(path)
@@ -81,7 +80,7 @@ class DocumentStore:
             problem = _problem(found, path)
             if not problem:
                 return found
-        move_aside((path,), self.root / "damaged", problem)
+        quarantine((path,), self.root / "damaged", problem)
         return None
 
     def put(self, about: Mapping[str, Any], result: Mapping[str, Any], *, seconds: float = 0.0) -> Document:
@@ -92,7 +91,7 @@ class DocumentStore:
         StoreError
             If the disk is full or the folder cannot be written, or a value is no plain data.
         """
-        from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - h5py is slow to import
+        from circuitlab.core.files import replace_file  # noqa: PLC0415 - h5py is slow to import
 
         try:
             plain, identity = (msgspec.json.decode(msgspec.json.encode(dict(part))) for part in (result, about))

@@ -28,7 +28,7 @@ class PartialRun:
         StoreError
             If this user may not read the file.
         """
-        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415 - h5py is slow to import
+        from circuitlab.core.files import read_bytes  # noqa: PLC0415 - h5py is slow to import
 
         data = read_bytes(self.path)
         if data is None:
@@ -48,7 +48,7 @@ class PartialRun:
         StoreError
             If the disk is full or the folder cannot be written.
         """
-        from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - h5py is slow to import
+        from circuitlab.core.files import replace_file  # noqa: PLC0415 - h5py is slow to import
 
         def fill(target: Path) -> None:
             with target.open("wb") as handle:  # given a name, numpy would add ".npz" to it

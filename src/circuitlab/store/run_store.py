@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from circuitlab.errors import StoreError
-from circuitlab.names import require_file_name
+from circuitlab.core.errors import StoreError
+from circuitlab.core.names import require_file_name
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store.documents import DocumentStore

@@ -11,13 +11,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from circuitlab.errors import ScoreFileError, StoreError
-from circuitlab.names import require_file_name
-from circuitlab.provenance import Provenance
+from circuitlab.core.errors import ScoreFileError, StoreError
+from circuitlab.core.files import quarantine, require_writable
+from circuitlab.core.names import require_file_name
+from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
-from circuitlab.store.aside import move_aside
-from circuitlab.store.writable import require_writable
 
 __all__ = ["ScoreFiles", "Sidecar"]
 
@@ -97,7 +96,7 @@ class ScoreFiles(ABC, Generic[Scores]):
 
     def put(self, scores: Scores) -> str:
         """Store a run and return its id; an existing file of the same run is replaced in one step."""
-        from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415 - h5py is slow to import
+        from circuitlab.core.files import replace_file  # noqa: PLC0415 - h5py is slow to import
 
         run_id = scores.provenance.run_id()
         path = scores.save(self.path(run_id))
@@ -132,7 +131,7 @@ class ScoreFiles(ABC, Generic[Scores]):
 
     def _problem(self, run_id: str) -> str:
         """What is wrong with a stored run's file, judged from its sidecar without reading the scores; "" if nothing."""
-        from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415 - h5py is slow to import
+        from circuitlab.core.files import read_bytes  # noqa: PLC0415 - h5py is slow to import
 
         path = self.path(run_id)
         beside, data = read_bytes(path.with_suffix(".json")), read_bytes(path)
@@ -146,7 +145,7 @@ class ScoreFiles(ABC, Generic[Scores]):
 
     def _move_aside(self, run_id: str, problem: str) -> None:
         path = self.path(run_id)
-        move_aside((path, path.with_suffix(".json")), self.root / "damaged", problem)
+        quarantine((path, path.with_suffix(".json")), self.root / "damaged", problem)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from circuitlab.errors import TaskFileError, UnknownNameError
+from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.spec import TableSource, TaskSpec
 from circuitlab.tasks.text import read_text
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from circuitlab.errors import TaskFileError, UnknownNameError
+from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.load import load_pools, load_task, task_file, tasks_folder
 from circuitlab.tasks.sources import Context, draw_rows
 from circuitlab.tasks.spec import Example, TaskSpec, Variant

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from circuitlab.errors import TaskFileError
-from circuitlab.names import require_file_name
+from circuitlab.core.errors import TaskFileError
+from circuitlab.core.names import require_file_name
 
 __all__ = ["Checks", "Example", "PoolSource", "SequenceSource", "SumSource", "TableSource", "TaskSpec", "Template", "Variant", "YearSource"]
 

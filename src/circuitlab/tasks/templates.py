@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from circuitlab.errors import TaskFileError, UnknownNameError
+from circuitlab.core.errors import TaskFileError, UnknownNameError
 
 __all__ = ["FORMS", "Row", "Template", "Words", "fill", "fill_set", "parse"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from circuitlab.errors import CircuitlabError, TaskFileError
+from circuitlab.core.errors import CircuitlabError, TaskFileError
 
 __all__ = ["read_text"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from circuitlab.errors import CircuitlabError, ModelError, WeightsError
+from circuitlab.core.errors import CircuitlabError, ModelError, WeightsError
+from circuitlab.execute.needs import refusal
 from circuitlab.methods import get_method, list_methods
-from circuitlab.methods.base.needs import refusal
 from circuitlab.model import load_model
 from circuitlab.model.anatomy.build import probe_tokens
 from circuitlab.model.hooks import own_modes
@@ -21,8 +21,8 @@ from circuitlab.testing.laws import LawResult
 from circuitlab.testing.model_laws import model_laws
 
 if TYPE_CHECKING:
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.hooked import HookedModel
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Diagnosis", "Verdict", "diagnose"]
 

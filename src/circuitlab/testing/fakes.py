@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitlab.provenance import FitnessFlag, ModelSpec, Provenance, TaskRef, digest
+from circuitlab.core.provenance import FitnessFlag, ModelSpec, Provenance, TaskRef, digest
 from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["fake_provenance", "fake_scores"]

@@ -219,7 +219,7 @@ def configuration(family: str) -> Any:
     """
     import transformers
 
-    from circuitlab.errors import UnknownNameError
+    from circuitlab.core.errors import UnknownNameError
 
     if family not in _CONFIGS:
         raise UnknownNameError("family", family, _CONFIGS)

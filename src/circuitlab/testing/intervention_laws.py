@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.errors import EditDidNotFireError
+from circuitlab.core.errors import EditDidNotFireError
 from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.interventions.base import NodeEdit
 from circuitlab.model.places import Places

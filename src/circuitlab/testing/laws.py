@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from circuitlab.errors import CircuitlabError
+from circuitlab.core.errors import CircuitlabError
 
 __all__ = ["LawError", "LawResult", "raise_on_failure"]
 

@@ -19,7 +19,7 @@ from circuitlab.testing.surgery import kill_head, relabel_heads, scale_readout
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
 if TYPE_CHECKING:
-    from circuitlab.methods.base import Method
+    from circuitlab.execute.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.model.toy import PlantedModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from einops import einsum
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.testing.laws import LawResult, raise_on_failure
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 
 __all__ = ["kill_head", "relabel_heads", "scale_readout"]
 

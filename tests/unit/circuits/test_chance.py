@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits.chance import p_value, random_masks, random_subsets
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 
 def test_random_circuits_match_every_stratum_and_are_uniform():

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlab.circuits import Circuit
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Edge, Embed, Head, KVHead, Logits, Mlp, Universe, parse_edge
 
 UNIVERSE = Universe(3, 4, 2)
 EVERY_NODE = [*UNIVERSE.heads(), *UNIVERSE.kv_heads(), *UNIVERSE.mlps(), Embed(), Logits()]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits.curves import FRACTIONS, Ends, FaithfulnessCurve, area, sizes_of
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
 
 FULL = np.array([4.0, 6.0, 5.0])
 EMPTY = np.array([1.0, -1.0, 0.0])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlab.circuits import Circuit, read_graphml, write_graphml
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Embed, Head, Logits, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Embed, Head, Logits, Universe, parse_edge
 from circuitlab.scores.edge_layout import EdgeLayout
 
 UNIVERSE = Universe(2, 4, 2)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.interchange import read_graph_json, read_graph_scores, to_graph, write_graph_json
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Attn, Edge, Embed, Head, KVHead, Logits, Mlp, Resid, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Attn, Edge, Embed, Head, KVHead, Logits, Mlp, Resid, Universe, parse_edge
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.testing.fakes import fake_provenance

@@ -8,8 +8,8 @@ import pytest
 
 from circuitlab.circuits import list_published, published_circuit
 from circuitlab.citations import CITATIONS
-from circuitlab.errors import UnknownNameError
-from circuitlab.nodes import Embed, Head, KVHead, Logits, Mlp, Universe
+from circuitlab.core.errors import UnknownNameError
+from circuitlab.core.nodes import Embed, Head, KVHead, Logits, Mlp, Universe
 from circuitlab.scores.edge_layout import EdgeLayout
 
 SIZES = {

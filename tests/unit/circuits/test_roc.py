@@ -7,8 +7,8 @@ import pytest
 
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.roc import roc_against, roc_of_edges, roc_of_values
-from circuitlab.errors import BadParameterError, IncompatibleError
-from circuitlab.nodes import Head, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Head, Universe, parse_edge
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.testing.fakes import fake_provenance, fake_scores

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits import Circuit, TopK, load_circuit, save_circuit
-from circuitlab.errors import BadParameterError, IncompatibleError, StoreError
-from circuitlab.nodes import Attn, Edge, Embed, Head, KVHead, Resid, Universe
+from circuitlab.core.errors import BadParameterError, IncompatibleError, StoreError
+from circuitlab.core.nodes import Attn, Edge, Embed, Head, KVHead, Resid, Universe
 from circuitlab.testing.fakes import fake_scores
 
 SCORES = fake_scores(np.random.default_rng(0).normal(size=(6, 3, 4)), task="ioi")

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from circuitlab.circuits import Cumulative, Significant, Threshold, TopK
 from circuitlab.circuits.select import top_mask
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
-from circuitlab.nodes import Head
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.nodes import Head
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_provenance, fake_scores
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits import GreedyEdges, TopEdges, pruned_edges
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.nodes import Embed, Head, KVHead, Logits, Mlp, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, KVHead, Logits, Mlp, Universe, parse_edge
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.testing.fakes import fake_provenance

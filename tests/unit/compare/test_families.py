@@ -7,7 +7,7 @@ import pytest
 
 from circuitlab.circuits import TopK
 from circuitlab.compare import compare_tasks, prompt_families
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.testing.fakes import fake_scores
 
 SHAPE = (5, 8)

@@ -9,7 +9,7 @@ from circuitlab.circuits.select import top_mask
 from circuitlab.compare import spearman
 from circuitlab.compare.bootstrap import Bootstrap, bootstrap
 from circuitlab.compare.shared import resampled_picks, shared_count
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 
 def test_limits_lie_around_the_corrected_value_and_stay_in_range():

@@ -15,7 +15,7 @@ from circuitlab.circuits.select_edges import TopEdges
 from circuitlab.compare import OverlapTable, Sampling, compare_methods, compare_models, compare_tasks, jaccard, overlap_null
 from circuitlab.compare.pairwise import Comparison
 from circuitlab.compare.score_map import score_map
-from circuitlab.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores

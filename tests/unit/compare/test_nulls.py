@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuitlab.compare import overlap_null, spearman_null
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 
 
 def random_sets(rng, shape, rates):

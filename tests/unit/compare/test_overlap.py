@@ -12,8 +12,8 @@ from circuitlab.circuits import Circuit
 from circuitlab.compare import containment, jaccard, overlap_coefficient, rank_biased_overlap, spearman
 from circuitlab.compare.overlap import set_overlaps
 from circuitlab.compare.ranks import score_overlap
-from circuitlab.errors import BadParameterError, IncompatibleError, UnknownNameError
-from circuitlab.nodes import Head, Universe, parse_edge
+from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.core.nodes import Head, Universe, parse_edge
 
 UNIVERSE = Universe(3, 4, 4)
 circuits = st.frozensets(st.sampled_from(list(UNIVERSE.heads()))).map(lambda nodes: Circuit(nodes, UNIVERSE))

@@ -15,7 +15,7 @@ from circuitlab.compare import (
     sweep_stability,
     top_k_stability,
 )
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.testing.fakes import fake_scores
 
 SHAPE = (4, 6)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from circuitlab.compare import Sampling, compare_stages, overlap_null, stage_circuits, union_of_stages
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_scores
 

@@ -11,8 +11,8 @@ from circuitlab.circuits import Circuit
 from circuitlab.compare.dissociation import SETS, dissociation_table, sign_flip_p
 from circuitlab.compare.sensitivity import sensitivity_card
 from circuitlab.compare.transfer import transfer_table
-from circuitlab.errors import BadParameterError, IncompatibleError, UnknownNameError
-from circuitlab.nodes import Embed, Head, Mlp, Universe
+from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, Mlp, Universe
 
 SHAPE = Universe(4, 5, 1)
 N = 20

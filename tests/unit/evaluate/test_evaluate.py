@@ -11,13 +11,13 @@ import pytest
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.chance import p_value, random_masks
 from circuitlab.circuits.curves import Ends
-from circuitlab.errors import BadParameterError, EmptyGapError, IncompatibleError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, EmptyGapError, IncompatibleError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Universe, parse_edge
 from circuitlab.evaluate import EdgeRunsOfCircuits, Evaluate, NodeRuns
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.toy import planted_model
-from circuitlab.nodes import Embed, Head, KVHead, Mlp, Universe, parse_edge
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 
 METRIC = LogitDiff()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.progress import report_progress
 from circuitlab.evaluate import NodeRuns
 from circuitlab.evaluate.kept import KeptRuns, runs_id
-from circuitlab.methods.base import report_progress
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.store.partial import PartialRun
 from circuitlab.testing.tiny import tiny_batch, tiny_model

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits import Circuit
+from circuitlab.core.nodes import Head, Universe, parse_edge
 from circuitlab.evaluate import Evaluate, NodeRuns, StoredEvaluate
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
-from circuitlab.nodes import Head, Universe, parse_edge
 from circuitlab.store import RunStore
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store import RunStore
-from circuitlab.study.index import StudyIndex
-from circuitlab.study.spec import load_study
+from circuitlab.studies.index import StudyIndex
+from circuitlab.studies.spec import load_study
 from circuitlab.testing.fakes import fake_scores
 
 __all__ = ["made_up_study"]

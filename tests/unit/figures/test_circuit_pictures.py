@@ -10,9 +10,9 @@ import pytest
 
 from circuitlab import figures
 from circuitlab.circuits import Circuit, published_circuit
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, KVHead, Logits, Mlp, Universe, parse_edge
 from circuitlab.figures.placement import curve_of, place_circuit
-from circuitlab.nodes import Embed, Head, KVHead, Logits, Mlp, Universe, parse_edge
 from circuitlab.scores.edge_layout import EdgeLayout
 
 EVIL = "<script>alert(1)</script> & <b>x</b>"

@@ -9,7 +9,7 @@ import plotly.io
 import pytest
 
 from circuitlab.circuits.roc import roc_of_values
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.code_map import code_map, code_table
 from circuitlab.figures.curve import SizeCurve
 from circuitlab.figures.roc import auroc_by_examples, roc_curves

@@ -12,11 +12,11 @@ from circuitlab.circuits import Circuit
 from circuitlab.compare.dissociation import dissociation_table
 from circuitlab.compare.sensitivity import sensitivity_card
 from circuitlab.compare.transfer import transfer_table
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, Universe
 from circuitlab.figures.dissociation import dissociation_bars
 from circuitlab.figures.sensitivity import sensitivity_dots
 from circuitlab.figures.transfer import transfer_matrix
-from circuitlab.nodes import Head, Universe
 
 SHAPE = Universe(4, 5, 1)
 EVIL = "<script>alert(1)</script>"

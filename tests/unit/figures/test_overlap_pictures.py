@@ -12,9 +12,9 @@ import pytest
 from circuitlab import figures
 from circuitlab.circuits import Circuit, TopK
 from circuitlab.compare import Sampling, StabilityCurve, compare_methods, compare_tasks, sample_size_curve
-from circuitlab.errors import BadParameterError, IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.nodes import Head, Universe
 from circuitlab.figures.upset import intersections
-from circuitlab.nodes import Head, Universe
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_scores
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from circuitlab.circuits import Circuit
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, Logits, Universe
 from circuitlab.figures.recursion import recursion_diagram
 from circuitlab.figures.relevance import phrase_highlights, relevance_heatmap
-from circuitlab.nodes import Head, Logits, Universe
 
 UNIVERSE = Universe(4, 4, 2)
 

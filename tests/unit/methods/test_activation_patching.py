@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.progress import report_progress
 from circuitlab.methods.activation_patching import ActivationPatching
-from circuitlab.methods.base import report_progress
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.testing.tiny import tiny_batch, tiny_hf

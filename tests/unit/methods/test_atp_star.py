@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute import nodes_in_trace, qk_fix
+from circuitlab.execute.first_order import Contrast
+from circuitlab.execute.gradients import gradient_run
+from circuitlab.execute.nodes_in_trace import Chosen, Point
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.atp_star import AttributionPatchingStar
 from circuitlab.methods.attribution_patching import AttributionPatching
-from circuitlab.methods.base import nodes_in_trace, qk_fix
-from circuitlab.methods.base.first_order import Contrast
-from circuitlab.methods.base.gradients import gradient_run
-from circuitlab.methods.base.nodes_in_trace import Chosen, Point
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.decoder import Decoder

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import AlignmentError, BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import AlignmentError, BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.progress import report_progress
+from circuitlab.execute.gradients import gradient_run
+from circuitlab.execute.reference import with_reference
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.attribution_patching import AttributionPatching
-from circuitlab.methods.base import report_progress, with_reference
-from circuitlab.methods.base.gradients import gradient_run
 from circuitlab.metrics import KLDivergence, LogitDiff, LogProb
 from circuitlab.model import load_model
 from circuitlab.model.engine.by_hooks import sweep_by_hooks

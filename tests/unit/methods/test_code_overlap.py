@@ -9,21 +9,21 @@ import pytest
 import torch
 from tests.reference.code_overlap import dense_edge_counts, set_counts
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Head, Mlp
 from circuitlab.methods import get_method
 from circuitlab.methods.code_overlap import CodeOverlap
-from circuitlab.methods.codes import Dictionary, firings, node_outputs, nodes_of
-from circuitlab.methods.codes.learning import _examples
+from circuitlab.methods.sae import Dictionary, firings, node_outputs, nodes_of
+from circuitlab.methods.sae.learning import _examples
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.protocol import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.nodes import Head, Mlp
-from circuitlab.study.planted import grade
-from circuitlab.study.score import run_checks
 from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
 from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.workflows.planted import grade
+from circuitlab.workflows.score import run_checks
 
 METRIC = LogitDiff()
 QUICK = CodeOverlap(epochs=20, trials=2)

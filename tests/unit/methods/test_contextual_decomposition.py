@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.methods.decomposition import RULES, Options, Rule, Source
@@ -20,9 +20,9 @@ from circuitlab.methods.decomposition.source import BASELINES, ordered
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import KLDivergence, LogitDiff, ProbDiff
 from circuitlab.model import load_model
-from circuitlab.study.score import run_checks
 from circuitlab.testing.method_laws import FAMILIES, check_method
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+from circuitlab.workflows.score import run_checks
 
 METRIC = LogitDiff()
 ODD = Rule(activation="shapley", product="shapley", gate="shapley", softmax="shapley", signs="clipped")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Head, KVHead
 from circuitlab.evaluate import NodeRuns
 from circuitlab.figures.recursion import recursion_diagram
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
@@ -17,7 +18,6 @@ from circuitlab.methods.decomposition.relevance import relevance_to_metric
 from circuitlab.methods.decomposition.targets import Target, normalised_by_layer, relevance_to_targets
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import build_planted
-from circuitlab.nodes import Head, KVHead
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 
 METRIC = LogitDiff()

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError
-from circuitlab.methods.base import checkpoint, provenance_of, report_progress
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Embed, Mlp
+from circuitlab.core.progress import report_progress
+from circuitlab.execute import checkpoint
+from circuitlab.execute.contract import provenance_of
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.methods.decomposition import RULES, Options, Rule, Source
 from circuitlab.methods.decomposition import steps as equations
@@ -20,10 +23,9 @@ from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.norms import FrozenNorm
 from circuitlab.model.prepare import prepare_batch
-from circuitlab.nodes import Embed, Mlp
 from circuitlab.store import RunStore
-from circuitlab.study.score import score_batch
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+from circuitlab.workflows.score import score_batch
 
 METRIC = LogitDiff()
 METHOD = ContextualDecomposition(tokens_together=1)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.gradients import gradient_run
 from circuitlab.methods import get_method
-from circuitlab.methods.base.gradients import gradient_run
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.methods.eap_ig import EdgeAttributionPatchingIG
 from circuitlab.metrics import KLDivergence, LogitDiff

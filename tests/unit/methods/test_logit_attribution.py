@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import AdditivityError, BadParameterError, ModelError
+from circuitlab.core.errors import AdditivityError, BadParameterError, ModelError
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import AnswerLogit, LogitDiff, ProbDiff
 from circuitlab.model import load_model

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.progress import report_progress
+from circuitlab.execute.paths import path_effect
+from circuitlab.execute.routes import parse_receiver
 from circuitlab.methods.activation_patching import ActivationPatching
-from circuitlab.methods.base import report_progress
-from circuitlab.methods.base.paths import path_effect
-from circuitlab.methods.base.routes import parse_receiver
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.toy import planted_model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
+from circuitlab.execute.contract import Method, effective_params
 from circuitlab.methods import get_method, list_methods, method_classes
-from circuitlab.methods.base import Method, effective_params
 
 
 def test_every_method_is_listed_and_complete() -> None:

@@ -9,7 +9,7 @@ from circuitlab.methods.code_overlap import CodeOverlap
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.prepare import prepare_batch
-from circuitlab.study.score import run_checks
+from circuitlab.workflows.score import run_checks
 
 
 @pytest.mark.real_model

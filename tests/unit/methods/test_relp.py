@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.execute.gradients import gradient_run
+from circuitlab.execute.relevance import relevance_decoder, secant
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.attribution_patching import AttributionPatching
-from circuitlab.methods.base.gradients import gradient_run
-from circuitlab.methods.base.relevance import relevance_decoder, secant
 from circuitlab.methods.relp import RelevancePatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model import load_model

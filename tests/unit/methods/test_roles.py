@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base.roles import attention_between, copy_scores, repeat_scores
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.methods.roles.attention import attention_between, copy_scores, repeat_scores
 from circuitlab.model.protocol import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.tiny import tiny_batch, tiny_model

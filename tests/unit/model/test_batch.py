@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from circuitlab.errors import AlignmentError, BadParameterError, UnknownNameError
+from circuitlab.core.errors import AlignmentError, BadParameterError, UnknownNameError
 from circuitlab.model.batch import ContrastBatch
 
 

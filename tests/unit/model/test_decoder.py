@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model import load_model
 from circuitlab.model.decoder import Cache
 from circuitlab.model.places import Places

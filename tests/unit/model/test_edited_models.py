@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, ModelError
+from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.evaluate.nodes import NodeRuns
+from circuitlab.execute.contract import provenance_of
 from circuitlab.methods import get_method
-from circuitlab.methods.base import provenance_of
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale
 from circuitlab.model.toy import build_planted
 from circuitlab.store import RunStore
-from circuitlab.study.score import score_batch
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.workflows.score import score_batch
 
 METRIC = LogitDiff()
 VECTOR = torch.linspace(-1, 1, 32)

@@ -6,13 +6,13 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from circuitlab.errors import AlignmentError, BadParameterError, TokenizationError
+from circuitlab.core.errors import AlignmentError, BadParameterError, TokenizationError
 from circuitlab.model import load_model
 from circuitlab.model.encode import RejectedRow, encode_pair, need_tokenizer
 from circuitlab.model.prepare import prepare_batch
-from circuitlab.study.fitness import check_task
 from circuitlab.tasks.spec import Example
 from circuitlab.testing.tiny import tiny_hf
+from circuitlab.workflows.fitness import check_task
 
 WORDS = ["?", "Say", "▁now", "▁red", "▁blue", "▁green", "▁dark", "▁then", ",", "▁red", "▁light"]
 

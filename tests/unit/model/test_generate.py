@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from circuitlab.errors import BadParameterError, ModelError, TokenizationError
+from circuitlab.core.errors import BadParameterError, ModelError, TokenizationError
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.generate import Decoding, Writer

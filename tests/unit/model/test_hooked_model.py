@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, EditDidNotFireError, ModelError
+from circuitlab.core.errors import BadParameterError, EditDidNotFireError, ModelError
 from circuitlab.model import load_model
 from circuitlab.model.hooks import HookedRun
 from circuitlab.model.protocol import Edit, Site

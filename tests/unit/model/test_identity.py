@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
+from circuitlab.execute.contract import provenance_of
 from circuitlab.methods import get_method
-from circuitlab.methods.base import provenance_of
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model

@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from circuitlab.circuits import Circuit
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, Universe
 from circuitlab.evaluate import Evaluate
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.inside import require_fit, require_inside, require_no_padding
-from circuitlab.nodes import Head, Universe
-from circuitlab.study.score import score_batch
 from circuitlab.testing.fakes import fake_scores
 from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.workflows.score import score_batch
 
 GIVEN = {"clean": [[1, 2, 3], [4, 5]], "corrupt": [[1, 9, 3], [4, 6]], "answers": [7, 8], "foils": [1, 2]}
 

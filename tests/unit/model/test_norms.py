@@ -7,7 +7,7 @@ import torch
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.norms import FrozenNorm
 
 MODULES = {

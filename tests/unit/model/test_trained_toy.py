@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
+from circuitlab.core.nodes import Head
+from circuitlab.execute.paths import path_effect
 from circuitlab.methods.activation_patching import ActivationPatching
-from circuitlab.methods.base.paths import path_effect
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff, correct
 from circuitlab.model.protocol import Edit, Site
 from circuitlab.model.toy import trained, trained_induction
-from circuitlab.nodes import Head
-from circuitlab.study.planted import grade
+from circuitlab.workflows.planted import grade
 
 METRIC = LogitDiff()
 

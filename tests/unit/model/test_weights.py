@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from circuitlab.errors import BadParameterError, DownloadError, ModelError, UnknownNameError, WeightsError
+from circuitlab.core.errors import BadParameterError, DownloadError, ModelError, UnknownNameError, WeightsError
 from circuitlab.model import load_model
 from circuitlab.model.aliases import ALIASES, Alias
 from circuitlab.model.weights import resolve

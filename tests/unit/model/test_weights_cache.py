@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import torch
 
-from circuitlab.errors import WeightsError
+from circuitlab.core.errors import WeightsError
 from circuitlab.model.aliases import ALIASES
 from circuitlab.model.identity import hash_weights
 from circuitlab.model.weights import cache as cache_module

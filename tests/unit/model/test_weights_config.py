@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 
-from circuitlab.errors import ModelError, WeightsError
+from circuitlab.core.errors import ModelError, WeightsError
 from circuitlab.model.weights.resolve import open_source
 from circuitlab.testing.tiny import tiny_hf
 

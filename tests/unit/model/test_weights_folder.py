@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from circuitlab.errors import ModelError, WeightsError
+from circuitlab.core.errors import ModelError, WeightsError
 from circuitlab.model.weights.folder import stored_tensors
 from circuitlab.model.weights.resolve import open_source
 from circuitlab.testing.tiny import tiny_hf

@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from circuitlab.errors import BadParameterError, ForeignFileError, ScoreFileError, UnknownNameError
-from circuitlab.nodes import Edge, Head, KVHead, Logits, Mlp, parse_edge
+from circuitlab.core.errors import BadParameterError, ForeignFileError, ScoreFileError, UnknownNameError
+from circuitlab.core.nodes import Edge, Head, KVHead, Logits, Mlp, parse_edge
 from circuitlab.scores import netcdf
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores

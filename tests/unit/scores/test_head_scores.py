@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuitlab.errors import BadParameterError, EmptyGapError, UnknownNameError
-from circuitlab.nodes import Head, Mlp, Universe
+from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
+from circuitlab.core.nodes import Head, Mlp, Universe
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import mean_interval
 from circuitlab.testing.fakes import fake_provenance, fake_scores

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 
+import h5py
 import msgspec
 import numpy as np
 import pytest
 
-from circuitlab.errors import ForeignFileError, ScoreFileError, StoreError
+from circuitlab.core.errors import ForeignFileError, ScoreFileError, StoreError
 from circuitlab.scores import netcdf
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_scores
@@ -54,8 +55,6 @@ def test_a_file_cut_anywhere_is_refused(path, tmp_path) -> None:
 
 
 def test_changed_values_are_noticed(path, scores, tmp_path) -> None:
-    import h5py
-
     with h5py.File(path, "r+") as file:
         file["heads"][0, 0, 0] += 1e-9
     with pytest.raises(ScoreFileError, match="checksum"):
@@ -65,7 +64,7 @@ def test_changed_values_are_noticed(path, scores, tmp_path) -> None:
 def test_foreign_files_are_named(tmp_path, scores) -> None:
     text = tmp_path / "text.nc"
     text.write_text("hello")
-    with pytest.raises(ForeignFileError, match="no netCDF 4 file"):
+    with pytest.raises(ForeignFileError, match="not a netCDF 4 file"):
         HeadScores.load(text)
     other = tmp_path / "other.nc"
     scores.dataset.to_netcdf(other, engine="h5netcdf")
@@ -73,6 +72,27 @@ def test_foreign_files_are_named(tmp_path, scores) -> None:
         HeadScores.load(other)
     with pytest.raises(ScoreFileError, match="There is no score file"):
         HeadScores.load(tmp_path / "none.nc")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schema", "two"), ("schema", None), ("provenance", None), ("provenance", "{"), ("provenance", "[" * 10_000), ("checksum", None)],
+)
+def test_a_damaged_attribute_is_named(path, name, value) -> None:
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    with pytest.raises(ScoreFileError, match="is damaged"):
+        HeadScores.load(path)
+
+
+def test_provenance_changed_by_hand_is_noticed(path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["provenance"] = file.attrs["provenance"].replace('"logits"', '"nats"')
+        assert "nats" in file.attrs["provenance"]
+    with pytest.raises(ScoreFileError, match="provenance do not match their checksum"):
+        HeadScores.load(path)
 
 
 def test_a_newer_schema_is_refused_by_number(path, monkeypatch) -> None:
@@ -116,8 +136,6 @@ def test_a_process_killed_while_writing_leaves_the_old_file(path) -> None:
 
 
 def test_provenance_is_readable_json(path, scores) -> None:
-    import h5py
-
     with h5py.File(path) as file:
         text = file.attrs["provenance"]
     assert msgspec.json.decode(text)["method"] == scores.provenance.method

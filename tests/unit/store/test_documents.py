@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from circuitlab.errors import StoreError
+from circuitlab.core.errors import StoreError
 from circuitlab.store import DocumentStore, RunStore
 
 ABOUT = {"circuit": ["a0.h1"], "ablation": "resample", "n": 3}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuitlab.errors import StoreError
+from circuitlab.core.errors import StoreError
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.store import RunStore

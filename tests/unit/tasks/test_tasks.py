@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from circuitlab.errors import CircuitlabError, TaskFileError, UnknownNameError
+from circuitlab.core.errors import CircuitlabError, TaskFileError, UnknownNameError
 from circuitlab.tasks import list_tasks, load_task, sample_pairs, tasks_folder
 from circuitlab.tasks.render import example_text, marked
 from circuitlab.tasks.sources import Context, draw_rows

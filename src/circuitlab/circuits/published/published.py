@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import UnknownNameError
-from circuitlab.nodes import Node, Universe, parse_edge, parse_node
+from circuitlab.core.errors import UnknownNameError
+from circuitlab.core.nodes import Node, Universe, parse_edge, parse_node
 
 __all__ = ["PublishedCircuit", "list_published", "published_circuit"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.errors import BadParameterError
-from circuitlab.methods.base.routes import universe_of
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, Logits, Node
+from circuitlab.execute.routes import universe_of
 from circuitlab.methods.decomposition.source import Source
 from circuitlab.methods.decomposition.targets import Measure, Target, normalised_by_layer, relevance_to_targets
-from circuitlab.nodes import Head, Logits, Node
 
 if TYPE_CHECKING:
     from circuitlab.methods.contextual_decomposition import ContextualDecomposition

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
+from circuitlab.core.nodes import Embed, Head, KVHead, Mlp
 from circuitlab.methods.decomposition.known import KnownLayer
 from circuitlab.methods.decomposition.layer import LayerParts, blocks_of, decompose_inputs, decompose_mixing, decompose_output
 from circuitlab.methods.decomposition.parts import Parts
 from circuitlab.methods.decomposition.source import Source, ordered
-from circuitlab.nodes import Embed, Head, KVHead, Mlp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Embed
 from circuitlab.methods.decomposition.relevance import Invariant, relevance_to_metric
 from circuitlab.methods.decomposition.rule import Rule
 from circuitlab.methods.decomposition.source import Options, Source
-from circuitlab.nodes import Embed
 
 if TYPE_CHECKING:
     from circuitlab.metrics import Metric

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.errors import ModelError
-from circuitlab.methods.base.memory import Fits, PassSizes, fits_in, pass_bytes
-from circuitlab.methods.base.sweeps import like_pairs
+from circuitlab.core.errors import ModelError
+from circuitlab.execute.memory import Fits, PassSizes, fits_in, pass_bytes
+from circuitlab.execute.sweeps import like_pairs
 from circuitlab.methods.decomposition.source import Options, Source
 
 if TYPE_CHECKING:

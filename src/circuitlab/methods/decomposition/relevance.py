@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError
-from circuitlab.methods.base import step, with_reference
-from circuitlab.methods.base.checkpoint import FinishedRows
-from circuitlab.methods.base.routes import universe_of
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Embed
+from circuitlab.core.progress import step
+from circuitlab.execute.checkpoint import FinishedRows
+from circuitlab.execute.reference import with_reference
+from circuitlab.execute.routes import universe_of
 from circuitlab.methods.decomposition.forward import climb, left_range, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered
-from circuitlab.nodes import Embed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 
 __all__ = ["RULES", "Activation", "Bias", "Norm", "Product", "Rule", "Signs", "Softmax"]
 

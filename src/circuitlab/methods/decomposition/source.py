@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Node, parse_node
 from circuitlab.methods.decomposition.rule import Rule
-from circuitlab.nodes import Embed, Head, KVHead, Mlp, Node, parse_node
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
+    from circuitlab.core.nodes import Universe
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.nodes import Universe
 
 __all__ = ["BASELINES", "Baseline", "Options", "Source", "ordered"]
 

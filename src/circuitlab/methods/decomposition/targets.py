@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from circuitlab.errors import BadParameterError, UnknownNameError
-from circuitlab.methods.base import step
-from circuitlab.methods.base.routes import universe_of
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Head, KVHead, parse_node
+from circuitlab.core.progress import step
+from circuitlab.execute.routes import universe_of
 from circuitlab.methods.decomposition.forward import climb, left_range, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.relevance import carries, require_sources
 from circuitlab.methods.decomposition.source import Options, Source
-from circuitlab.nodes import Head, KVHead, parse_node
 
 if TYPE_CHECKING:
     from jaxtyping import Float

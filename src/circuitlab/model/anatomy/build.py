@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.find import Probe, find_layers, find_parts
 from circuitlab.model.anatomy.heads import layouts, norms_of_heads
 from circuitlab.model.anatomy.parts import ModelParts

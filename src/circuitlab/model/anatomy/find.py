@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.parts import LayerParts, Write
 from circuitlab.model.anatomy.watch import Call, Softmax, Watched, is_linear, is_norm
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.watch import first_tensor, is_linear
 from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.linear import Linear

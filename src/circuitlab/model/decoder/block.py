@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from einops import rearrange
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.decoder.rotary import Geometry, rotate
 from circuitlab.model.norms import FrozenNorm

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.build import probe_tokens
 from circuitlab.model.decoder.assemble import Assembled, assemble
 from circuitlab.model.decoder.decoder import Decoder

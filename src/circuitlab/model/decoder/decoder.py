@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.cache import Cache
 from circuitlab.model.decoder.layer import LayerRun, LayerTrace

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 
+from circuitlab.core.nodes import Embed, Head, Mlp
 from circuitlab.model.protocol import Site
-from circuitlab.nodes import Embed, Head, Mlp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.model.engine.base_run import BaseRun, Shared, base_run
 from circuitlab.model.engine.climb import Climb, Group
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.model.interventions.positions import Positions, PositionSpec
 from circuitlab.model.interventions.spots import NodeSpec, Spot, read_nodes, read_site, spots_of
 from circuitlab.model.protocol import Site
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
+    from circuitlab.core.nodes import Node
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.protocol import Model
-    from circuitlab.nodes import Node
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Intervention", "Make", "NodeEdit", "node_tap"]
 

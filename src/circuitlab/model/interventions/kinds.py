@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.provenance import digest
 from circuitlab.model.interventions.base import Make, NodeEdit
 from circuitlab.model.interventions.held import PromptTable, hash_tensor, read_tensor
 from circuitlab.model.interventions.kinds import equal_lengths, position_kinds
-from circuitlab.provenance import digest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Head
 from circuitlab.model.interventions.base import Intervention
 from circuitlab.model.interventions.held import hash_tensor, read_tensor
 from circuitlab.model.interventions.positions import Positions, PositionSpec
 from circuitlab.model.interventions.spots import NodeSpec, Spot, read_nodes
 from circuitlab.model.protocol import Site
-from circuitlab.nodes import Head
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.protocol import Model
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["EditPattern", "PatternChange", "Rest"]
 

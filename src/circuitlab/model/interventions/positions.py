@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 import torch
 
-from circuitlab.errors import BadParameterError, EditDidNotFireError
+from circuitlab.core.errors import BadParameterError, EditDidNotFireError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int

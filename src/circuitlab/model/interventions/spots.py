@@ -6,17 +6,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 
-from circuitlab.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid, parse_node
 from circuitlab.model.protocol import Site
-from circuitlab.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid, parse_node
 
 if TYPE_CHECKING:
-    from circuitlab.provenance import ModelSpec
+    from circuitlab.core.provenance import ModelSpec
 
 __all__ = ["NodeSpec", "Spot", "read_nodes", "read_site", "spots_of"]
 
 NodeSpec: TypeAlias = str | Node | Sequence[str | Node]
-"""One node or several, as names (``"a20.h0"``) or as objects of `circuitlab.nodes`."""
+"""One node or several, as names (``"a20.h0"``) or as objects of `circuitlab.core.nodes`."""
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from circuitlab.errors import BadParameterError, EditDidNotFireError
+from circuitlab.core.errors import BadParameterError, EditDidNotFireError
+from circuitlab.core.provenance import digest
 from circuitlab.model.interventions.base import Intervention
-from circuitlab.provenance import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.protocol import Model, Site
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Applied", "Composed", "Standing", "compose"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 from circuitlab.model.interventions.base import Make, NodeEdit
 from circuitlab.model.interventions.held import PromptTable, hash_tensor, held_positions, laid_out, of_node, read_tensor
 

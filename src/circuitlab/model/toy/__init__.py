@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 from circuitlab.model.toy.copying import copy_head, loud_distractor, shared_group
 from circuitlab.model.toy.gates import backup_pair, blocker
 from circuitlab.model.toy.names import names_chain

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from circuitlab.core.nodes import Head, Mlp
 from circuitlab.model.toy.planted import BACKGROUND, PlantedModel, Prompt, draw, edges
 from circuitlab.model.toy.serve import serve
 from circuitlab.model.toy.wiring import Form, Wiring
-from circuitlab.nodes import Head, Mlp
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 
+from circuitlab.core.nodes import Edge, Node, parse_edge
 from circuitlab.model.batch import ContrastBatch
-from circuitlab.nodes import Edge, Node, parse_edge
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
+from circuitlab.core.nodes import Head
 from circuitlab.model.load import load_model
 from circuitlab.model.toy.planted import BACKGROUND, PlantedModel, edges
 from circuitlab.model.toy.sequences import CONTENTS, LENGTH, PLACES, repeat_prompt
-from circuitlab.nodes import Head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

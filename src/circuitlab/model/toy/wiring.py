@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from circuitlab.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError
 
 __all__ = ["D_HEAD", "HEADS", "WIDTH", "Form", "Wiring"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from circuitlab.errors import WeightsError
+from circuitlab.core.errors import WeightsError
 
 __all__ = ["CacheEntry", "build_entry", "cache_dir", "digest_file", "finished_entry", "hash_file", "locked", "verified_entry"]
 

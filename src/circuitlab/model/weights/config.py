@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from circuitlab.errors import ModelError
+from circuitlab.core.errors import ModelError
 
 __all__ = ["check_config", "read_config"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from circuitlab.errors import WeightsError
+from circuitlab.core.errors import WeightsError
 from circuitlab.model.weights.folder import check_loaded, quiet_transformers
 
 __all__ = ["convert_gguf"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from circuitlab.errors import ModelError, WeightsError
+from circuitlab.core.errors import ModelError, WeightsError
 from circuitlab.model.weights.config import check_config
 
 __all__ = ["StoredTensor", "check_loaded", "quiet_transformers", "read_folder", "stored_tensors"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from circuitlab.errors import DownloadError
+from circuitlab.core.errors import DownloadError
 from circuitlab.model.weights.config import check_config
 
 __all__ = ["download"]

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from circuitlab.errors import DownloadError, WeightsError
+from circuitlab.core.errors import DownloadError, WeightsError
 from circuitlab.model.aliases import Alias
 from circuitlab.model.weights.cache import hash_file
 

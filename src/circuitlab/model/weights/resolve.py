@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from circuitlab.errors import ModelError, UnknownNameError, WeightsError
+from circuitlab.core.errors import ModelError, UnknownNameError, WeightsError
 from circuitlab.model.aliases import ALIASES
 from circuitlab.model.weights.cache import CacheEntry, cache_dir, finished_entry, hash_file, verified_entry
 from circuitlab.model.weights.convert import convert_gguf

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitlab.errors import TaskFileError, UnknownNameError
+from circuitlab.core.errors import TaskFileError, UnknownNameError
 
 __all__ = ["Context"]
 

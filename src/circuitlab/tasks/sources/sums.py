@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from circuitlab.errors import UnknownNameError
+from circuitlab.core.errors import UnknownNameError
 from circuitlab.tasks.sources.context import Context
 from circuitlab.tasks.spec import SumSource
 from circuitlab.tasks.templates import Row

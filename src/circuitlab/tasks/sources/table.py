@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from circuitlab.errors import TaskFileError
+from circuitlab.core.errors import TaskFileError
 from circuitlab.tasks.sources.context import Context
 from circuitlab.tasks.spec import TableSource
 from circuitlab.tasks.templates import Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitlab.errors import BadParameterError, CircuitlabError, EditDidNotFireError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, CircuitlabError, EditDidNotFireError, ModelError, UnknownNameError
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale, Standing, compose
 from circuitlab.model.places import Places

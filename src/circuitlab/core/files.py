@@ -1,0 +1,106 @@
+"""Files of this package on disk: written whole or not at all, readable by whom the umask allows, and set aside where damaged."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from circuitlab.core.errors import StoreError
+
+__all__ = ["quarantine", "read_bytes", "replace_file", "require_writable"]
+
+
+def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let ``fill(temporary_path)`` make a file beside ``path``, then move it into place in one step.
+
+    Raises
+    ------
+    StoreError
+        On any operating-system error (full disk, no permission); the temporary file is removed and ``path`` untouched.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = str(path.parent / f".{path.name}.{secrets.token_hex(4)}.part")
+        # Not tempfile, whose files only their owner may read: a shared store follows the umask and the folder's own rules.
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        temporary = beside
+        fill(Path(temporary))
+        with Path(temporary).open("rb+") as done:
+            os.fsync(done.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
+        what = f"Could not write {path}: {reason}."
+        raise StoreError(what, "Nothing was changed; free some space or choose another folder, then run again.") from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """A file's content, or None where there is no file.
+
+    Raises
+    ------
+    StoreError
+        If the operating system does not let this user read it. Such a file is not damaged.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror or error}."
+        raise StoreError(what, "Ask its owner for permission to read it, or use a store of your own (CIRCUITLAB_STORE).") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder if need be, and write and remove an empty file in it.
+
+    Raises
+    ------
+    StoreError
+        If the operating system does not allow it.
+    """
+    probe = folder / f".{secrets.token_hex(4)}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        probe.unlink()
+    except OSError as error:
+        what = f"The store {folder} cannot be written: {error.strerror or error}."
+        raise StoreError(what, "Nothing was computed; choose another store (CIRCUITLAB_STORE), or free space and permissions.") from error
+
+
+def quarantine(files: Iterable[Path], aside: Path, problem: str) -> None:
+    """Move the files that exist into a folder, under free names, and warn with the first one's name and what is wrong with it.
+
+    Raises
+    ------
+    StoreError
+        If this user may not move them.
+    """
+    moved = list(files)
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        for old in moved:
+            if old.exists():
+                old.replace(_free_name(aside / old.name))
+    except OSError as error:
+        what = f"Stored run {moved[0]} is damaged ({problem}), and cannot be moved to {aside}: {error.strerror or error}."
+        raise StoreError(what, "Ask the store's owner to remove it, or use a store of your own (CIRCUITLAB_STORE).") from error
+    warnings.warn(f"Stored run {moved[0]} was moved to {aside} and will be computed again: {problem}", stacklevel=4)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free

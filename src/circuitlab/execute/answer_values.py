@@ -1,0 +1,99 @@
+"""What every node gives out at the answer position: all that a readout of direct contributions needs of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from circuitlab.core.errors import ModelError
+from circuitlab.execute.edge_runs import EdgeRuns
+from circuitlab.execute.sweeps import like_pairs, unedited_together
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, in_turn, refusing
+from circuitlab.model.protocol import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["AnswerValues", "answer_values"]
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerValues:
+    """Outputs of one run at the answer positions, in float64.
+
+    Parameters
+    ----------
+    embed : Tensor, shape (pair, d_model)
+    z : Tensor, shape (pair, layer, head, d_head)
+    mlp_out : Tensor, shape (pair, layer, d_model)
+    final : Tensor, shape (pair, d_model)
+        The residual stream that leaves the last layer.
+    total : Tensor, shape (pair,)
+        The metric.
+    """
+
+    embed: Float[Tensor, "pair d_model"]
+    z: Float[Tensor, "pair layer head d_head"]
+    mlp_out: Float[Tensor, "pair layer d_model"]
+    final: Float[Tensor, "pair d_model"]
+    total: Float[Tensor, " pair"]
+
+    @classmethod
+    def by_hooks(cls, model: Model, metric: Metric, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
+        """Of a model that cannot be taken apart: one pass for the values and another for the logits."""
+        read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end, marks=batch.marks)
+        values = read[Site.RESID_PRE][:, 0], read[Site.Z], read[Site.MLP_OUT], read[Site.RESID_POST][:, -1]
+        embed, z, mlp_out, final = (value.double() for value in values)
+        return cls(embed, z, mlp_out, final, metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch))
+
+    @classmethod
+    def on(cls, runs: EdgeRuns, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
+        """From one pass over the window; nothing but the answer positions is kept."""
+        batch, rows = runs.batch, torch.arange(runs.batch.n_pairs)
+        at = batch.end - runs.start
+        read: dict[Site, list[Tensor]] = {Site.Z: [], Site.MLP_OUT: []}
+
+        def record(site: Site, _layer: int, value: Tensor) -> Tensor:
+            if site in read:
+                read[site].append(value[rows, at])
+            return value
+
+        embed = runs.embed(tokens)
+        final = runs.decoder.forward(embed, cache=runs.past.copy(), tap=in_turn(runs.tap(tokens), record))[rows, at]
+        ids, placed = (None, batch) if runs.metric.whole_vocabulary else batch.over_tokens()
+        total = runs.metric(runs.model.unembed(final, ids).double(), placed)
+        z, mlp_out = (torch.stack(read[site], dim=1) for site in read)
+        return cls(embed[rows, at].double(), z.double(), mlp_out.double(), final.double(), total)
+
+
+@torch.no_grad()
+def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[AnswerValues, AnswerValues]:
+    """Values of the clean and of the corrupt run: about one forward pass each, what both prompts share run once."""
+    try:
+        decoder = refusing(model.decoder, STREAM, NO_SUM)
+    except ModelError:
+        decoder = None
+    batch = replace(batch, one_length=model.length_dependent)
+    found: list[list[AnswerValues]] = [[], []]
+    order: list[int] = []
+    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False):
+        few = batch.select(pairs)
+        runs = None if decoder is None else EdgeRuns.of(model, metric, few, decoder)
+        for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
+            values.append(AnswerValues.by_hooks(model, metric, few, tokens) if runs is None else AnswerValues.on(runs, tokens))
+        order += pairs
+    back = torch.tensor(order).argsort()
+    clean, corrupt = (_joined(values, back) for values in found)
+    return clean, corrupt
+
+
+def _joined(parts: list[AnswerValues], order: Tensor) -> AnswerValues:
+    names = ("embed", "z", "mlp_out", "final", "total")
+    return AnswerValues(*(torch.cat([getattr(part, name) for part in parts])[order.to(parts[0].final.device)] for name in names))

@@ -1,0 +1,259 @@
+"""Path patching: the effect of swapping a sender's output along a route, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Embed, Head, Logits, Mlp, parse_node
+from circuitlab.execute.reference import with_reference
+from circuitlab.execute.routes import Direction, MlpRule, Route, parse_receiver
+from circuitlab.execute.sweeps import like_pairs, metric_of_sweep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder.decoder import Trace
+    from circuitlab.model.decoder.paths import Change, Sender
+    from circuitlab.model.decoder.receivers import Receiver
+    from circuitlab.model.protocol import Model
+
+__all__ = ["PathEffect", "TwoRuns", "path_effect"]
+
+_LARGEST = 1 << 25  # numbers that the edits, or the logits, of one piece of a sweep may hold
+
+
+@dataclass(frozen=True, eq=False)
+class TwoRuns:
+    """The edited and the source run of some pairs, with every intermediate value, and the metric of both.
+
+    Parameters
+    ----------
+    model, metric, batch : Model, Metric, ContrastBatch
+        What was run.
+    edited, source : Trace
+        The run that is edited, and the run that outputs are taken from.
+    clean, corrupt : ndarray, shape (pair,)
+        The metric of the unedited runs.
+    direction : {"denoising", "noising"}
+    """
+
+    model: Model
+    metric: Metric
+    batch: ContrastBatch
+    edited: Trace
+    source: Trace
+    clean: np.ndarray
+    corrupt: np.ndarray
+    direction: Direction
+
+    @classmethod
+    def of(cls, model: Model, batch: ContrastBatch, metric: Metric, direction: Direction) -> TwoRuns:
+        """Run both prompts of every pair."""
+        import torch  # noqa: PLC0415
+
+        from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing  # noqa: PLC0415 - torch
+        from circuitlab.model.places import Places  # noqa: PLC0415 - torch
+
+        with torch.no_grad():
+            decoder = refusing(model.decoder, STREAM, NO_SUM)
+            clean, corrupt = (decoder.traced_in(Places.of(batch, tokens)) for tokens in (batch.clean, batch.corrupt))
+            values = [_read(model, metric, batch, _at_end(run.final, batch)) for run in (clean, corrupt)]
+        edited, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
+        return cls(model, metric, batch, edited, source, values[0], values[1], direction)
+
+    def effects(self, route: Route, senders: Sequence[Sender], mark: str | None = None) -> np.ndarray:
+        """Effect of every sender along a route, (sender, pair), positive where the node helps; exactly 0 where nothing changes.
+
+        ``mark`` swaps outputs at that position only; all positions otherwise.
+        """
+        import torch  # noqa: PLC0415
+
+        with torch.no_grad():
+            found = self._arrivals(route, senders, mark)
+            if route.to_logits:
+                return self._to_logits(found[route.receivers[0]], len(senders))
+            # A receiver is set wherever outputs were swapped; behind a hop that is everywhere.
+            place = None if mark is None or route.via else self.batch.mark(mark)
+            return self._downstream(route, found, len(senders), place)
+
+    def _arrivals(self, route: Route, senders: Sequence[Sender], mark: str | None) -> dict[Receiver, Change]:
+        """The change of the residual stream that each receiver sees."""
+        from circuitlab.model.decoder.paths import carry, join_point, sender_changes  # noqa: PLC0415 - torch
+        from circuitlab.model.decoder.receivers import hop  # noqa: PLC0415 - torch
+
+        decoder, size = self.model.decoder, route.rows_per_block
+        stops: list[tuple[Receiver, ...]] = [*((one,) for one in route.via), route.receivers]
+        latest = max(one.point(decoder) for one in stops[0])
+        early = {i: sender for i, sender in enumerate(senders) if join_point(sender) <= latest}
+        joins = sender_changes(decoder, self.edited, self.source, early, self._places(mark, stops[0]))
+        for number, receivers in enumerate(stops):
+            points = {one: one.point(decoder) for one in receivers}
+            recompute = route.mlps == "recomputed"
+            seen = carry(decoder, self.edited, joins, set(points.values()), recompute=recompute, rows_per_block=size)
+            if number + 1 < len(stops):
+                (one,) = receivers
+                joins = hop(decoder, self.edited, one, seen[points[one]], self._places(None, stops[number + 1]), size)
+        return {one: seen[point] for one, point in points.items()}
+
+    def _places(self, mark: str | None, receivers: Sequence[Receiver]) -> Tensor:
+        """Positions where a change can matter, (pair, pos): from the first difference to the answer position, or one mark."""
+        import torch  # noqa: PLC0415
+
+        batch = self.batch
+        pos = torch.arange(batch.clean.shape[1])[None]
+        keep = (pos >= batch.first_difference()[:, None]) & batch.mask
+        if mark is not None:
+            keep = keep & (pos == batch.mark(mark)[:, None])
+        if all(isinstance(one.node, Logits) for one in receivers):
+            keep = keep & (pos == batch.end[:, None])
+        return keep.to(self.edited.final.device)
+
+    def _signed(self, patched: np.ndarray, touched: np.ndarray) -> np.ndarray:
+        denoising = self.direction == "denoising"
+        effect = patched - self.corrupt if denoising else self.clean - patched
+        return np.where(touched, effect, 0.0)
+
+    def _to_logits(self, change: Change, n_senders: int) -> np.ndarray:
+        """Effects where the path ends at the answer position of the last residual stream."""
+        final = _at_end(self.edited.final, self.batch)
+        found = np.zeros((n_senders, len(final)))
+        width = self.model.spec.d_vocab if self.metric.whole_vocabulary else final.shape[-1]
+        live = change.sender.unique()
+        for some in live.split(max(1, _LARGEST // (len(final) * width))):
+            rows, slot = _slots(change, some)
+            resid = final.repeat(len(some), 1, 1)
+            resid[slot, rows.pair] += rows.value
+            touched = _touched(rows, slot, len(some), len(final))
+            found[some.cpu().numpy()] = self._signed(_read(self.model, self.metric, self.batch, resid), touched)
+        return found
+
+    def _downstream(self, route: Route, changes: dict[Receiver, Change], n_senders: int, place: Tensor | None) -> np.ndarray:
+        """Effects of giving the receivers what arrives at them and recomputing everything after."""
+        import torch  # noqa: PLC0415
+
+        pairs, length = self.batch.clean.shape
+        found = np.zeros((n_senders, pairs))
+        width = sum(one.unedited(self.edited).shape[-1] for one in changes)
+        live = torch.cat([change.sender for change in changes.values()]).unique()
+        for some in live.split(max(1, _LARGEST // (pairs * length * width))):
+            found[some.cpu().numpy()] = self._sweep(route, changes, some, place)
+        return found
+
+    def _sweep(self, route: Route, changes: dict[Receiver, Change], senders: Tensor, place: Tensor | None) -> np.ndarray:
+        from circuitlab.model.protocol import Edit, EditSet  # noqa: PLC0415
+
+        edits: list[list[Edit]] = [[] for _ in senders]
+        touched = np.zeros((len(senders), self.batch.n_pairs), dtype=bool)
+        start = self.batch.clean.shape[1]
+        for receiver, change in changes.items():
+            rows, slot = _slots(change, senders)
+            if not len(rows):
+                continue
+            start = min(start, int(rows.pos.min()))
+            value = receiver.unedited(self.edited).repeat(len(senders), 1, 1, 1)
+            value[slot, rows.pair, rows.pos] = receiver.arriving(self.model.decoder, self.edited, rows, route.rows_per_block)
+            touched |= _touched(rows, slot, len(senders), self.batch.n_pairs)
+            for index in slot.unique().tolist():
+                edits[index].append(receiver.edit(value[index], place))
+        sweep = [EditSet(tuple(some), start) for some in edits]
+        tokens = self.batch.corrupt if self.direction == "denoising" else self.batch.clean
+        return self._signed(metric_of_sweep(self.model, self.metric, self.batch, tokens, sweep), touched)
+
+
+def _at_end(whole: Tensor, batch: ContrastBatch) -> Tensor:
+    return whole[range(batch.n_pairs), batch.end.to(whole.device)]
+
+
+def _read(model: Model, metric: Metric, batch: ContrastBatch, resid: Tensor) -> np.ndarray:
+    """The metric of residual streams (..., pair, d_model) that left the last layer."""
+    ids, placed = (None, batch) if metric.whole_vocabulary else batch.over_tokens()
+    return np.asarray(metric(model.unembed(resid, ids).double(), placed).cpu())
+
+
+def _slots(change: Change, senders: Tensor) -> tuple[Change, Tensor]:
+    """The rows of some senders (sorted), and which of them each row belongs to."""
+    import torch  # noqa: PLC0415
+
+    rows = change.select(torch.isin(change.sender, senders))
+    return rows, torch.searchsorted(senders, rows.sender)
+
+
+def _touched(rows: Change, slot: Tensor, n_senders: int, n_pairs: int) -> np.ndarray:
+    found = np.zeros((n_senders, n_pairs), dtype=bool)
+    found[slot.cpu().numpy(), rows.pair.cpu().numpy()] = True
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class PathEffect:
+    """The effect of one path on every pair, in metric units.
+
+    Parameters
+    ----------
+    path : str
+        Canonical name, such as ``"a5.h1->a9.h1<q>->logits"``.
+    values, clean, corrupt : ndarray, shape (pair,)
+        Effect (positive where the path helps the answer), and the metric of the unedited runs.
+    """
+
+    path: str
+    values: np.ndarray
+    clean: np.ndarray
+    corrupt: np.ndarray
+
+
+def path_effect(
+    model: Model,
+    batch: ContrastBatch,
+    metric: Metric,
+    path: str | Sequence[str],
+    *,
+    direction: Direction = "denoising",
+    mlps: MlpRule = "recomputed",
+) -> PathEffect:
+    """The effect of swapping one node's output along one path, at all positions.
+
+    Parameters
+    ----------
+    model, batch, metric : Model, ContrastBatch, Metric
+    path : str or sequence of str
+        Sender, inputs on the way and the receiver: ``"a2.h1->a9.h1<q>->a12.kv1<k>->logits"``, or the same names in a sequence.
+    direction : {"denoising", "noising"}
+        Whether the corrupt run is given the sender's clean output, or the clean run its corrupt one.
+    mlps : {"recomputed", "frozen"}
+        Whether MLPs between the named nodes respond.
+
+    Raises
+    ------
+    BadParameterError
+        If the path has fewer than two nodes, a name is wrong or outside the model, or a step runs backwards.
+
+    Notes
+    -----
+    At every input on the way only that input takes its new value while all other heads are frozen; at the last name, if it is not the
+    logits, everything downstream is recomputed (Wang et al. 2022; Goldowsky-Dill et al. 2023, arXiv:2304.05969).
+    """
+    names = [name.strip() for name in (path.split("->") if isinstance(path, str) else path)]
+    if len(names) < 2:  # noqa: PLR2004 - both ends
+        what = f"{path!r} is not a path."
+        raise BadParameterError(what, "Name a sender and a receiver: a9.h6->logits.")
+    sender = parse_node(names[0])
+    if not isinstance(sender, Head | Mlp | Embed):
+        what = f"{sender} cannot send a path."
+        raise BadParameterError(what, "Begin with a head (a9.h6), an MLP (m3) or embed.")
+    *via, last = map(parse_receiver, names[1:])
+    route = Route((last,), tuple(via), direction, mlps)
+    route.check(model, [sender])
+    batch = with_reference(model, metric, batch)
+    values, clean, corrupt = (np.zeros(batch.n_pairs) for _ in range(3))
+    for pairs in like_pairs(batch, 8, alike=not route.to_logits):
+        runs = TwoRuns.of(model, batch.select(pairs), metric, direction)
+        values[pairs], clean[pairs], corrupt[pairs] = runs.effects(route, [sender])[0], runs.clean, runs.corrupt
+    return PathEffect("->".join([str(sender), *map(str, via), str(last)]), values, clean, corrupt)

@@ -1,0 +1,273 @@
+"""What methods that intervene share: chunks of like pairs, unedited runs, and the metric of many edited runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from circuitlab.core.errors import ModelError, UnknownNameError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuitlab.execute.memory import Fits
+    from circuitlab.metrics import Metric
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.engine import Engine
+    from circuitlab.model.engine.base_run import BaseRun
+    from circuitlab.model.protocol import EditSet, Model, Site
+
+__all__ = [
+    "EngineName",
+    "Precision",
+    "Run",
+    "Sweeps",
+    "like_pairs",
+    "metric_of_sweep",
+    "pairs_together",
+    "require_engine",
+    "sweeps_on",
+    "unedited_together",
+]
+
+EngineName: TypeAlias = Literal["exact", "hooks"]
+Precision: TypeAlias = Literal["full", "bf16_difference"]
+
+_TOKENS_TOGETHER = 6144
+"""Positions of all edited runs that go up together: enough for large matrix products in the lower layers too."""
+
+_TOKENS_UNEDITED = 512
+"""Positions of unedited runs that go through the model together; more only costs memory."""
+
+_SHARED = 0.4
+"""From which share of common positions on the corrupt run starts from the clean run's keys and values..."""
+
+_FEWEST = 64
+"""...if at least so many positions are left to run: small matrix products cost more than they save."""
+
+_WASTE = 1.15
+"""How much longer the shared window of a chunk may be than the pairs' own windows together."""
+
+
+class Run(Protocol):
+    """An unedited run of some pairs, from which edited runs go on."""
+
+    @property
+    def metric(self) -> np.ndarray:
+        """Metric of the run, (pair,)."""
+        ...
+
+    def site(self, site: Site) -> Tensor:
+        """One of the sites that were asked for, (pair, layer, ...)."""
+        ...
+
+    def select(self, pairs: Sequence[int]) -> Run:
+        """The same run of some of its pairs, cut to the longest of them."""
+        ...
+
+    def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
+        """The metric of every edited run, (edit set, pair)."""
+        ...
+
+
+class Sweeps(Protocol):
+    """Runs prompts unedited; many edited runs go on from there."""
+
+    def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        """The unedited clean and corrupt runs, with these sites read."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Exact:
+    """Computes what an edit set can reach."""
+
+    model: Model
+    metric: Metric
+    engine: Engine
+
+    def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        import torch  # noqa: PLC0415
+
+        from circuitlab.model.engine import Shared  # noqa: PLC0415
+
+        differ = batch.first_difference()
+        first, n = int(torch.minimum(differ, batch.end).min()), batch.n_pairs
+        length = batch.clean.shape[1]
+        if first < _SHARED * length or n * (length - first) < _FEWEST:  # both runs in one pass: few prompts make small matrix products
+            twice = {name: positions.repeat(2) for name, positions in batch.marks.items()}
+            both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first, marks=twice)
+            return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
+        clean = self.engine.base_run(batch.clean, batch.end, sites, first=first, marks=batch.marks)
+        shared = Shared(clean, differ, first)
+        corrupt = self.engine.base_run(batch.corrupt, batch.end, sites, first=first, shared=shared, marks=batch.marks)
+        return self.run(batch, clean), self.run(batch, corrupt)
+
+    def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:
+        return _ExactRun(self, batch, base, self.read(batch, base.final))
+
+    def read(self, batch: ContrastBatch, final: Tensor) -> np.ndarray:
+        ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
+        return np.asarray(self.metric(self.model.unembed(final, ids).double(), placed).cpu())
+
+
+@dataclass(frozen=True, eq=False)
+class _ExactRun:
+    on: _Exact
+    batch: ContrastBatch
+    base: BaseRun
+    metric: np.ndarray
+
+    def site(self, site: Site) -> Tensor:
+        return self.base.site(site)
+
+    def select(self, pairs: Sequence[int]) -> _ExactRun:
+        return _ExactRun(self.on, self.batch.select(pairs), self.base.select(pairs), self.metric[list(pairs)])
+
+    def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
+        return self.on.read(self.batch, self.on.engine.sweep(self.base, edit_sets))
+
+
+@dataclass(frozen=True, eq=False)
+class _Hooks:
+    """The slow reference: reruns the whole model for every edited run."""
+
+    model: Model
+    metric: Metric
+
+    def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        clean, corrupt = (self._run(batch, tokens, list(sites)) for tokens in (batch.clean, batch.corrupt))
+        return clean, corrupt
+
+    def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
+        read = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}
+        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end, marks=batch.marks)))
+
+    def read(self, batch: ContrastBatch, logits: Tensor) -> np.ndarray:
+        return np.asarray(self.metric(logits.double(), batch).cpu())
+
+
+@dataclass(frozen=True, eq=False)
+class _HookedRun:
+    on: _Hooks
+    batch: ContrastBatch
+    tokens: Tensor
+    sites: dict[Site, Tensor]
+    metric: np.ndarray
+
+    def site(self, site: Site) -> Tensor:
+        return self.sites[site]
+
+    def select(self, pairs: Sequence[int]) -> _HookedRun:
+        rows, few = list(pairs), self.batch.select(pairs)
+        stop = few.clean.shape[1]
+        sites = {site: _trimmed(site, value[rows], stop) for site, value in self.sites.items()}
+        return _HookedRun(self.on, few, self.tokens[rows, :stop], sites, self.metric[rows])
+
+    def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
+        from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
+
+        return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets, marks=self.batch.marks))
+
+
+def _trimmed(site: Site, value: Tensor, stop: int) -> Tensor:
+    """(pair, layer, pos, ...) or, for patterns, (pair, layer, head, query, key), cut to ``stop`` positions."""
+    return value[..., :stop, :stop] if site.value == "pattern" else value[:, :, :stop]
+
+
+def require_engine(name: str) -> None:
+    """Raise `UnknownNameError` unless an engine has this name."""
+    if name not in {"exact", "hooks"}:
+        raise UnknownNameError("engine", name, ["exact", "hooks"])
+
+
+def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precision: Precision = "full") -> Sweeps:
+    """The engine of this name, or hooks (with a warning that says why) where a model cannot be taken apart.
+
+    Parameters
+    ----------
+    model, metric
+        What is run and read.
+    engine : {"exact", "hooks"}
+        ``"exact"`` computes what an edit set can reach; ``"hooks"`` reruns the model. They agree up to rounding.
+    precision : {"full", "bf16_difference"}
+        Of the exact engine: the model's dtype, or differences from the base run multiplied in bfloat16.
+    """
+    from circuitlab.model.engine import Difference, Engine  # noqa: PLC0415 - torch
+
+    require_engine(engine)
+    if engine == "hooks":
+        return _Hooks(model, metric)
+    try:
+        decoder = model.decoder
+    except ModelError as error:
+        warnings.warn(f"Falling back to hooks, which are much slower: {error}", stacklevel=2)
+        return _Hooks(model, metric)
+    return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
+
+
+def like_pairs(
+    batch: ContrastBatch,
+    size: int,
+    todo: Sequence[int] | None = None,
+    *,
+    alike: bool = True,
+    fits: Fits | None = None,
+) -> Iterator[list[int]]:
+    """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
+
+    The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
+    make the window much longer than the others need opens a new chunk. With ``fits``, so does one with which the chunk would take too
+    much memory; it is asked about every pair before the first chunk is given out. Where the batch asks for ``one_length``, prompts of
+    different lengths never share a chunk.
+    """
+    first, end = batch.first_difference().tolist(), batch.end.tolist()
+    first = [min(one, last) for one, last in zip(first, end, strict=True)]
+    order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i]))
+    if fits is not None:
+        for pair in order:
+            fits(1, end[pair] + 1 - first[pair], end[pair] + 1)
+    chunk: list[int] = []
+    for pair in order:
+        joined = [*chunk, pair]
+        length = max(end[i] for i in joined) + 1
+        window = length - min(first[i] for i in joined)
+        wasteful = alike and len(joined) * window > _WASTE * sum(end[i] + 1 - first[i] for i in joined)
+        apart = batch.one_length and end[pair] != end[chunk[0] if chunk else pair]
+        if chunk and (len(joined) > size or wasteful or apart or (fits is not None and not fits(len(joined), window, length))):
+            yield chunk
+            joined = [pair]
+        chunk = joined
+    if chunk:
+        yield chunk
+
+
+def unedited_together(batch: ContrastBatch) -> int:
+    """How many pairs are run unedited together, in even shares: a small rest would run at a fraction of the speed."""
+    most = max(1, round(_TOKENS_UNEDITED / (2 * float((batch.end + 1).float().mean()))))
+    shares = -(-batch.n_pairs // most)
+    return -(-batch.n_pairs // shares)
+
+
+def pairs_together(batch: ContrastBatch, edit_sets: int) -> int:
+    """How many pairs go up together: with few edit sets more, so that matrix products stay large; with many one at a time."""
+    changed = float((batch.end + 1 - batch.first_difference()).clamp(min=1).float().mean())
+    return max(1, min(batch.n_pairs, round(_TOKENS_TOGETHER / (max(1, edit_sets) * changed))))
+
+
+def metric_of_sweep(
+    model: Model,
+    metric: Metric,
+    batch: ContrastBatch,
+    tokens: Tensor,
+    edit_sets: Sequence[EditSet],
+    engine: EngineName = "exact",
+) -> np.ndarray:
+    """The metric of every edited run of some prompts, (edit set, pair)."""
+    sweeps = sweeps_on(model, metric, engine)
+    started, _ = sweeps.start(replace(batch, clean=tokens, corrupt=tokens))
+    return started.sweep(edit_sets)

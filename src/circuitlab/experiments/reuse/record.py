@@ -1,0 +1,256 @@
+"""The circuit-reuse study from end to end, as one record of plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import msgspec
+import numpy as np
+
+from circuitlab.compare.stages import compare_stages
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, parse_node
+from circuitlab.core.progress import progress_part
+from circuitlab.experiments.reuse.labels import RoleThresholds, TaskMarks, head_roles, role_scores
+from circuitlab.experiments.reuse.paths import StoredPathPatching, discovery_data
+from circuitlab.experiments.reuse.repair import Repair, shift_of
+from circuitlab.methods.roles.attention import repeat_scores
+from circuitlab.metrics import get_metric
+from circuitlab.model.prepare import prepare_batch
+from circuitlab.workflows.fitness import check_task
+from circuitlab.workflows.heldout import fresh_pairs
+from circuitlab.workflows.staged_paths import Discovery, discover_paths
+
+if TYPE_CHECKING:
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.store import RunStore
+
+__all__ = ["PUBLISHED", "ReuseSettings", "Workload", "reuse_record", "study_tasks"]
+
+_PATHS, _ROLES = 0.8, 0.85  # shares of the study's time after staged path patching and after roles, for the progress bar
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+MARKS = {
+    "ioi": TaskMarks("IO", ("S1", "S2"), repeated="S2"),
+    "colored_objects": TaskMarks("ANSWER", ("OTHER", "THIRD"), queried="QUERY"),
+}
+"""Marks that define roles, for the tasks whose heads are labelled."""
+
+PUBLISHED = {
+    "model": "gpt2-medium",
+    "cite": "merullo2024",
+    "overlap": {"ioi ~ colored_objects": 0.78, "ioi ~ greater_than": 0.167, "ioi ~ capitals": 0.25},
+    "repair": {"no edit": 0.496, "negative movers": 0.781, "inhibition": 0.815, "inhibition and negative movers": 0.937, "random": 0.499},
+    "heads": {"inhibition": ["a12.h3", "a13.h4", "a13.h13"], "negative movers": ["a19.h1"]},
+    "spearman": 0.69,
+}
+"""What Merullo et al. (2024) report for GPT-2 Medium."""
+
+
+class ReuseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the study.
+
+    Parameters
+    ----------
+    pairs : int
+        Prompt pairs of path patching, for each task.
+    role_pairs : int
+        Pairs that attention, direct contribution and copying are measured on.
+    repair_pairs : int
+        Prompts of the repair; those after the path-patching pairs in the task's stream.
+    random_sets : int
+        Sets of random heads in the repair's control.
+    top : float
+        Share of all heads that each stage keeps.
+    ports : tuple of str
+        Inputs that each stage after the logits follows.
+    source, target : str
+        The task whose mechanism is moved, and the task it is moved to.
+    controls : tuple of str
+        Tasks that should share less.
+    thresholds : RoleThresholds
+    seed : int
+    """
+
+    pairs: Count = 8
+    role_pairs: Count = 16
+    repair_pairs: Count = 64
+    random_sets: Count = 20
+    top: float = 0.02
+    ports: tuple[str, ...] = ("q", "v", "k")
+    source: str = "ioi"
+    target: str = "colored_objects"
+    controls: tuple[str, ...] = ("greater_than", "capitals")
+    thresholds: RoleThresholds = RoleThresholds()
+    seed: int = 0
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task, the source first."""
+        return tuple(dict.fromkeys((self.source, self.target, *self.controls)))
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Prompts of one task: for path patching, for roles, and (the target's) for the repair; ``ready`` is the fitness sentence's verdict."""
+
+    paths: ContrastBatch
+    roles: ContrastBatch
+    marks: TaskMarks | None = None
+    repair: ContrastBatch | None = None
+    ready: bool = True
+    reason: str = ""
+
+
+def study_tasks(model: Model, settings: ReuseSettings) -> dict[str, Workload]:
+    """Draw every task's prompts and judge whether the model can do it.
+
+    Raises
+    ------
+    BadParameterError
+        If source or target have no marks that define roles.
+    """
+    found = {}
+    for task in settings.tasks:
+        marks = MARKS.get(task)
+        if marks is None and task in {settings.source, settings.target}:
+            what = f"No marks say what heads of {task!r} could attend to."
+            raise BadParameterError(what, f"Use one of {', '.join(MARKS)}.")
+        paths = prepare_batch(model, task, settings.pairs, seed=settings.seed)
+        roles = prepare_batch(model, task, max(settings.role_pairs, settings.pairs), seed=settings.seed) if marks else paths
+        fresh = fresh_pairs(model, paths.task, settings.repair_pairs)[0] if task == settings.target else None
+        report = check_task(model, task, max(64, settings.pairs), seed=settings.seed, least=settings.pairs)
+        found[task] = Workload(paths, roles, marks, fresh, report.ready, report.reason)
+    return found
+
+
+def reuse_record(
+    model: Model, settings: ReuseSettings, store: RunStore | None = None, tasks: Mapping[str, Workload] | None = None
+) -> dict[str, Any]:
+    """Run the whole study on one model.
+
+    Parameters
+    ----------
+    model : Model
+        That can be taken apart.
+    settings : ReuseSettings
+    store : RunStore, optional
+        Where each sweep of path patching is kept: an interrupted study goes on from there.
+    tasks : mapping of str to Workload, optional
+        Prompts by task; `study_tasks` draws them otherwise.
+
+    Returns
+    -------
+    dict
+        ``tasks`` (stages, heads, roles, fitness), ``overlap`` (stage by stage and over their union, with the layer-stratified null),
+        ``by_role`` (heads of each role in source and target), ``repair`` (conditions, random heads, shift downstream, baseline),
+        ``published`` and ``settings``: plain data, no tensors.
+
+    References
+    ----------
+    Merullo, Eickhoff and Pavlick (2024), Circuit Component Reuse Across Tasks in Transformer Language Models, arXiv:2310.08744.
+    """
+    work = tasks if tasks is not None else study_tasks(model, settings)
+    method = StoredPathPatching(store=store)
+    found: dict[str, Discovery] = {}
+    for number, (task, one) in enumerate(work.items()):
+        metric = get_metric(one.paths.metric)
+        with progress_part(_PATHS * number / len(work), _PATHS * (number + 1) / len(work)):
+            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, method=method)
+    repeats = repeat_scores(model, seed=settings.seed)
+    data = {task: discovery_data(one) | {"ready": work[task].ready, "reason": work[task].reason} for task, one in found.items()}
+    with progress_part(_PATHS, _ROLES):
+        for task, one in work.items():
+            if one.marks is not None:
+                scores = role_scores(model, one.roles, one.marks)
+                data[task]["roles"] = head_roles(data[task]["stages"], scores, repeats, one.marks, settings.thresholds)
+                data[task]["role_scores"] = {name: np.round(value, 5).tolist() for name, value in scores.items()}
+    with progress_part(_ROLES, 1.0):
+        repair = _repair(model, settings, work[settings.target], data)
+    staged = {task: [stage.scores for stage in one.stages] for task, one in found.items() if one.stages}
+    return {
+        "model": {"name": model.spec.name, "layers": model.spec.n_layers, "heads": model.spec.n_heads},
+        "settings": msgspec.to_builtins(settings),
+        "tasks": data,
+        "overlap": compare_stages(staged, settings.top) if len(staged) > 1 else None,
+        "by_role": _by_role(data, settings),
+        "repeat_scores": {name: np.round(value, 5).tolist() for name, value in repeats.items()},
+        "repair": repair,
+        "published": PUBLISHED,
+    }
+
+
+def _by_role(data: Mapping[str, Any], settings: ReuseSettings) -> list[dict[str, Any]]:
+    """Heads of each role in source and target, and what they share."""
+    first, second = (data[task].get("roles", {}) for task in (settings.source, settings.target))
+    rows = []
+    for role in first:
+        one, two = set(first[role]), set(second.get(role, ()))
+        union = one | two
+        rows.append(
+            {
+                "role": role,
+                "source": first[role],
+                "target": second.get(role, []),
+                "shared": _ordered(one & two),
+                "jaccard": len(one & two) / len(union) if union else None,
+            }
+        )
+    return rows
+
+
+def _repair(model: Model, settings: ReuseSettings, target: Workload, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Heads that path patching chose in the source task, edited in the target task."""
+    if target.repair is None or target.marks is None:
+        return None
+    stages, marks = data[settings.source]["stages"], target.marks
+    sets = _chosen(stages, data[settings.source].get("roles", {}))
+    spec = model.spec
+    if (spec.family, spec.n_layers, spec.n_heads) == ("gpt2", 24, 16):
+        known = cast("dict[str, list[str]]", PUBLISHED["heads"])
+        sets["published heads"] = _heads([*known["inhibition"], *known["negative movers"]])
+    repair = Repair(model, target.repair, marks.options)
+    found: dict[str, Any] = {
+        "conditions": repair.conditions(sets, settings.random_sets, settings.seed),
+        "chance": 1 / (1 + len(marks.options)),
+        "n_pairs": target.repair.n_pairs,
+        "movers": "heads kept for the logits in the target task with positive effect",
+    }
+    edited = sets["inhibition and negative movers"]
+    if edited:
+        movers = [head for head, effect in _with_effects(data[settings.target]["stages"], 0) if effect > 0]
+        importance = np.array(stages[0]["effects"]) if stages else None
+        found["shift"] = shift_of(repair, edited, movers, marks.answer, importance)
+    return found
+
+
+def _chosen(stages: Sequence[dict[str, Any]], roles: Mapping[str, list[str]]) -> dict[str, list[Head]]:
+    """Sets of heads to edit, by path patching on the model at hand: nothing is chosen by what the edit does."""
+    negative = [head for head, effect in _with_effects(stages, 0) if effect < 0]
+    inhibition = [head for head, effect in _with_effects(stages, 1) if effect > 0]
+    return {
+        "negative movers": negative,
+        "inhibition": inhibition,
+        "inhibition and negative movers": list(dict.fromkeys([*inhibition, *negative])),
+        "labelled inhibition": _heads(roles.get("inhibition", [])),
+        "labelled inhibition and negative movers": _heads([*roles.get("inhibition", []), *roles.get("negative mover", [])]),
+    }
+
+
+def _with_effects(stages: Sequence[dict[str, Any]], number: int) -> list[tuple[Head, float]]:
+    if number >= len(stages):
+        return []
+    stage = stages[number]
+    return [(head, stage["effects"][head.layer][head.head]) for head in _heads(stage["kept"])]
+
+
+def _heads(names: Sequence[str]) -> list[Head]:
+    return [cast("Head", parse_node(name)) for name in dict.fromkeys(names)]
+
+
+def _ordered(names: set[str]) -> list[str]:
+    return [str(node) for node in sorted(map(parse_node, names))]

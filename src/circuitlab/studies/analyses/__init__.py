@@ -1,0 +1,64 @@
+"""Analyses of a study beyond scores: one analysis, one file. Adding a file here lets study files name it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit
+
+__all__ = ["Analysis", "Found", "Given", "Table", "Unit", "analysis_classes", "get_analyses"]
+
+
+@functools.cache
+def analysis_classes() -> dict[str, type[Analysis]]:
+    """Every analysis by name, found by looking through the modules of this package."""
+    found: dict[str, type[Analysis]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for cls in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if inspect.isclass(cls) and issubclass(cls, Analysis) and getattr(cls, "name", None) == module.name:
+                found[module.name] = cls
+    return found
+
+
+def get_analyses(name: str, settings: Any) -> list[Analysis]:
+    """The analyses that a study file asks for under one name.
+
+    Parameters
+    ----------
+    name : str
+        Name of the table.
+    settings : mapping or sequence of mappings
+        One table, or several.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such analysis, or a setting does not exist; the nearest known name is suggested.
+    BadParameterError
+        If a setting has a value that cannot be used.
+    """
+    classes = analysis_classes()
+    if name not in classes:
+        raise UnknownNameError("analysis", name, classes)
+    tables = [settings] if isinstance(settings, Mapping) else settings
+    if not isinstance(tables, Sequence) or not all(isinstance(table, Mapping) for table in tables):
+        what = f"{name} = {settings!r} is no table of settings."
+        raise BadParameterError(what, f"Write [{name}] with its settings below it.")
+    found = []
+    for table in tables:
+        for key in table:
+            if key not in classes[name].__struct_fields__:
+                raise UnknownNameError(f"setting of {name}", key, classes[name].__struct_fields__)
+        try:
+            found.append(msgspec.convert(dict(table), classes[name]))
+        except msgspec.ValidationError as error:
+            raise BadParameterError(f"[{name}] cannot be used: {error}.", "Mend that setting.") from error
+    return found

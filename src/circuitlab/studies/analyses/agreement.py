@@ -1,0 +1,109 @@
+"""Method agreement: whether the methods of a study pick the same heads for one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+
+from circuitlab.core.errors import BadParameterError
+from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, select_cells, unsure
+from circuitlab.studies.drawing import Drawing
+
+if TYPE_CHECKING:
+    from circuitlab.compare import OverlapTable
+    from circuitlab.studies.spec import StudySpec
+
+__all__ = ["Agreement", "read_table"]
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
+    """Overlap and rank correlation of methods on one task. No model is run.
+
+    Parameters
+    ----------
+    tasks, methods : tuple of str
+        Whose scores; all of the study by default. At least two methods.
+    top_k : int
+        Heads that each method picks.
+    """
+
+    name: ClassVar[str] = "agreement"
+    title: ClassVar[str] = "Do the methods agree?"
+    about: ClassVar[str] = (
+        "Each method has its own idea of what a head does. Heads that only one of them names are a statement about that method; heads that "
+        "all of them name are the safer part of a circuit."
+    )
+    place: ClassVar[int] = 75
+    version: ClassVar[int] = 2
+
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    top_k: Count = 20
+
+    def units(self, study: StudySpec) -> list[Unit]:
+        """One cell for each task."""
+        groups: dict[str, list[Any]] = {}
+        for cell in select_cells(study, self.tasks, self.methods):
+            groups.setdefault(study.task_key(cell.task), []).append(cell)
+        if (fewest := min(map(len, groups.values()))) < 2:  # noqa: PLR2004 - a pair
+            what = f"Agreement needs at least two methods; study {study.id!r} has {fewest} of those named."
+            raise BadParameterError(what, "Add a method to the study.")
+        return [Unit(key, tuple(cells), 1.0) for key, cells in groups.items()]
+
+    def run(self, given: Given) -> dict[str, Any]:
+        """The overlap table of the methods."""
+        from circuitlab.circuits import TopK  # noqa: PLC0415
+        from circuitlab.compare import compare_methods  # noqa: PLC0415
+
+        scores = {run.method_key: run.scores for run in given.runs if "heads" in run.scores.parts and run.scores.marks is None}
+        k = min(self.top_k, next(iter(scores.values())).values("heads")[0].size)
+        return compare_methods(scores, TopK(k)).to_dict()
+
+    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+        """One matrix per task."""
+        from circuitlab.figures import method_agreement  # noqa: PLC0415 - plotly
+
+        told = "Below the diagonal the overlap of the picked heads, above it the correlation of all scores; chance is written in each cell."
+        drawings = []
+        for one in found:
+            figure = method_agreement(read_table(one.result), title=f"{one.runs[0].title}: do the methods agree?")
+            drawings.append(Drawing(f"agreement.{one.unit.key}", "agreement", figure, one.runs, told, (one.record_id,)))
+        return drawings
+
+    def table(self, found: Sequence[Found]) -> Table:
+        """One row per task and pair of methods."""
+        headings = ("Task", "Method", "Other method", "Jaccard", "By chance", "q", "Spearman", "Shared heads")
+        rows = [
+            (one.runs[0].title, row["task_a"], row["task_b"], unsure(row["jaccard"]), row["null_mean"], row["q"], *_rest(row))
+            for one in found
+            for row in one.result["pairs"]
+        ]
+        return Table(headings, tuple(rows))
+
+
+def _rest(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return unsure(row["spearman"]), ", ".join(row["shared"]) or "none"
+
+
+def read_table(data: Mapping[str, Any]) -> OverlapTable:
+    """The overlap table that `OverlapTable.to_dict` wrote."""
+    from circuitlab.circuits import Circuit  # noqa: PLC0415
+    from circuitlab.compare import OverlapTable, PairRow  # noqa: PLC0415
+    from circuitlab.compare.stored import with_nan  # noqa: PLC0415
+
+    plain = with_nan(dict(data))
+    return OverlapTable(
+        tasks=tuple(plain["circuits"]),
+        rows=tuple(msgspec.convert(row, PairRow) for row in plain["pairs"]),
+        circuits={name: Circuit.from_dict(one) for name, one in plain["circuits"].items()},
+        stability=plain["stability"],
+        rule=plain["rule"],
+        method=plain["method"],
+        model=plain["model"],
+        notes=tuple(plain["notes"]),
+        over=plain.get("over", "method"),
+    )

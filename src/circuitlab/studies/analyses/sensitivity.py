@@ -1,0 +1,106 @@
+"""Ablation sensitivity: whether the verdict on a circuit depends on what everything outside it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, compared_cells, unsure
+from circuitlab.studies.drawing import Drawing
+
+if TYPE_CHECKING:
+    from circuitlab.studies.spec import StudySpec
+
+__all__ = ["Sensitivity"]
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Number = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Sensitivity(Analysis, frozen=True, forbid_unknown_fields=True):
+    """Run each task's circuit under several ablations.
+
+    Parameters
+    ----------
+    tasks : tuple of str
+        All of the study by default.
+    method : str, optional
+        Whose scores circuits are picked from; that of ``[compare]``, or the study's first.
+    top_k : int, optional
+        Heads in each circuit; as in ``[compare]``, or 20.
+    n : int
+        Fresh pairs of each task.
+    ablations : tuple of str
+        What is compared. All but resampling run whole prompts and cost more.
+    n_random : int
+        Random circuits.
+    """
+
+    name: ClassVar[str] = "sensitivity"
+    title: ClassVar[str] = "Do these verdicts depend on the ablation?"
+    about: ClassVar[str] = (
+        "A circuit is faithful only against what the rest of the model is given. The same circuit is run with the rest set to the corrupt "
+        "prompt's values, to means, and to zero; a verdict that flips says more about the ablation than about the circuit."
+    )
+    place: ClassVar[int] = 65
+    choices: ClassVar[tuple[str, ...]] = ("tasks", "method")
+
+    tasks: tuple[str, ...] = ()
+    method: str | None = None
+    top_k: Count | None = None
+    n: Count = 8
+    ablations: tuple[Literal["resample", "zero", "mean", "mean_by_mark", "mean_by_template"], ...] = ("resample", "mean", "zero")
+    n_random: Number = 20
+
+    def units(self, study: StudySpec) -> list[Unit]:
+        """One cell for each task."""
+        cells = compared_cells(study, self.tasks, self.method, least=1)
+        cost = float(len(self.ablations) * (3 + self.n_random) * self.n)
+        return [Unit(study.slug(cell), (cell,), cost) for cell in cells]
+
+    def run(self, given: Given) -> dict[str, Any]:
+        """The card of one task."""
+        from circuitlab.circuits import TopK  # noqa: PLC0415
+        from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415 - torch
+
+        (run,) = given.runs
+        chosen = given.study.compare
+        rule = TopK(self.top_k or (chosen.top_k if chosen else 20), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
+        compare = FunctionalComparison(pairs=self.n, n_random=self.n_random, seed=given.study.seed)
+        scores = {run.task_key: run.scores}
+        return compare.sensitivity(given.model, scores, {run.task_key: rule(run.scores)}, given.store, self.ablations).to_dict()
+
+    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+        """One figure with a row for each task."""
+        from circuitlab.compare.sensitivity import SensitivityCard  # noqa: PLC0415
+        from circuitlab.figures import sensitivity_dots  # noqa: PLC0415 - plotly
+
+        cards = [SensitivityCard.from_dict(one.result) for one in found]
+        if not cards:
+            return []
+        whole = SensitivityCard(
+            ablations=cards[0].ablations,
+            rows=tuple(row for card in cards for row in card.rows),
+            verdicts={task: verdict for card in cards for task, verdict in card.verdicts.items()},
+            values={},
+            threshold=cards[0].threshold,
+            conventions=cards[0].conventions,
+        )
+        runs = tuple(run for one in found for run in one.runs)
+        figure = sensitivity_dots(whole, titles={run.task_key: run.title for run in runs})
+        told = "One row of dots per task: where they lie apart, the ablation decides how faithful the circuit looks."
+        return [Drawing("sensitivity", "sensitivity", figure, runs, told, tuple(one.record_id for one in found))]
+
+    def table(self, found: Sequence[Found]) -> Table:
+        """One row per task and ablation."""
+        headings = ("Task", "Ablation", "Heads", "Faithfulness", "p", "Recovery", "Verdict")
+        rows = []
+        for one in found:
+            titles = {run.task_key: run.title for run in one.runs}
+            for row in one.result["rows"]:
+                share = unsure(row["faithfulness"]) if row["faithfulness"] else None
+                verdict = one.result["verdicts"][row["task"]]
+                rows.append((titles[row["task"]], row["ablation"], row["size"], share, row["p"], row["recovery"], verdict))
+        return Table(headings, tuple(rows))

@@ -1,0 +1,114 @@
+"""Transfer and double dissociation: every task's circuit on every other task, and what ablating each task's own heads does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, compared_cells, unsure
+from circuitlab.studies.drawing import Drawing
+
+if TYPE_CHECKING:
+    from circuitlab.studies.spec import StudySpec
+
+__all__ = ["Transfer"]
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Number = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Transfer(Analysis, frozen=True, forbid_unknown_fields=True):
+    """Run circuits of heads on each other's tasks, every other head ablated.
+
+    Parameters
+    ----------
+    tasks : tuple of str
+        At least two; all of the study by default.
+    method : str, optional
+        Whose scores circuits are picked from; that of ``[compare]``, or the study's first.
+    top_k : int, optional
+        Heads in each circuit; as in ``[compare]``, or 20.
+    n : int
+        Fresh pairs of each task.
+    ablation : str
+        What a head outside a circuit is given.
+    n_random : int
+        Random circuits.
+    """
+
+    name: ClassVar[str] = "transfer"
+    title: ClassVar[str] = "Do the circuits do each other's work?"
+    about: ClassVar[str] = (
+        "Names of heads may coincide while their work differs, and the other way round. So each task's circuit is run on every other task, "
+        "on fresh prompts, with all other heads ablated; and the heads of one task alone are ablated to see which task suffers."
+    )
+    place: ClassVar[int] = 60
+    choices: ClassVar[tuple[str, ...]] = ("tasks", "method")
+
+    tasks: tuple[str, ...] = ()
+    method: str | None = None
+    top_k: Count | None = None
+    n: Count = 16
+    ablation: Literal["resample", "zero", "mean", "mean_by_mark", "mean_by_template"] = "resample"
+    n_random: Number = 50
+
+    def units(self, study: StudySpec) -> list[Unit]:
+        """One cell for all tasks: their random circuits and their correction for many tests are shared."""
+        cells = compared_cells(study, self.tasks, self.method)
+        runs = 5 * len(cells) + self.n_random
+        return [Unit(study.method_key(cells[0].method), cells, float(len(cells) * runs * self.n))]
+
+    def run(self, given: Given) -> dict[str, Any]:
+        """The transfer table with the dissociations in it, and how circuits were picked."""
+        from circuitlab.circuits import TopK  # noqa: PLC0415
+        from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415 - torch
+
+        chosen = given.study.compare
+        rule = TopK(self.top_k or (chosen.top_k if chosen else 20), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
+        scores = {run.task_key: run.scores for run in given.runs}
+        circuits = {name: rule(one) for name, one in scores.items()}
+        compare = FunctionalComparison(pairs=self.n, ablation=self.ablation, n_random=self.n_random, seed=given.study.seed)
+        return compare(given.model, scores, circuits, given.store).to_dict() | {"rule": next(iter(circuits.values())).rule}
+
+    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+        """The transfer matrix and the dissociation bars."""
+        return [drawing for one in found for drawing in _drawings(one)]
+
+    def table(self, found: Sequence[Found]) -> Table:
+        """One row per circuit and task."""
+        headings = ("Circuit of", "Evaluated on", "Heads", "Faithfulness", "Loss against own circuit", "Shared heads alone", "p", "q")
+        rows = []
+        for one in found:
+            titles = {run.task_key: run.title for run in one.runs}
+            for cell in one.result["cells"]:
+                measured = (unsure(cell[name]) for name in ("faithfulness", "loss", "core"))
+                rows.append((titles[cell["circuit"]], titles[cell["task"]], cell["size"], *measured, cell["p"], cell["q"]))
+        return Table(headings, tuple(rows))
+
+
+def _drawings(found: Found) -> list[Drawing]:
+    from circuitlab import figures  # noqa: PLC0415 - plotly
+    from circuitlab.compare.dissociation import DissociationTable  # noqa: PLC0415
+    from circuitlab.compare.transfer import TransferTable  # noqa: PLC0415
+
+    titles = {run.task_key: run.title for run in found.runs}
+    table = TransferTable.from_dict(found.result)
+    pairs = DissociationTable.from_dict(found.result["dissociation"])
+    drawings = []
+    if table.tasks:
+        told = (
+            "Read a row to see where one task's circuit works: the neutral colour is what random circuits of the same size reach, and "
+            "outlined cells are circuits on their own task."
+        )
+        drawings.append((f"transfer.{found.unit.key}", figures.transfer_matrix(table, titles=titles), told))
+    if pairs.rows:
+        told = "A double dissociation is a crossing: each task falls without its own heads, and not without the other's."
+        rows = sorted(pairs.rows, key=lambda row: row.p)
+        drawings.append((f"dissociation.{found.unit.key}", figures.dissociation_bars(rows, titles=titles), told + _left_out(found.result)))
+    return [Drawing(name, "transfer", figure, found.runs, told, (found.record_id,)) for name, figure, told in drawings]
+
+
+def _left_out(result: Mapping[str, Any]) -> str:
+    return "".join(f" {task} is left out: {reason}" for task, reason in result["left_out"].items())

@@ -1,0 +1,190 @@
+"""Build a study's figures, tables and report from its stored runs. No model is loaded; equal runs give equal bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from circuitlab.core.errors import StoreError
+from circuitlab.core.files import replace_file
+from circuitlab.figures.images import exporter, image_problem, render_image
+from circuitlab.figures.page import figure_json, figure_page, plotly_js
+from circuitlab.store import RunStore
+from circuitlab.studies.analyses.base import Analysis, Found
+from circuitlab.studies.collect import Run, StudyRuns, collect
+from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.drawings import draw_all
+from circuitlab.studies.manifest import MANIFEST, FileEntry, Manifest, read_manifest, sha256
+from circuitlab.studies.report.analyses import analysis_tables
+from circuitlab.studies.report.page import report_page
+from circuitlab.studies.tables import fitness_csv, heads_csv, overlap_csv
+
+__all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "write_report"]
+
+
+class BuildResult(msgspec.Struct, frozen=True):
+    """What was built: the folder, file names (the manifest last), run ids, and whether images could be made.
+
+    ``records`` are the ids of the analysis records that were used, and ``missing`` the cells of analyses that have not been run.
+    """
+
+    out: str
+    files: list[str]
+    runs: list[str]
+    images: str
+    records: list[str] = []
+    missing: list[str] = []
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """Whether a folder holds what its runs give, and the names of files that differ, are missing, or are no longer built."""
+
+    ok: bool
+    files: int
+    differing: list[str]
+
+
+@dataclass(frozen=True)
+class _File:
+    data: bytes
+    runs: tuple[Run, ...]
+    records: tuple[str, ...] = ()
+
+
+def build_figures(study_file: str | Path, *, store: RunStore, out: str | Path = "figures/built") -> BuildResult:
+    """Write every figure, table, the report and the manifest of a study.
+
+    Parameters
+    ----------
+    study_file : str or Path
+        For example ``figures/core.toml``.
+    store : RunStore
+        Holds the finished runs.
+    out : str or Path
+        Folder. Each file is replaced in one step; files of an earlier build that are no longer made are removed.
+
+    Returns
+    -------
+    BuildResult
+        .svg and .png files are written where an exporter is installed; ``images`` says why not otherwise.
+
+    Raises
+    ------
+    StoreError
+        If score cells are missing (they are named, with the command that runs them), or a file cannot be written. Analyses that have not
+        been run are left out, named in the report and in ``missing``.
+    """
+    folder = Path(out)
+    runs = collect(study_file, store)
+    drawings = draw_all(runs)
+    files = _files(runs, drawings)
+    pictures, said = _images(drawings)
+    before = read_manifest(folder)
+    entries = {name: _entry(file) for name, file in files.items()}
+    entries |= {name: msgspec.structs.replace(_entry(file), checked=False) for name, file in pictures.items()}
+    manifest = Manifest.of(runs, dict(sorted(entries.items())), said)
+    for name, file in (files | pictures).items():
+        _write(folder / name, file.data)
+    _write(folder / MANIFEST, manifest.encode())
+    _remove(folder / name for name in (before.files if before else {}) if name not in entries and Path(name).name == name)
+    names = [*sorted(entries), MANIFEST]
+    records = [one.record_id for _, found in runs.found for one in found]
+    missing = [planned.label for planned in runs.missing]
+    return BuildResult(str(folder), names, [run.run_id for run in runs.runs], said, records, missing)
+
+
+def check_figures(study_file: str | Path, *, store: RunStore, out: str | Path = "figures/built") -> CheckResult:
+    """Rebuild everything in memory and compare it with a folder, byte by byte.
+
+    Images are compared with the manifest's hash only, since their bytes depend on the browser that drew them.
+
+    Raises
+    ------
+    StoreError
+        If the folder has no manifest, or runs are missing.
+    """
+    folder = Path(out)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        what = f"{folder} has no {MANIFEST}."
+        raise StoreError(what, f"Run `circuitlab figures build {study_file}` first.")
+    runs = collect(study_file, store)
+    wanted = {name: _entry(file) for name, file in _files(runs, draw_all(runs)).items()}
+    wanted |= {name: entry for name, entry in manifest.files.items() if not entry.checked}
+    expected = {name: entry.sha256 for name, entry in wanted.items()}
+    expected[MANIFEST] = sha256(Manifest.of(runs, dict(sorted(wanted.items())), manifest.images).encode())
+    names = sorted({*expected, *manifest.files})
+    differing = [name for name in names if _hash_of(folder / name) != expected.get(name)]
+    return CheckResult(not differing, len(names), differing)
+
+
+def write_report(study_file: str | Path, *, store: RunStore, out: str | Path = "report.html") -> Path:
+    """Write only the self-contained report; see `build_figures` for what it raises."""
+    runs = collect(study_file, store)
+    _write(Path(out), report_page(runs, draw_all(runs)).encode())
+    return Path(out)
+
+
+def _files(runs: StudyRuns, drawings: list[Drawing]) -> dict[str, _File]:
+    files = {"plotly.min.js": _File(plotly_js().encode(), ())}
+    for drawing in drawings:
+        files[f"{drawing.name}.html"] = _File(figure_page(drawing.figure, _anchor(drawing.name)).encode(), drawing.runs, drawing.records)
+        files[f"{drawing.name}.json"] = _File(figure_json(drawing.figure).encode(), drawing.runs, drawing.records)
+    tables = {"heads.csv": heads_csv(runs), "overlap.csv": overlap_csv(runs), "task_fitness.csv": fitness_csv(runs)}
+    files |= {name: _File(text.encode(), runs.runs) for name, text in tables.items() if text}
+    for analysis, found in runs.found:
+        files |= {_record_name(analysis, one): _File(_record_json(one), one.runs, (one.record_id,)) for one in found}
+    records = tuple(one.record_id for _, found in runs.found for one in found)
+    files |= {name: _File(text.encode(), runs.runs, records) for name, text in analysis_tables(runs).items()}
+    files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs, records)
+    return files
+
+
+def _images(drawings: list[Drawing]) -> tuple[dict[str, _File], str]:
+    if problem := image_problem():
+        return {}, problem
+    files = {}
+    try:
+        with exporter():
+            for drawing in drawings:
+                for kind in ("svg", "png"):
+                    files[f"{drawing.name}.{kind}"] = _File(render_image(drawing.figure, kind), drawing.runs, drawing.records)
+    except Exception as error:
+        reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
+        return {}, f"not made: the exporter failed ({type(error).__name__}: {reason})"
+    return files, "made"
+
+
+def _record_name(analysis: Analysis, found: Found) -> str:
+    return ".".join(filter(None, (analysis.name, found.unit.key, "record.json")))
+
+
+def _record_json(found: Found) -> bytes:
+    """What an analysis found, so that every number of its figures can be read without the store."""
+    return msgspec.json.format(msgspec.json.encode(found.result, order="sorted"), indent=1) + b"\n"
+
+
+def _entry(file: _File) -> FileEntry:
+    runs = list(dict.fromkeys(run.run_id for run in file.runs))
+    return FileEntry(sha256(file.data), len(file.data), runs, records=list(dict.fromkeys(file.records)))
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+
+
+def _write(path: Path, data: bytes) -> None:
+    replace_file(path, lambda target: target.write_bytes(data))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _hash_of(path: Path) -> str | None:
+    return sha256(path.read_bytes()) if path.is_file() else None

@@ -1,0 +1,199 @@
+"""MANIFEST.json: every built file with its hash, and the runs, weights and prompts it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from circuitlab.citations import CITATIONS, STATISTICS, bibtex
+from circuitlab.core.errors import StoreError
+from circuitlab.studies.analyses.base import Analysis, Found
+from circuitlab.studies.collect import Run, StudyRuns
+
+__all__ = ["MANIFEST", "FileEntry", "Manifest", "RecordEntry", "RunEntry", "citation_keys", "read_manifest", "sha256"]
+
+MANIFEST = "MANIFEST.json"
+"""File name."""
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One built file: SHA-256, size in bytes, and the ids of the runs and of the analysis records it was made from.
+
+    ``checked`` is false for images, whose bytes depend on the installed browser.
+    """
+
+    sha256: str
+    bytes: int
+    runs: list[str]
+    checked: bool = True
+    records: list[str] = []
+
+
+class RunEntry(msgspec.Struct, frozen=True):
+    """Where one run's numbers come from."""
+
+    run_id: str
+    task: str
+    variant: str
+    method: str
+    params: dict[str, Any]
+    metric: str
+    n_pairs: int
+    seed: int
+    prompts: str
+    weights: str
+    ready: bool | None
+    created: str | None
+    packages: dict[str, str]
+    cite: list[str]
+
+
+class RecordEntry(msgspec.Struct, frozen=True):
+    """Where one analysis' numbers come from: its settings, and the score runs it read."""
+
+    record_id: str
+    analysis: str
+    unit: str
+    settings: dict[str, Any]
+    runs: list[str]
+    created: str
+    cite: list[str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a folder of figures was built from.
+
+    Parameters
+    ----------
+    study : dict
+        Id, title, file name and SHA-256 of the study file.
+    model : dict
+        Name, family, weights hash, processing and dtype.
+    runs : list of RunEntry
+        In the order of the study.
+    records : list of RecordEntry
+        What the study's analyses found, in the order of the study.
+    files : dict of str to FileEntry
+        Every file but the manifest itself.
+    images : str
+        ``"made"``, or why there are no .svg and .png files.
+    citations : dict of str to str
+        BibTeX entries by key.
+    built_with : dict of str to str
+        Versions of circuitlab and plotly: other versions may give other bytes.
+    """
+
+    schema: int = 1
+    study: dict[str, str]
+    model: dict[str, str]
+    runs: list[RunEntry]
+    files: dict[str, FileEntry]
+    images: str
+    citations: dict[str, str]
+    built_with: dict[str, str]
+    records: list[RecordEntry] = []
+
+    @classmethod
+    def of(cls, runs: StudyRuns, files: dict[str, FileEntry], images: str) -> Manifest:
+        """The manifest of the files built from a study's runs."""
+        spec = runs.runs[0].scores.provenance.model
+        keys = citation_keys(runs)
+        return cls(
+            study={
+                "id": runs.study.id,
+                "title": runs.study.title,
+                "file": runs.file.name,
+                "sha256": sha256(runs.file.read_bytes()),
+            },
+            model={"name": spec.name, "family": spec.family} | spec.identity(),
+            runs=[_entry(run) for run in runs.runs],
+            files=files,
+            images=images,
+            citations={key: bibtex(key) for key in keys if key in CITATIONS},
+            built_with={name: importlib.metadata.version(name) for name in ("plotly",)} | {"circuitlab": _version()},
+            records=[_record_entry(analysis, one) for analysis, found in runs.found for one in found],
+        )
+
+    def encode(self) -> bytes:
+        """Indented JSON; equal manifests give equal bytes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def citation_keys(runs: StudyRuns) -> list[str]:
+    """Keys of everything a study's tasks, methods and analyses ask to cite, sorted."""
+    analyses = {key for analysis, found in runs.found if found for key in analysis.cite}
+    if runs.study.compare is not None:
+        analyses |= set(STATISTICS["compare"])
+    return sorted({key for run in runs.runs for key in _keys(run)} | analyses)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, or None where there is none.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except msgspec.MsgspecError as error:
+        what = f"{path} cannot be read: {error}."
+        raise StoreError(what, "Remove it and run `circuitlab figures build`.") from error
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _keys(run: Run) -> Mapping[str, None]:
+    return dict.fromkeys([*run.task.cite, *run.scores.provenance.cite])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("circuitlab")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _entry(run: Run) -> RunEntry:
+    where = run.scores.provenance
+    made = where.environment
+    return RunEntry(
+        run_id=run.run_id,
+        task=where.task.id,
+        variant=where.task.variant,
+        method=where.method,
+        params=where.params,
+        metric=where.metric,
+        n_pairs=run.scores.n_pairs,
+        seed=where.task.seed,
+        prompts=where.task.digest,
+        weights=where.model.weights,
+        ready=None if where.fitness is None else where.fitness.ready,
+        created=made.created if made else None,
+        packages=made.packages if made else {},
+        cite=list(_keys(run)),
+    )
+
+
+def _record_entry(analysis: Analysis, found: Found) -> RecordEntry:
+    return RecordEntry(
+        record_id=found.record_id,
+        analysis=analysis.name,
+        unit=found.unit.key,
+        settings=analysis.identity(),
+        runs=[run.run_id for run in found.runs],
+        created=found.environment.created,
+        cite=list(analysis.cite),
+    )

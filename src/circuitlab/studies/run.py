@@ -1,0 +1,240 @@
+"""Run a study cell by cell; a finished cell is never computed again, and an interruption loses only the running one."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from circuitlab.core.errors import BadParameterError, CircuitlabError
+from circuitlab.core.files import require_writable
+from circuitlab.core.progress import report_progress
+from circuitlab.execute.cost import RunSize, forward_passes
+from circuitlab.methods import get_method
+from circuitlab.store import RunStore
+from circuitlab.studies.analyse import Planned, planned_units, run_unit, stored
+from circuitlab.studies.collect import read_runs
+from circuitlab.studies.index import StudyIndex
+from circuitlab.studies.spec import Cell, StudySpec
+from circuitlab.workflows.score import FITNESS_PAIRS, Scored, score_task
+from circuitlab.workflows.terminal import Progress, SilentProgress, format_seconds
+
+if TYPE_CHECKING:
+    from circuitlab.model.protocol import Model
+
+__all__ = ["CellResult", "StudyResult", "run_study", "take_shard"]
+
+T = TypeVar("T")
+
+_TYPICAL_LENGTH = 100
+"""Characters of a prompt, where an analysis does not say."""
+
+_SHORTEST, _LETTERS_PER_TOKEN = 20, 4.5
+
+
+class CellResult(msgspec.Struct, frozen=True):
+    """What became of one cell: its run, whether it had been finished before, seconds spent now, or the error.
+
+    A cell of an analysis has the analysis' name in ``analysis``, what it is about in ``task``, and the id of its record in ``run_id``;
+    ``waits`` is true where a score run that it needs is not finished, in another shard or because of an error.
+    """
+
+    task: str
+    method: str
+    run_id: str | None
+    cached: bool
+    seconds: float
+    error: str | None = None
+    analysis: str | None = None
+    waits: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        if self.analysis is None:
+            return f"{self.task} x {self.method}"
+        return f"{self.analysis} of {self.task}" if self.task else self.analysis
+
+
+class StudyResult(msgspec.Struct, frozen=True):
+    """Every cell of a study that was visited."""
+
+    study: str
+    cells: list[CellResult]
+
+    @property
+    def failed(self) -> list[CellResult]:
+        """Cells that ended in an error."""
+        return [cell for cell in self.cells if cell.error is not None]
+
+
+def run_study(
+    study: StudySpec,
+    store: RunStore,
+    *,
+    load: Callable[[str], Model] | None = None,
+    shard: str | None = None,
+    progress: Progress | None = None,
+    score: Callable[[Any, Cell, StudySpec, RunStore], Scored] | None = None,
+) -> StudyResult:
+    """Run every cell of a study that is not finished.
+
+    Parameters
+    ----------
+    study : StudySpec
+        What to run.
+    store : RunStore
+        Holds finished runs and the study's index.
+    load : callable, optional
+        Loads the model by name; called once, and only if some cell is not finished. `load_model` by default.
+    shard : str, optional
+        ``"i/n"``: only every n-th cell, starting with the i-th (counted from 1), so that n processes share a study. Analyses of scores
+        that another shard has not finished wait; run the study once more when all shards are done.
+    progress : Progress, optional
+        Told what happens.
+    score : callable, optional
+        Scores one cell; `score_task` by default.
+
+    Returns
+    -------
+    StudyResult
+        One entry per cell, scores first and then analyses. An error in one cell does not stop the others.
+
+    Raises
+    ------
+    StoreError
+        If there is something to run and the store cannot be written.
+    """
+    work = _Work(study, StudyIndex(store, study), functools.cache(functools.partial(load or _load, study.model)), score or _score)
+    told = progress or SilentProgress()
+    everything: list[Cell | Planned] = [*study.cells(), *planned_units(study)]
+    cells = take_shard(everything, shard)
+    before = [work.finished(cell) for cell in cells]
+    todo = [cell for cell, known in zip(cells, before, strict=True) if known is None]
+    done = len(cells) - len(todo)
+    if done:
+        told.note(f"{done} of {len(cells)} cells are finished already and are kept.")
+    if todo:
+        require_writable(work.index.path.parent)
+    results = iter(_run_all(work, todo, told))
+    return StudyResult(study.id, [known or next(results) for known in before])
+
+
+def _run_all(work: _Work, cells: Sequence[Cell | Planned], told: Progress) -> list[CellResult]:
+    """Run cells in order: scores come before the analyses that read them."""
+    if not cells:
+        return []
+    weights = [_weight(cell) for cell in cells]  # makes one pair of every task: a task that cannot be used is found here
+    results = []
+    told.start(weights)
+    try:
+        for i, cell in enumerate(cells):
+            told.cell(i, cell.label)
+            try:
+                with report_progress(told.step):
+                    result, said = work.run(cell)
+            except CircuitlabError as error:
+                result, said = work.result(cell, None, error=str(error)), str(error)
+            told.note(f"{cell.label}: {said}")
+            results.append(result)
+    finally:
+        told.stop()
+    return results
+
+
+def take_shard(cells: list[T], shard: str | None) -> list[T]:
+    """The cells of one shard ``"i/n"``; all of them for None."""
+    if shard is None:
+        return cells
+    first, _, count = shard.partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        what = f"Shard {shard!r} is not of the form i/n with 1 <= i <= n."
+        raise BadParameterError(what, "Write 1/4, 2/4, 3/4 and 4/4 for four processes.")
+    return cells[int(first) - 1 :: int(count)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What running a cell takes."""
+
+    study: StudySpec
+    index: StudyIndex
+    load: Callable[[], Any]
+    score: Callable[[Any, Cell, StudySpec, RunStore], Scored]
+
+    def finished(self, cell: Cell | Planned) -> CellResult | None:
+        """The result of a cell that is stored, or None."""
+        if isinstance(cell, Cell):
+            run_id = self.index.finished(cell)
+            return None if run_id is None else self.result(cell, run_id, cached=True)
+        runs = [self.index.finished(source) for source in cell.unit.cells]
+        known = stored(cell, self.study, self.index.store, runs)
+        return None if known is None else self.result(cell, known.id, cached=True)
+
+    def result(
+        self, cell: Cell | Planned, run_id: str | None, *, cached: bool = False, seconds: float = 0.0, error: str | None = None
+    ) -> CellResult:
+        """What became of a cell."""
+        if isinstance(cell, Cell):
+            return CellResult(cell.task.id, cell.method.name, run_id, cached, seconds, error)
+        return CellResult(cell.unit.key, "", run_id, cached, seconds, error, cell.analysis.name)
+
+    def run(self, cell: Cell | Planned) -> tuple[CellResult, str]:
+        """Run a cell, and say how it went."""
+        return self._run_score(cell) if isinstance(cell, Cell) else self._run_analysis(cell)
+
+    def _run_score(self, cell: Cell) -> tuple[CellResult, str]:
+        scored = self.score(self.load(), cell, self.study, self.index.store)
+        run_id = scored.scores.provenance.run_id()
+        self.index.record(cell, run_id)
+        how = "found in the store" if scored.cached else format_seconds(scored.seconds)
+        said = f"run {run_id}, {scored.scores.n_pairs} pairs, {how}"
+        return self.result(cell, run_id, cached=scored.cached, seconds=scored.seconds), said
+
+    def _run_analysis(self, cell: Planned) -> tuple[CellResult, str]:
+        found = [(source, self.index.finished(source)) for source in cell.unit.cells]
+        if missing := [source.label for source, run_id in found if run_id is None]:
+            return msgspec.structs.replace(self.result(cell, None), waits=True), f"waits for {', '.join(missing)}"
+        if (known := self.finished(cell)) is not None:  # another study's scores have just been found again
+            return known, "found in the store"
+        runs = read_runs(self.study, self.index.store, [(source, run_id) for source, run_id in found if run_id is not None])
+        record_id, seconds = run_unit(cell, self.study, self.index.store, runs, self.load)
+        return self.result(cell, record_id, seconds=seconds), f"record {record_id}, {format_seconds(seconds)}"
+
+
+def _score(model: Model, cell: Cell, study: StudySpec, store: RunStore) -> Scored:
+    method = get_method(cell.method.name, cell.method.params)
+    return score_task(
+        model,
+        cell.task.id,
+        method,
+        n=cell.n,
+        variant=cell.task.variant,
+        seed=study.seed,
+        metric=cell.method.metric,
+        store=store,
+    )
+
+
+def _load(name: str) -> Model:
+    from circuitlab.model import load_model  # noqa: PLC0415 - a finished study must not import torch
+
+    return load_model(name)
+
+
+def _weight(cell: Cell | Planned) -> float:
+    """Relative cost: forward passes, as the method estimates them, and two per pair to judge fitness, times the prompt's length."""
+    from circuitlab.tasks import sample_pairs  # noqa: PLC0415
+
+    if isinstance(cell, Planned):
+        return cell.unit.cost * _TYPICAL_LENGTH
+    example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
+    letters = max(_SHORTEST, len(example.clean))
+    same = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(example.clean, example.corrupt, strict=False)))
+    size = RunSize(cell.n, letters / _LETTERS_PER_TOKEN, 1 - min(same, letters - 1) / letters)
+    passes = forward_passes(get_method(cell.method.name, cell.method.params), size)
+    return (passes + 2 * FITNESS_PAIRS) * letters

@@ -1,0 +1,105 @@
+"""A study file together with the store of its runs: run, read, compare, build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.store import RunStore
+from circuitlab.studies.collect import collect
+from circuitlab.studies.spec import StudySpec, load_study
+
+if TYPE_CHECKING:
+    from circuitlab.compare import OverlapTable
+    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.studies.build import BuildResult
+    from circuitlab.studies.run import StudyResult
+    from circuitlab.workflows.terminal import Progress
+
+__all__ = ["Study"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: every task with every method on one model, and what its analyses find out.
+
+    Parameters
+    ----------
+    file : str or Path
+        For example ``figures/core.toml``.
+    store : RunStore, optional
+        Where finished runs are kept; ``$CIRCUITLAB_STORE`` or ``./runs`` by default.
+
+    Raises
+    ------
+    CircuitlabError
+        If the file is not a study; the message names the field.
+
+    Examples
+    --------
+    >>> study = Study("figures/quick.toml")  # doctest: +SKIP
+    >>> study.run()  # doctest: +SKIP
+    >>> study.scores()["successor", "activation_patching"]  # doctest: +SKIP
+    """
+
+    file: str | Path
+    store: RunStore | None = None
+
+    def __post_init__(self) -> None:
+        load_study(self.file)
+
+    @property
+    def spec(self) -> StudySpec:
+        """What the file declares."""
+        return load_study(self.file)
+
+    @property
+    def runs(self) -> RunStore:
+        """The store in use."""
+        return self.store or RunStore()
+
+    def run(self, *, shard: str | None = None, progress: Progress | None = None) -> StudyResult:
+        """Run every cell, of scores and of analyses, that is not finished. Progress goes to the terminal unless given."""
+        from circuitlab.studies.run import run_study  # noqa: PLC0415 - reading a finished study needs neither
+        from circuitlab.workflows.terminal import TerminalProgress  # noqa: PLC0415
+
+        return run_study(self.spec, self.runs, shard=shard, progress=progress or TerminalProgress())
+
+    def scores(self) -> dict[tuple[str, str], HeadScores]:
+        """Scores of every cell by (task, method); raises `StoreError` naming the cells that are not finished."""
+        return {(run.task_key, run.method_key): run.scores for run in collect(self.file, self.runs).runs}
+
+    def found(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What the study's analyses found so far, as plain data by (analysis, cell); cells that have not been run are left out."""
+        groups = collect(self.file, self.runs).found
+        return {(analysis.name, one.unit.key): one.result for analysis, some in groups for one in some}
+
+    def compare(self, method: str | None = None) -> OverlapTable:
+        """Overlap of the tasks' circuits under one method; the one that the file names by default.
+
+        Raises
+        ------
+        UnknownNameError
+            If the study has no such method.
+        BadParameterError
+            If the method scored fewer than two tasks by head.
+        """
+        from circuitlab.studies.drawings import compare_method  # noqa: PLC0415 - draws with plotly
+
+        runs, chosen = collect(self.file, self.runs), self.spec.compare
+        name = method or (chosen.method if chosen else next(iter(runs.methods())))
+        if name not in runs.methods():
+            raise UnknownNameError("method of this study", name, runs.methods())
+        table = compare_method(runs, name)
+        if table is None:
+            what = f"{name} scored the heads of fewer than two tasks of study {self.spec.id!r}."
+            raise BadParameterError(what, "Add a task to the study file and run it.")
+        return table
+
+    def build(self, out: str | Path = "figures/built") -> BuildResult:
+        """Write figures, tables, report and manifest; no model is loaded."""
+        from circuitlab.studies.build import build_figures  # noqa: PLC0415
+
+        return build_figures(self.file, store=self.runs, out=out)

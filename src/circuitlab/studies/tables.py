@@ -1,0 +1,45 @@
+"""A study's numbers as CSV."""
+
+from __future__ import annotations
+
+from circuitlab.studies.collect import StudyRuns
+from circuitlab.studies.drawings import compare_method
+
+__all__ = ["fitness_csv", "heads_csv", "overlap_csv"]
+
+
+def heads_csv(runs: StudyRuns) -> str:
+    """One row per run, part, node and mark: mean, 95 % interval, units, n, and where it comes from."""
+    import pandas as pd  # noqa: PLC0415 - pandas is slow to import
+
+    return _csv(pd.concat([run.scores.to_frame() for run in runs.runs], ignore_index=True))
+
+
+def overlap_csv(runs: StudyRuns) -> str:
+    """One row per method and pair of tasks; empty where nothing can be compared."""
+    import pandas as pd  # noqa: PLC0415
+
+    tables = {key: compare_method(runs, key) for key in runs.methods()}
+    frames = [table.to_frame().assign(method=key, rule=table.rule) for key, table in tables.items() if table is not None]
+    return _csv(pd.concat(frames, ignore_index=True)) if frames else ""
+
+
+def fitness_csv(runs: StudyRuns) -> str:
+    """One row per task: accuracy and gap with intervals, chance, gate, verdict; empty where no run carries a verdict."""
+    import pandas as pd  # noqa: PLC0415
+
+    rows = []
+    for key, group in runs.tasks().items():
+        flag = group[0].scores.provenance.fitness
+        if flag is not None:
+            row = {"task": key, "model": group[0].scores.provenance.model.name}
+            for name in ("accuracy", "gap"):
+                found = getattr(flag, name)
+                row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            rows.append(row | {"chance": flag.chance, "gate": flag.gate, "ready": flag.ready, "reason": flag.reason})
+    return _csv(pd.DataFrame(rows)) if rows else ""
+
+
+def _csv(frame: object) -> str:
+    text: str = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")  # type: ignore[attr-defined]
+    return text

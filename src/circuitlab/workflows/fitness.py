@@ -1,0 +1,166 @@
+"""Can the model do the task at all? Accuracy and clean-corrupt gap with intervals, and one plain sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from circuitlab.core.provenance import FitnessFlag
+from circuitlab.execute.reference import with_reference
+from circuitlab.metrics import correct, get_metric
+from circuitlab.model.encode import count_reasons
+from circuitlab.model.inside import require_fit
+from circuitlab.model.prepare import draw_pairs, to_batch
+from circuitlab.scores.intervals import mean_interval, proportion_interval
+from circuitlab.tasks.pairs import Sampler
+
+if TYPE_CHECKING:
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.tasks.spec import TaskSpec
+
+__all__ = ["TaskReport", "check_task", "judge"]
+
+
+class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `circuitlab tasks check` reports.
+
+    ``accuracy`` and ``gap`` are ``{"mean", "low", "high"}``; ``aligned`` and ``single_token`` are the shares of drawn rows that
+    line up and whose answers are one token; ``kept`` counts pairs the model ranks right (what tasks with ``known`` run on).
+    """
+
+    task: str
+    variant: str
+    model: str
+    n: int
+    accuracy: dict[str, float]
+    gap: dict[str, float]
+    units: str
+    chance: float
+    gate: float
+    aligned: float
+    single_token: float
+    kept: int
+    dropped: dict[str, int]
+    ready: bool
+    reason: str
+
+    def __repr__(self) -> str:
+        verdict = "ready" if self.ready else "NOT READY"
+        right, gap = ("{mean:.2f} [{low:.2f}, {high:.2f}]".format(**values) for values in (self.accuracy, self.gap))
+        return (
+            f"{self.task} ({self.variant}) on {self.model}: {verdict}. Accuracy {right}, chance {self.chance:.2f}, gate {self.gate:.2f}; "
+            f"clean-corrupt gap {gap} {self.units}; {self.n} pairs. {self.reason}"
+        )
+
+    def flag(self) -> FitnessFlag:
+        """The part that travels with scores."""
+        return FitnessFlag(
+            accuracy=self.accuracy,
+            gap=self.gap,
+            chance=self.chance,
+            gate=self.gate,
+            ready=self.ready,
+            reason=self.reason,
+        )
+
+
+def check_task(
+    model: Model, task: str | Path | TaskSpec, n: int = 64, *, variant: str | None = None, seed: int = 0, least: int | None = None
+) -> TaskReport:
+    """Measure whether a model can do a task, before any filter by what it knows.
+
+    Parameters
+    ----------
+    model : Model
+        With a tokenizer.
+    task : str, Path or TaskSpec
+        Task id, file or spec.
+    n : int
+        Pairs to measure on.
+    least : int, optional
+        Be content with this many pairs where the task does not hold ``n``.
+    variant : str, optional
+        Corruption the gap is measured with.
+    seed : int
+        Seed of the stream of pairs.
+
+    Returns
+    -------
+    TaskReport
+        Ready only if the whole accuracy interval lies above chance, the accuracy reaches the gate, and the whole interval of
+        the gap lies above 0.
+    """
+    draw = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, least=least)
+    batch = to_batch(draw)
+    require_fit(model, batch)
+    right, gap, units = _measure(model, batch)
+    dropped = count_reasons(draw.rejected)
+    drawn = len(draw.pairs) + len(draw.rejected)
+    off = dropped.get("misaligned", 0) + dropped.get("mark_shift", 0)
+    spec = draw.task
+    judged = judge(right, gap, batch.chance(), spec.checks.min_accuracy, f"{model.spec.name} on {spec.id}")
+    return TaskReport(
+        task=spec.id,
+        variant=draw.variant,
+        model=model.spec.name,
+        n=batch.n_pairs,
+        units=units,
+        aligned=1 - off / drawn,
+        single_token=1 - dropped.get("multi_token", 0) / max(1, drawn - off),
+        kept=int(np.sum(right)),
+        dropped=dropped,
+        **judged,
+    )
+
+
+def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray, str]:
+    metric = get_metric(batch.metric)
+    right, gaps = [], []
+    for start in range(0, batch.n_pairs, 32):
+        small = batch.select(range(start, min(start + 32, batch.n_pairs)))
+        small = with_reference(model, metric, small)
+        clean, corrupt = (model.logits(tokens, small.end, marks=small.marks) for tokens in (small.clean, small.corrupt))
+        right += correct(clean, small)
+        gaps.append((metric(clean, small) - metric(corrupt, small)).double().cpu().numpy())
+    return np.array(right), np.concatenate(gaps), str(metric.units)
+
+
+def judge(right: np.ndarray, gap: np.ndarray, chance: float, min_accuracy: float | None, who: str) -> dict[str, Any]:
+    """Intervals and verdict from per-pair outcomes.
+
+    Parameters
+    ----------
+    right : ndarray of bool, shape (pair,)
+        Whether the answer beat every rival.
+    gap : ndarray, shape (pair,)
+        Clean minus corrupt metric.
+    chance : float
+        Accuracy of blind guessing.
+    min_accuracy : float or None
+        The gate; None means halfway between chance and 1.
+    who : str
+        Model and task, for the sentence.
+    """
+    accuracy, spread = proportion_interval(int(right.sum()), len(right)), mean_interval(gap)
+    gate = (1 + chance) / 2 if min_accuracy is None else min_accuracy
+    said = f"accuracy {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}], chance {chance:.2f}, gate {gate:.2f}"
+    if accuracy.low <= chance:
+        verdict, ready = f"{who} is at chance ({said}): a circuit for it would describe noise.", False
+    elif accuracy.mean < gate:
+        verdict, ready = f"{who} is near chance and below its gate ({said}): read its scores with caution.", False
+    elif not spread.low > 0:
+        verdict, ready = f"{who}: the clean-corrupt gap may be 0 ({spread.mean:.3g} [{spread.low:.3g}, {spread.high:.3g}]).", False
+    else:
+        verdict, ready = f"{who} can do the task ({said}).", True
+    return {
+        "accuracy": accuracy.as_dict(),
+        "gap": spread.as_dict(),
+        "chance": chance,
+        "gate": float(gate),
+        "ready": ready,
+        "reason": verdict,
+    }

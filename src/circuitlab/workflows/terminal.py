@@ -1,0 +1,146 @@
+"""Progress of a study on the terminal: one bar with a remaining-time estimate, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
+
+from circuitlab.core.progress import report_progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+__all__ = ["CellProgress", "Progress", "SilentProgress", "TerminalProgress", "format_seconds"]
+
+
+class Progress(Protocol):
+    """What a running study tells."""
+
+    def start(self, weights: Sequence[float]) -> None:
+        """The cells that will run, as relative costs."""
+        ...
+
+    def cell(self, index: int, label: str) -> None:
+        """A cell begins."""
+        ...
+
+    def step(self, done: int, total: int) -> None:
+        """Part of the current cell is done."""
+        ...
+
+    def note(self, line: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def stop(self) -> None:
+        """All is over, or interrupted."""
+        ...
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def start(self, weights: Sequence[float]) -> None:
+        """Ignore."""
+
+    def cell(self, index: int, label: str) -> None:
+        """Ignore."""
+
+    def step(self, done: int, total: int) -> None:
+        """Ignore."""
+
+    def note(self, line: str) -> None:
+        """Ignore."""
+
+    def stop(self) -> None:
+        """Ignore."""
+
+
+class TerminalProgress:
+    """A bar on standard error, or a line every ten seconds where standard error is no terminal."""
+
+    _EVERY = 10.0
+    _TOO_EARLY = 0.02
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: PLC0415
+
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+        live = self._console.is_terminal
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True) if live else None
+        self._weights: list[float] = []
+        self._index, self._fraction, self._label = 0, 0.0, ""
+        self._began = self._said = time.monotonic()
+        self._task: TaskID | None = None
+
+    def start(self, weights: Sequence[float]) -> None:
+        """Open the bar."""
+        self._weights = list(weights) or [1.0]
+        self._began = self._said = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=sum(self._weights))
+
+    def cell(self, index: int, label: str) -> None:
+        """Name the current cell."""
+        self._index, self._label, self._fraction = index, label, 0.0
+        self._show(force=False)
+
+    def step(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._fraction = done / max(1, total)
+        self._show(force=False)
+
+    def note(self, line: str) -> None:
+        """Print one line above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _show(self, *, force: bool) -> None:
+        done = sum(self._weights[: self._index]) + self._fraction * self._weights[min(self._index, len(self._weights) - 1)]
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, description=self._label)
+            return
+        now = time.monotonic()
+        if not force and now - self._said < self._EVERY:
+            return
+        self._said = now
+        share = done / sum(self._weights)
+        left = (now - self._began) * (1 - share) / share if share > self._TOO_EARLY else float("nan")
+        sys.stderr.write(f"{share:4.0%}  {self._label}  {format_seconds(left)} left\n")
+        sys.stderr.flush()
+
+
+def format_seconds(seconds: float) -> str:
+    """``75`` as ``1 min 15 s``."""
+    if seconds != seconds:  # noqa: PLR0124 - the usual test for NaN
+        return "an unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class CellProgress:
+    """A bar for one run: ``with CellProgress("ioi x activation_patching"): ...`` shows what the method reports."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._shown = label, TerminalProgress()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> CellProgress:
+        self._shown.start([1.0])
+        self._shown.cell(0, self._label)
+        self._stack.enter_context(report_progress(self._shown.step))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+        self._shown.stop()

@@ -1,0 +1,42 @@
+"""Study: one object to run, read, compare and build."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuitlab import Study, TopK
+from circuitlab.compare import compare_tasks
+from circuitlab.core.errors import CircuitlabError, StoreError, UnknownNameError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "figures"))
+from made_up_study import made_up_study
+
+
+def test_a_finished_study_runs_nothing_and_reads_compares_and_builds(tmp_path) -> None:
+    file, store = made_up_study(tmp_path)
+    study = Study(file, store)
+    assert all(cell.cached for cell in study.run().cells)
+    scores = study.scores()
+    assert len(scores) == len(study.spec.cells())
+    table = study.compare("logit_attribution")
+    mine = compare_tasks({task: s for (task, method), s in scores.items() if method == "logit_attribution"}, TopK(5))
+    np.testing.assert_allclose(table.matrix(), mine.matrix())
+    assert table.method == "logit_attribution"
+    assert study.compare().method == study.spec.compare.method
+    assert "report.html" in study.build(tmp_path / "out").files
+
+
+def test_errors_name_what_is_wrong(tmp_path) -> None:
+    file, store = made_up_study(tmp_path, unfinished="capitals")
+    with pytest.raises(StoreError, match="study run"):
+        Study(file, store).scores()
+    with pytest.raises(CircuitlabError, match=r"nowhere\.toml"):
+        Study(tmp_path / "nowhere.toml", store)
+    (tmp_path / "b").mkdir()
+    whole, full = made_up_study(tmp_path / "b")
+    with pytest.raises(UnknownNameError, match="Did you mean 'activation_patching'"):
+        Study(whole, full).compare("activation_patchin")

@@ -1,0 +1,48 @@
+"""The verdict: ready only above chance, above the gate, and with a gap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.workflows.fitness import _measure, judge
+
+GAP = np.linspace(1, 3, 40)
+
+
+def outcomes(share: float) -> np.ndarray:
+    return np.arange(40) < share * 40
+
+
+@pytest.mark.parametrize(
+    ("share", "gap", "gate", "ready", "says"),
+    [
+        (0.95, GAP, None, True, "can do the task"),
+        (0.50, GAP, None, False, "at chance"),
+        (0.70, GAP, None, False, "below its gate"),
+        (0.70, GAP, 0.6, True, "can do the task"),
+        (0.95, GAP - 2, None, False, "may be 0"),
+        (0.10, GAP, 0.0, False, "at chance"),
+    ],
+)
+def test_verdicts(share, gap, gate, ready, says) -> None:
+    found = judge(outcomes(share), gap, 0.5, gate, "model on task")
+    assert found["ready"] is ready
+    assert says in found["reason"]
+
+
+def test_a_guessing_model_is_almost_never_called_ready() -> None:
+    generator = np.random.default_rng(0)
+    called = sum(judge(generator.random(64) < 0.5, generator.normal(size=64), 0.5, 0.5, "m")["ready"] for _ in range(400))
+    assert called <= 6
+
+
+def test_a_metric_that_compares_with_the_clean_run_gets_it() -> None:
+    model = tiny_model("llama")
+    batch = replace(tiny_batch(model, 3), metric="kl")
+    _, gap, units = _measure(model, batch)
+    assert units == "nats"
+    assert (gap > 0).all(), "the clean run is at distance 0 from itself, the corrupt run is not"
