@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from circuitlab.circuits.select import top_mask
-from circuitlab.compare.overlap import count_overlaps
-from circuitlab.compare.shared import Picks, resampled_picks, shared_count
+from circuitlab.comparison.overlap import count_overlaps
+from circuitlab.comparison.shared import Picks, resampled_picks, shared_count
 
-FIXTURE = Path(__file__).parent.parent / "tests" / "unit" / "compare" / "real_scores.npz"
+FIXTURE = Path(__file__).parent.parent / "tests" / "unit" / "comparison" / "real_scores.npz"
 MODEL, TASKS = "smollm2-135m", "ioi,successor,capitals,addition,greater_than,docstring,colored_objects"
 _FIXED = {
     "attribution_patching": ("addition", "colored_objects", "docstring", "ioi"),

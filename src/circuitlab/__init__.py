@@ -2,7 +2,7 @@
 
 >>> import circuitlab as cl
 >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
->>> scores = cl.score_task(model, "ioi", "activation_patching").scores  # doctest: +SKIP
+>>> scores = cl.score(model, "ioi")  # doctest: +SKIP
 >>> cl.figures.head_heatmap(scores)  # doctest: +SKIP
 """
 
@@ -12,40 +12,53 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, compare, figures, methods, metrics
-    from circuitlab.circuits import Circuit, TopK, top_heads
+    from circuitlab import circuits, comparison, figures, methods, metrics
+    from circuitlab.circuits import Circuit, TopEdges, TopK, top_heads
     from circuitlab.citations import cite
     from circuitlab.core import errors
     from circuitlab.core.nodes import Head
     from circuitlab.model import interventions, load_model
     from circuitlab.model.batch import ContrastBatch
+    from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.store import RunStore
+    from circuitlab.store import Cache
     from circuitlab.studies.study import Study
-    from circuitlab.tasks import load_task
+    from circuitlab.tasks import Task, load_task
+    from circuitlab.workflows.circuit import evaluate, find_circuit
+    from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
-    from circuitlab.workflows.score import score_task
+    from circuitlab.workflows.planted import bench
+    from circuitlab.workflows.score import score, score_edges
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cache": "circuitlab.store",
     "Circuit": "circuitlab.circuits",
     "ContrastBatch": "circuitlab.model.batch",
+    "EdgeScores": "circuitlab.scores.edge_scores",
     "Head": "circuitlab.core.nodes",
     "HeadScores": "circuitlab.scores.head_scores",
-    "RunStore": "circuitlab.store",
     "Study": "circuitlab.studies.study",
+    "Task": "circuitlab.tasks",
+    "TopEdges": "circuitlab.circuits",
     "TopK": "circuitlab.circuits",
+    "bench": "circuitlab.workflows.planted",
     "check_task": "circuitlab.workflows.fitness",
     "cite": "circuitlab.citations",
+    "compare": "circuitlab.workflows.compare",
+    "evaluate": "circuitlab.workflows.circuit",
+    "find_circuit": "circuitlab.workflows.circuit",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
-    "score_task": "circuitlab.workflows.score",
+    "score": "circuitlab.workflows.score",
+    "score_edges": "circuitlab.workflows.score",
     "top_heads": "circuitlab.circuits",
+    "transfer": "circuitlab.workflows.compare",
 }
 _MODULES = {
     "circuits": "circuitlab.circuits",
-    "compare": "circuitlab.compare",
+    "comparison": "circuitlab.comparison",
     "errors": "circuitlab.core.errors",
     "figures": "circuitlab.figures",
     "interventions": "circuitlab.model.interventions",
@@ -54,26 +67,35 @@ _MODULES = {
 }
 
 __all__ = [
+    "Cache",
     "Circuit",
     "ContrastBatch",
+    "EdgeScores",
     "Head",
     "HeadScores",
-    "RunStore",
     "Study",
+    "Task",
+    "TopEdges",
     "TopK",
+    "bench",
     "check_task",
     "circuits",
     "cite",
     "compare",
+    "comparison",
     "errors",
+    "evaluate",
     "figures",
+    "find_circuit",
     "interventions",
     "load_model",
     "load_task",
     "methods",
     "metrics",
-    "score_task",
+    "score",
+    "score_edges",
     "top_heads",
+    "transfer",
 ]
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from circuitlab.core.nodes import Head
-from circuitlab.evaluate import EdgeRunsOfCircuits
+from circuitlab.evaluation import EdgeRunsOfCircuits
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.scores.intervals import Interval
 from circuitlab.workflows.backups import BackupFinder, BackupGroup, Backups

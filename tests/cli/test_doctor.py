@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, MambaConfig, MambaForCausalLM
 
 from circuitlab.methods import list_methods
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.testing.tiny import tiny_hf
 
 from .conftest import command

@@ -12,7 +12,7 @@ from circuitlab.model import load_model
 from circuitlab.model.interventions import Knockout, Scale
 from circuitlab.model.interventions.words import EditWords
 from circuitlab.model.prepare import prepare_batch
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 from .conftest import command
 

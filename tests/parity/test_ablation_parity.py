@@ -10,7 +10,7 @@ from tolerances import TINY_FLOAT32
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.curves import FRACTIONS
 from circuitlab.core.nodes import Head, Mlp, Universe, parse_edge
-from circuitlab.evaluate import EdgeRunsOfCircuits, Evaluate, NodeRuns
+from circuitlab.evaluation import EdgeRunsOfCircuits, Evaluate, NodeRuns
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import LogitDiff, LogProb

@@ -16,7 +16,7 @@ from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.engine import Engine, Shared
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 
 METRIC = LogitDiff()

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from circuitlab.core.errors import ModelError
-from circuitlab.evaluate.edge_forward import AblatedWrites, forward
-from circuitlab.evaluate.edges import EdgeRunsOfCircuits
-from circuitlab.evaluate.nodes import NodeRuns
+from circuitlab.evaluation.edge_forward import AblatedWrites, forward
+from circuitlab.evaluation.edges import EdgeRunsOfCircuits
+from circuitlab.evaluation.nodes import NodeRuns
 from circuitlab.execute.edge_runs import EdgeRuns
 from circuitlab.methods import method_classes
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.decoder.paths import Change, edited_rows
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
 from reference.standing import EditedModel, Scaled

@@ -9,7 +9,7 @@ import torch
 
 from circuitlab.model.engine import Difference, Engine, Shared
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 from reference.standing import Scaled, logits_by_hooks
 

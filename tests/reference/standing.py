@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 
 FORWARD = (
     Site.RESID_PRE,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from circuitlab.cli import evaluation, options
-from circuitlab.cli.backups import find_backups, print_backups, strongest_heads
+from circuitlab.cli import options
+from circuitlab.cli.backups import print_backups
+from circuitlab.cli.evaluation import NOT_EVALUATED, print_evaluation
 from circuitlab.cli.output import print_json, print_text
-from circuitlab.cli.scoring import Request, method_params, scored_tasks, warn_if_unfit
+from circuitlab.cli.scoring import Request, load_checked, warn_if_unfit
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
-    from circuitlab.scores.edge_scores import EdgeScores
-    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.workflows.circuit import CircuitEvaluation
 
 __all__ = ["circuit"]
 
@@ -49,34 +49,36 @@ def circuit(
     as_json: bool = options.JSON,
 ) -> None:
     """Pick a task's circuit, the heads (or edges) with the largest mean score, and evaluate it on fresh prompts, all else ablated."""
-    from circuitlab.circuits import TopK  # noqa: PLC0415
-    from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
-    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
+    from circuitlab.scores.head_scores import HeadScores  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
 
-    runs, asked = RunStore(store), Request(model, method, pairs, variant, seed, metric, param, store)
-    settings = evaluation.evaluation_settings(ablation, universe, random, runs) if evaluate else None
-    scoring = evaluation.edge_scoring(method, method_params(param)) if edges else None
-    (scored,), loaded = scored_tasks([task], asked)
-    scores: HeadScores | EdgeScores = scored.scores
-    if scoring is None:
-        found = TopK(top)(scored.scores)
-    else:
-        scores = evaluation.edge_scores(scoring, loaded, scored.scores, task, runs)
-        found = TopEdges(edges)(scores)
-    measured = evaluation.NOT_EVALUATED if settings is None else evaluation.evaluated(settings, loaded, scores, found, task)
-    stand_ins = find_backups(strongest_heads(scored.scores, found, backup_seeds), loaded, scored.scores, task, runs) if backups else None
+    asked = Request(model, method, pairs, variant, seed, metric, param, store)
+    rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
+    loaded = load_checked([task], asked, rule)
+    from circuitlab.workflows.circuit import evaluate as run_alone  # noqa: PLC0415 - torch
+    from circuitlab.workflows.circuit import find_backups, require_evaluate  # noqa: PLC0415
+    from circuitlab.workflows.score import score, score_edges  # noqa: PLC0415
+
+    settings = require_evaluate(ablation, universe, random)
+    scores = (score_edges if edges else score)(loaded, task, asked.built(), **asked.scoring())  # type: ignore[arg-type]
+    found = rule(scores)  # type: ignore[arg-type]
+    evaluation = run_alone(loaded, found, task, scores=scores, settings=settings, store=Cache(store)) if evaluate else None
+    heads = scores if isinstance(scores, HeadScores) else scores.to_head_scores()
+    stand_ins = find_backups(loaded, found, heads, task, backup_seeds, Cache(store)) if backups else None
     if as_json:
-        print_json(found.to_dict() | measured | {"evaluated": evaluate, "backups": stand_ins})
+        measures = NOT_EVALUATED if evaluation is None else evaluation.measures | {"cached": evaluation.cached}
+        print_json(found.to_dict() | measures | {"evaluated": evaluate, "backups": stand_ins})
         return
-    _print_circuit(found, f"{task} ({scored.scores.provenance.model.name})", measured if evaluate else None)
+    _print_circuit(found, f"{task} ({heads.provenance.model.name})", evaluation)
     if stand_ins is not None:
         print_backups(stand_ins)
-    warn_if_unfit(scored.scores)
+    warn_if_unfit(heads)
 
 
-def _print_circuit(found: Circuit, where: str, measured: dict[str, Any] | None) -> None:
-    print_text(f"{found.rule} on {where}" + ("; not evaluated." if measured is None else ""))
+def _print_circuit(found: Circuit, where: str, evaluation: CircuitEvaluation | None) -> None:
+    print_text(f"{found.rule} on {where}" + ("; not evaluated." if evaluation is None else ""))
     print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))))
-    if measured is not None:
+    if evaluation is not None:
         print_text("")
-        evaluation.print_evaluation(measured)
+        print_evaluation(evaluation)

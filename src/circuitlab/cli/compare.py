@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from circuitlab.cli import evaluation, options
+from circuitlab.cli import options
 from circuitlab.cli.output import interval_text, print_json, print_table, print_text
-from circuitlab.cli.scoring import Request, method_params, scored_cells
-from circuitlab.cli.transfer import print_transfer, transferred
+from circuitlab.cli.scoring import Request, load_checked
+from circuitlab.cli.transfer import print_transfer
 
 if TYPE_CHECKING:
-    from circuitlab.cli.evaluation import EdgeScoring
-    from circuitlab.compare import OverlapTable
+    from circuitlab.comparison import OverlapTable
     from circuitlab.model.protocol import Model
-    from circuitlab.scores.edge_scores import EdgeScores
-    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.workflows.functional import FunctionalResult
 
 __all__ = ["compare"]
 
@@ -56,22 +53,20 @@ def compare(
     as_json: bool = options.JSON,
 ) -> None:
     """Compare the circuits of tasks, or of methods on one task: overlap with its chance level, rank agreement, intervals."""
-    from circuitlab.circuits import TopK  # noqa: PLC0415
-    from circuitlab.circuits.select_edges import TopEdges  # noqa: PLC0415
-    from circuitlab.compare import Sampling, compare_methods, compare_tasks  # noqa: PLC0415
+    from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
+    from circuitlab.comparison import Sampling  # noqa: PLC0415
 
-    asked = _Asked(_listed(tasks, task_list), _listed(None, methods), method)
-    asked.check(params=bool(param), edges=bool(edges), transfer=transfer)
+    named, by = _listed(tasks, task_list), _listed(None, methods) or [method]
+    _check(named, by, params=bool(param), edges=bool(edges), transfer=transfer)
     sampling = Sampling(null=null)  # type: ignore[arg-type]
-    scoring = [evaluation.edge_scoring(name, method_params(param)) for _, name in asked.cells] if edges else []
-    scored, loaded = scored_cells(asked.cells, Request(model, method, pairs, variant, seed, metric, param, store))
-    scores = dict(zip(asked.names, (one.scores for one in scored), strict=True))
-    over = compare_methods if asked.methods else compare_tasks
-    if edges:
-        table = over(_of_edges(asked, scoring, scores, loaded, store), TopEdges(edges), sampling)
-    else:
-        table = over(scores, TopK(top), sampling)
-    measured = transferred(loaded, scores, table.circuits, store, transfer_pairs) if transfer else None
+    asked = Request(model, by[0], pairs, variant, seed, metric, param, store)
+    rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
+    loaded = load_checked(named, asked, rule)
+    from circuitlab.workflows import compare as workflow  # noqa: PLC0415 - torch
+
+    chosen = asked.built() if len(by) == 1 else by
+    table = workflow.compare(loaded, named, chosen, rule=rule, sampling=sampling, **asked.scoring())  # type: ignore[arg-type]
+    measured = _transferred(loaded, named, asked, transfer_pairs, top) if transfer else None
     if as_json:
         print_json(table.to_dict() | {"transfer": None if measured is None else measured.to_dict()})
         return
@@ -80,54 +75,41 @@ def compare(
         print_transfer(measured)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is compared: tasks by one method, or methods on one task."""
+def _transferred(loaded: Model, tasks: list[str], asked: Request, pairs: int, top: int) -> FunctionalResult:
+    from circuitlab.workflows.compare import prompt_names, transfer  # noqa: PLC0415
+    from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415
+    from circuitlab.workflows.score import score  # noqa: PLC0415
 
-    tasks: list[str]
-    methods: list[str]
-    method: str
+    scored = [score(loaded, task, asked.built(), **asked.scoring()) for task in tasks]  # stored: they were compared
+    scores = dict(zip(prompt_names(tasks), scored, strict=True))
+    return transfer(loaded, scores, rule=top, settings=FunctionalComparison(pairs=pairs), store=asked.scoring()["store"])
 
-    @property
-    def names(self) -> list[str]:
-        return self.methods or self.tasks
 
-    @property
-    def cells(self) -> list[tuple[str, str]]:
-        """Task and method of everything that is compared."""
-        return [(self.tasks[0], name) for name in self.methods] or [(task, self.method) for task in self.tasks]
+def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, transfer: bool) -> None:
+    """Raise where this cannot be compared."""
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.methods import get_method  # noqa: PLC0415
 
-    def check(self, *, params: bool, edges: bool, transfer: bool) -> None:
-        """Raise where this cannot be compared."""
-        from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
-
-        if self.methods and len(self.tasks) != 1:
-            what = f"Comparing methods needs one task; got {', '.join(self.tasks) or 'none'}."
-            raise BadParameterError(what, "Name one task, or leave out --methods to compare tasks.")
-        if len(self.names) < 2:  # noqa: PLR2004
-            what = f"Comparing needs two different {'methods' if self.methods else 'tasks'}; got {', '.join(self.names) or 'none'}."
-            raise BadParameterError(what, f"Name another {'method' if self.methods else 'task'}.")
-        if self.methods and params:
-            raise BadParameterError("--param does not say which of the --methods it is for.", "Leave it out, or use the Python interface.")
-        if transfer and (edges or self.methods):
-            what = f"--transfer runs circuits of heads of several tasks, not with {'--edges' if edges else '--methods'}."
-            raise BadParameterError(what, "Leave one of the two out.")
+    several = len(methods) > 1
+    if several and len(tasks) != 1:
+        what = f"Comparing methods needs one task; got {', '.join(tasks) or 'none'}."
+        raise BadParameterError(what, "Name one task, or leave out --methods to compare tasks.")
+    if not several and len(tasks) < 2:  # noqa: PLR2004 - a comparison
+        what = f"Comparing needs two different tasks, or --methods; got {', '.join(tasks) or 'none'}."
+        raise BadParameterError(what, "Name another task, or another method.")
+    for name in methods:
+        get_method(name)
+    if several and params:
+        raise BadParameterError("--param does not say which of the --methods it is for.", "Leave it out, or use the Python interface.")
+    if transfer and (edges or several):
+        what = f"--transfer runs circuits of heads of several tasks, not with {'--edges' if edges else '--methods'}."
+        raise BadParameterError(what, "Leave one of the two out.")
 
 
 def _listed(words: list[str] | None, listed: str | None) -> list[str]:
     """Names given as words, by commas, or both; each once, in order."""
     given = [*(words or []), *(name.strip() for name in (listed or "").split(",") if name.strip())]
     return list(dict.fromkeys(given))
-
-
-def _of_edges(
-    asked: _Asked, scoring: list[EdgeScoring], scores: dict[str, HeadScores], loaded: Model, store: Path | None
-) -> dict[str, EdgeScores]:
-    from circuitlab.store import RunStore  # noqa: PLC0415
-
-    runs = RunStore(store)
-    several = zip(asked.names, asked.cells, scoring, strict=True)
-    return {name: evaluation.edge_scores(by, loaded, scores[name], task, runs) for name, (task, _), by in several}
 
 
 def _print(table: OverlapTable) -> None:

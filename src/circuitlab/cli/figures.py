@@ -19,10 +19,10 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 @app.command("build")
 def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
     """Build every figure, the tables and the report of a study."""
-    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.build import build_figures  # noqa: PLC0415
 
-    result = build_figures(file, store=RunStore(store), out=out)
+    result = build_figures(file, store=Cache(store), out=out)
     if as_json:
         print_json(result)
     else:
@@ -34,10 +34,10 @@ def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
 @app.command("check")
 def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
     """Rebuild in memory and compare with what lies in the folder."""
-    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.build import check_figures  # noqa: PLC0415
 
-    result = check_figures(file, store=RunStore(store), out=out)
+    result = check_figures(file, store=Cache(store), out=out)
     if as_json:
         print_json(result)
     else:
@@ -48,7 +48,7 @@ def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
 
 def report(file: Path, store: Path = _STORE, out: Path = typer.Option(Path("report.html"), "--out", help="The HTML file.")) -> None:
     """Write only the self-contained report of a study."""
-    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.build import write_report  # noqa: PLC0415
 
-    print_text(str(write_report(file, store=RunStore(store), out=out)))
+    print_text(str(write_report(file, store=Cache(store), out=out)))

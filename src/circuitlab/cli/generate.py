@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from circuitlab.model.generate import Decoding, Generation
     from circuitlab.model.interventions.words import EditWords
     from circuitlab.model.protocol import Model
-    from circuitlab.tasks.spec import TaskSpec
+    from circuitlab.tasks.spec import Task
 
 __all__ = ["generate"]
 
@@ -105,7 +105,7 @@ def _read(prompt: str) -> str:
     return text
 
 
-def _over(loaded: Model, task: TaskSpec | None, text: str) -> ContrastBatch | tuple[int, ...]:
+def _over(loaded: Model, task: Task | None, text: str) -> ContrastBatch | tuple[int, ...]:
     """What means are taken over."""
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
     from circuitlab.model.prompts import read_prompts  # noqa: PLC0415

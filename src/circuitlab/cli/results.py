@@ -9,7 +9,7 @@ import typer
 
 from circuitlab.cli import options
 from circuitlab.cli.output import print_json, print_table, print_text
-from circuitlab.cli.scoring import Request, scored_tasks, warn_if_unfit
+from circuitlab.cli.scoring import Request, load_checked, warn_if_unfit
 
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import NodeScore
@@ -46,7 +46,16 @@ def score(
     as_json: bool = options.JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs."""
-    (scored,), _ = scored_tasks([task], Request(model, method, pairs, variant, seed, metric, param, store))
+    from circuitlab.store import Cache  # noqa: PLC0415
+
+    asked = Request(model, method, pairs, variant, seed, metric, param, store)
+    loaded = load_checked([task], asked)
+    from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
+    from circuitlab.workflows.score import score_task  # noqa: PLC0415
+    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
+
+    with CellProgress(f"{task} x {method}"):
+        scored = score_task(loaded, task, asked.built(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
     if as_json:
         print_json(score_document(scored))
         return

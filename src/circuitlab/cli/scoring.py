@@ -1,4 +1,4 @@
-"""What commands that score a task share: what was asked for, the scored tasks, and a warning where a model cannot do one."""
+"""What commands that score a task share: what was asked for, all of it checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from circuitlab.circuits import TopEdges, TopK
+    from circuitlab.methods import Method
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.workflows.score import Scored
 
-__all__ = ["Request", "method_params", "scored_cells", "scored_tasks", "warn_if_unfit"]
+__all__ = ["Request", "load_checked", "method_params", "warn_if_unfit"]
 
 
 @dataclass(frozen=True)
@@ -29,44 +30,44 @@ class Request:
     params: list[str]
     store: Path | None
 
+    def built(self) -> Method:
+        """The method with its parameters."""
+        from circuitlab.methods import get_method  # noqa: PLC0415
 
-def scored_tasks(tasks: list[str], request: Request) -> tuple[list[Scored], Model]:
-    """Score tasks by the method that was asked for; see `scored_cells`."""
-    return scored_cells([(task, request.method) for task in tasks], request)
+        return get_method(self.method, method_params(self.params))
+
+    def scoring(self) -> dict[str, Any]:
+        """Everything but model, task and method, as `circuitlab.score` takes it."""
+        from circuitlab.store import Cache  # noqa: PLC0415
+
+        shared = {"n": self.pairs, "variant": self.variant, "seed": self.seed, "metric": self.metric}
+        return shared | {"store": Cache(self.store)}
 
 
-def scored_cells(cells: list[tuple[str, str]], request: Request) -> tuple[list[Scored], Model]:
-    """Score tasks, each by a method, and give the model; before it is loaded every name is checked and a pair of every task made."""
-    from circuitlab.methods import get_method  # noqa: PLC0415
+def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | None = None) -> Model:
+    """The model, loaded once nothing else can be refused: names, a pair of every task, the store, and what the rule asks for."""
+    from circuitlab.core.files import require_writable  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
-    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
-    for task in dict.fromkeys(task for task, _ in cells):
+    for task in tasks:
         next(sample_pairs(task, variant=request.variant, seed=request.seed))
-    methods = [get_method(name, method_params(request.params)) for _, name in cells]
+    method = request.built()
     if request.metric:
         get_metric(request.metric)
+    require_writable(Cache(request.store).root)
+    from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
     from circuitlab.model import load_model  # noqa: PLC0415
-    from circuitlab.workflows.score import score_task  # noqa: PLC0415
-    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
+    from circuitlab.workflows.circuit import require_heads  # noqa: PLC0415 - torch
+    from circuitlab.workflows.score import edge_method  # noqa: PLC0415
 
-    model, store = load_model(request.model), RunStore(request.store)
-    found = []
-    for (task, _), method in zip(cells, methods, strict=True):
-        with CellProgress(f"{task} x {method.name}"):
-            one = score_task(
-                model,
-                task,
-                method,
-                n=request.pairs,
-                variant=request.variant,
-                seed=request.seed,
-                metric=request.metric,
-                store=store,
-            )
-        found.append(one)
-    return found, model
+    if isinstance(rule, TopEdges):
+        edge_method(method)
+    model = load_model(request.model)
+    if isinstance(rule, TopK):
+        require_heads(model, rule.k)
+    return model
 
 
 def method_params(given: list[str]) -> dict[str, Any]:
@@ -75,17 +76,17 @@ def method_params(given: list[str]) -> dict[str, Any]:
 
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for text in given:
         name, sign, value = text.partition("=")
         if not sign:
             what = f"--param {text!r} has no value."
             raise BadParameterError(what, "Write name=value, for example --param direction=noising.")
         try:
-            found[name] = msgspec.json.decode(value)
+            params[name] = msgspec.json.decode(value)
         except msgspec.DecodeError:
-            found[name] = value
-    return found
+            params[name] = value
+    return params
 
 
 def warn_if_unfit(scores: HeadScores) -> None:

@@ -28,14 +28,14 @@ def run(
 ) -> None:
     """Run every cell, of scores and of analyses, that is not finished; an interrupted study goes on where it stopped."""
     from circuitlab.core.errors import StoreError, UnknownNameError  # noqa: PLC0415
-    from circuitlab.store import RunStore  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
+    from circuitlab.studies.load import load_study  # noqa: PLC0415
     from circuitlab.studies.run import run_study  # noqa: PLC0415
-    from circuitlab.studies.spec import load_study  # noqa: PLC0415
     from circuitlab.workflows.terminal import TerminalProgress  # noqa: PLC0415
 
     if executor != "local":
         raise UnknownNameError("executor", executor, ["local"])
-    result = run_study(load_study(file), RunStore(store), shard=shard, progress=TerminalProgress())
+    result = run_study(load_study(file), Cache(store), shard=shard, progress=TerminalProgress())
     if as_json:
         print_json(result)
     else:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitlab.cli.output import interval_text, print_table, print_text
 
 if TYPE_CHECKING:
-    from circuitlab.circuits.circuit import Circuit
-    from circuitlab.model.protocol import Model
-    from circuitlab.scores.head_scores import HeadScores
     from circuitlab.workflows.functional import FunctionalResult
 
-__all__ = ["print_transfer", "transferred"]
-
-
-def transferred(
-    model: Model, scores: Mapping[str, HeadScores], circuits: Mapping[str, Circuit], store: Path | None, pairs: int
-) -> FunctionalResult:
-    """Run every task's circuit on every task; what was run before is read from the store."""
-    from circuitlab.store import RunStore  # noqa: PLC0415
-    from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415
-    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
-
-    with CellProgress("circuits on each other's tasks"):
-        return FunctionalComparison(pairs=pairs)(model, scores, circuits, RunStore(store))
+__all__ = ["print_transfer"]
 
 
 def print_transfer(result: FunctionalResult) -> None:

@@ -10,8 +10,8 @@ import torch
 from circuitlab.core.errors import ModelError
 from circuitlab.execute.edge_runs import EdgeRuns
 from circuitlab.execute.sweeps import like_pairs, unedited_together
-from circuitlab.model.decoder.taps import NO_SUM, STREAM, in_turn, refusing
-from circuitlab.model.protocol import Site
+from circuitlab.model.decoder.taps import NO_SUM, STREAM, in_turn
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -77,7 +77,7 @@ class AnswerValues:
 def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[AnswerValues, AnswerValues]:
     """Values of the clean and of the corrupt run: about one forward pass each, what both prompts share run once."""
     try:
-        decoder = refusing(model.decoder, STREAM, NO_SUM)
+        decoder = model.decoder.refusing(STREAM, NO_SUM)
     except ModelError:
         decoder = None
     batch = replace(batch, one_length=model.length_dependent)

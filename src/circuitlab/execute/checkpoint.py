@@ -7,42 +7,33 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["FinishedRows", "Keeper", "keeping_rows"]
+if TYPE_CHECKING:
+    from circuitlab.store import Checkpoint
+
+__all__ = ["PairRows", "keeping_rows"]
 
 _SECONDS_BETWEEN_SAVES = 5.0
 
 
-class Keeper(Protocol):
-    """Where finished rows are kept."""
-
-    def load(self) -> dict[str, np.ndarray]:
-        """What was saved last; empty if nothing was, or if it cannot be read."""
-        ...
-
-    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays in place of what was saved before."""
-        ...
-
-
-_keeper: contextvars.ContextVar[Keeper | None] = contextvars.ContextVar("keeper", default=None)
+_checkpoint: contextvars.ContextVar[Checkpoint | None] = contextvars.ContextVar("checkpoint", default=None)
 
 
 @contextmanager
-def keeping_rows(keeper: Keeper) -> Iterator[None]:
+def keeping_rows(checkpoint: Checkpoint) -> Iterator[None]:
     """Let methods inside the ``with`` block keep their finished rows, and find those of an earlier, interrupted run."""
-    token = _keeper.set(keeper)
+    token = _checkpoint.set(checkpoint)
     try:
         yield
     finally:
-        _keeper.reset(token)
+        _checkpoint.reset(token)
 
 
 @dataclass(eq=False)
-class FinishedRows:
+class PairRows:
     """Arrays with one row per pair, and which rows are finished.
 
     Parameters
@@ -56,17 +47,17 @@ class FinishedRows:
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> FinishedRows:
+    def of(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> PairRows:
         """Rows as an interrupted run left them, or none finished; what was kept in another shape is not used."""
-        keeper = _keeper.get()
-        kept = keeper.load() if keeper is not None else {}
+        checkpoint = _checkpoint.get()
+        kept = checkpoint.load() if checkpoint is not None else {}
         wanted = {name: (pairs, *shape) for name, shape in shapes.items()} | {"done": (pairs,)}
         if {name: value.shape for name, value in kept.items()} == wanted:
             return cls({name: kept[name] for name in shapes}, kept["done"].astype(bool))
         return cls.empty(pairs, shapes)
 
     @classmethod
-    def empty(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> FinishedRows:
+    def empty(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> PairRows:
         """Rows of which none is finished."""
         return cls({name: np.zeros((pairs, *shape)) for name, shape in shapes.items()}, np.zeros(pairs, dtype=bool))
 
@@ -86,7 +77,7 @@ class FinishedRows:
 
     def save(self) -> None:
         """Keep the finished rows now, where somebody keeps them: for a run that cannot go on."""
-        keeper = _keeper.get()
-        if keeper is not None:
-            keeper.save({**self.arrays, "done": self.done})
+        checkpoint = _checkpoint.get()
+        if checkpoint is not None:
+            checkpoint.save({**self.arrays, "done": self.done})
             self._saved = time.monotonic()

@@ -16,7 +16,7 @@ from circuitlab.execute.gradients import refuse_zero_gradient
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.sweeps import like_pairs
-from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing
+from circuitlab.model.decoder.taps import NO_SUM, STREAM
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 
@@ -179,7 +179,7 @@ def score_edges(
     arrays: dict[str, np.ndarray] = {"edges": np.zeros((batch.n_pairs, *layout.shape), dtype=np.float32)}
     arrays |= {name: np.zeros(batch.n_pairs) for name in ("clean", "corrupt")}
     live, done = False, 0
-    decoder, sizes = refusing(model.decoder, STREAM, NO_SUM), PassSizes.of(model)
+    decoder, sizes = model.decoder.refusing(STREAM, NO_SUM), PassSizes.of(model)
     fits = fits_in(lambda window, length: sizes.edges(window, length, runs=3), method.name)
     for pairs in like_pairs(batch, pairs_per_pass, fits=fits):
         found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), decoder), layout)

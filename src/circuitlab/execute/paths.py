@@ -58,11 +58,11 @@ class TwoRuns:
         """Run both prompts of every pair."""
         import torch  # noqa: PLC0415
 
-        from circuitlab.model.decoder.taps import NO_SUM, STREAM, refusing  # noqa: PLC0415 - torch
+        from circuitlab.model.decoder.taps import NO_SUM, STREAM  # noqa: PLC0415 - torch
         from circuitlab.model.places import Places  # noqa: PLC0415 - torch
 
         with torch.no_grad():
-            decoder = refusing(model.decoder, STREAM, NO_SUM)
+            decoder = model.decoder.refusing(STREAM, NO_SUM)
             clean, corrupt = (decoder.traced_in(Places.of(batch, tokens)) for tokens in (batch.clean, batch.corrupt))
             values = [_read(model, metric, batch, _at_end(run.final, batch)) for run in (clean, corrupt)]
         edited, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
@@ -147,7 +147,7 @@ class TwoRuns:
         return found
 
     def _sweep(self, route: Route, changes: dict[Receiver, Change], senders: Tensor, place: Tensor | None) -> np.ndarray:
-        from circuitlab.model.protocol import Edit, EditSet  # noqa: PLC0415
+        from circuitlab.model.sites import Edit, EditSet  # noqa: PLC0415
 
         edits: list[list[Edit]] = [[] for _ in senders]
         touched = np.zeros((len(senders), self.batch.n_pairs), dtype=bool)

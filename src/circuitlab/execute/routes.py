@@ -119,7 +119,7 @@ class Route:
         ModelError
             If the model lacks a residual point, or cannot be taken apart.
         """
-        from circuitlab.model.protocol import Site  # noqa: PLC0415 - kept beside its one use
+        from circuitlab.model.sites import Site  # noqa: PLC0415 - kept beside its one use
 
         named = (*self.via, *self.receivers)
         _require_inside(model, [one.node for one in named] + list(senders))

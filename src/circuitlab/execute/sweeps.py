@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.engine import Engine
     from circuitlab.model.engine.base_run import BaseRun
-    from circuitlab.model.protocol import EditSet, Model, Site
+    from circuitlab.model.protocol import Model
+    from circuitlab.model.sites import EditSet, Site
 
 __all__ = [
     "EngineName",

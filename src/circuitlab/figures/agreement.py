@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from circuitlab.compare import OverlapTable
+from circuitlab.comparison import OverlapTable
 from circuitlab.figures.frame import plain, rounded
 from circuitlab.figures.overlap import blank, grid_figure, heat, limits_text, side_bar, stars
 from circuitlab.figures.theme import Theme
@@ -28,7 +28,7 @@ def method_agreement(
     Parameters
     ----------
     table : OverlapTable
-        From `circuitlab.compare.compare_methods`; also of `compare_models`.
+        From `circuitlab.comparison.compare_methods`; also of `compare_models`.
     titles : mapping of str to str, optional
         What to print for a method's name.
     title, subtitle : str

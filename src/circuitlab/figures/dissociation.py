@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuitlab.compare.dissociation import SETS, Dissociation
+from circuitlab.comparison.dissociation import SETS, Dissociation
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme

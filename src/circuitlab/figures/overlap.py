@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from circuitlab.compare import OverlapTable
+from circuitlab.comparison import OverlapTable
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import Theme
 
@@ -32,7 +32,7 @@ def overlap_matrix(
     Parameters
     ----------
     table : OverlapTable
-        From `circuitlab.compare.compare_tasks`.
+        From `circuitlab.comparison.compare_tasks`.
     titles : mapping of str to str, optional
         What to print for a task's name.
     title, subtitle : str

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from circuitlab.compare.sensitivity import SensitivityCard, SensitivityRow
+from circuitlab.comparison.sensitivity import SensitivityCard, SensitivityRow
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import NEUTRAL, Theme, template
@@ -31,7 +31,7 @@ def sensitivity_dots(
     Parameters
     ----------
     card : SensitivityCard
-        From `circuitlab.compare.sensitivity.sensitivity_card`.
+        From `circuitlab.comparison.sensitivity.sensitivity_card`.
     titles : mapping of str to str, optional
         What to print for a task's name.
     title, subtitle : str

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuitlab.compare.stability import StabilityCurve
+from circuitlab.comparison.stability import StabilityCurve
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import HELPS, Theme, template
@@ -32,7 +32,7 @@ def stability_curves(
     Parameters
     ----------
     curves : mapping of str to StabilityCurve
-        From `circuitlab.compare.sample_size_curve`, by task (or by any name), in the order of the legend.
+        From `circuitlab.comparison.sample_size_curve`, by task (or by any name), in the order of the legend.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from circuitlab.compare.transfer import TransferCell, TransferTable
+from circuitlab.comparison.transfer import TransferCell, TransferTable
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit, wrapped
 from circuitlab.figures.overlap import stars
@@ -31,7 +31,7 @@ def transfer_matrix(
     Parameters
     ----------
     table : TransferTable
-        From `circuitlab.compare.transfer.transfer_table`.
+        From `circuitlab.comparison.transfer.transfer_table`.
     titles : mapping of str to str, optional
         What to print for a task's name.
     title, subtitle : str

@@ -8,12 +8,15 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.execute.contract import Method
 
-__all__ = ["Method", "get_method", "list_methods", "method_classes"]
+__all__ = ["Method", "MethodLike", "get_method", "list_methods", "method_classes"]
+
+MethodLike: TypeAlias = str | Method | type[Method]
+"""What may be given where a method is wanted: its name, its class, or an instance with its parameters set."""
 
 
 @functools.cache
@@ -33,13 +36,13 @@ def list_methods() -> list[str]:
     return list(method_classes())
 
 
-def get_method(name: str, params: Mapping[str, Any] | None = None) -> Method:
+def get_method(name: MethodLike, params: Mapping[str, Any] | None = None) -> Method:
     """Build a method from its name and parameters.
 
     Parameters
     ----------
-    name : str
-        For example ``"activation_patching"``.
+    name : str, Method or type
+        For example ``"activation_patching"``, or the class of that name. An instance is given back as it is.
     params : mapping, optional
         Fields of the method's dataclass; lists are read as tuples.
 
@@ -51,9 +54,15 @@ def get_method(name: str, params: Mapping[str, Any] | None = None) -> Method:
         If a parameter has a value the method cannot use.
     """
     classes = method_classes()
-    if name not in classes:
+    if not isinstance(name, str | type):
+        if params:
+            what = f"{name!r} has its parameters already, and {dict(params)} are given beside it."
+            raise BadParameterError(what, "Set them where the method is made.")
+        return name
+    if isinstance(name, str) and name not in classes:
         raise UnknownNameError("method", name, classes)
-    cls = classes[name]
+    cls: Any = classes[name] if isinstance(name, str) else name
+    name = str(cls.name)
     known = {field.name for field in dataclasses.fields(cls)}
     for key in params or {}:
         if key not in known:
@@ -65,3 +74,16 @@ def get_method(name: str, params: Mapping[str, Any] | None = None) -> Method:
         what = f"{name} cannot take {given}: {error}."
         raise BadParameterError(what, f"Its parameters are {sorted(known)}.") from error
     return method
+
+
+def __getattr__(name: str) -> Any:
+    # Classes are found when they are first used: `circuitlab.methods.ActivationPatching`.
+    for cls in method_classes().values():
+        if cls.__name__ == name:
+            return cls
+    what = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(what)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(cls.__name__ for cls in method_classes().values())])

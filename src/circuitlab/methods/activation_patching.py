@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import step
-from circuitlab.execute.checkpoint import FinishedRows
+from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import Chosen
@@ -27,7 +27,7 @@ from circuitlab.execute.sweeps import (
     sweeps_on,
     unedited_together,
 )
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class ActivationPatching:
         batch = with_reference(model, metric, batch)
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
-        rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
+        rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
         sweeps = sweeps_on(model, metric, self.engine, self.precision)
         for pairs in like_pairs(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
             rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))

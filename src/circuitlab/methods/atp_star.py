@@ -11,7 +11,7 @@ from circuitlab.execute.first_order import Contrast, Way, check_direction, first
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import Chosen, Point, value_at
 from circuitlab.execute.qk_fix import attention_of, fixed_effect
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,14 +120,12 @@ class AttributionPatchingStar:
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
-        from circuitlab.model.decoder.taps import refusing  # noqa: PLC0415 - torch
-
         decoder = model.decoder
         if self.site in {"q", "k"}:
-            decoder = refusing(decoder, {Site.PATTERN}, "and the QK fix recomputes attention from queries and keys alone")
+            decoder = decoder.refusing({Site.PATTERN}, "and the QK fix recomputes attention from queries and keys alone")
         if self.reduce != "none":
             stream = {Site.RESID_PRE, Site.RESID_MID, Site.RESID_POST}
-            decoder = refusing(decoder, stream, "and GradDrop takes the stream that enters a layer for the one that leaves it unchanged")
+            decoder = decoder.refusing(stream, "and GradDrop takes the stream that enters a layer for the one that leaves it unchanged")
 
         def effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
             return self._effects(contrast, points, decoder)

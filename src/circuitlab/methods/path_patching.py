@@ -10,7 +10,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
-from circuitlab.execute.checkpoint import FinishedRows
+from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.needs import prepared
@@ -127,7 +127,7 @@ class PathPatching:
         places: tuple[str | None, ...] = marks or (None,)
         for mark in marks or ():
             batch.mark(mark)
-        rows = FinishedRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
+        rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
         sizes = PassSizes.of(model)
         fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
         for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):

@@ -180,8 +180,10 @@ METRICS: dict[str, type[Any]] = {cls.name: cls for cls in (LogitDiff, ProbDiff, 
 """Every metric by name."""
 
 
-def get_metric(name: str) -> Any:
-    """The metric of this name with its default parameters; an unknown name raises `UnknownNameError`."""
+def get_metric(name: str | Metric) -> Any:
+    """The metric of this name with its default parameters (an instance as it is); an unknown name raises `UnknownNameError`."""
+    if not isinstance(name, str):
+        return name
     if name not in METRICS:
         raise UnknownNameError("metric", name, METRICS)
     return METRICS[name]()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitlab.core.errors import BadParameterError, EditDidNotFireError, ModelError
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -100,7 +100,8 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
         raise RejectedRow("same_prompt", what, "The tokenizer does not see what the texts differ in; change the words that differ.")
     marks = {}
     for name, span in example.clean_marks.items():
-        here, there = clean.last_token_of(span), corrupt.last_token_of(example.corrupt_marks[name])
+        here, other = clean.last_token_of(span), example.corrupt_marks.get(name)
+        there = here if other is None else corrupt.last_token_of(other)
         if here is None or here != there:
             what = f"Row {example.row}: mark {name} is token {here} of {example.clean!r} and token {there} of {example.corrupt!r}."
             raise RejectedRow("mark_shift", what, "Marked words need equal token counts; change or drop the row.")

@@ -15,7 +15,7 @@ from circuitlab.core.errors import BadParameterError, ModelError, TokenizationEr
 from circuitlab.core.provenance import digest
 from circuitlab.model.hooks import HookedRun, own_modes
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float

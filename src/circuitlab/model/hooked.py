@@ -21,8 +21,8 @@ from circuitlab.model.identity import Fingerprint, hash_weights
 from circuitlab.model.inside import require_tokens
 from circuitlab.model.places import Places, Tap
 from circuitlab.model.prompts import read_prompts
-from circuitlab.model.protocol import Edit, Site
 from circuitlab.model.readout import Readout
+from circuitlab.model.sites import Edit, Site
 from circuitlab.model.spec_of import spec_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention, Standing
     from circuitlab.model.prompts import PromptLike
-    from circuitlab.model.protocol import EditSet, Runner
+    from circuitlab.model.runner import Runner
+    from circuitlab.model.sites import EditSet
 
 __all__ = ["HookedModel"]
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from circuitlab.model.anatomy.parts import HeadMap, LayerParts, ModelParts, Write
 from circuitlab.model.anatomy.watch import is_softmax
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -15,7 +15,7 @@ from circuitlab.tasks.pairs import Sampler
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
-    from circuitlab.tasks.spec import TaskSpec
+    from circuitlab.tasks.spec import Task
 
 __all__ = ["Draw", "draw_pairs", "prepare_batch", "to_batch"]
 
@@ -29,14 +29,14 @@ class Draw:
 
     pairs: list[EncodedPair]
     rejected: list[RejectedRow]
-    task: TaskSpec
+    task: Task
     variant: str
     seed: int
 
 
 def prepare_batch(
     model: Model,
-    task: str | Path | TaskSpec,
+    task: str | Path | Task,
     n: int,
     *,
     variant: str | None = None,
@@ -49,7 +49,7 @@ def prepare_batch(
     ----------
     model : Model
         Its tokenizer encodes; it is run only for tasks that keep what the model knows.
-    task : str, Path or TaskSpec
+    task : str, Path or Task
         Task id, file or spec.
     n : int
         Pairs wanted.
@@ -162,7 +162,7 @@ def _encoded(model: Model, sampler: Sampler, seed: int, *, strict: bool) -> Iter
             yield rejected
 
 
-def _known(model: Model, found: Draw, task: str | Path | TaskSpec, n: int) -> Iterator[tuple[EncodedPair, bool]]:
+def _known(model: Model, found: Draw, task: str | Path | Task, n: int) -> Iterator[tuple[EncodedPair, bool]]:
     """Pairs in stream order, each with whether the model ranks the answer first; drawn a block at a time."""
     sampler = Sampler(task, variant=found.variant)
     block: list[EncodedPair] = []

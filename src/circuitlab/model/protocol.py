@@ -1,149 +1,27 @@
-"""What circuitlab asks of a model: five verbs, the sites they read and edit, and the weights a linear readout needs.
+"""What circuitlab asks of a model: its verbs, and the weights a linear readout needs.
 
 Importing this module does not import torch; tensors appear in annotations only.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from circuitlab.model.runner import ReadableModel, Runner
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from circuitlab.core.provenance import ModelSpec
-    from circuitlab.model.decoder import Decoder
     from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention
     from circuitlab.model.norms import FrozenNorm
     from circuitlab.model.prompts import PromptLike
+    from circuitlab.model.sites import Edit, EditSet
 
-__all__ = ["Edit", "EditSet", "Model", "Runner", "Site", "Weights"]
-
-
-class Site(enum.Enum):
-    """A place inside every layer that can be read and edited. Shapes are per row and layer.
-
-    RESID_PRE, RESID_MID, RESID_POST
-        (pos, d_model). The residual stream itself, on the un-normed side: entering the layer, between attention and MLP,
-        leaving the layer. RESID_MID does not exist in parallel blocks (GPT-NeoX).
-    ATTN_OUT, MLP_OUT
-        (pos, d_model). What is added to the residual stream: after the output projection, its bias, and the post-norm of
-        models that have one (Gemma 2 and 3).
-    Z
-        (pos, head, d_head). Each query head's attention-weighted value, before the output projection.
-    Q
-        (pos, head, d_head). Queries as projected: before any q-norm and before rotation.
-    K, V
-        (pos, kv_head, d_head). Keys (before any k-norm and rotation) and values, one per shared key/value head.
-    PATTERN
-        (head, query_pos, key_pos). Attention weights after the softmax.
-    """
-
-    RESID_PRE = "resid_pre"
-    RESID_MID = "resid_mid"
-    RESID_POST = "resid_post"
-    ATTN_OUT = "attn_out"
-    MLP_OUT = "mlp_out"
-    Z = "z"
-    Q = "q"
-    K = "k"
-    V = "v"
-    PATTERN = "pattern"
-
-    @property
-    def per_head(self) -> bool:
-        """Whether the site has a head axis."""
-        return self in {Site.Z, Site.Q, Site.K, Site.V, Site.PATTERN}
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """Replace the value at one site of one layer during a run.
-
-    Parameters
-    ----------
-    site, layer : Site, int
-        Where.
-    value : Tensor
-        The new value: (row, pos, ...) for all positions, or (row, ...) where ``positions`` is given; without the head axis
-        where ``head`` is given. Rows are those of ``rows``.
-    head : int, optional
-        Edit only this head (key/value head at K and V).
-    positions : Tensor of int, shape (row,), optional
-        Edit one position of each row.
-    rows : slice, optional
-        Edit only these rows of the batch; all rows by default. Lets one forward pass carry many edits.
-    """
-
-    site: Site
-    layer: int
-    value: Float[Tensor, ...]
-    head: int | None = None
-    positions: Int[Tensor, " row"] | None = None
-    rows: slice | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class EditSet:
-    """A set of edits made together in one run.
-
-    Parameters
-    ----------
-    edits : tuple of Edit
-        With one value per prompt and no ``rows``.
-    start : int
-        First position at which an edited value differs from the unedited run in any prompt; nothing before it is recomputed. 0 is always
-        right.
-    """
-
-    edits: tuple[Edit, ...]
-    start: int = 0
-
-    @property
-    def layer(self) -> int:
-        """The first layer it touches."""
-        return min(edit.layer for edit in self.edits)
-
-
-@runtime_checkable
-class Runner(Protocol):
-    """The running half of a model; an edited model offers just this."""
-
-    def logits(
-        self,
-        tokens: Int[Tensor, "row pos"],
-        at: Int[Tensor, " row"],
-        *,
-        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
-        gradients: bool = False,
-    ) -> Float[Tensor, "row vocab"]:
-        """Next-token logits at one position of each row (final softcap applied), where its prompt ends.
-
-        Without gradients, unless ``gradients`` is true: then they flow to the values of interventions, never to weights. ``marks`` are the
-        named positions of the prompts, for interventions that act at marks.
-        """
-        ...
-
-    def capture(
-        self,
-        tokens: Int[Tensor, "row pos"],
-        sites: Sequence[Site],
-        *,
-        layers: Sequence[int] | None = None,
-        at: Int[Tensor, " row"] | None = None,
-        marks: Mapping[str, Int[Tensor, " row"]] | None = None,
-    ) -> dict[Site, Float[Tensor, ...]]:
-        """Activations at sites, shape (row, layer, pos, ...), or (row, layer, ...) with ``at``, without gradients.
-
-        PATTERN is (row, layer, head, query_pos, key_pos), or (row, layer, head, key_pos) with ``at``. ``layers`` restricts
-        the layer axis (in the order given).
-        """
-        ...
+__all__ = ["Model", "Weights"]
 
 
 class Weights(Protocol):
@@ -181,13 +59,8 @@ class Weights(Protocol):
 
 
 @runtime_checkable
-class Model(Runner, Protocol):
+class Model(ReadableModel, Protocol):
     """A decoder language model as circuitlab uses it. Right-padded rows are exact: a causal model never looks right."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Shapes, family and identity."""
-        ...
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -200,23 +73,8 @@ class Model(Runner, Protocol):
         ...
 
     @property
-    def sites(self) -> frozenset[Site]:
-        """The sites this model has."""
-        ...
-
-    @property
     def length_dependent(self) -> bool:
         """Whether what it makes of a position depends on how long the prompt is: then prompts of different lengths never share a pass."""
-        ...
-
-    @property
-    def lacks(self) -> Mapping[Site, str]:
-        """Sites that it does not have, each with the reason."""
-        ...
-
-    @property
-    def decoder(self) -> Decoder:
-        """The functional forward; raises `ModelError` where the model cannot be taken apart."""
         ...
 
     def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:

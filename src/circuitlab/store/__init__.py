@@ -1,6 +1,7 @@
-"""Run store: finished runs on disk, found by what they are."""
+"""The cache: whatever took long to compute, on disk, found again by everything it depends on."""
 
-from circuitlab.store.documents import DocumentStore
-from circuitlab.store.run_store import RunStore
+from circuitlab.store.cache import Cache
+from circuitlab.store.checkpoint import Checkpoint
+from circuitlab.store.codecs import EDGE_SCORES, HEAD_SCORES, Codec, Document, Documents
 
-__all__ = ["DocumentStore", "RunStore"]
+__all__ = ["EDGE_SCORES", "HEAD_SCORES", "Cache", "Checkpoint", "Codec", "Document", "Documents"]

@@ -13,15 +13,14 @@ from circuitlab.core.errors import StoreError
 from circuitlab.core.files import replace_file
 from circuitlab.figures.images import exporter, image_problem, render_image
 from circuitlab.figures.page import figure_json, figure_page, plotly_js
-from circuitlab.store import RunStore
-from circuitlab.studies.analyses.base import Analysis, Found
-from circuitlab.studies.collect import Run, StudyRuns, collect
-from circuitlab.studies.drawing import Drawing
+from circuitlab.store import Cache
 from circuitlab.studies.drawings import draw_all
 from circuitlab.studies.manifest import MANIFEST, FileEntry, Manifest, read_manifest, sha256
 from circuitlab.studies.report.analyses import analysis_tables
 from circuitlab.studies.report.page import report_page
+from circuitlab.studies.results import StudyRuns, collect
 from circuitlab.studies.tables import fitness_csv, heads_csv, overlap_csv
+from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell, StudyFigure
 
 __all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "write_report"]
 
@@ -51,18 +50,18 @@ class CheckResult(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class _File:
     data: bytes
-    runs: tuple[Run, ...]
+    runs: tuple[ScoredCell, ...]
     records: tuple[str, ...] = ()
 
 
-def build_figures(study_file: str | Path, *, store: RunStore, out: str | Path = "figures/built") -> BuildResult:
+def build_figures(study_file: str | Path, *, store: Cache, out: str | Path = "figures/built") -> BuildResult:
     """Write every figure, table, the report and the manifest of a study.
 
     Parameters
     ----------
     study_file : str or Path
         For example ``figures/core.toml``.
-    store : RunStore
+    store : Cache
         Holds the finished runs.
     out : str or Path
         Folder. Each file is replaced in one step; files of an earlier build that are no longer made are removed.
@@ -92,12 +91,12 @@ def build_figures(study_file: str | Path, *, store: RunStore, out: str | Path = 
     _write(folder / MANIFEST, manifest.encode())
     _remove(folder / name for name in (before.files if before else {}) if name not in entries and Path(name).name == name)
     names = [*sorted(entries), MANIFEST]
-    records = [one.record_id for _, found in runs.found for one in found]
+    records = [one.record_id for _, found in runs.results for one in found]
     missing = [planned.label for planned in runs.missing]
     return BuildResult(str(folder), names, [run.run_id for run in runs.runs], said, records, missing)
 
 
-def check_figures(study_file: str | Path, *, store: RunStore, out: str | Path = "figures/built") -> CheckResult:
+def check_figures(study_file: str | Path, *, store: Cache, out: str | Path = "figures/built") -> CheckResult:
     """Rebuild everything in memory and compare it with a folder, byte by byte.
 
     Images are compared with the manifest's hash only, since their bytes depend on the browser that drew them.
@@ -122,29 +121,29 @@ def check_figures(study_file: str | Path, *, store: RunStore, out: str | Path = 
     return CheckResult(not differing, len(names), differing)
 
 
-def write_report(study_file: str | Path, *, store: RunStore, out: str | Path = "report.html") -> Path:
+def write_report(study_file: str | Path, *, store: Cache, out: str | Path = "report.html") -> Path:
     """Write only the self-contained report; see `build_figures` for what it raises."""
     runs = collect(study_file, store)
     _write(Path(out), report_page(runs, draw_all(runs)).encode())
     return Path(out)
 
 
-def _files(runs: StudyRuns, drawings: list[Drawing]) -> dict[str, _File]:
+def _files(runs: StudyRuns, drawings: list[StudyFigure]) -> dict[str, _File]:
     files = {"plotly.min.js": _File(plotly_js().encode(), ())}
     for drawing in drawings:
         files[f"{drawing.name}.html"] = _File(figure_page(drawing.figure, _anchor(drawing.name)).encode(), drawing.runs, drawing.records)
         files[f"{drawing.name}.json"] = _File(figure_json(drawing.figure).encode(), drawing.runs, drawing.records)
     tables = {"heads.csv": heads_csv(runs), "overlap.csv": overlap_csv(runs), "task_fitness.csv": fitness_csv(runs)}
     files |= {name: _File(text.encode(), runs.runs) for name, text in tables.items() if text}
-    for analysis, found in runs.found:
+    for analysis, found in runs.results:
         files |= {_record_name(analysis, one): _File(_record_json(one), one.runs, (one.record_id,)) for one in found}
-    records = tuple(one.record_id for _, found in runs.found for one in found)
+    records = tuple(one.record_id for _, found in runs.results for one in found)
     files |= {name: _File(text.encode(), runs.runs, records) for name, text in analysis_tables(runs).items()}
     files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs, records)
     return files
 
 
-def _images(drawings: list[Drawing]) -> tuple[dict[str, _File], str]:
+def _images(drawings: list[StudyFigure]) -> tuple[dict[str, _File], str]:
     if problem := image_problem():
         return {}, problem
     files = {}
@@ -159,11 +158,11 @@ def _images(drawings: list[Drawing]) -> tuple[dict[str, _File], str]:
     return files, "made"
 
 
-def _record_name(analysis: Analysis, found: Found) -> str:
-    return ".".join(filter(None, (analysis.name, found.unit.key, "record.json")))
+def _record_name(analysis: Analysis, found: AnalysisResult) -> str:
+    return ".".join(filter(None, (analysis.name, found.cell.key, "record.json")))
 
 
-def _record_json(found: Found) -> bytes:
+def _record_json(found: AnalysisResult) -> bytes:
     """What an analysis found, so that every number of its figures can be read without the store."""
     return msgspec.json.format(msgspec.json.encode(found.result, order="sorted"), indent=1) + b"\n"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from circuitlab import figures
 from circuitlab.circuits import TopK
-from circuitlab.compare import OverlapTable, compare_tasks
+from circuitlab.comparison import OverlapTable, compare_tasks
 from circuitlab.core.provenance import FitnessFlag
 from circuitlab.figures.frame import method_title
-from circuitlab.studies.collect import Run, StudyRuns
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.results import StudyRuns
+from circuitlab.studies.types import ScoredCell, StudyFigure
 
 __all__ = ["compare_method", "draw_all", "fitness_flags"]
 
@@ -20,7 +20,7 @@ _FEW = 2
 """Tasks whose overlap one number tells."""
 
 
-def draw_all(runs: StudyRuns) -> list[Drawing]:
+def draw_all(runs: StudyRuns) -> list[StudyFigure]:
     """Every figure of a study, in the order of the report.
 
     Fitness; the overlap matrix of each method that scored heads on two or more tasks (the study's own choice first); and for
@@ -29,24 +29,24 @@ def draw_all(runs: StudyRuns) -> list[Drawing]:
     drawings = []
     if flags := fitness_flags(runs):
         shown = figures.fitness_table(flags, units=_units(runs), subtitle=runs.runs[0].scores.provenance.model.name)
-        drawings.append(Drawing("task_fitness", "fitness", shown, runs.runs))
+        drawings.append(StudyFigure("task_fitness", "fitness", shown, runs.runs))
     main = runs.study.compare.method if runs.study.compare else ""
     for key, group in sorted(runs.methods().items(), key=lambda item: item[1][0].cell.method.name != main):
         if (table := compare_method(runs, key)) is not None:
             titles = {run.task_key: run.title for run in group}
             shown = figures.overlap_matrix(table, titles=titles, title=f"Are they the same heads? {_by(group)}")
-            drawings.append(Drawing(f"overlap.{key}", "overlap", shown, tuple(group)))
+            drawings.append(StudyFigure(f"overlap.{key}", "overlap", shown, tuple(group)))
             if len(table.circuits) > _FEW:
                 shown = figures.upset(
                     table.circuits, titles=titles, title=f"Which heads serve which tasks? {_by(group)}", subtitle=table.rule
                 )
-                told = "Each column counts the heads that exactly the marked tasks have in common; the tick is what chance would give."
-                drawings.append(Drawing(f"upset.{key}", "upset", shown, tuple(group), told))
+                caption = "Each column counts the heads that exactly the marked tasks have in common; the tick is what chance would give."
+                drawings.append(StudyFigure(f"upset.{key}", "upset", shown, tuple(group), caption))
     for group in runs.tasks().values():
         for run in group:
             drawings += _of_run(run)
         drawings += _methods_of(group)
-    return drawings + [drawing for analysis, found in runs.found if found for drawing in analysis.draw(found)]
+    return drawings + [drawing for analysis, found in runs.results if found for drawing in analysis.draw(found)]
 
 
 @functools.lru_cache(maxsize=16)
@@ -67,7 +67,7 @@ def fitness_flags(runs: StudyRuns) -> dict[str, FitnessFlag]:
     return {run.title: run.scores.provenance.fitness for run in first if run.scores.provenance.fitness is not None}
 
 
-def _by(group: list[Run]) -> str:
+def _by(group: list[ScoredCell]) -> str:
     return f"By {method_title(group[0].scores.provenance)}"
 
 
@@ -75,22 +75,22 @@ def _units(runs: StudyRuns) -> str:
     return " or ".join(dict.fromkeys(run.scores.provenance.units for run in runs.runs))
 
 
-def _of_run(run: Run) -> Iterator[Drawing]:
+def _of_run(run: ScoredCell) -> Iterator[StudyFigure]:
     scores, said = run.scores, f"{run.title}: {method_title(run.scores.provenance)}"
     part = "heads" if "heads" in scores.parts else scores.parts[0]
     if scores.marks is not None:
-        yield Drawing(f"{run.slug}.heatmap", "heatmap", figures.mark_heatmap(scores, part, title=said), (run,))
+        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.mark_heatmap(scores, part, title=said), (run,))
         for mark in scores.marks:
             shown = figures.top_heads(scores, 15, part, mark, title=f"{said}, top at {mark}")
-            yield Drawing(f"{run.slug}.top_heads.{mark}", "top_heads", shown, (run,))
+            yield StudyFigure(f"{run.slug}.top_heads.{mark}", "top_heads", shown, (run,))
         return
     if part == "heads":
-        yield Drawing(f"{run.slug}.heatmap", "heatmap", figures.head_heatmap(scores, title=said), (run,))
-    yield Drawing(f"{run.slug}.top_heads", "top_heads", figures.top_heads(scores, 15, part, title=f"{said}, top 15"), (run,))
+        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.head_heatmap(scores, title=said), (run,))
+    yield StudyFigure(f"{run.slug}.top_heads", "top_heads", figures.top_heads(scores, 15, part, title=f"{said}, top 15"), (run,))
 
 
-def _methods_of(group: list[Run]) -> Iterator[Drawing]:
+def _methods_of(group: list[ScoredCell]) -> Iterator[StudyFigure]:
     usable = [run for run in group if "heads" in run.scores.parts and run.scores.marks is None]
     if len(usable) > 1:
         shown = figures.scatter_methods(usable[0].scores, usable[1].scores, title=f"{usable[0].title}: two methods, the same heads?")
-        yield Drawing(f"{usable[0].task_key}.methods", "methods", shown, tuple(usable[:2]))
+        yield StudyFigure(f"{usable[0].task_key}.methods", "methods", shown, tuple(usable[:2]))

@@ -12,8 +12,8 @@ import msgspec
 
 from circuitlab.citations import CITATIONS, STATISTICS, bibtex
 from circuitlab.core.errors import StoreError
-from circuitlab.studies.analyses.base import Analysis, Found
-from circuitlab.studies.collect import Run, StudyRuns
+from circuitlab.studies.results import StudyRuns
+from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell
 
 __all__ = ["MANIFEST", "FileEntry", "Manifest", "RecordEntry", "RunEntry", "citation_keys", "read_manifest", "sha256"]
 
@@ -116,7 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             images=images,
             citations={key: bibtex(key) for key in keys if key in CITATIONS},
             built_with={name: importlib.metadata.version(name) for name in ("plotly",)} | {"circuitlab": _version()},
-            records=[_record_entry(analysis, one) for analysis, found in runs.found for one in found],
+            records=[_record_entry(analysis, one) for analysis, found in runs.results for one in found],
         )
 
     def encode(self) -> bytes:
@@ -126,7 +126,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def citation_keys(runs: StudyRuns) -> list[str]:
     """Keys of everything a study's tasks, methods and analyses ask to cite, sorted."""
-    analyses = {key for analysis, found in runs.found if found for key in analysis.cite}
+    analyses = {key for analysis, found in runs.results if found for key in analysis.cite}
     if runs.study.compare is not None:
         analyses |= set(STATISTICS["compare"])
     return sorted({key for run in runs.runs for key in _keys(run)} | analyses)
@@ -155,7 +155,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _keys(run: Run) -> Mapping[str, None]:
+def _keys(run: ScoredCell) -> Mapping[str, None]:
     return dict.fromkeys([*run.task.cite, *run.scores.provenance.cite])
 
 
@@ -166,7 +166,7 @@ def _version() -> str:
         return "not installed"
 
 
-def _entry(run: Run) -> RunEntry:
+def _entry(run: ScoredCell) -> RunEntry:
     where = run.scores.provenance
     made = where.environment
     return RunEntry(
@@ -187,11 +187,11 @@ def _entry(run: Run) -> RunEntry:
     )
 
 
-def _record_entry(analysis: Analysis, found: Found) -> RecordEntry:
+def _record_entry(analysis: Analysis, found: AnalysisResult) -> RecordEntry:
     return RecordEntry(
         record_id=found.record_id,
         analysis=analysis.name,
-        unit=found.unit.key,
+        unit=found.cell.key,
         settings=analysis.identity(),
         runs=[run.run_id for run in found.runs],
         created=found.environment.created,

@@ -13,13 +13,12 @@ import msgspec
 from circuitlab.core.errors import BadParameterError, CircuitlabError
 from circuitlab.core.files import require_writable
 from circuitlab.core.progress import report_progress
+from circuitlab.core.provenance import digest
 from circuitlab.execute.cost import RunSize, forward_passes
 from circuitlab.methods import get_method
-from circuitlab.store import RunStore
-from circuitlab.studies.analyse import Planned, planned_units, run_unit, stored
-from circuitlab.studies.collect import read_runs
-from circuitlab.studies.index import StudyIndex
-from circuitlab.studies.spec import Cell, StudySpec
+from circuitlab.store import Cache
+from circuitlab.studies.results import ANALYSES, finished, read_runs, record, stored_analysis
+from circuitlab.studies.types import AnalysisCell, AnalysisContext, Cell, StudySpec
 from circuitlab.workflows.score import FITNESS_PAIRS, Scored, score_task
 from circuitlab.workflows.terminal import Progress, SilentProgress, format_seconds
 
@@ -74,21 +73,23 @@ class StudyResult(msgspec.Struct, frozen=True):
 
 def run_study(
     study: StudySpec,
-    store: RunStore,
+    cache: Cache,
     *,
     load: Callable[[str], Model] | None = None,
     shard: str | None = None,
     progress: Progress | None = None,
-    score: Callable[[Any, Cell, StudySpec, RunStore], Scored] | None = None,
+    score: Callable[[Any, Cell, StudySpec, Cache], Scored] | None = None,
 ) -> StudyResult:
     """Run every cell of a study that is not finished.
+
+    Two processes that run the same study share its cells: what one is at, the other leaves for later, and finds finished.
 
     Parameters
     ----------
     study : StudySpec
         What to run.
-    store : RunStore
-        Holds finished runs and the study's index.
+    cache : Cache
+        Holds finished cells.
     load : callable, optional
         Loads the model by name; called once, and only if some cell is not finished. `load_model` by default.
     shard : str, optional
@@ -97,7 +98,7 @@ def run_study(
     progress : Progress, optional
         Told what happens.
     score : callable, optional
-        Scores one cell; `score_task` by default.
+        Scores one cell; `score_cell` by default.
 
     Returns
     -------
@@ -109,41 +110,53 @@ def run_study(
     StoreError
         If there is something to run and the store cannot be written.
     """
-    work = _Work(study, StudyIndex(store, study), functools.cache(functools.partial(load or _load, study.model)), score or _score)
-    told = progress or SilentProgress()
-    everything: list[Cell | Planned] = [*study.cells(), *planned_units(study)]
+    work = _Work(study, cache, functools.cache(functools.partial(load or _load, study.model)), score or _score)
+    shown = progress or SilentProgress()
+    everything: list[Cell | AnalysisCell] = [*study.cells(), *study.analysis_cells()]
     cells = take_shard(everything, shard)
     before = [work.finished(cell) for cell in cells]
     todo = [cell for cell, known in zip(cells, before, strict=True) if known is None]
     done = len(cells) - len(todo)
     if done:
-        told.note(f"{done} of {len(cells)} cells are finished already and are kept.")
+        shown.note(f"{done} of {len(cells)} cells are finished already and are kept.")
     if todo:
-        require_writable(work.index.path.parent)
-    results = iter(_run_all(work, todo, told))
+        require_writable(cache.root)
+    results = iter(_run_all(work, todo, shown))
     return StudyResult(study.id, [known or next(results) for known in before])
 
 
-def _run_all(work: _Work, cells: Sequence[Cell | Planned], told: Progress) -> list[CellResult]:
-    """Run cells in order: scores come before the analyses that read them."""
+def _run_all(work: _Work, cells: Sequence[Cell | AnalysisCell], shown: Progress) -> list[CellResult]:
+    """Run cells: scores come before the analyses that read them, and what another process is at comes last of its kind."""
     if not cells:
         return []
-    weights = [_weight(cell) for cell in cells]  # makes one pair of every task: a task that cannot be used is found here
-    results = []
-    told.start(weights)
+    shown.start([_weight(cell) for cell in cells])  # makes one pair of every task: a task that cannot be used is found here
+    results: dict[int, CellResult] = {}
+    kinds = ([i for i, cell in enumerate(cells) if isinstance(cell, kind)] for kind in (Cell, AnalysisCell))
     try:
-        for i, cell in enumerate(cells):
-            told.cell(i, cell.label)
-            try:
-                with report_progress(told.step):
-                    result, said = work.run(cell)
-            except CircuitlabError as error:
-                result, said = work.result(cell, None, error=str(error)), str(error)
-            told.note(f"{cell.label}: {said}")
-            results.append(result)
+        for kind in kinds:
+            for wait in (False, True):
+                for i in [i for i in kind if i not in results]:
+                    shown.cell(i, cells[i].label)
+                    result = _run_one(work, cells[i], shown, wait=wait)
+                    if result is not None:
+                        results[i] = result
     finally:
-        told.stop()
-    return results
+        shown.stop()
+    return [results[i] for i in range(len(cells))]
+
+
+def _run_one(work: _Work, cell: Cell | AnalysisCell, shown: Progress, *, wait: bool) -> CellResult | None:
+    """Run a cell; None where another process is at it and ``wait`` is false."""
+    try:
+        with work.cache.lock(work.lock_name(cell), wait=wait) as held:
+            if not held:
+                return None
+            with report_progress(shown.step):
+                result, note = work.run(cell)
+    except CircuitlabError as error:
+        result, note = work.result(cell, None, error=str(error)), str(error)
+    shown.note(f"{cell.label}: {note}")
+    return result
 
 
 def take_shard(cells: list[T], shard: str | None) -> list[T]:
@@ -162,51 +175,58 @@ class _Work:
     """What running a cell takes."""
 
     study: StudySpec
-    index: StudyIndex
+    cache: Cache
     load: Callable[[], Any]
-    score: Callable[[Any, Cell, StudySpec, RunStore], Scored]
+    score: Callable[[Any, Cell, StudySpec, Cache], Scored]
 
-    def finished(self, cell: Cell | Planned) -> CellResult | None:
+    def lock_name(self, cell: Cell | AnalysisCell) -> str:
+        """What two processes that run the same cell both hold."""
+        about = self.study.key(cell) if isinstance(cell, Cell) else cell.identity(self.study, ())
+        return f"cell-{digest(about)[:16]}"
+
+    def finished(self, cell: Cell | AnalysisCell) -> CellResult | None:
         """The result of a cell that is stored, or None."""
         if isinstance(cell, Cell):
-            run_id = self.index.finished(cell)
+            run_id = finished(self.cache, self.study, cell)
             return None if run_id is None else self.result(cell, run_id, cached=True)
-        runs = [self.index.finished(source) for source in cell.unit.cells]
-        known = stored(cell, self.study, self.index.store, runs)
-        return None if known is None else self.result(cell, known.id, cached=True)
+        stored = stored_analysis(cell, self.study, self.cache, [finished(self.cache, self.study, source) for source in cell.reads])
+        return None if stored is None else self.result(cell, stored[0], cached=True)
 
     def result(
-        self, cell: Cell | Planned, run_id: str | None, *, cached: bool = False, seconds: float = 0.0, error: str | None = None
+        self, cell: Cell | AnalysisCell, run_id: str | None, *, cached: bool = False, seconds: float = 0.0, error: str | None = None
     ) -> CellResult:
         """What became of a cell."""
         if isinstance(cell, Cell):
             return CellResult(cell.task.id, cell.method.name, run_id, cached, seconds, error)
-        return CellResult(cell.unit.key, "", run_id, cached, seconds, error, cell.analysis.name)
+        return CellResult(cell.key, "", run_id, cached, seconds, error, cell.analysis.name)
 
-    def run(self, cell: Cell | Planned) -> tuple[CellResult, str]:
-        """Run a cell, and say how it went."""
+    def run(self, cell: Cell | AnalysisCell) -> tuple[CellResult, str]:
+        """Run a cell unless another process has finished it, and say how it went."""
+        if (known := self.finished(cell)) is not None:
+            return known, "found in the store"
         return self._run_score(cell) if isinstance(cell, Cell) else self._run_analysis(cell)
 
     def _run_score(self, cell: Cell) -> tuple[CellResult, str]:
-        scored = self.score(self.load(), cell, self.study, self.index.store)
+        scored = self.score(self.load(), cell, self.study, self.cache)
         run_id = scored.scores.provenance.run_id()
-        self.index.record(cell, run_id)
+        record(self.cache, self.study, cell, run_id)
         how = "found in the store" if scored.cached else format_seconds(scored.seconds)
-        said = f"run {run_id}, {scored.scores.n_pairs} pairs, {how}"
-        return self.result(cell, run_id, cached=scored.cached, seconds=scored.seconds), said
+        note = f"run {run_id}, {scored.scores.n_pairs} pairs, {how}"
+        return self.result(cell, run_id, cached=scored.cached, seconds=scored.seconds), note
 
-    def _run_analysis(self, cell: Planned) -> tuple[CellResult, str]:
-        found = [(source, self.index.finished(source)) for source in cell.unit.cells]
-        if missing := [source.label for source, run_id in found if run_id is None]:
+    def _run_analysis(self, cell: AnalysisCell) -> tuple[CellResult, str]:
+        runs = [(source, finished(self.cache, self.study, source)) for source in cell.reads]
+        if missing := [source.label for source, run_id in runs if run_id is None]:
             return msgspec.structs.replace(self.result(cell, None), waits=True), f"waits for {', '.join(missing)}"
-        if (known := self.finished(cell)) is not None:  # another study's scores have just been found again
-            return known, "found in the store"
-        runs = read_runs(self.study, self.index.store, [(source, run_id) for source, run_id in found if run_id is not None])
-        record_id, seconds = run_unit(cell, self.study, self.index.store, runs, self.load)
-        return self.result(cell, record_id, seconds=seconds), f"record {record_id}, {format_seconds(seconds)}"
+        read = read_runs(self.study, self.cache, [(source, run_id) for source, run_id in runs if run_id is not None])
+        identity = cell.identity(self.study, [run.run_id for run in read])
+        context = AnalysisContext(self.study, cell, read, self.cache, self.load)
+        document, _ = self.cache.get_or_compute(identity, ANALYSES, lambda: cell.analysis.run(context))
+        seconds = document.environment.seconds
+        return self.result(cell, ANALYSES.name(identity), seconds=seconds), f"record {ANALYSES.name(identity)}, {format_seconds(seconds)}"
 
 
-def _score(model: Model, cell: Cell, study: StudySpec, store: RunStore) -> Scored:
+def _score(model: Model, cell: Cell, study: StudySpec, cache: Cache) -> Scored:
     method = get_method(cell.method.name, cell.method.params)
     return score_task(
         model,
@@ -216,7 +236,7 @@ def _score(model: Model, cell: Cell, study: StudySpec, store: RunStore) -> Score
         variant=cell.task.variant,
         seed=study.seed,
         metric=cell.method.metric,
-        store=store,
+        store=cache,
     )
 
 
@@ -226,12 +246,12 @@ def _load(name: str) -> Model:
     return load_model(name)
 
 
-def _weight(cell: Cell | Planned) -> float:
+def _weight(cell: Cell | AnalysisCell) -> float:
     """Relative cost: forward passes, as the method estimates them, and two per pair to judge fitness, times the prompt's length."""
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
-    if isinstance(cell, Planned):
-        return cell.unit.cost * _TYPICAL_LENGTH
+    if isinstance(cell, AnalysisCell):
+        return cell.cost * _TYPICAL_LENGTH
     example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
     letters = max(_SHORTEST, len(example.clean))
     same = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(example.clean, example.corrupt, strict=False)))

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
-from circuitlab.store import RunStore
-from circuitlab.studies.collect import collect
-from circuitlab.studies.spec import StudySpec, load_study
+from circuitlab.store import Cache
+from circuitlab.studies.load import load_study
+from circuitlab.studies.results import collect
+from circuitlab.studies.types import StudySpec
 
 if TYPE_CHECKING:
-    from circuitlab.compare import OverlapTable
+    from circuitlab.comparison import OverlapTable
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.studies.build import BuildResult
     from circuitlab.studies.run import StudyResult
@@ -29,7 +30,7 @@ class Study:
     ----------
     file : str or Path
         For example ``figures/core.toml``.
-    store : RunStore, optional
+    store : Cache, optional
         Where finished runs are kept; ``$CIRCUITLAB_STORE`` or ``./runs`` by default.
 
     Raises
@@ -45,7 +46,7 @@ class Study:
     """
 
     file: str | Path
-    store: RunStore | None = None
+    store: Cache | None = None
 
     def __post_init__(self) -> None:
         load_study(self.file)
@@ -56,9 +57,9 @@ class Study:
         return load_study(self.file)
 
     @property
-    def runs(self) -> RunStore:
+    def runs(self) -> Cache:
         """The store in use."""
-        return self.store or RunStore()
+        return self.store or Cache()
 
     def run(self, *, shard: str | None = None, progress: Progress | None = None) -> StudyResult:
         """Run every cell, of scores and of analyses, that is not finished. Progress goes to the terminal unless given."""
@@ -73,8 +74,8 @@ class Study:
 
     def found(self) -> dict[tuple[str, str], dict[str, Any]]:
         """What the study's analyses found so far, as plain data by (analysis, cell); cells that have not been run are left out."""
-        groups = collect(self.file, self.runs).found
-        return {(analysis.name, one.unit.key): one.result for analysis, some in groups for one in some}
+        groups = collect(self.file, self.runs).results
+        return {(analysis.name, one.cell.key): one.result for analysis, some in groups for one in some}
 
     def compare(self, method: str | None = None) -> OverlapTable:
         """Overlap of the tasks' circuits under one method; the one that the file names by default.

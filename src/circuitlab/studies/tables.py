@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from circuitlab.studies.collect import StudyRuns
 from circuitlab.studies.drawings import compare_method
+from circuitlab.studies.results import StudyRuns
 
 __all__ = ["fitness_csv", "heads_csv", "overlap_csv"]
 

@@ -2,6 +2,6 @@
 
 from circuitlab.tasks.load import list_tasks, load_task, tasks_folder
 from circuitlab.tasks.pairs import sample_pairs
-from circuitlab.tasks.spec import Example, TaskSpec
+from circuitlab.tasks.spec import Example, Task
 
-__all__ = ["Example", "TaskSpec", "list_tasks", "load_task", "sample_pairs", "tasks_folder"]
+__all__ = ["Example", "Task", "list_tasks", "load_task", "sample_pairs", "tasks_folder"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from circuitlab.core.errors import TaskFileError, UnknownNameError
-from circuitlab.tasks.spec import TableSource, TaskSpec
+from circuitlab.tasks.own_pairs import ENDINGS
+from circuitlab.tasks.spec import TableSource, Task
 from circuitlab.tasks.text import read_text
 
 __all__ = ["list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder"]
@@ -41,9 +42,9 @@ def list_tasks() -> list[str]:
 
 
 def task_file(name: str | Path) -> Path:
-    """The file of a task given by id or by path."""
+    """The file of a task given by id or by path, a table of pairs included."""
     given = Path(name)
-    if given.suffix == ".toml":
+    if given.suffix.lower() in {".toml", *ENDINGS}:
         if not given.is_file():
             what = f"There is no task file {given}."
             raise TaskFileError(what, "Check the path, or give a task id.")
@@ -53,8 +54,8 @@ def task_file(name: str | Path) -> Path:
     return tasks_folder() / f"{name}.toml"
 
 
-def load_task(name: str | Path) -> TaskSpec:
-    """Read a task by id (``"ioi"``) or from a path to a TOML file.
+def load_task(name: str | Path) -> Task:
+    """Read a task by id (``"ioi"``), from a path to a TOML file, or from a table of one's own pairs (`Task.from_pairs`).
 
     Raises
     ------
@@ -65,8 +66,10 @@ def load_task(name: str | Path) -> TaskSpec:
         not be that of a file.
     """
     path = task_file(name)
+    if path.suffix.lower() in ENDINGS:
+        return Task.from_pairs(path)
     try:
-        spec = msgspec.convert(tomllib.loads(read_text(path)), TaskSpec)
+        spec = msgspec.convert(tomllib.loads(read_text(path)), Task)
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Task file {path} cannot be used: {error}."
         raise TaskFileError(what, "See tasks/README.md for the fields a task has.") from error
@@ -90,7 +93,7 @@ def load_pools(folder: Path) -> dict[str, list[str]]:
         raise TaskFileError(what, 'Write each list as name = ["word", ...].') from error
 
 
-def read_tables(spec: TaskSpec, folder: Path) -> dict[str, str]:
+def read_tables(spec: Task, folder: Path) -> dict[str, str]:
     """The text of every table that a task or one of its variants draws rows from, by file name.
 
     Raises

@@ -9,7 +9,7 @@ from pathlib import Path
 from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.load import load_pools, load_task, task_file, tasks_folder
 from circuitlab.tasks.sources import Context, draw_rows
-from circuitlab.tasks.spec import Example, TaskSpec, Variant
+from circuitlab.tasks.spec import Example, PairSource, Task, Variant
 from circuitlab.tasks.templates import Row, fill, fill_set, parse
 from circuitlab.tasks.templates import Template as Parsed
 
@@ -20,7 +20,7 @@ _PATIENCE = 2000
 
 
 def sample_pairs(
-    task: TaskSpec | str | Path,
+    task: Task | str | Path,
     *,
     variant: str | None = None,
     seed: int = 0,
@@ -30,7 +30,7 @@ def sample_pairs(
 
     Parameters
     ----------
-    task : TaskSpec, str or Path
+    task : Task, str or Path
         A task, its id, or its file.
     variant : str, optional
         Which corruption; the task's default otherwise.
@@ -50,8 +50,8 @@ def sample_pairs(
 class Sampler:
     """A task with one variant, checked and ready to draw from."""
 
-    def __init__(self, task: TaskSpec | str | Path, *, variant: str | None = None, folder: Path | None = None) -> None:
-        if isinstance(task, TaskSpec):
+    def __init__(self, task: Task | str | Path, *, variant: str | None = None, folder: Path | None = None) -> None:
+        if isinstance(task, Task):
             self.task, self._folder = task, folder or tasks_folder()
         else:
             self.task, self._folder = load_task(task), task_file(task).parent
@@ -59,9 +59,14 @@ class Sampler:
         if self.variant_name not in self.task.variants:
             raise UnknownNameError(f"variant of task {self.task.id!r}", self.variant_name, self.task.variants)
         self.variant: Variant = self.task.variants[self.variant_name]
-        self._templates = self._parse_templates()
+        self._templates = {} if self.finite else self._parse_templates()
         self._swap = {mark: parse(text, f"swap of {self.variant_name!r}") for mark, text in self.variant.swap.items()}
         self._corrupt = None if self.variant.corrupt is None else parse(self.variant.corrupt, f"corrupt of {self.variant_name!r}")
+
+    @property
+    def finite(self) -> bool:
+        """Whether the pairs are written out, and not drawn."""
+        return isinstance(self.task.source, PairSource)
 
     def _parse_templates(self) -> dict[str, Parsed]:
         texts = self.variant.templates or self.task.templates
@@ -86,7 +91,10 @@ class Sampler:
         return parsed
 
     def draw(self, seed: int) -> Iterator[Example]:
-        """The stream for one seed."""
+        """The stream for one seed; pairs that are written out come in their order for seed 0, and shuffled for others."""
+        if isinstance(self.task.source, PairSource):
+            yield from _written_out(self.task.source, seed)
+            return
         generator = random.Random(f"{self.task.id}/{self.variant_name}/{seed}")  # noqa: S311 - sampling, no secret
         pools = {**load_pools(self._folder), **self.task.pools}
         context = Context(self.task.id, self._folder, pools, generator)
@@ -135,3 +143,14 @@ class Sampler:
             what = f"Task {self.task.id!r} has {blank[0]!r} among its {key}, which is no word."
             raise TaskFileError(what, "Fill the empty slot or text.")
         return texts
+
+
+def _written_out(source: PairSource, seed: int) -> Iterator[Example]:
+    """Pairs that are written out; rows are counted from 0, as in the table."""
+    order = list(range(len(source.rows)))
+    if seed:
+        random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
+    for number in order:
+        pair = source.rows[number]
+        texts = (pair.clean, pair.corrupt, pair.clean_marks, pair.corrupt_marks)
+        yield Example(number, pair.template, *texts, pair.answers, pair.foils, pair.distractors)

@@ -1,15 +1,32 @@
-"""TaskSpec: what one task file says. Unknown fields are errors, so that a typo cannot change an experiment silently."""
+"""Task: what one task file says. Unknown fields are errors, so that a typo cannot change an experiment silently."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from circuitlab.core.errors import TaskFileError
 from circuitlab.core.names import require_file_name
+from circuitlab.core.provenance import digest
+from circuitlab.tasks.own_pairs import OwnPair, PairRows, read_pairs
 
-__all__ = ["Checks", "Example", "PoolSource", "SequenceSource", "SumSource", "TableSource", "TaskSpec", "Template", "Variant", "YearSource"]
+__all__ = [
+    "Checks",
+    "DrawnSource",
+    "Example",
+    "PairSource",
+    "PoolSource",
+    "SequenceSource",
+    "SumSource",
+    "TableSource",
+    "Task",
+    "Template",
+    "Variant",
+    "YearSource",
+]
 
 
 class PoolSource(msgspec.Struct, tag="pools", tag_field="kind", frozen=True, forbid_unknown_fields=True):
@@ -64,7 +81,14 @@ class YearSource(msgspec.Struct, tag="years", tag_field="kind", frozen=True, for
     decades: str
 
 
-Source = PoolSource | TableSource | SequenceSource | SumSource | YearSource
+class PairSource(msgspec.Struct, tag="pairs", tag_field="kind", frozen=True, forbid_unknown_fields=True):
+    """Pairs that are written out, in their order; see `Task.from_pairs`."""
+
+    rows: tuple[OwnPair, ...]
+
+
+DrawnSource = PoolSource | TableSource | SequenceSource | SumSource | YearSource
+Source = DrawnSource | PairSource
 
 
 class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +112,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     foils: list[str] | None = None
     distractors: list[str] | None = None
     templates: list[Template] | None = None
-    source: Source | None = None
+    source: DrawnSource | None = None
     only: list[str] = []
 
 
@@ -103,7 +127,7 @@ class Checks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known: bool = False
 
 
-class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One task: a source of rows, templates that turn a row into prompts, and named corruptions.
 
     Parameters
@@ -154,8 +178,57 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for variant in self.variants:
             require_file_name(f"variant of task {self.id!r}", variant, TaskFileError)
 
+    @classmethod
+    def from_pairs(cls, rows: PairRows, *, id: str | None = None, title: str | None = None, metric: str = "logit_diff") -> Task:  # noqa: A002
+        """A task from pairs of one's own: a table in a file or in memory.
+
+        Parameters
+        ----------
+        rows : str, Path, iterable of mappings, data frame or columns
+            A ``.csv``, ``.tsv`` or ``.jsonl`` file, a data frame, a list of dictionaries, or a dictionary of columns: ``clean``,
+            ``corrupt``, ``answer`` and ``foil`` (or ``answers`` and ``foils``; several are a list, or separated by ``|``). Places are
+            marked in the prompts as ``[S2:John]``, or by a column of that name that holds the word. ``distractors`` and ``template`` are
+            optional. A space is put before an answer that begins with a letter where it would run into the prompt's last word.
+        id : str, optional
+            Name of the task; the file's name, or a hash of the pairs, otherwise.
+        title : str, optional
+            Heading in figures; the id otherwise.
+        metric : str
+            How logits are read.
+
+        Raises
+        ------
+        TaskFileError
+            If a file cannot be read or a row cannot be used; the message names the row.
+
+        Examples
+        --------
+        >>> rows = [{"clean": "The capital of [PLACE:France] is", "corrupt": "The capital of [PLACE:Spain] is", "answer": "Paris",
+        ...          "foil": "Madrid"}]
+        >>> Task.from_pairs(rows, id="two_capitals").source.rows[0].answers
+        (' Paris',)
+        """
+        pairs = tuple(read_pairs(rows))
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(rows).stem).strip("-") if isinstance(rows, str | Path) else ""
+        name = id or stem or f"pairs-{digest(msgspec.to_builtins(pairs))[:8]}"
+        return cls(
+            id=name,
+            version=1,
+            title=title or name,
+            about="Pairs of one's own.",
+            cite=[],
+            licence="not stated",
+            source=PairSource(pairs),
+            templates=[],
+            answers=[],
+            foils=[],
+            variants={"given": Variant(about="The corrupt prompts that were given.")},
+            default_variant="given",
+            metric=metric,
+        )
+
     def identity(self) -> dict[str, Any]:
-        """The spec as plain data, for digests."""
+        """The task as plain data, for digests."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 

@@ -16,7 +16,7 @@ from circuitlab.methods import get_method, list_methods
 from circuitlab.model import load_model
 from circuitlab.model.anatomy.build import probe_tokens
 from circuitlab.model.hooks import own_modes
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.testing.laws import LawResult
 from circuitlab.testing.model_laws import model_laws
 

@@ -12,7 +12,7 @@ from circuitlab.core.errors import EditDidNotFireError
 from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.interventions.base import NodeEdit
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 from circuitlab.testing.laws import LawResult, raise_on_failure
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from einops import einsum
 
 from circuitlab.core.errors import ModelError
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 from circuitlab.testing.laws import LawResult, raise_on_failure
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from circuitlab.methods import list_methods
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.testing.doctor import Diagnosis, Verdict, diagnose
 from circuitlab.testing.families import ALL_FAMILIES
 from circuitlab.testing.tiny import tiny_model

@@ -17,7 +17,7 @@ from circuitlab.core.nodes import Head, Node, Universe
 from circuitlab.core.progress import step
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.sweeps import EngineName, like_pairs, pairs_together, require_engine, sweeps_on, unedited_together
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.intervals import Interval, mean_interval
 from circuitlab.workflows.backup_groups import KnockOuts, held_groups
 

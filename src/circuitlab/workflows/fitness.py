@@ -11,6 +11,7 @@ import numpy as np
 from circuitlab.core.provenance import FitnessFlag
 from circuitlab.execute.reference import with_reference
 from circuitlab.metrics import correct, get_metric
+from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.encode import count_reasons
 from circuitlab.model.inside import require_fit
 from circuitlab.model.prepare import draw_pairs, to_batch
@@ -18,11 +19,10 @@ from circuitlab.scores.intervals import mean_interval, proportion_interval
 from circuitlab.tasks.pairs import Sampler
 
 if TYPE_CHECKING:
-    from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.tasks.spec import TaskSpec
+    from circuitlab.tasks.spec import Task
 
-__all__ = ["TaskReport", "check_task", "judge"]
+__all__ = ["TaskReport", "check_batch", "check_task", "judge"]
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,13 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_task(
-    model: Model, task: str | Path | TaskSpec, n: int = 64, *, variant: str | None = None, seed: int = 0, least: int | None = None
+    model: Model,
+    task: str | Path | Task | ContrastBatch,
+    n: int = 64,
+    *,
+    variant: str | None = None,
+    seed: int = 0,
+    least: int | None = None,
 ) -> TaskReport:
     """Measure whether a model can do a task, before any filter by what it knows.
 
@@ -77,12 +83,13 @@ def check_task(
     ----------
     model : Model
         With a tokenizer.
-    task : str, Path or TaskSpec
-        Task id, file or spec.
+    task : str, Path, Task or ContrastBatch
+        Task id or file, table of pairs, task, or prompts as token ids.
     n : int
-        Pairs to measure on.
+        Pairs to measure on; a ``ContrastBatch`` is judged whole.
     least : int, optional
-        Be content with this many pairs where the task does not hold ``n``.
+        Where the task has fewer than ``n`` pairs, this many are enough. ``n`` must be reached otherwise, but for tables of one's own,
+        which are judged on the pairs that they have.
     variant : str, optional
         Corruption the gap is measured with.
     seed : int
@@ -94,7 +101,11 @@ def check_task(
         Ready only if the whole accuracy interval lies above chance, the accuracy reaches the gate, and the whole interval of
         the gap lies above 0.
     """
-    draw = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, least=least)
+    if isinstance(task, ContrastBatch):
+        return check_batch(model, task)
+    sampler = Sampler(task, variant=variant)
+    enough = 1 if least is None and sampler.finite else least
+    draw = draw_pairs(model, sampler, n, seed=seed, least=enough)
     batch = to_batch(draw)
     require_fit(model, batch)
     right, gap, units = _measure(model, batch)
@@ -115,6 +126,16 @@ def check_task(
         dropped=dropped,
         **judged,
     )
+
+
+def check_batch(model: Model, batch: ContrastBatch) -> TaskReport:
+    """Measure whether a model gets the answers of a batch right; the verdict of `check_task`, on these prompts alone."""
+    require_fit(model, batch)
+    right, gap, units = _measure(model, batch)
+    name = batch.task.id
+    judged = judge(right, gap, batch.chance(), None, f"{model.spec.name} on {name}")
+    counts = {"n": batch.n_pairs, "aligned": 1.0, "single_token": 1.0, "kept": int(np.sum(right)), "dropped": {}}
+    return TaskReport(task=name, variant=batch.task.variant, model=model.spec.name, units=units, **counts, **judged)
 
 
 def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray, str]:

@@ -6,22 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from circuitlab.compare.dissociation import DissociationTable, dissociation_table
-from circuitlab.compare.sensitivity import SensitivityCard, sensitivity_card
-from circuitlab.compare.transfer import TransferTable, transfer_table
+from circuitlab.comparison.dissociation import DissociationTable, dissociation_table
+from circuitlab.comparison.sensitivity import SensitivityCard, sensitivity_card
+from circuitlab.comparison.transfer import TransferTable, transfer_table
 from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.progress import step
-from circuitlab.evaluate import Ablation, NodeRuns
-from circuitlab.evaluate.kept import KeptRuns, runs_id
+from circuitlab.evaluation import Ablation, NodeRuns
+from circuitlab.evaluation.cached_runs import CachedRuns, runs_id
 from circuitlab.metrics import get_metric
-from circuitlab.store.partial import PartialRun
-from circuitlab.workflows.heldout import fresh_pairs
+from circuitlab.workflows.prompts import held_out
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.store import RunStore
+    from circuitlab.store import Cache
 
 __all__ = ["FunctionalComparison", "FunctionalResult"]
 
@@ -43,7 +42,7 @@ class FunctionalComparison:
     """Runs circuits of heads across tasks, every other head ablated (and MLPs kept).
 
     It stands here, above evaluation, because it needs all of a task's pairs, the running of circuits (`NodeRuns`), and a store; the
-    statistics are in `circuitlab.compare` and know no model.
+    statistics are in `circuitlab.comparison` and know no model.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ class FunctionalComparison:
             raise BadParameterError(what, "Use at least 1 pair, and 0 random circuits or more.")
 
     def __call__(
-        self, model: Model, scores: Mapping[str, HeadScores], circuits: Mapping[str, Circuit], store: RunStore | None = None
+        self, model: Model, scores: Mapping[str, HeadScores], circuits: Mapping[str, Circuit], store: Cache | None = None
     ) -> FunctionalResult:
         """Transfer and dissociation of several tasks.
 
@@ -85,7 +84,7 @@ class FunctionalComparison:
             What each circuit was picked from; says which pairs are spent and which metric is used.
         circuits : mapping of str to Circuit
             Each task's circuit of heads.
-        store : RunStore, optional
+        store : Cache, optional
             Where circuits that were run are kept.
         """
         runners, prompts = self._runners(model, scores, self.ablation, store)
@@ -98,29 +97,29 @@ class FunctionalComparison:
         model: Model,
         scores: Mapping[str, HeadScores],
         circuits: Mapping[str, Circuit],
-        store: RunStore | None = None,
+        store: Cache | None = None,
         ablations: tuple[Ablation, ...] = ("resample", "mean", "mean_by_mark", "zero"),
     ) -> SensitivityCard:
         """Every task's own circuit under several ablations. Other ablations than resampling run whole prompts."""
-        runners: dict[str, dict[str, KeptRuns]] = {ablation: self._runners(model, scores, ablation, store)[0] for ablation in ablations}
+        runners: dict[str, dict[str, CachedRuns]] = {ablation: self._runners(model, scores, ablation, store)[0] for ablation in ablations}
         return sensitivity_card(runners, circuits, n_random=self.n_random, seed=self.seed)
 
     def _runners(
-        self, model: Model, scores: Mapping[str, HeadScores], ablation: Ablation, store: RunStore | None
-    ) -> tuple[dict[str, KeptRuns], dict[str, str]]:
-        runners, prompts, told = {}, {}, _Overall(2 * len(scores))
+        self, model: Model, scores: Mapping[str, HeadScores], ablation: Ablation, store: Cache | None
+    ) -> tuple[dict[str, CachedRuns], dict[str, str]]:
+        runners, prompts, overall = {}, {}, _Overall(2 * len(scores))
         for name, one in scores.items():
             where = one.provenance
             if where.model.identity() != model.spec.identity():
                 what = f"The scores of {name} are of other weights than {model.spec.name}."
                 raise IncompatibleError(what, "Give the model that was scored.")
-            batch, prompts[name] = fresh_pairs(model, where.task, self.pairs)
+            batch, prompts[name] = held_out(model, where.task.id, where.task, self.pairs)
             runs = NodeRuns(model, batch, get_metric(where.metric), ("heads",), ablation)
-            keeper = None if store is None else PartialRun(store.root / "circuits" / f"{runs_id(runs)}.npz")
-            runners[name] = KeptRuns(runs, keeper, report=told)
+            checkpoint = None if store is None else store.checkpoint(runs_id(runs), "circuits")
+            runners[name] = CachedRuns(runs, checkpoint, report=overall)
         return runners, prompts
 
-    def _conventions(self, runners: Mapping[str, KeptRuns], prompts: Mapping[str, str]) -> dict[str, str]:
+    def _conventions(self, runners: Mapping[str, CachedRuns], prompts: Mapping[str, str]) -> dict[str, str]:
         how = next(iter(runners.values())).runs.conventions
         metrics = {name: f"{one.runs.metric.name}" for name, one in runners.items() if isinstance(one.runs, NodeRuns)}
         return how | {f"prompts of {name}": said for name, said in prompts.items()} | {f"metric of {k}": v for k, v in metrics.items()}

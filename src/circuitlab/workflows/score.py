@@ -1,8 +1,9 @@
-"""Score one task with one method: draw pairs, judge fitness, run or find the run, attach where it comes from."""
+"""Score prompts with a method: draw pairs, judge fitness, run the method or find the run, attach where it comes from."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,90 +11,119 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from circuitlab.core.provenance import FitnessFlag, capture_environment
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.files import require_writable
+from circuitlab.core.provenance import FitnessFlag, Provenance, capture_environment
 from circuitlab.execute.checkpoint import keeping_rows
 from circuitlab.execute.contract import Method, provenance_of
-from circuitlab.methods import get_method
+from circuitlab.methods import MethodLike, get_method, method_classes
 from circuitlab.metrics import get_metric
 from circuitlab.model.inside import require_fit
-from circuitlab.model.prepare import prepare_batch
-from circuitlab.store import RunStore
-from circuitlab.workflows.fitness import check_task
+from circuitlab.store import EDGE_SCORES, HEAD_SCORES, Cache
+from circuitlab.workflows.prompts import Draws, Prompts, prompts_with_fitness
+from circuitlab.workflows.terminal import CellProgress
 
 if TYPE_CHECKING:
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
+    from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.tasks.spec import TaskSpec
+    from circuitlab.tasks.spec import Task
 
-__all__ = ["FITNESS_PAIRS", "Scored", "run_checks", "score_batch", "score_task"]
+__all__ = [
+    "Scored",
+    "as_cache",
+    "edge_method",
+    "edges_of_batch",
+    "run_checks",
+    "score",
+    "score_batch",
+    "score_edges",
+    "score_task",
+]
 
 _INVARIANT, _INVARIANT_REDUCED = {"float64": 1e-9, "float32": 1e-4}, 5e-2
 """Rounding that the parts of a decomposition may leave, by dtype; the last for dtypes of 16 bits."""
 
-FITNESS_PAIRS = 64
-"""Pairs that fitness is judged on: forward passes are cheap beside patching, and a verdict needs more than 16 pairs."""
-
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores, and whether they were found in the store."""
+    """Scores, and whether they were found in the cache."""
 
     scores: HeadScores
     cached: bool
     seconds: float
 
 
-def score_task(
+def score(
     model: Model,
-    task: str | Path | TaskSpec,
-    method: str | Method = "activation_patching",
+    prompts: Prompts,
+    method: MethodLike = "activation_patching",
     *,
     n: int = 16,
     variant: str | None = None,
     seed: int = 0,
     metric: str | Metric | None = None,
-    store: RunStore | None = None,
-) -> Scored:
-    """Score a task on a model.
+    store: Cache | str | Path | None = None,
+) -> HeadScores:
+    """Score every head of a model on a task, with intervals over prompt pairs.
 
     Parameters
     ----------
     model : Model
         From `circuitlab.load_model`.
-    task : str, Path or TaskSpec
-        Task id, file or spec.
-    method : str or Method
-        Name, or an instance with its parameters set.
+    prompts : str, Path, Task or ContrastBatch
+        Task id or file, a table of one's own pairs (CSV or JSON lines), a `Task`, or prompts as token ids.
+    method : str, Method or type
+        Name, class, or an instance with its parameters set.
     n : int
-        Prompt pairs.
+        Prompt pairs; a ``ContrastBatch`` is scored whole.
     variant, seed
         Corruption, and seed of the stream of pairs.
     metric : str or Metric, optional
         The task's own otherwise.
-    store : RunStore, optional
-        Where to look for the run first and to keep it after.
+    store : Cache, str or Path, optional
+        Where to look for the run first and to keep it after; nothing is kept otherwise.
 
     Returns
     -------
-    Scored
-        The scores carry the fitness verdict of model and task (judged on at least 64 pairs where the task has them).
+    HeadScores
+        They carry the verdict whether the model can do the task, judged on at least 64 pairs where the task has them.
 
     Raises
     ------
     CircuitlabError
         Any of the errors of tasks, models, methods and stores; each says what to do.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
+    >>> cl.score(model, "ioi", cl.methods.AttributionPatching())  # doctest: +SKIP
     """
-    built = get_method(method) if isinstance(method, str) else method
-    batch = prepare_batch(model, task, n, variant=variant, seed=seed)
-    asked = metric or batch.metric
-    chosen = get_metric(asked) if isinstance(asked, str) else asked
+    built, chosen = get_method(method), None if metric is None else get_metric(metric)
+    cache = as_cache(store)
+    if cache is not None:
+        require_writable(cache.root)
+    batch, fitness = prompts_with_fitness(model, prompts, Draws(n, variant, seed))
+    with CellProgress(f"{batch.task.id} x {built.name}"):
+        return score_batch(model, batch, built, chosen or get_metric(batch.metric), store=cache, fitness=fitness).scores
 
-    def fitness() -> FitnessFlag:
-        return check_task(model, task, max(n, FITNESS_PAIRS), variant=variant, seed=seed, least=n).flag()
 
-    return score_batch(model, batch, built, chosen, store=store, fitness=fitness)
+def score_task(
+    model: Model,
+    task: str | Path | Task,
+    method: MethodLike = "activation_patching",
+    draws: Draws | None = None,
+    *,
+    metric: str | Metric | None = None,
+    store: Cache | None = None,
+) -> Scored:
+    """Score a task as `score` does, and say whether the scores were found in the cache and how long it took."""
+    built = get_method(method)
+    batch, fitness = prompts_with_fitness(model, task, draws or Draws())
+    return score_batch(model, batch, built, get_metric(metric or batch.metric), store=store, fitness=fitness)
 
 
 def score_batch(
@@ -102,10 +132,10 @@ def score_batch(
     method: Method,
     metric: Metric,
     *,
-    store: RunStore | None = None,
-    fitness: Any = None,
+    store: Cache | None = None,
+    fitness: Callable[[], FitnessFlag] | None = None,
 ) -> Scored:
-    """Score a batch that is ready; ``fitness`` is a function giving a `FitnessFlag`, called only if the run is not stored."""
+    """Score a batch that is ready; ``fitness`` is called only if the run is not stored."""
     require_fit(model, batch)
     run_id = provenance_of(method, model, batch, metric).run_id()
     started = time.perf_counter()
@@ -118,11 +148,69 @@ def score_batch(
 
     if store is None:
         return Scored(compute(), False, time.perf_counter() - started)
-    partial = store.partial(run_id)
-    with keeping_rows(partial):
-        scores, cached = store.get_or_compute(run_id, compute)
-    partial.clear()
+    checkpoint = store.checkpoint(run_id)
+    with keeping_rows(checkpoint):
+        scores, cached = store.get_or_compute(run_id, HEAD_SCORES, compute)
+    checkpoint.clear()
     return Scored(scores, cached, time.perf_counter() - started)
+
+
+def score_edges(
+    model: Model,
+    prompts: Prompts,
+    method: MethodLike = "eap",
+    *,
+    n: int = 16,
+    variant: str | None = None,
+    seed: int = 0,
+    metric: str | Metric | None = None,
+    store: Cache | str | Path | None = None,
+) -> EdgeScores:
+    """Score every edge of a model on a task; parameters as in `score`, for methods that score edges (``eap``, ``eap_ig``).
+
+    Raises
+    ------
+    BadParameterError
+        If the method scores nodes alone; the methods that score edges are named.
+    """
+    built, cache = edge_method(method), as_cache(store)
+    batch, fitness = prompts_with_fitness(model, prompts, Draws(n, variant, seed))
+    chosen = get_metric(metric or batch.metric)
+    with CellProgress(f"{batch.task.id} x {built.name}, edges"):
+        where = score_batch(model, batch, built, chosen, store=cache, fitness=fitness).scores.provenance
+        return edges_of_batch(model, batch, built, chosen, where, store=cache)
+
+
+def edges_of_batch(
+    model: Model, batch: ContrastBatch, method: Any, metric: Metric, where: Provenance, *, store: Cache | None = None
+) -> EdgeScores:
+    """Scores of every edge on the pairs whose nodes were scored, with the same provenance; from the cache where it has them."""
+
+    def compute() -> EdgeScores:
+        return replace(method.edges(model, batch, metric), provenance=where)
+
+    return compute() if store is None else store.get_or_compute(where.run_id(), EDGE_SCORES, compute)[0]
+
+
+def edge_method(method: MethodLike) -> Any:
+    """A method that scores edges.
+
+    Raises
+    ------
+    BadParameterError
+        If it scores nodes alone; the methods that score edges are named.
+    """
+    built = get_method(method)
+    if not hasattr(built, "edges"):
+        able = ", ".join(known for known, cls in method_classes().items() if hasattr(cls, "edges"))
+        what = f"{built.name!r} scores nodes, and scores of edges are asked for."
+        raise BadParameterError(what, f"Use one of {able}.")
+    return built
+
+
+def as_cache(store: Cache | str | Path | None) -> Cache | None:
+    """A cache from a folder's name; None stays None."""
+    return store if store is None or isinstance(store, Cache) else Cache(store)
 
 
 def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:

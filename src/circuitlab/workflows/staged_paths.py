@@ -85,6 +85,7 @@ def discover_paths(
     top: float = 0.02,
     stages: int | Sequence[str] = 2,
     method: PathPatching | None = None,
+    sweep: Callable[[PathPatching, ContrastBatch, Metric], HeadScores] | None = None,
 ) -> Discovery:
     """Find heads stage by stage: those that act on the logits, then those that act on the inputs of these, and so on.
 
@@ -103,6 +104,8 @@ def discover_paths(
         ``("q", "v", "k")`` first queries, then values, then keys, ``("q", "kv")`` first queries, then keys and values.
     method : PathPatching, optional
         Direction, MLP rule, position (one at most) and sizes; senders and receivers are set here. The defaults otherwise.
+    sweep : callable, optional
+        Runs the method for one receiver; give one that keeps scores in a cache, so that an interruption loses one sweep at most.
 
     Raises
     ------
@@ -125,7 +128,7 @@ def discover_paths(
     from circuitlab.methods.path_patching import PathPatching  # noqa: PLC0415 - methods build on this package
 
     n_kept = math.ceil(top * model.spec.n_layers * model.spec.n_heads)
-    search = _Search(model, batch, metric, _checked(method or PathPatching(), top), n_kept)
+    search = _Search(model, batch, metric, _checked(method or PathPatching(), top), n_kept, sweep)
     receivers = [Receiver(Logits())]
     found: list[Stage] = []
     steps = [*_followed(stages), ""]
@@ -180,6 +183,7 @@ class _Search:
     metric: Metric
     method: PathPatching
     n_kept: int
+    sweep: Callable[[PathPatching, ContrastBatch, Metric], HeadScores] | None = None
 
     @property
     def universe(self) -> Universe:
@@ -193,7 +197,7 @@ class _Search:
         for number, receiver in enumerate(receivers):
             method = replace(self.method, receivers=(str(receiver),))
             with progress_part(number / len(receivers), (number + 1) / len(receivers)):
-                scored = scores[str(receiver)] = method(self.model, self.batch, self.metric)
+                scored = scores[str(receiver)] = self._run(method)
             least = _ROUNDING * float(np.abs(scored.dataset[["clean", "corrupt"]].to_array().values).max())
             edges += [
                 FoundEdge(Edge(one.node, receiver.node, receiver.port), one.mean, one.low, one.high)
@@ -208,6 +212,9 @@ class _Search:
         weakest = min(kept.values(), default=0.0)
         strong = tuple(one for one in edges if one.edge.sender in kept and abs(one.mean) >= weakest)
         return Stage(scores, tuple(sorted(cast("dict[Head, float]", kept))), strong)
+
+    def _run(self, method: PathPatching) -> HeadScores:
+        return method(self.model, self.batch, self.metric) if self.sweep is None else self.sweep(method, self.batch, self.metric)
 
 
 def _circuit(universe: Universe, stages: Sequence[Stage], top: float) -> Circuit:

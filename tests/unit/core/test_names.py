@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from circuitlab.studies.spec import MethodEntry, StudySpec, TaskEntry
 
 from circuitlab.core.errors import BadParameterError, CircuitlabError, StoreError, TaskFileError
 from circuitlab.core.names import require_file_name
 from circuitlab.store import RunStore
-from circuitlab.studies.spec import MethodEntry, StudySpec, TaskEntry
-from circuitlab.tasks.spec import PoolSource, TaskSpec, Template, Variant
+from circuitlab.tasks.spec import PoolSource, Task, Template, Variant
 
 BAD = [
     "",
@@ -40,7 +40,7 @@ def test_what_cannot_be_a_file_is_refused_everywhere(name, tmp_path) -> None:
         StudySpec(id=name, title="t", model="m", tasks=[TaskEntry("ioi")], methods=[MethodEntry("random")])
     for part in ({"id": name}, {"variants": {name: Variant("v", swap={"A": "b"})}}):
         with pytest.raises(TaskFileError, match="cannot be a"):
-            TaskSpec(**(FIELDS | part))
+            Task(**(FIELDS | part))
     store = RunStore(tmp_path)
     for act in (store.path, store.partial, store.edges.path, store.has, store.documents):
         with pytest.raises(StoreError, match=r"cannot be a|no run id"):

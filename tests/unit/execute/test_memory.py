@@ -8,7 +8,7 @@ import torch
 
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.progress import report_progress
-from circuitlab.evaluate import NodeRuns
+from circuitlab.evaluation import NodeRuns
 from circuitlab.execute import memory
 from circuitlab.execute.memory import DEFAULT_GIB, PassSizes, available_bytes, fits_in, memory_budget, pass_bytes
 from circuitlab.execute.sweeps import like_pairs

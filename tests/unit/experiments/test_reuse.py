@@ -17,7 +17,7 @@ from circuitlab.experiments.reuse.record import ReuseSettings, Workload, reuse_r
 from circuitlab.experiments.reuse.repair import Repair, shift_of
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.store import RunStore
 

@@ -9,9 +9,9 @@ import plotly.io
 import pytest
 
 from circuitlab.circuits import Circuit
-from circuitlab.compare.dissociation import dissociation_table
-from circuitlab.compare.sensitivity import sensitivity_card
-from circuitlab.compare.transfer import transfer_table
+from circuitlab.comparison.dissociation import dissociation_table
+from circuitlab.comparison.sensitivity import sensitivity_card
+from circuitlab.comparison.transfer import transfer_table
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head, Universe
 from circuitlab.figures.dissociation import dissociation_bars

@@ -11,7 +11,7 @@ import pytest
 
 from circuitlab import figures
 from circuitlab.circuits import Circuit, TopK
-from circuitlab.compare import Sampling, StabilityCurve, compare_methods, compare_tasks, sample_size_curve
+from circuitlab.comparison import Sampling, StabilityCurve, compare_methods, compare_tasks, sample_size_curve
 from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.nodes import Head, Universe
 from circuitlab.figures.upset import intersections

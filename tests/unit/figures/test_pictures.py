@@ -10,7 +10,7 @@ import pytest
 
 from circuitlab import figures
 from circuitlab.circuits import TopK
-from circuitlab.compare import compare_tasks
+from circuitlab.comparison import compare_tasks
 from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_provenance, fake_scores

@@ -20,7 +20,7 @@ from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.decoder import Decoder
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 

@@ -17,7 +17,7 @@ from circuitlab.methods.sae import Dictionary, firings, node_outputs, nodes_of
 from circuitlab.methods.sae.learning import _examples
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws

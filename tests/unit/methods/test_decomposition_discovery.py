@@ -8,7 +8,7 @@ import torch
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Head, KVHead
-from circuitlab.evaluate import NodeRuns
+from circuitlab.evaluation import NodeRuns
 from circuitlab.figures.recursion import recursion_diagram
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.methods.decomposition import Options, Rule, Source

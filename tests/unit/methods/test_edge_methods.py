@@ -16,7 +16,7 @@ from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.methods.eap_ig import EdgeAttributionPatchingIG
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.batch import ContrastBatch
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 from circuitlab.model.toy import planted_model
 from circuitlab.testing import check_method
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model

@@ -10,7 +10,7 @@ from circuitlab.core.errors import AdditivityError, BadParameterError, ModelErro
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import AnswerLogit, LogitDiff, ProbDiff
 from circuitlab.model import load_model
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.testing.method_laws import FAMILIES
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 

@@ -7,7 +7,7 @@ import pytest
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.roles.attention import attention_between, copy_scores, repeat_scores
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 

@@ -9,7 +9,7 @@ from circuitlab.model.decoder import Linear
 from circuitlab.model.decoder.rotary import Geometry
 from circuitlab.model.engine import Difference
 from circuitlab.model.engine.arithmetic import keeping
-from circuitlab.model.engine.layer import Place
+from circuitlab.model.engine.window import Place
 
 POSITIONS, WIDTH = 3, 8
 

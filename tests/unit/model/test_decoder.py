@@ -11,7 +11,7 @@ from circuitlab.core.errors import ModelError
 from circuitlab.model import load_model
 from circuitlab.model.decoder import Cache
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf, tiny_model
 
 IN_ORDER = ["resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuitlab.core.errors import BadParameterError, ModelError
-from circuitlab.evaluate.nodes import NodeRuns
+from circuitlab.evaluation.nodes import NodeRuns
 from circuitlab.execute.contract import provenance_of
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff

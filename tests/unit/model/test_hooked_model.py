@@ -8,7 +8,7 @@ import torch
 from circuitlab.core.errors import BadParameterError, EditDidNotFireError, ModelError
 from circuitlab.model import load_model
 from circuitlab.model.hooks import HookedRun
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 from circuitlab.model.transformer_lens import to_bridge
 from circuitlab.testing.tiny import tiny_hf, tiny_model
 

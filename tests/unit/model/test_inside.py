@@ -10,7 +10,7 @@ import pytest
 from circuitlab.circuits import Circuit
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head, Universe
-from circuitlab.evaluate import Evaluate
+from circuitlab.evaluation import Evaluate
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.batch import ContrastBatch

@@ -13,7 +13,7 @@ from circuitlab.core.nodes import Head, Mlp
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff, correct
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 from circuitlab.model.toy import CIRCUITS, build_planted, planted_model, planted_models, planted_names
 from circuitlab.model.toy.wiring import WIDTH, Wiring
 from circuitlab.scores.edge_layout import EdgeLayout

@@ -11,7 +11,7 @@ from circuitlab.execute.paths import path_effect
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff, correct
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 from circuitlab.model.toy import trained, trained_induction
 from circuitlab.workflows.planted import grade
 

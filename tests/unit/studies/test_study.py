@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from circuitlab import Study, TopK
-from circuitlab.compare import compare_tasks
+from circuitlab.comparison import compare_tasks
 from circuitlab.core.errors import CircuitlabError, StoreError, UnknownNameError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "figures"))

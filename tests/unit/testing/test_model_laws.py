@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.model.toy import planted_model
 from circuitlab.testing.laws import LawError
 from circuitlab.testing.model_laws import check_model, model_laws

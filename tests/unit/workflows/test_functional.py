@@ -10,7 +10,7 @@ import pytest
 
 from circuitlab.circuits import Circuit
 from circuitlab.core.errors import BadParameterError, IncompatibleError
-from circuitlab.evaluate import NodeRuns
+from circuitlab.evaluation import NodeRuns
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import planted_model

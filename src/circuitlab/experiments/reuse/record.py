@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import msgspec
 import numpy as np
 
-from circuitlab.compare.stages import compare_stages
+from circuitlab.comparison.stages import compare_stages
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head, parse_node
 from circuitlab.core.progress import progress_part
 from circuitlab.experiments.reuse.labels import RoleThresholds, TaskMarks, head_roles, role_scores
-from circuitlab.experiments.reuse.paths import StoredPathPatching, discovery_data
+from circuitlab.experiments.reuse.paths import discovery_data
 from circuitlab.experiments.reuse.repair import Repair, shift_of
 from circuitlab.methods.roles.attention import repeat_scores
 from circuitlab.metrics import get_metric
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.workflows.fitness import check_task
-from circuitlab.workflows.heldout import fresh_pairs
+from circuitlab.workflows.prompts import held_out
+from circuitlab.workflows.score import score_batch
 from circuitlab.workflows.staged_paths import Discovery, discover_paths
 
 if TYPE_CHECKING:
+    from circuitlab.methods.path_patching import PathPatching
+    from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.store import RunStore
+    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.store import Cache
 
 __all__ = ["PUBLISHED", "ReuseSettings", "Workload", "reuse_record", "study_tasks"]
 
@@ -122,14 +126,14 @@ def study_tasks(model: Model, settings: ReuseSettings) -> dict[str, Workload]:
             raise BadParameterError(what, f"Use one of {', '.join(MARKS)}.")
         paths = prepare_batch(model, task, settings.pairs, seed=settings.seed)
         roles = prepare_batch(model, task, max(settings.role_pairs, settings.pairs), seed=settings.seed) if marks else paths
-        fresh = fresh_pairs(model, paths.task, settings.repair_pairs)[0] if task == settings.target else None
+        fresh = held_out(model, task, paths.task, settings.repair_pairs)[0] if task == settings.target else None
         report = check_task(model, task, max(64, settings.pairs), seed=settings.seed, least=settings.pairs)
         found[task] = Workload(paths, roles, marks, fresh, report.ready, report.reason)
     return found
 
 
 def reuse_record(
-    model: Model, settings: ReuseSettings, store: RunStore | None = None, tasks: Mapping[str, Workload] | None = None
+    model: Model, settings: ReuseSettings, store: Cache | None = None, tasks: Mapping[str, Workload] | None = None
 ) -> dict[str, Any]:
     """Run the whole study on one model.
 
@@ -138,7 +142,7 @@ def reuse_record(
     model : Model
         That can be taken apart.
     settings : ReuseSettings
-    store : RunStore, optional
+    store : Cache, optional
         Where each sweep of path patching is kept: an interrupted study goes on from there.
     tasks : mapping of str to Workload, optional
         Prompts by task; `study_tasks` draws them otherwise.
@@ -155,12 +159,15 @@ def reuse_record(
     Merullo, Eickhoff and Pavlick (2024), Circuit Component Reuse Across Tasks in Transformer Language Models, arXiv:2310.08744.
     """
     work = tasks if tasks is not None else study_tasks(model, settings)
-    method = StoredPathPatching(store=store)
+
+    def sweep(method: PathPatching, prompts: ContrastBatch, metric: Metric) -> HeadScores:
+        return score_batch(model, prompts, method, metric, store=store).scores
+
     found: dict[str, Discovery] = {}
     for number, (task, one) in enumerate(work.items()):
         metric = get_metric(one.paths.metric)
         with progress_part(_PATHS * number / len(work), _PATHS * (number + 1) / len(work)):
-            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, method=method)
+            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, sweep=sweep)
     repeats = repeat_scores(model, seed=settings.seed)
     data = {task: discovery_data(one) | {"ready": work[task].ready, "reason": work[task].reason} for task, one in found.items()}
     with progress_part(_PATHS, _ROLES):

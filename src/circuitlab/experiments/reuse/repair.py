@@ -15,7 +15,7 @@ from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.nodes import Head
 from circuitlab.core.progress import step
 from circuitlab.methods.roles.attention import attention_between
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.intervals import mean_interval, proportion_interval
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder import Decoder
-    from circuitlab.model.protocol import Model, Runner
+    from circuitlab.model.protocol import Model
+    from circuitlab.model.runner import Runner
 
 __all__ = ["Repair", "shift_of"]
 

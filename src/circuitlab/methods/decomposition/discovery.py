@@ -29,7 +29,7 @@ _AHEAD = 8
 
 
 class CircuitRuns(Protocol):
-    """Runs circuits of heads, such as `circuitlab.evaluate.NodeRuns` with ``parts=("heads",)``."""
+    """Runs circuits of heads, such as `circuitlab.evaluation.NodeRuns` with ``parts=("heads",)``."""
 
     @property
     def elements(self) -> Sequence[object]:

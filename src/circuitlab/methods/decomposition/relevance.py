@@ -11,7 +11,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
-from circuitlab.execute.checkpoint import FinishedRows
+from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import universe_of
 from circuitlab.methods.decomposition.forward import climb, left_range, passes
@@ -98,7 +98,7 @@ def relevance_to_metric(
     metric: Metric,
     sources: Sequence[Source],
     options: Options | None = None,
-    rows: FinishedRows | None = None,
+    rows: PairRows | None = None,
 ) -> Relevance:
     """Decompose the clean prompts and give what of the metric is due to each source.
 
@@ -109,7 +109,7 @@ def relevance_to_metric(
         Each is followed on its own; the nodes of one source together.
     options : Options, optional
         Rule and baseline.
-    rows : FinishedRows, optional
+    rows : PairRows, optional
         Made by `relevance_rows`: pairs that are finished there are not run again, and every pair that is finished goes there.
 
     Raises
@@ -154,10 +154,10 @@ def relevance_to_metric(
     return Relevance(found["values"].T, found["clean"], found["corrupt"], invariant, found["bounded"].T.astype(bool))
 
 
-def relevance_rows(batch: ContrastBatch, sources: Sequence[Source], *, kept: bool = True) -> FinishedRows:
+def relevance_rows(batch: ContrastBatch, sources: Sequence[Source], *, kept: bool = True) -> PairRows:
     """Rows for the relevances of every pair; where they are kept, those of an interrupted run are finished already."""
     shapes: dict[str, tuple[int, ...]] = {"values": (len(sources),), "bounded": (len(sources),), "clean": (), "corrupt": ()}
-    return FinishedRows.of(batch.n_pairs, shapes) if kept else FinishedRows.empty(batch.n_pairs, shapes)
+    return PairRows.of(batch.n_pairs, shapes) if kept else PairRows.empty(batch.n_pairs, shapes)
 
 
 def _refuse(broken: dict[int, Source], options: Options) -> NoReturn:

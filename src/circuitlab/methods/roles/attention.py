@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -17,7 +17,7 @@ from circuitlab.model.anatomy.tested import attention_faults, stream_faults
 from circuitlab.model.anatomy.watch import Watched, is_norm, watch
 from circuitlab.model.hooks import length_dependent
 from circuitlab.model.norms import FrozenNorm
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor

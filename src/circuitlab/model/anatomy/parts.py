@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -15,7 +15,7 @@ import torch
 
 from circuitlab.model.anatomy.parts import LayerParts, ModelParts
 from circuitlab.model.hooks import HookedRun
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.decoder.rotary import ROTATIONS, Geometry, Rotation
 from circuitlab.model.hooks import evaluating
 from circuitlab.model.norms import FrozenNorm
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor

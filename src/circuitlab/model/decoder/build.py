@@ -14,7 +14,7 @@ from circuitlab.model.decoder.assemble import Assembled, assemble
 from circuitlab.model.decoder.decoder import Decoder
 from circuitlab.model.decoder.rotary import Geometry
 from circuitlab.model.hooks import HookedRun, own_modes
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor

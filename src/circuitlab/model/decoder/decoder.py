@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,14 @@ from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.cache import Cache
 from circuitlab.model.decoder.layer import LayerRun, LayerTrace
 from circuitlab.model.decoder.rotary import Geometry
-from circuitlab.model.decoder.taps import Watched, in_turn, untouched
+from circuitlab.model.decoder.taps import Refusing, Watched, in_turn, untouched
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from circuitlab.model.places import Places, Tap
-    from circuitlab.model.protocol import Site
+    from circuitlab.model.sites import Site
 
 __all__ = ["Decoder", "Trace"]
 
@@ -96,6 +96,17 @@ class Decoder:
             what = "This computation does not know the prompts and positions that an edited model's edits need."
             raise ModelError(what, "Use the unedited model, or a method that runs edited models.")
         return in_turn(self.standing(places), then)
+
+    def refusing(self, sites: Collection[Site], why: str) -> Decoder:
+        """The same decoder for a computation that cannot follow standing edits of some sites.
+
+        It raises `ModelError` where a standing edit changes a value there.
+        ``why`` is a clause that follows the name of the edit.
+        """
+        standing = self.standing
+        if standing is None:
+            return self
+        return replace(self, standing=lambda places: Refusing(standing(places), sites, why))
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float

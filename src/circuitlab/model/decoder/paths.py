@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 
 from circuitlab.core.nodes import Embed, Head, Mlp
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

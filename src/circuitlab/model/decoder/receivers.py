@@ -11,7 +11,7 @@ import torch
 from circuitlab.core.nodes import Head, KVHead, Logits, Mlp, Node, Port, Resid
 from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.decoder.paths import MID, POST, PRE, Change, Point, edited_rows
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

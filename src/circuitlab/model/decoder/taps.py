@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitlab.core.errors import ModelError
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.model.decoder.decoder import Decoder
     from circuitlab.model.places import Tap
 
-__all__ = ["NO_SUM", "STREAM", "Watched", "in_turn", "refusing", "untouched"]
+__all__ = ["NO_SUM", "STREAM", "Refusing", "Watched", "in_turn", "untouched"]
 
 STREAM = frozenset({Site.RESID_PRE, Site.ATTN_OUT, Site.RESID_MID, Site.RESID_POST})
 """Sites whose edits make the residual stream another thing than the sum of what heads, MLPs and the embedding write."""
@@ -62,24 +61,24 @@ class Watched:
         return new
 
 
-def refusing(decoder: Decoder, sites: Collection[Site], why: str) -> Decoder:
-    """The same decoder for a computation that cannot follow standing edits of some sites: `ModelError` where one changes a value there.
-
-    ``why`` is a clause that follows the name of the edit.
-    """
-    standing = decoder.standing
-    if standing is None:
-        return decoder
-    return replace(decoder, standing=lambda places: _Refusing(standing(places), sites, why))
-
-
 @dataclass(frozen=True, eq=False)
-class _Refusing:
+class Refusing:
+    """A tap that raises `ModelError` where it would change a value at some sites.
+
+    Parameters
+    ----------
+    tap : Tap
+    sites : collection of Site
+    why : str
+        A clause that follows the name of the edit.
+    """
+
     tap: Tap
     sites: Collection[Site]
     why: str
 
     def __call__(self, site: Site, layer: int, value: Tensor) -> Tensor:
+        """What the tap makes of a value."""
         new = self.tap(site, layer, value)
         if new is not value and site in self.sites:
             what = f"This model has an edit of {site.value} in layer {layer}, {self.why}."

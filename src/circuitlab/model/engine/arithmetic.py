@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder import Linear
-    from circuitlab.model.engine.layer import Place
+    from circuitlab.model.engine.window import Place
 
 __all__ = ["BaseLinears", "Difference", "Multiply", "Reusing", "exact", "keeping"]
 

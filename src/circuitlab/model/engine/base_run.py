@@ -10,8 +10,9 @@ import torch
 
 from circuitlab.model.decoder.taps import Watched, untouched
 from circuitlab.model.engine.arithmetic import BaseLinears, exact, keeping
-from circuitlab.model.engine.layer import Edited, Place, attend, leave, mlp_out
-from circuitlab.model.protocol import Site
+from circuitlab.model.engine.layer import Edited, attend, leave, mlp_out
+from circuitlab.model.engine.window import Place
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

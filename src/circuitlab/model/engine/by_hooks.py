@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from circuitlab.model.protocol import EditSet, Model
+    from circuitlab.model.protocol import Model
+    from circuitlab.model.sites import EditSet
 
 __all__ = ["sweep_by_hooks"]
 

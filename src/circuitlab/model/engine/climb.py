@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.model.engine.arithmetic import Difference, Multiply, Reusing
-from circuitlab.model.engine.layer import Attended, Edited, Place, attend, leave, mlp_out
-from circuitlab.model.engine.window import Write
+from circuitlab.model.engine.layer import Attended, Edited, attend, leave, mlp_out
+from circuitlab.model.engine.window import Place, Write
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.engine.base_run import BaseRun
     from circuitlab.model.places import Tap
-    from circuitlab.model.protocol import EditSet
+    from circuitlab.model.sites import EditSet
 
 __all__ = ["Climb", "Group"]
 

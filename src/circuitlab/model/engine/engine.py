@@ -20,7 +20,7 @@ from circuitlab.model.engine.climb import Climb, Group
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
 from circuitlab.model.engine.window import check_inside
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import EditSet, Site
+from circuitlab.model.sites import EditSet, Site
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -11,74 +11,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.model.engine.window import REDUCED, Write, write_all
-from circuitlab.model.protocol import Site
+from circuitlab.model.engine.window import REDUCED, Place, Write, write_all
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
     from circuitlab.model.decoder import Block
-    from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.engine.arithmetic import Multiply
     from circuitlab.model.places import Tap
 
-__all__ = ["Attended", "Edited", "Place", "attend", "leave", "mlp_out"]
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Which positions a pass computes.
-
-    Parameters
-    ----------
-    start, stop : int
-        Positions of the window.
-    where : Geometry
-        Rotary angles and mask of the layer.
-    keys, values : Tensor, shape (prompt, start, kv_head, d_head), or None
-        Of the positions before the window, from the base run; None where the window starts at 0.
-    only : Tensor of int, shape (prompt,), or None
-        In the last layer: the one position of each prompt whose output is wanted.
-    """
-
-    start: int
-    stop: int
-    where: Geometry
-    keys: Float[Tensor, "prompt start kv_head d_head"] | None = None
-    values: Float[Tensor, "prompt start kv_head d_head"] | None = None
-    only: Int[Tensor, " prompt"] | None = None
-
-    @property
-    def angles(self) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine of the window."""
-        found = self.where.angles
-        return None if found is None else (found[0][self.start : self.stop], found[1][self.start : self.stop])
-
-    def visible(self) -> Tensor:
-        """Which keys the computed queries see, (prompt or 1, query, key)."""
-        table = self.where.visible[:, : self.stop]
-        return table[None, self.start : self.stop] if self.only is None else table[self.only][:, None]
-
-    def biased(self) -> Float[Tensor, "prompt head query key"]:
-        """What is added to the scores of the computed queries, (prompt or 1, head, query or 1, key)."""
-        if self.only is None:
-            return self.where.biased(self.start, self.stop)[None]
-        bias = self.where.biased(0, self.stop)
-        return bias[None] if bias.shape[1] == 1 else bias[:, self.only].transpose(0, 1)[:, :, None]
-
-    def wanted(self, x: Float[Tensor, "edit prompt pos ..."]) -> Float[Tensor, "edit prompt query ..."]:
-        """The window's values at the positions whose output is wanted."""
-        if self.only is None:
-            return x
-        held = self.only - self.start
-        return x[:, torch.arange(len(held)), held][:, :, None]
-
-    def cut(self, base: Float[Tensor, "prompt pos width"], first: int, *, whole: bool) -> Float[Tensor, "prompt query width"]:
-        """A base value (which begins at position ``first``) at the window's positions, or (unless ``whole``) at those wanted."""
-        if whole or self.only is None:
-            return base[:, self.start - first : self.stop - first]
-        return base[torch.arange(len(self.only)), self.only - first][:, None]
+__all__ = ["Attended", "Edited", "attend", "leave", "mlp_out"]
 
 
 @dataclass(frozen=True, eq=False)

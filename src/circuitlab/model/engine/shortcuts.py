@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.model.protocol import Edit, EditSet, Site
+from circuitlab.model.sites import Edit, EditSet, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

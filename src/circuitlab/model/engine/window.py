@@ -3,20 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.model.protocol import Edit, Site
+from circuitlab.model.sites import Edit, Site
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["REDUCED", "Write", "check_inside", "write_all"]
+    from circuitlab.model.decoder.rotary import Geometry
+
+__all__ = ["REDUCED", "Place", "Write", "check_inside", "write_all"]
 
 REDUCED = {Site.PATTERN, Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
 """Sites that exist only at the wanted positions where a layer's output is wanted at one position."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Which positions a pass computes.
+
+    Parameters
+    ----------
+    start, stop : int
+        Positions of the window.
+    where : Geometry
+        Rotary angles and mask of the layer.
+    keys, values : Tensor, shape (prompt, start, kv_head, d_head), or None
+        Of the positions before the window, from the base run; None where the window starts at 0.
+    only : Tensor of int, shape (prompt,), or None
+        In the last layer: the one position of each prompt whose output is wanted.
+    """
+
+    start: int
+    stop: int
+    where: Geometry
+    keys: Float[Tensor, "prompt start kv_head d_head"] | None = None
+    values: Float[Tensor, "prompt start kv_head d_head"] | None = None
+    only: Int[Tensor, " prompt"] | None = None
+
+    @property
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine of the window."""
+        found = self.where.angles
+        return None if found is None else (found[0][self.start : self.stop], found[1][self.start : self.stop])
+
+    def visible(self) -> Tensor:
+        """Which keys the computed queries see, (prompt or 1, query, key)."""
+        table = self.where.visible[:, : self.stop]
+        return table[None, self.start : self.stop] if self.only is None else table[self.only][:, None]
+
+    def biased(self) -> Float[Tensor, "prompt head query key"]:
+        """What is added to the scores of the computed queries, (prompt or 1, head, query or 1, key)."""
+        if self.only is None:
+            return self.where.biased(self.start, self.stop)[None]
+        bias = self.where.biased(0, self.stop)
+        return bias[None] if bias.shape[1] == 1 else bias[:, self.only].transpose(0, 1)[:, :, None]
+
+    def wanted(self, x: Float[Tensor, "edit prompt pos ..."]) -> Float[Tensor, "edit prompt query ..."]:
+        """The window's values at the positions whose output is wanted."""
+        if self.only is None:
+            return x
+        held = self.only - self.start
+        return x[:, torch.arange(len(held)), held][:, :, None]
+
+    def cut(self, base: Float[Tensor, "prompt pos width"], first: int, *, whole: bool) -> Float[Tensor, "prompt query width"]:
+        """A base value (which begins at position ``first``) at the window's positions, or (unless ``whole``) at those wanted."""
+        if whole or self.only is None:
+            return base[:, self.start - first : self.stop - first]
+        return base[torch.arange(len(self.only)), self.only - first][:, None]
 
 
 class Write(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from circuitlab.core.errors import BadParameterError
 from circuitlab.model.interventions.positions import Positions, PositionSpec
 from circuitlab.model.interventions.spots import NodeSpec, Spot, read_nodes, read_site, spots_of
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.core.nodes import Node
     from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
-    from circuitlab.model.protocol import Model
+    from circuitlab.model.runner import ReadableModel
 
 __all__ = ["Intervention", "Make", "NodeEdit", "node_tap"]
 
@@ -44,7 +44,7 @@ class Intervention(ABC):
     def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
         """Raise unless a model of this shape, with these sites, can be edited so."""
 
-    def resolved(self, model: Model) -> Intervention:  # noqa: ARG002 - most need nothing of the model
+    def resolved(self, model: ReadableModel) -> Intervention:  # noqa: ARG002 - most need nothing of the model
         """The same intervention with all that it needs of a model computed."""
         return self
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.interventions.spots import Spot
     from circuitlab.model.places import Places
-    from circuitlab.model.protocol import Model
+    from circuitlab.model.runner import ReadableModel
 
 __all__ = ["Computed", "Knockout", "KnockoutKind"]
 
@@ -101,7 +101,7 @@ class Knockout(NodeEdit):
         by_position = self.how == "mean" and self.batch is not None and equal_lengths(self.batch)
         return self.values is None and (self.how in _BY_PAIR or by_position)
 
-    def resolved(self, model: Model) -> Knockout:
+    def resolved(self, model: ReadableModel) -> Knockout:
         """The same knockout with its values computed on a model."""
         if self.how == "zero" or self.batch is None or self.values is not None:
             return self
@@ -171,7 +171,7 @@ class Computed:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Model, batch: ContrastBatch, how: KnockoutKind, spots: Sequence[Spot]) -> Computed:
+    def of(cls, model: ReadableModel, batch: ContrastBatch, how: KnockoutKind, spots: Sequence[Spot]) -> Computed:
         """Run every corrupt prompt once and average."""
         labels = _labels(batch, how)
         kinds = int(labels.max()) + 1
@@ -242,7 +242,7 @@ def _of_one_length(batch: ContrastBatch) -> Iterator[list[int]]:
         yield from (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER))
 
 
-def _captured(model: Model, batch: ContrastBatch, spots: Sequence[Spot]) -> Iterator[Float[Tensor, "pair pos width"]]:
+def _captured(model: ReadableModel, batch: ContrastBatch, spots: Sequence[Spot]) -> Iterator[Float[Tensor, "pair pos width"]]:
     """The value of each node in the corrupt prompts."""
     layers: dict[Any, list[int]] = {}
     for spot in spots:

@@ -15,7 +15,7 @@ from circuitlab.model.interventions.base import Intervention
 from circuitlab.model.interventions.held import hash_tensor, read_tensor
 from circuitlab.model.interventions.positions import Positions, PositionSpec
 from circuitlab.model.interventions.spots import NodeSpec, Spot, read_nodes
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
-    from circuitlab.model.protocol import Model
+    from circuitlab.model.runner import ReadableModel
 
 __all__ = ["EditPattern", "PatternChange", "Rest"]
 
@@ -113,7 +113,7 @@ class EditPattern(Intervention):
         for spot in self.spots:
             spot.check(spec, sites)
 
-    def resolved(self, model: Model) -> EditPattern:
+    def resolved(self, model: ReadableModel) -> EditPattern:
         """Bound to what the queries of a model see; only ``"uniform"`` and ``"move"`` ask for it."""
         if self.how not in {"uniform", "move"}:
             return self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.core.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, Resid, parse_node
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from circuitlab.core.provenance import ModelSpec

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
-    from circuitlab.model.protocol import Model, Site
+    from circuitlab.model.runner import ReadableModel
+    from circuitlab.model.sites import Site
 
 __all__ = ["Applied", "Composed", "Standing", "compose"]
 
@@ -38,7 +39,7 @@ class Composed(Intervention):
         for part in self.parts:
             part.check(spec, sites)
 
-    def resolved(self, model: Model) -> Composed:
+    def resolved(self, model: ReadableModel) -> Composed:
         """Every part with all that it needs of a model; each is computed on the model without the others."""
         return Composed(tuple(part.resolved(model) for part in self.parts))
 

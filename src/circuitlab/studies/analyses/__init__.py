@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, Table
 
-__all__ = ["Analysis", "Found", "Given", "Table", "Unit", "analysis_classes", "get_analyses"]
+__all__ = ["Analysis", "AnalysisCell", "AnalysisContext", "AnalysisResult", "Table", "analysis_classes", "get_analyses"]
 
 
 @functools.cache

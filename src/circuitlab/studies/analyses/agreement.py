@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, select_cells, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import select_cells, unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
-    from circuitlab.compare import OverlapTable
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.comparison import OverlapTable
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Agreement", "read_table"]
 
@@ -44,7 +44,7 @@ class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
     methods: tuple[str, ...] = ()
     top_k: Count = 20
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for each task."""
         groups: dict[str, list[Any]] = {}
         for cell in select_cells(study, self.tasks, self.methods):
@@ -52,29 +52,31 @@ class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
         if (fewest := min(map(len, groups.values()))) < 2:  # noqa: PLR2004 - a pair
             what = f"Agreement needs at least two methods; study {study.id!r} has {fewest} of those named."
             raise BadParameterError(what, "Add a method to the study.")
-        return [Unit(key, tuple(cells), 1.0) for key, cells in groups.items()]
+        return [AnalysisCell(self, key, tuple(cells), 1.0) for key, cells in groups.items()]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """The overlap table of the methods."""
         from circuitlab.circuits import TopK  # noqa: PLC0415
-        from circuitlab.compare import compare_methods  # noqa: PLC0415
+        from circuitlab.comparison import compare_methods  # noqa: PLC0415
 
-        scores = {run.method_key: run.scores for run in given.runs if "heads" in run.scores.parts and run.scores.marks is None}
+        scores = {run.method_key: run.scores for run in context.runs if "heads" in run.scores.parts and run.scores.marks is None}
         k = min(self.top_k, next(iter(scores.values())).values("heads")[0].size)
         return compare_methods(scores, TopK(k)).to_dict()
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One matrix per task."""
         from circuitlab.figures import method_agreement  # noqa: PLC0415 - plotly
 
-        told = "Below the diagonal the overlap of the picked heads, above it the correlation of all scores; chance is written in each cell."
+        caption = (
+            "Below the diagonal the overlap of the picked heads, above it the correlation of all scores; chance is written in each cell."
+        )
         drawings = []
         for one in found:
             figure = method_agreement(read_table(one.result), title=f"{one.runs[0].title}: do the methods agree?")
-            drawings.append(Drawing(f"agreement.{one.unit.key}", "agreement", figure, one.runs, told, (one.record_id,)))
+            drawings.append(StudyFigure(f"agreement.{one.cell.key}", "agreement", figure, one.runs, caption, (one.record_id,)))
         return drawings
 
-    def table(self, found: Sequence[Found]) -> Table:
+    def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per task and pair of methods."""
         headings = ("Task", "Method", "Other method", "Jaccard", "By chance", "q", "Spearman", "Shared heads")
         rows = [
@@ -92,8 +94,8 @@ def _rest(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def read_table(data: Mapping[str, Any]) -> OverlapTable:
     """The overlap table that `OverlapTable.to_dict` wrote."""
     from circuitlab.circuits import Circuit  # noqa: PLC0415
-    from circuitlab.compare import OverlapTable, PairRow  # noqa: PLC0415
-    from circuitlab.compare.stored import with_nan  # noqa: PLC0415
+    from circuitlab.comparison import OverlapTable, PairRow  # noqa: PLC0415
+    from circuitlab.comparison.stored import with_nan  # noqa: PLC0415
 
     plain = with_nan(dict(data))
     return OverlapTable(

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.methods import get_method
 from circuitlab.scores.edge_scores import EdgeScores
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, number_or_nan, select_cells, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import number_or_nan, select_cells, unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
     import numpy as np
 
     from circuitlab.circuits import Circuit
-    from circuitlab.evaluate import Evaluate, Evaluation
+    from circuitlab.evaluation import Evaluate, Evaluation
     from circuitlab.figures import SizeCurve
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Circuits"]
 
@@ -75,30 +76,32 @@ class Circuits(Analysis, frozen=True, forbid_unknown_fields=True):
     n_subsets: Number = 10
     n_band: Number = 20
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for each task and method."""
         self._rule()
         cells = select_cells(study, self.tasks, self.methods)
         if self._of_edges:
+            from circuitlab.workflows.score import edge_method  # noqa: PLC0415 - torch
+
             for cell in cells:
-                _edge_method(cell.method.name, cell.method.params)
+                edge_method(get_method(cell.method.name, cell.method.params))
         suffix = "" if self.rule == "top_k" else f".{self.rule}"
         cost = 20 + self.n_random + 2 * self.n_subsets + 8 * self.n_band
-        return [Unit(study.slug(cell) + suffix, (cell,), cost * (self.n or cell.n)) for cell in cells]
+        return [AnalysisCell(self, study.slug(cell) + suffix, (cell,), cost * (self.n or cell.n)) for cell in cells]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """Pick, evaluate, and run random circuits of every size."""
         from circuitlab.metrics import get_metric  # noqa: PLC0415 - torch
-        from circuitlab.workflows.heldout import fresh_pairs  # noqa: PLC0415
+        from circuitlab.workflows.prompts import held_out  # noqa: PLC0415
 
-        (run,) = given.runs
+        (run,) = context.runs
         where = run.scores.provenance
         metric = get_metric(where.metric)
-        scores = self._edge_scores(given, metric) if self._of_edges else run.scores
+        scores = self._edge_scores(context, metric) if self._of_edges else run.scores
         circuit: Circuit = self._rule()(scores)
-        batch, prompts = fresh_pairs(given.model, where.task, self.n)
+        batch, prompts = held_out(context.model, where.task.id, where.task, self.n)
         evaluate = self._evaluate()
-        found = evaluate(circuit, given.model, batch, metric, scores)
+        found = evaluate(circuit, context.model, batch, metric, scores)
         result = found.to_dict()
         result["conventions"] |= {"prompts": prompts}
         means = _means(scores)
@@ -106,14 +109,14 @@ class Circuits(Analysis, frozen=True, forbid_unknown_fields=True):
         return result | {
             "circuit": circuit.to_dict(),
             "scores": {name: means[name] for name in sorted(kept) if name in means},
-            "band": self._band(found, evaluate, given.model, batch, metric),
+            "band": self._band(found, evaluate, context.model, batch, metric),
         }
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """For each cell the faithfulness curve with its random band, completeness, and the circuit as a diagram."""
         return [drawing for one in found for drawing in _drawings(one)]
 
-    def table(self, found: Sequence[Found]) -> Table:
+    def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per circuit."""
         headings = ("Task", "Method", "Circuit", "Faithfulness", "CPR", "CMD", "Incompleteness", "Random circuits", "p")
         return Table(headings, tuple(_row(one) for one in found))
@@ -147,30 +150,27 @@ class Circuits(Analysis, frozen=True, forbid_unknown_fields=True):
             raise BadParameterError(what, f"Its parameters are {sorted(known)}.") from error
 
     def _evaluate(self) -> Evaluate:
-        from circuitlab.evaluate import Evaluate  # noqa: PLC0415 - torch
+        from circuitlab.evaluation import Evaluate  # noqa: PLC0415 - torch
 
         parts = None if self.universe is None else tuple(self.universe.split("+"))
         return Evaluate(ablation=self.ablation, parts=parts, n_random=self.n_random, n_subsets=self.n_subsets)
 
-    def _edge_scores(self, given: Given, metric: Metric) -> EdgeScores:
-        """Edges on the pairs that were scored, from the store where it has them."""
+    def _edge_scores(self, context: AnalysisContext, metric: Metric) -> EdgeScores:
+        """Edges on the pairs that were scored, from the cache where it has them."""
         from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415 - torch
+        from circuitlab.workflows.score import edges_of_batch  # noqa: PLC0415 - torch
 
-        (run,) = given.runs
-        where, method = run.scores.provenance, _edge_method(run.cell.method.name, run.cell.method.params)
-
-        def compute() -> EdgeScores:
-            batch = prepare_batch(given.model, where.task.id, where.task.n_pairs, variant=where.task.variant, seed=where.task.seed)
-            return dataclasses.replace(method.edges(given.model, batch, metric), provenance=where)
-
-        return given.store.edges.get_or_compute(run.run_id, compute)[0]
+        (run,) = context.runs
+        where, method = run.scores.provenance, get_method(run.cell.method.name, run.cell.method.params)
+        batch = prepare_batch(context.model, where.task.id, where.task.n_pairs, variant=where.task.variant, seed=where.task.seed)
+        return edges_of_batch(context.model, batch, method, metric, where, store=context.store)
 
     def _band(self, found: Evaluation, evaluate: Evaluate, model: Model, batch: ContrastBatch, metric: Metric) -> list[dict[str, float]]:
         """Mean and range of random circuits at each size of the curve, and at the circuit's own size."""
         import numpy as np  # noqa: PLC0415
 
         from circuitlab.circuits.chance import random_masks  # noqa: PLC0415
-        from circuitlab.evaluate import EdgeRunsOfCircuits, NodeRuns  # noqa: PLC0415 - torch
+        from circuitlab.evaluation import EdgeRunsOfCircuits, NodeRuns  # noqa: PLC0415 - torch
 
         curve = found.curves.get("absolute")
         if curve is None or not self.n_band:
@@ -207,18 +207,6 @@ def _parts(circuit: Circuit, universe: str | None) -> tuple[str, ...]:
     return tuple(part for part in ("heads", "mlps") if part in kinds) or ("heads",)
 
 
-def _edge_method(name: str, params: Mapping[str, Any]) -> Any:
-    """A method that scores edges, or an error that names those that do."""
-    from circuitlab.methods import get_method, method_classes  # noqa: PLC0415
-
-    method = get_method(name, params)
-    if not hasattr(method, "edges"):
-        able = ", ".join(known for known, cls in method_classes().items() if hasattr(cls, "edges"))
-        what = f"{name!r} scores nodes, and the rule picks edges."
-        raise BadParameterError(what, f"Name methods among {able}, or a rule for nodes.")
-    return method
-
-
 def _means(scores: HeadScores | EdgeScores) -> dict[str, float]:
     """Mean score by the name of a node or edge."""
     if isinstance(scores, EdgeScores):
@@ -226,37 +214,37 @@ def _means(scores: HeadScores | EdgeScores) -> dict[str, float]:
     return {str(one.node): one.mean for part in scores.parts for one in scores.nodes(part)}
 
 
-def _drawings(found: Found) -> list[Drawing]:
+def _drawings(found: AnalysisResult) -> list[StudyFigure]:
     from circuitlab import figures  # noqa: PLC0415 - plotly
     from circuitlab.circuits import Circuit  # noqa: PLC0415
     from circuitlab.core.nodes import parse_edge, parse_node  # noqa: PLC0415
     from circuitlab.figures.frame import method_title  # noqa: PLC0415
 
     result, (run,) = found.result, found.runs
-    said, stem = f"{run.title}: {method_title(run.scores.provenance)}", f"circuits.{found.unit.key}"
+    said, stem = f"{run.title}: {method_title(run.scores.provenance)}", f"circuits.{found.cell.key}"
     circuit = Circuit.from_dict(result["circuit"])
     unit: Literal["nodes", "edges"] = "nodes" if circuit.edges is None else "edges"
     subtitle = f"{run.scores.provenance.model.name} · {result['conventions']['prompts']} · run {run.run_id}"
     shown: list[tuple[str, Any, str]] = []
     if curves := _curves(result):
         figure = figures.faithfulness_curve(curves, _size_curve(result["band"]), unit=unit, title=f"{said}, kept alone", subtitle=subtitle)
-        told = (
+        caption = (
             "How much of the behaviour the strongest heads keep as more of them are kept; the grey band is what as many heads drawn at "
             "random keep (middle 95 %)."
         )
-        shown.append(("curve", figure, told.replace("heads", unit) if unit == "edges" else told))
+        shown.append(("curve", figure, caption.replace("heads", unit) if unit == "edges" else caption))
     if whole := result["completeness"]:
         removals = _removals(whole)
         units = "share of the full model's effect"
         figure = figures.completeness_scatter(removals, units=units, title=f"{said}, is it complete?")
-        told = "Each dot removes some nodes from the circuit and from the whole model: on the diagonal both respond alike."
-        shown.append(("completeness", figure, told))
+        caption = "Each dot removes some nodes from the circuit and from the whole model: on the diagonal both respond alike."
+        shown.append(("completeness", figure, caption))
     if len(circuit) or circuit.edges:
         parse: Any = parse_node if circuit.edges is None else parse_edge
         means = {parse(name): number_or_nan(value) for name, value in result["scores"].items()}
         figure = figures.circuit_diagram(circuit, means, title=f"{said}, the circuit", subtitle=circuit.rule)
         shown.append(("diagram", figure, "The circuit, layers upward; orange nodes and dotted edges hinder the answer."))
-    return [Drawing(f"{stem}.{kind}", "circuits", figure, found.runs, told, (found.record_id,)) for kind, figure, told in shown]
+    return [StudyFigure(f"{stem}.{kind}", "circuits", figure, found.runs, caption, (found.record_id,)) for kind, figure, caption in shown]
 
 
 def _curves(result: Mapping[str, Any]) -> dict[str, SizeCurve]:
@@ -285,7 +273,7 @@ def _removals(whole: Mapping[str, Any]) -> list[Any]:
     return [Removal(row["name"], kind, row["circuit"], row["model"]) for name, kind in kinds.items() for row in whole.get(name, ())]
 
 
-def _row(found: Found) -> tuple[Any, ...]:
+def _row(found: AnalysisResult) -> tuple[Any, ...]:
     result, (run,) = found.result, found.runs
     chance, whole = result["random"], result["completeness"]
     areas = [unsure(result[name]) if result[name] else None for name in ("cpr", "cmd")]

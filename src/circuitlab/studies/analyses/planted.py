@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Planted"]
 
@@ -44,24 +44,24 @@ class Planted(Analysis, frozen=True, forbid_unknown_fields=True):
     seeds: Count = 5
     pairs: Count = 8
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for each method."""
         from circuitlab.methods import get_method  # noqa: PLC0415
 
         names = self.methods or list(dict.fromkeys(entry.name for entry in study.methods))
         for name in names:
             get_method(name)
-        return [Unit(name, (), 60.0 * self.seeds * self.pairs) for name in dict.fromkeys(names)]
+        return [AnalysisCell(self, name, (), 60.0 * self.seeds * self.pairs) for name in dict.fromkeys(names)]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """Grade one method on every planted model."""
         from circuitlab.core.progress import step  # noqa: PLC0415
         from circuitlab.workflows.planted import scoreboard  # noqa: PLC0415 - torch
 
-        rows = scoreboard([given.unit.key], self.models, seeds=self.seeds, pairs=self.pairs, progress=step)
+        rows = scoreboard([context.cell.key], self.models, seeds=self.seeds, pairs=self.pairs, progress=step)
         return {"rows": [msgspec.to_builtins(row) for row in rows]}
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """The scoreboard."""
         from circuitlab.figures import scoreboard_table  # noqa: PLC0415 - plotly
 
@@ -69,10 +69,12 @@ class Planted(Analysis, frozen=True, forbid_unknown_fields=True):
         if not rows:
             return []
         subtitle = f"AUROC of the true nodes, mean and 95 % interval over {self.seeds} sets of {self.pairs} prompt pairs"
-        told = "A grey number is a circuit that the method cannot see by what it does, with the reason below the table."
-        return [Drawing("planted", "planted", scoreboard_table(rows, subtitle=subtitle), (), told, tuple(one.record_id for one in found))]
+        caption = "A grey number is a circuit that the method cannot see by what it does, with the reason below the table."
+        return [
+            StudyFigure("planted", "planted", scoreboard_table(rows, subtitle=subtitle), (), caption, tuple(one.record_id for one in found))
+        ]
 
-    def table(self, found: Sequence[Found]) -> Table:
+    def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per method and planted model."""
         headings = ("Planted model", "Method", "AUROC", "Average precision", "Precision at k", "Sign accuracy", "Visible")
         measures = ("auroc", "average_precision", "precision_at_k", "sign_accuracy")

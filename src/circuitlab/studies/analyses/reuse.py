@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Reuse"]
 
@@ -49,19 +49,19 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
     random_sets: Count = 20
     top: float = 0.02
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell; its sweeps of path patching are kept one by one."""
         del study
-        return [Unit("", (), float(_TASKS * _SWEEPS * _HEADS * self.pairs) / _JOINED)]
+        return [AnalysisCell(self, "", (), float(_TASKS * _SWEEPS * _HEADS * self.pairs) / _JOINED)]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """The whole study; see `circuitlab.experiments.reuse.reuse_record`."""
         from circuitlab.experiments.reuse import ReuseSettings, reuse_record  # noqa: PLC0415 - torch
 
-        settings = ReuseSettings(**msgspec.to_builtins(self), seed=given.study.seed)
-        return reuse_record(given.model, settings, given.store)
+        settings = ReuseSettings(**msgspec.to_builtins(self), seed=context.study.seed)
+        return reuse_record(context.model, settings, context.store)
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """Stages of both tasks side by side, and the repair."""
         from circuitlab.figures.repair import repair_bars  # noqa: PLC0415 - plotly
         from circuitlab.figures.stages import stage_heatmaps  # noqa: PLC0415 - plotly
@@ -74,9 +74,11 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
             titles = _titles(tasks)
             source, target = (title[:1].lower() + title[1:] for title in titles.values())
             said = f"{where} · {settings['pairs']} prompt pairs per task · top {settings['top']:.0%} of heads in each stage"
-            told = "A thick outline is a head that both tasks keep in the same stage." + _roles_said(result["by_role"])
+            caption = "A thick outline is a head that both tasks keep in the same stage." + _roles_said(result["by_role"])
             if any(tasks.values()):
-                drawings.append(Drawing("reuse.stages", "reuse", stage_heatmaps(tasks, titles=titles, subtitle=said), (), told, records))
+                drawings.append(
+                    StudyFigure("reuse.stages", "reuse", stage_heatmaps(tasks, titles=titles, subtitle=said), (), caption, records)
+                )
             if (repair := result["repair"]) is not None:
                 shown = repair_bars(
                     repair["conditions"],
@@ -84,11 +86,11 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
                     published=result["published"]["repair"],
                     subtitle=f"{where} · {repair['n_pairs']} prompts · heads found in {source}, edited in {target}",
                 )
-                told = "An edit works if its bar rises above the dashed line and the grey bar beside it."
-                drawings.append(Drawing("reuse.repair", "reuse", shown, (), told, records))
+                caption = "An edit works if its bar rises above the dashed line and the grey bar beside it."
+                drawings.append(StudyFigure("reuse.repair", "reuse", shown, (), caption, records))
         return drawings
 
-    def table(self, found: Sequence[Found]) -> Table | None:
+    def table(self, found: Sequence[AnalysisResult]) -> Table | None:
         """Overlap of every pair of tasks over the union of stages, and of the two tasks in question stage by stage."""
         rows = []
         for one in found:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, compared_cells, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import compared_cells, unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Sensitivity"]
 
@@ -54,27 +54,27 @@ class Sensitivity(Analysis, frozen=True, forbid_unknown_fields=True):
     ablations: tuple[Literal["resample", "zero", "mean", "mean_by_mark", "mean_by_template"], ...] = ("resample", "mean", "zero")
     n_random: Number = 20
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for each task."""
         cells = compared_cells(study, self.tasks, self.method, least=1)
         cost = float(len(self.ablations) * (3 + self.n_random) * self.n)
-        return [Unit(study.slug(cell), (cell,), cost) for cell in cells]
+        return [AnalysisCell(self, study.slug(cell), (cell,), cost) for cell in cells]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """The card of one task."""
         from circuitlab.circuits import TopK  # noqa: PLC0415
         from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415 - torch
 
-        (run,) = given.runs
-        chosen = given.study.compare
+        (run,) = context.runs
+        chosen = context.study.compare
         rule = TopK(self.top_k or (chosen.top_k if chosen else 20), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
-        compare = FunctionalComparison(pairs=self.n, n_random=self.n_random, seed=given.study.seed)
+        compare = FunctionalComparison(pairs=self.n, n_random=self.n_random, seed=context.study.seed)
         scores = {run.task_key: run.scores}
-        return compare.sensitivity(given.model, scores, {run.task_key: rule(run.scores)}, given.store, self.ablations).to_dict()
+        return compare.sensitivity(context.model, scores, {run.task_key: rule(run.scores)}, context.store, self.ablations).to_dict()
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One figure with a row for each task."""
-        from circuitlab.compare.sensitivity import SensitivityCard  # noqa: PLC0415
+        from circuitlab.comparison.sensitivity import SensitivityCard  # noqa: PLC0415
         from circuitlab.figures import sensitivity_dots  # noqa: PLC0415 - plotly
 
         cards = [SensitivityCard.from_dict(one.result) for one in found]
@@ -90,10 +90,10 @@ class Sensitivity(Analysis, frozen=True, forbid_unknown_fields=True):
         )
         runs = tuple(run for one in found for run in one.runs)
         figure = sensitivity_dots(whole, titles={run.task_key: run.title for run in runs})
-        told = "One row of dots per task: where they lie apart, the ablation decides how faithful the circuit looks."
-        return [Drawing("sensitivity", "sensitivity", figure, runs, told, tuple(one.record_id for one in found))]
+        caption = "One row of dots per task: where they lie apart, the ablation decides how faithful the circuit looks."
+        return [StudyFigure("sensitivity", "sensitivity", figure, runs, caption, tuple(one.record_id for one in found))]
 
-    def table(self, found: Sequence[Found]) -> Table:
+    def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per task and ablation."""
         headings = ("Task", "Ablation", "Heads", "Faithfulness", "p", "Recovery", "Verdict")
         rows = []

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 
 from circuitlab.citations import STATISTICS
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, number_or_nan, select_cells, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import number_or_nan, select_cells, unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Stability"]
 
@@ -46,15 +46,15 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
     top_k: Count = 20
     draws: Count = 200
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for each task and method."""
-        return [Unit(study.slug(cell), (cell,), 1.0) for cell in select_cells(study, self.tasks, self.methods)]
+        return [AnalysisCell(self, study.slug(cell), (cell,), 1.0) for cell in select_cells(study, self.tasks, self.methods)]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """The curve over sample sizes, the overlap of bootstrap lists, and how often each head is picked."""
-        from circuitlab.compare import bootstrap_stability, prompt_families, sample_size_curve  # noqa: PLC0415
+        from circuitlab.comparison import bootstrap_stability, prompt_families, sample_size_curve  # noqa: PLC0415
 
-        scores, seed = given.runs[0].scores, given.study.seed
+        scores, seed = context.runs[0].scores, context.study.seed
         k = min(self.top_k, scores.values("heads")[0].size)
         curve = sample_size_curve(scores, k, n=self.draws, seed=seed)
         again = bootstrap_stability(scores, k, seed=seed)
@@ -73,14 +73,14 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
             "warning": families.warning,
         }
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One figure per method, with a curve for each task."""
-        groups: dict[str, list[Found]] = {}
+        groups: dict[str, list[AnalysisResult]] = {}
         for one in found:
             groups.setdefault(one.runs[0].method_key, []).append(one)
         return [_drawing(key, some) for key, some in groups.items()]
 
-    def table(self, found: Sequence[Found]) -> Table:
+    def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per task and method."""
         headings = (
             "Task",
@@ -100,10 +100,10 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
         return Table(headings, tuple(rows))
 
 
-def _drawing(key: str, found: Sequence[Found]) -> Drawing:
+def _drawing(key: str, found: Sequence[AnalysisResult]) -> StudyFigure:
     import numpy as np  # noqa: PLC0415
 
-    from circuitlab.compare import StabilityCurve  # noqa: PLC0415
+    from circuitlab.comparison import StabilityCurve  # noqa: PLC0415
     from circuitlab.figures import stability_curves  # noqa: PLC0415 - plotly
     from circuitlab.figures.frame import method_title  # noqa: PLC0415
 
@@ -117,5 +117,5 @@ def _drawing(key: str, found: Sequence[Found]) -> Drawing:
     where = runs[0].scores.provenance
     figure = stability_curves(curves, title=f"How many prompts until the heads stop changing? By {method_title(where)}")
     warnings = "".join(f" {one.runs[0].title}: {one.result['warning']}" for one in found if one.result["warning"])
-    told = "Higher is steadier; the dotted line is what two unrelated lists with as many heads in each layer would share." + warnings
-    return Drawing(f"stability.{key}", "stability", figure, runs, told, tuple(one.record_id for one in found))
+    caption = "Higher is steadier; the dotted line is what two unrelated lists with as many heads in each layer would share." + warnings
+    return StudyFigure(f"stability.{key}", "stability", figure, runs, caption, tuple(one.record_id for one in found))

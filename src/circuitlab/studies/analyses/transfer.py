@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from circuitlab.studies.analyses.base import Analysis, Found, Given, Table, Unit, compared_cells, unsure
-from circuitlab.studies.drawing import Drawing
+from circuitlab.studies.analyses.base import compared_cells, unsure
+from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
-    from circuitlab.studies.spec import StudySpec
+    from circuitlab.studies.types import StudySpec
 
 __all__ = ["Transfer"]
 
@@ -54,29 +54,29 @@ class Transfer(Analysis, frozen=True, forbid_unknown_fields=True):
     ablation: Literal["resample", "zero", "mean", "mean_by_mark", "mean_by_template"] = "resample"
     n_random: Number = 50
 
-    def units(self, study: StudySpec) -> list[Unit]:
+    def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for all tasks: their random circuits and their correction for many tests are shared."""
         cells = compared_cells(study, self.tasks, self.method)
         runs = 5 * len(cells) + self.n_random
-        return [Unit(study.method_key(cells[0].method), cells, float(len(cells) * runs * self.n))]
+        return [AnalysisCell(self, study.method_key(cells[0].method), cells, float(len(cells) * runs * self.n))]
 
-    def run(self, given: Given) -> dict[str, Any]:
+    def run(self, context: AnalysisContext) -> dict[str, Any]:
         """The transfer table with the dissociations in it, and how circuits were picked."""
         from circuitlab.circuits import TopK  # noqa: PLC0415
         from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415 - torch
 
-        chosen = given.study.compare
+        chosen = context.study.compare
         rule = TopK(self.top_k or (chosen.top_k if chosen else 20), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
-        scores = {run.task_key: run.scores for run in given.runs}
+        scores = {run.task_key: run.scores for run in context.runs}
         circuits = {name: rule(one) for name, one in scores.items()}
-        compare = FunctionalComparison(pairs=self.n, ablation=self.ablation, n_random=self.n_random, seed=given.study.seed)
-        return compare(given.model, scores, circuits, given.store).to_dict() | {"rule": next(iter(circuits.values())).rule}
+        compare = FunctionalComparison(pairs=self.n, ablation=self.ablation, n_random=self.n_random, seed=context.study.seed)
+        return compare(context.model, scores, circuits, context.store).to_dict() | {"rule": next(iter(circuits.values())).rule}
 
-    def draw(self, found: Sequence[Found]) -> list[Drawing]:
+    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """The transfer matrix and the dissociation bars."""
         return [drawing for one in found for drawing in _drawings(one)]
 
-    def table(self, found: Sequence[Found]) -> Table:
+    def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per circuit and task."""
         headings = ("Circuit of", "Evaluated on", "Heads", "Faithfulness", "Loss against own circuit", "Shared heads alone", "p", "q")
         rows = []
@@ -88,26 +88,28 @@ class Transfer(Analysis, frozen=True, forbid_unknown_fields=True):
         return Table(headings, tuple(rows))
 
 
-def _drawings(found: Found) -> list[Drawing]:
+def _drawings(found: AnalysisResult) -> list[StudyFigure]:
     from circuitlab import figures  # noqa: PLC0415 - plotly
-    from circuitlab.compare.dissociation import DissociationTable  # noqa: PLC0415
-    from circuitlab.compare.transfer import TransferTable  # noqa: PLC0415
+    from circuitlab.comparison.dissociation import DissociationTable  # noqa: PLC0415
+    from circuitlab.comparison.transfer import TransferTable  # noqa: PLC0415
 
     titles = {run.task_key: run.title for run in found.runs}
     table = TransferTable.from_dict(found.result)
     pairs = DissociationTable.from_dict(found.result["dissociation"])
     drawings = []
     if table.tasks:
-        told = (
+        caption = (
             "Read a row to see where one task's circuit works: the neutral colour is what random circuits of the same size reach, and "
             "outlined cells are circuits on their own task."
         )
-        drawings.append((f"transfer.{found.unit.key}", figures.transfer_matrix(table, titles=titles), told))
+        drawings.append((f"transfer.{found.cell.key}", figures.transfer_matrix(table, titles=titles), caption))
     if pairs.rows:
-        told = "A double dissociation is a crossing: each task falls without its own heads, and not without the other's."
+        caption = "A double dissociation is a crossing: each task falls without its own heads, and not without the other's."
         rows = sorted(pairs.rows, key=lambda row: row.p)
-        drawings.append((f"dissociation.{found.unit.key}", figures.dissociation_bars(rows, titles=titles), told + _left_out(found.result)))
-    return [Drawing(name, "transfer", figure, found.runs, told, (found.record_id,)) for name, figure, told in drawings]
+        drawings.append(
+            (f"dissociation.{found.cell.key}", figures.dissociation_bars(rows, titles=titles), caption + _left_out(found.result))
+        )
+    return [StudyFigure(name, "transfer", figure, found.runs, caption, (found.record_id,)) for name, figure, caption in drawings]
 
 
 def _left_out(result: Mapping[str, Any]) -> str:

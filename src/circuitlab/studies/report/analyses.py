@@ -8,10 +8,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlab.studies.analyses.base import Analysis, Found, Table
-from circuitlab.studies.collect import StudyRuns
-from circuitlab.studies.drawing import Drawing
 from circuitlab.studies.report.parts import escape, interval, number, table, told_figure
+from circuitlab.studies.results import StudyRuns
+from circuitlab.studies.types import Analysis, AnalysisResult, StudyFigure, Table
 
 __all__ = ["analysis_sections", "analysis_tables"]
 
@@ -20,7 +19,7 @@ _NARROW = 720
 """Figures up to this width, in pixels, share a row where the page has room."""
 
 
-def analysis_sections(runs: StudyRuns, drawings: Sequence[Drawing]) -> list[tuple[int, str, str, str]]:
+def analysis_sections(runs: StudyRuns, drawings: Sequence[StudyFigure]) -> list[tuple[int, str, str, str]]:
     """One section per kind of analysis: place, id, title and HTML; cells that have not been run are named."""
     sections = []
     for name, group in _by_name(runs).items():
@@ -39,7 +38,7 @@ def analysis_sections(runs: StudyRuns, drawings: Sequence[Drawing]) -> list[tupl
             rows = [[_cell(value) for value in row] for row in numbers.rows]
             parts.append(f"<details><summary>All numbers as a table</summary>{table(numbers.headings, rows)}</details>")
         if found:
-            made = "; ".join(f"{escape(one.unit.key or name)} <code>{one.record_id}</code>" for one in found)
+            made = "; ".join(f"{escape(one.cell.key or name)} <code>{one.record_id}</code>" for one in found)
             parts.append(f'<p class="soft">Records: {made}.</p>')
         sections.append((kind.place, name, kind.title, "".join(parts)))
     return sections
@@ -55,9 +54,9 @@ def analysis_tables(runs: StudyRuns) -> dict[str, str]:
     return files
 
 
-def _by_name(runs: StudyRuns) -> dict[str, list[tuple[Analysis, tuple[Found, ...]]]]:
-    groups: dict[str, list[tuple[Analysis, tuple[Found, ...]]]] = {}
-    for analysis, found in runs.found:
+def _by_name(runs: StudyRuns) -> dict[str, list[tuple[Analysis, tuple[AnalysisResult, ...]]]]:
+    groups: dict[str, list[tuple[Analysis, tuple[AnalysisResult, ...]]]] = {}
+    for analysis, found in runs.results:
         groups.setdefault(analysis.name, []).append((analysis, found))
     return groups
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from circuitlab.figures.page import inline_script, plot_script, plotly_js
-from circuitlab.studies.collect import Run, StudyRuns
-from circuitlab.studies.drawing import Drawing
 from circuitlab.studies.report.analyses import analysis_sections
 from circuitlab.studies.report.parts import (
     anchor,
@@ -23,6 +21,8 @@ from circuitlab.studies.report.parts import (
 )
 from circuitlab.studies.report.style import STYLE
 from circuitlab.studies.report.text import checks_section, how_to_read, methods_section, null_text, overlap_notes, summary
+from circuitlab.studies.results import StudyRuns
+from circuitlab.studies.types import ScoredCell, StudyFigure
 
 __all__ = ["report_page"]
 
@@ -32,14 +32,14 @@ _OVERLAP = 50
 """Place of the overlap among the sections; analyses name theirs."""
 
 
-def report_page(runs: StudyRuns, drawings: list[Drawing]) -> str:
+def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
     """The whole page.
 
     Parameters
     ----------
     runs : StudyRuns
         A study with all its runs.
-    drawings : list of Drawing
+    drawings : list of StudyFigure
         Its figures, from `circuitlab.studies.drawings.draw_all`.
 
     Returns
@@ -80,7 +80,7 @@ def _contents(sections: list[tuple[str, str, str]], runs: StudyRuns) -> str:
     return f'<nav aria-label="Contents"><strong>Contents</strong><ol>{items}</ol></nav>'
 
 
-def _fitness(runs: StudyRuns, drawings: list[Drawing]) -> str:
+def _fitness(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
     rows = fitness_rows(runs)
     if not rows:
         return ""
@@ -103,7 +103,7 @@ def _fitness(runs: StudyRuns, drawings: list[Drawing]) -> str:
     return warning + explained + _figures(drawings, "fitness") + table(headings, rows)
 
 
-def _overlap(runs: StudyRuns, drawings: list[Drawing]) -> str:
+def _overlap(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
     shown = [drawing for drawing in drawings if drawing.kind == "overlap"]
     parts = []
     for drawing in shown:
@@ -116,7 +116,7 @@ def _overlap(runs: StudyRuns, drawings: list[Drawing]) -> str:
     return null_text(runs) + "".join(parts) if parts else ""
 
 
-def _task(group: list[Run], drawings: list[Drawing]) -> str:
+def _task(group: list[ScoredCell], drawings: list[StudyFigure]) -> str:
     first = group[0]
     where, flag = first.scores.provenance, first.scores.provenance.fitness
     badge = ""
@@ -158,5 +158,5 @@ def _runs(runs: StudyRuns) -> str:
     return about + table(headings, run_rows(runs.runs))
 
 
-def _figures(drawings: Iterable[Drawing], kind: str) -> str:
+def _figures(drawings: Iterable[StudyFigure], kind: str) -> str:
     return "".join(figure_block(drawing) for drawing in drawings if drawing.kind == kind)

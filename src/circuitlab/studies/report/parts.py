@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from circuitlab.figures.page import plot_block
 from circuitlab.scores.head_scores import HeadScores
-from circuitlab.studies.collect import Run, StudyRuns
-from circuitlab.studies.drawing import Drawing
 from circuitlab.studies.drawings import compare_method
+from circuitlab.studies.results import StudyRuns
+from circuitlab.studies.types import ScoredCell, StudyFigure
 from circuitlab.tasks import sample_pairs
 
 __all__ = [
@@ -64,16 +64,16 @@ def _cell(content: str) -> str:
     return f'<td class="{kind}">{content}</td>' if kind else f"<td>{content}</td>"
 
 
-def figure_block(drawing: Drawing) -> str:
+def figure_block(drawing: StudyFigure) -> str:
     """A figure with its title and subtitle as a caption."""
     meta = drawing.figure.layout.meta
     block = plot_block(drawing.figure, anchor(drawing.name), titled=False)
     return f"<figure><figcaption><b>{escape(meta['title'])}</b>{escape(meta['subtitle'])}</figcaption>\n{block}\n</figure>\n"
 
 
-def told_figure(drawing: Drawing) -> str:
+def told_figure(drawing: StudyFigure) -> str:
     """A figure with its sentence below."""
-    return figure_block(drawing) + (f'<p class="told">{escape(drawing.told)}</p>' if drawing.told else "")
+    return figure_block(drawing) + (f'<p class="caption">{escape(drawing.caption)}</p>' if drawing.caption else "")
 
 
 def fitness_rows(runs: StudyRuns) -> list[list[str]]:
@@ -117,7 +117,7 @@ def top_rows(scores: HeadScores) -> list[list[str]]:
     return [[f"<code>{row.node}</code>", number(row.mean), f"{number(row.low)} to {number(row.high)}"] for row in rows]
 
 
-def run_rows(runs: Iterable[Run]) -> list[list[str]]:
+def run_rows(runs: Iterable[ScoredCell]) -> list[list[str]]:
     """Where each run's numbers come from."""
     rows = []
     for run in runs:
@@ -130,7 +130,7 @@ def run_rows(runs: Iterable[Run]) -> list[list[str]]:
     return rows
 
 
-def example_block(run: Run) -> str:
+def example_block(run: ScoredCell) -> str:
     """The first pair of the task's stream, with the positions that have names."""
     where = run.scores.provenance.task
     pair = next(iter(sample_pairs(run.task, variant=run.cell.task.variant, seed=where.seed)), None)

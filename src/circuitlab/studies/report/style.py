@@ -57,7 +57,7 @@ figure { margin: 1rem 0; min-width: 0; overflow-x: auto; overflow-y: hidden; }
 figcaption { font-size: .88rem; color: var(--soft); margin-bottom: .25rem; }
 figcaption b { color: var(--ink); display: block; font-size: .98rem; }
 .cl-plot { width: 100%; }
-.told { color: var(--soft); font-size: .92rem; margin: .25rem 0 1.5rem; }
+.caption { color: var(--soft); font-size: .92rem; margin: .25rem 0 1.5rem; }
 .figures > div { min-width: 0; }
 .example {
   background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: 1rem 0; max-width: 60em;

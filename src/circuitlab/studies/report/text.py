@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from circuitlab.citations import CITATIONS
-from circuitlab.studies.collect import StudyRuns
 from circuitlab.studies.drawings import compare_method
 from circuitlab.studies.manifest import citation_keys
 from circuitlab.studies.report.parts import escape, number, table
+from circuitlab.studies.results import StudyRuns
 from circuitlab.workflows.score import run_checks
 
 __all__ = ["checks_section", "how_to_read", "methods_section", "null_text", "overlap_notes", "summary"]
@@ -117,8 +117,8 @@ def checks_section(runs: StudyRuns) -> str:
         cells = [_check_cell(found[run.run_id].get(name)) for name in names]
         rows.append([escape(run.title), escape(run.scores.provenance.method.replace("_", " ")), *cells])
     bad = sum(not check["ok"] for checks in found.values() for check in checks.values())
-    told = "All checks hold." if not bad else f"{bad} checks do not hold; they are marked."
-    return f"<p>{told}</p>" + table(["Task", "Method", *(_CHECKS.get(name, name) for name in names)], rows)
+    caption = "All checks hold." if not bad else f"{bad} checks do not hold; they are marked."
+    return f"<p>{caption}</p>" + table(["Task", "Method", *(_CHECKS.get(name, name) for name in names)], rows)
 
 
 def _check_cell(check: dict[str, Any] | None) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from circuitlab.tasks.sources import pools, sequence, sums, table, years
 from circuitlab.tasks.sources.context import Context
-from circuitlab.tasks.spec import PoolSource, SequenceSource, Source, SumSource, TableSource
+from circuitlab.tasks.spec import DrawnSource, PoolSource, SequenceSource, SumSource, TableSource
 from circuitlab.tasks.templates import Row
 
 __all__ = ["Context", "check_source", "draw_rows"]
 
 
-def draw_rows(source: Source, context: Context) -> Iterator[Row]:
+def draw_rows(source: DrawnSource, context: Context) -> Iterator[Row]:
     """Endless rows of a source, drawn with the context's random numbers."""
     if isinstance(source, PoolSource):
         return pools.rows(source, context)
@@ -25,6 +25,6 @@ def draw_rows(source: Source, context: Context) -> Iterator[Row]:
     return years.rows(source, context)
 
 
-def check_source(source: Source, context: Context) -> None:
+def check_source(source: DrawnSource, context: Context) -> None:
     """Raise `TaskFileError` if a source can yield no row; drawing one finds every fault a source can have."""
     next(draw_rows(source, context))

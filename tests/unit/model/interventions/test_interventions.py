@@ -9,7 +9,7 @@ from circuitlab.core.errors import BadParameterError, CircuitlabError, EditDidNo
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale, Standing, compose
 from circuitlab.model.places import Places
-from circuitlab.model.protocol import Site
+from circuitlab.model.sites import Site
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 
 

@@ -1,0 +1,160 @@
+"""Every pair of tasks, methods or models: the overlap of their circuits, rank agreement, and what chance would give."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from circuitlab.circuits.select import TopK
+from circuitlab.circuits.select_edges import TopEdges
+from circuitlab.comparison.families import prompt_families
+from circuitlab.comparison.pairwise import Comparison, Sampling
+from circuitlab.comparison.score_map import score_map
+from circuitlab.comparison.stability import top_k_stability
+from circuitlab.comparison.table import OverlapTable, PairRow
+from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.provenance import Provenance
+from circuitlab.scores.edge_scores import EdgeScores
+from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["compare_methods", "compare_models", "compare_tasks", "corrected"]
+
+Scores: TypeAlias = HeadScores | EdgeScores
+_Same: TypeAlias = dict[str, Callable[[Provenance], object]]
+
+_WEIGHTS: _Same = {"weights": lambda one: one.model.identity()}
+_METHOD: _Same = {"methods": lambda one: one.method, "method parameters": lambda one: one.params}
+_TASK: _Same = {"tasks": lambda one: (one.task.id, one.task.variant)}
+
+
+def compare_tasks(
+    scores: Mapping[str, Scores],
+    rule: TopK | TopEdges | None = None,
+    sampling: Sampling | None = None,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> OverlapTable:
+    """Compare the circuits of several tasks on one model.
+
+    Parameters
+    ----------
+    scores : mapping of str to HeadScores or EdgeScores
+        Task name to scores of one method.
+    rule : TopK or TopEdges, optional
+        How circuits are picked; the top 20 heads, or the top 100 edges, by magnitude otherwise.
+    sampling : Sampling, optional
+        Draws, permutations, seed, and the null model that p-values come from.
+    n_boot, seed : int
+        Draws for intervals and seed, where ``sampling`` is not given.
+
+    Returns
+    -------
+    OverlapTable
+        Overlap measures, rank agreement, intervals, null models, p- and q-values for every pair.
+
+    Raises
+    ------
+    IncompatibleError
+        If the scores come from different weights, methods or method parameters. Different metrics are allowed, because only
+        ranks are compared, and noted in the table.
+    BadParameterError
+        If there are fewer than two tasks, or a task has fewer than two pairs.
+    """
+    return _compare(scores, rule, sampling or Sampling(n_boot, seed=seed), "task", _WEIGHTS | _METHOD)
+
+
+def compare_methods(scores: Mapping[str, Scores], rule: TopK | TopEdges | None = None, sampling: Sampling | None = None) -> OverlapTable:
+    """Compare what several methods pick on one task and one model.
+
+    Prompts are the same, so their noise is shared: pairs are resampled together. Raises as `compare_tasks`, for tasks in place of methods.
+    """
+    return _compare(scores, rule, sampling or Sampling(), "method", _WEIGHTS | _TASK)
+
+
+def compare_models(scores: Mapping[str, Scores], rule: TopK | TopEdges | None = None, sampling: Sampling | None = None) -> OverlapTable:
+    """Compare what one method picks on one task in several models of equal shape, such as checkpoints or fine-tuned copies.
+
+    A head's name means the same thing only in models that share their ancestry; between models trained apart the overlap by chance
+    is all that can be expected. Raises as `compare_tasks`, and for models of different shape.
+    """
+    return _compare(scores, rule, sampling or Sampling(), "model", _METHOD | _TASK)
+
+
+def corrected(p_values: list[float]) -> list[float]:
+    """Benjamini-Hochberg q-values."""
+    from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
+
+    return [float(q) for q in stats.false_discovery_control(p_values)]
+
+
+def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, sampling: Sampling, over: str, same: _Same) -> OverlapTable:
+    names = tuple(scores)
+    if len(names) <= 1:
+        what = f"Comparing needs at least two {over}s; got {list(names)}."
+        raise BadParameterError(what, f"Name another {over}.")
+    rule = _fitting(scores, rule, over)
+    _same_kind(scores, same)
+    mark = rule.mark if isinstance(rule, TopK) else None
+    maps = {name: score_map(one, mark) for name, one in scores.items()}
+    for one in maps.values():
+        maps[names[0]].require_same_elements(one)
+    circuits = {name: rule(one) for name, one in scores.items()}  # type: ignore[arg-type]
+    partial = []
+    for a, b in itertools.combinations(names, 2):
+        found = Comparison(maps[a], maps[b], rule.k, rule.by, sampling).as_dict()
+        partial.append({"task_a": a, "task_b": b, "ready": circuits[a].ready and circuits[b].ready, **found})
+    rows = (PairRow(**row, q=q) for row, q in zip(partial, corrected([row["p"] for row in partial]), strict=True))
+    every = [one.provenance for one in scores.values()]
+    return OverlapTable(
+        tasks=names,
+        rows=tuple(rows),
+        circuits=circuits,
+        stability={k: top_k_stability(s, rule.k, by=rule.by, mark=mark, seed=sampling.seed).as_dict() for k, s in scores.items()},
+        rule=circuits[names[0]].rule,
+        method=", ".join(dict.fromkeys(one.method for one in every)),
+        model=", ".join(dict.fromkeys(one.model.name for one in every)),
+        notes=_notes(scores, mark),
+        over=over,
+        level="edges" if isinstance(rule, TopEdges) else "nodes",
+    )
+
+
+def _fitting(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, over: str) -> TopK | TopEdges:
+    """The rule, or the usual one, if it suits the scores."""
+    edges = {isinstance(one, EdgeScores) for one in scores.values()}
+    if len(edges) > 1:
+        what = f"Some {over}s have scores of edges and some of nodes."
+        raise IncompatibleError(what, "Sum edges over their senders (EdgeScores.to_head_scores), or score edges everywhere.")
+    rule = rule or (TopEdges() if edges == {True} else TopK())
+    if isinstance(rule, TopEdges) is not edges.pop() or getattr(rule, "prune", False):
+        what = f"{rule} does not pick the elements that these scores rank."
+        raise BadParameterError(what, "Use TopK for head scores, and TopEdges without pruning for edge scores.")
+    if isinstance(rule, TopK) and rule.part != "heads":
+        what = f"{over.capitalize()}s are compared by their heads; the rule picks {rule.part!r}."
+        raise BadParameterError(what, "Use TopK(part='heads').")
+    return rule
+
+
+def _notes(scores: Mapping[str, Scores], mark: str | None) -> tuple[str, ...]:
+    """One sentence for each thing that weakens the comparison."""
+    flags = {name: one.provenance.fitness for name, one in scores.items()}
+    notes = [f"{name} is not ready: {flag.reason}" for name, flag in flags.items() if flag is not None and not flag.ready]
+    metrics = {name: one.provenance.metric for name, one in scores.items()}
+    if len(set(metrics.values())) > 1:
+        listed = ", ".join(f"{name}: {metric}" for name, metric in metrics.items())
+        notes.append(f"Metrics differ ({listed}); ranks are compared.")
+    heads = {name: one for name, one in scores.items() if isinstance(one, HeadScores)}
+    mixed = {name: prompt_families(one, mark=mark).warning for name, one in heads.items()}
+    return (*notes, *(f"{name}: {warning}" for name, warning in mixed.items() if warning))
+
+
+def _same_kind(scores: Mapping[str, Scores], same: _Same) -> None:
+    first_name, first = next(iter(scores.items()))
+    for name, one in scores.items():
+        for label, read in same.items():
+            mine, theirs = read(first.provenance), read(one.provenance)
+            if mine != theirs:
+                what = f"{first_name!r} and {name!r} were scored with different {label}: {mine} and {theirs}."
+                raise IncompatibleError(what, "Score both the same way.")

@@ -1,0 +1,202 @@
+"""What overlap and rank agreement would be by chance: three null models, named for what each keeps.
+
+Heads that matter sit in the middle and late layers for almost any task, so two unrelated circuits overlap more than two random
+sets of heads would. ``layer_stratified`` (the default) keeps every layer's count of selected heads and lets only the choice inside a layer
+be random. ``uniform`` keeps only the sizes (hypergeometric), and is shown to call unrelated circuits similar. ``within_layer_scores`` keeps
+every score: heads of a layer exchange theirs, and circuits are picked and ranked again. For overlaps of sets picked by rank it is the
+layer-stratified null, sampled; for rank-biased overlap and rank correlation, which read the scores, it is the only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from circuitlab.comparison.ranks import spearman
+from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
+
+__all__ = ["NULLS", "NullName", "OverlapNull", "known_null", "overlap_null", "score_null", "shuffled_within", "spearman_null", "two_sided"]
+
+NullName: TypeAlias = Literal["layer_stratified", "uniform", "within_layer_scores"]
+NULLS: tuple[NullName, ...] = ("layer_stratified", "uniform", "within_layer_scores")
+_AT_ONCE = 4_000_000  # permuted scores held in memory
+
+
+@dataclass(frozen=True)
+class OverlapNull:
+    """Exact chance distribution of the number of shared heads.
+
+    Parameters
+    ----------
+    shared : int
+        Observed number of shared heads.
+    probabilities : ndarray, shape (shared heads possible,)
+        Probability of 0, 1, 2, ... shared heads.
+    n_first, n_second : int
+        Circuit sizes.
+    """
+
+    shared: int
+    probabilities: np.ndarray
+    n_first: int
+    n_second: int
+
+    @property
+    def jaccards(self) -> np.ndarray:
+        """Jaccard index for each possible number of shared heads: sizes are fixed, so it depends on nothing else."""
+        possible = np.arange(self.probabilities.size)
+        return possible / (self.n_first + self.n_second - possible)
+
+    @property
+    def p_value(self) -> float:
+        """Chance of sharing at least as many heads as observed (one-sided, exact, conservative because counts are whole)."""
+        return float(min(1.0, self.probabilities[self.shared :].sum()))
+
+    @property
+    def mean_jaccard(self) -> float:
+        """Expected Jaccard index by chance."""
+        return float((self.jaccards * self.probabilities).sum())
+
+    def quantile(self, level: float) -> float:
+        """Smallest Jaccard index that chance stays at or below with the given probability."""
+        index = int(np.searchsorted(np.cumsum(self.probabilities), level - 1e-12))
+        return float(self.jaccards[min(index, self.probabilities.size - 1)])
+
+    def as_dict(self) -> dict[str, float]:
+        """``{"mean", "high", "p"}``: expected Jaccard index, its 95 % quantile, and the p-value."""
+        return {"mean": self.mean_jaccard, "high": self.quantile(0.95), "p": self.p_value}
+
+
+def overlap_null(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    stratified: bool = True,
+    strata: np.ndarray | None = None,
+) -> OverlapNull:
+    """Chance distribution of the overlap of two sets of heads or edges.
+
+    Parameters
+    ----------
+    first, second : ndarray of bool, shape (layer, head), or (element,) with ``strata``
+        Membership.
+    stratified : bool
+        Keep each circuit's count per layer or stratum (default), or only its size: the uniform null.
+    strata : ndarray of int, shape (element,), optional
+        Which elements chance may exchange; the layers otherwise.
+
+    Returns
+    -------
+    OverlapNull
+        Exact: hypergeometric within a stratum, convolved over strata; nothing is sampled.
+
+    Raises
+    ------
+    IncompatibleError, BadParameterError
+        If the shapes differ, or a set is empty.
+    """
+    from scipy import stats  # noqa: PLC0415
+
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or (strata is not None and np.shape(strata) != first.shape):
+        what = f"Head sets of shapes {first.shape} and {second.shape} belong to different models."
+        raise IncompatibleError(what, "Compare circuits of one model.")
+    if not first.any() or not second.any():
+        raise BadParameterError("An empty circuit has no chance overlap.", "Select at least one head for each task.")
+    if strata is None:
+        strata = np.broadcast_to(np.arange(len(first))[:, None] if first.ndim > 1 else 0, first.shape)
+    groups = strata.ravel() if stratified else np.zeros(first.size, dtype=int)
+    sizes, ones, twos = (np.bincount(groups, weights=w).astype(int) for w in (None, first.ravel(), second.ravel()))
+    total = np.ones(1)
+    for size, a, b in zip(sizes, ones, twos, strict=True):
+        if a and b:
+            total = np.convolve(total, stats.hypergeom.pmf(np.arange(min(a, b) + 1), size, a, b))
+    return OverlapNull(int((first & second).sum()), total, int(first.sum()), int(second.sum()))
+
+
+def shuffled_within(strata: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+    """Permutations of elements that keep every element in its stratum: indices, (n, element)."""
+    home = np.argsort(strata, kind="stable")
+    order = np.argsort(strata + generator.random((n, strata.size)), axis=-1)
+    out = np.empty_like(order)
+    out[:, home] = order
+    return out
+
+
+def score_null(
+    first: np.ndarray,
+    second: np.ndarray,
+    statistics: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]],
+    strata: np.ndarray,
+    *,
+    n: int = 2000,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """Statistics of two score maps when the elements of a stratum exchange their scores (``within_layer_scores``).
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (element,)
+        Mean scores. Both keep their distribution within every stratum; that of one map is permuted, which is all that matters.
+    statistics : sequence of callable
+        From (1, element) and (permutation, element) to (permutation,), selection included.
+    strata : ndarray of int, shape (element,)
+        Which elements are exchangeable: their layer.
+    n, seed : int
+        Permutations, and the seed.
+
+    Returns
+    -------
+    list of ndarray, each of shape (n,)
+    """
+    generator = np.random.default_rng(seed)
+    found: list[list[np.ndarray]] = [[] for _ in statistics]
+    for rows in np.array_split(np.arange(n), max(1, n * second.size // _AT_ONCE)):
+        shuffled = second[shuffled_within(strata, rows.size, generator)]
+        for kept, statistic in zip(found, statistics, strict=True):
+            kept.append(statistic(first[None], shuffled))
+    return [np.concatenate(kept) for kept in found]
+
+
+def spearman_null(first: np.ndarray, second: np.ndarray, *, n: int = 2000, seed: int = 0) -> tuple[float, np.ndarray]:
+    """Two-sided permutation test of rank agreement, heads permuted within their layer.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (layer, head)
+        Mean scores.
+    n : int
+        Permutations.
+    seed : int
+        Seed.
+
+    Returns
+    -------
+    p_value : float
+        Share of permutations (with the observed one counted in) that deviate at least as far from the null's mean.
+        1 where the scores of one task are constant: they rank nothing.
+    null : ndarray, shape (n,)
+        Spearman correlations under the null.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    strata = np.repeat(np.arange(first.shape[0]), first[0].size)
+    (null,) = score_null(first.ravel(), second.ravel(), [spearman], strata, n=n, seed=seed)
+    return two_sided(float(spearman(first.ravel(), second.ravel())), null), null
+
+
+def two_sided(observed: float, null: np.ndarray) -> float:
+    """Share of a null distribution, the observed value counted in, at least as far from its mean as the observed value is."""
+    if np.isnan(observed):
+        return 1.0
+    centre = null.mean()
+    beyond = np.abs(null - centre) >= abs(observed - centre) - 1e-12
+    return float((1 + beyond.sum()) / (null.size + 1))
+
+
+def known_null(name: str) -> None:
+    """Raise `UnknownNameError` unless a null model has this name."""
+    if name not in NULLS:
+        raise UnknownNameError("null model", name, NULLS)

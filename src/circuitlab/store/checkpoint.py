@@ -1,0 +1,62 @@
+"""A checkpoint: the arrays of a computation that is not finished, in one small file that goes when the result is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from circuitlab.core.files import read_bytes, replace_file
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Arrays kept in ``path``."""
+
+    path: Path
+
+    def load(self) -> dict[str, np.ndarray]:
+        """The arrays that were saved last; empty if there are none. A damaged file is named in a warning and not used.
+
+        Raises
+        ------
+        StoreError
+            If this user may not read the file.
+        """
+        data = read_bytes(self.path)
+        if data is None:
+            return {}
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{self.path} is damaged ({type(error).__name__}): what it held is computed again.", stacklevel=2)
+            return {}
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace the file in one step.
+
+        Raises
+        ------
+        StoreError
+            If the disk is full or the folder cannot be written.
+        """
+
+        def fill(target: Path) -> None:
+            with target.open("wb") as handle:  # given a name, numpy would add ".npz" to it
+                np.savez(handle, **dict(arrays))  # type: ignore[arg-type]
+
+        replace_file(self.path, fill)
+
+    def clear(self) -> None:
+        """Remove the file; the result is stored. A file that this user may not remove stays: it is never read once there is a result."""
+        with contextlib.suppress(PermissionError):
+            self.path.unlink(missing_ok=True)

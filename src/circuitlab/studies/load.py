@@ -1,0 +1,75 @@
+"""Reading a study file: every name in it is checked before anything is run."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.studies.analyses import analysis_classes, get_analyses
+from circuitlab.studies.types import StudySpec
+from circuitlab.tasks.load import load_task
+from circuitlab.tasks.text import read_text
+
+__all__ = ["load_study"]
+
+
+def load_study(path: str | Path) -> StudySpec:
+    """Read a study file and check every name in it.
+
+    Raises
+    ------
+    BadParameterError
+        If the file is missing, not UTF-8, no TOML, has missing, unknown or wrong fields, or its id cannot be the name of a file.
+    UnknownNameError
+        If a task, variant, or method does not exist; the nearest is suggested.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = f"There is no study file {path}."
+        raise BadParameterError(what, "Check the path; figures/core.toml is the main study.")
+    try:
+        spec = _converted(tomllib.loads(read_text(path, BadParameterError)))
+    except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
+        what = f"Study file {path} cannot be used: {error}."
+        raise BadParameterError(what, "See figures/core.toml for the fields a study has.") from error
+    for entry in spec.tasks:
+        variants = load_task(entry.id).variants
+        if entry.variant is not None and entry.variant not in variants:
+            raise UnknownNameError(f"variant of task {entry.id!r}", entry.variant, variants)
+    if not spec.tasks or not spec.methods:
+        what = f"Study file {path} has {len(spec.tasks)} tasks and {len(spec.methods)} methods."
+        raise BadParameterError(what, "List at least one of each.")
+    from circuitlab.methods import get_method  # noqa: PLC0415 - only needed once the file is sound
+
+    for method in spec.methods:
+        get_method(method.name, method.params)
+    if spec.compare and spec.compare.method not in {method.name for method in spec.methods}:
+        raise UnknownNameError("method in compare", spec.compare.method, {method.name for method in spec.methods})
+    _check_analyses(spec)
+    return spec
+
+
+def _converted(raw: dict[str, Any]) -> StudySpec:
+    """The study of a file: tables named after an analysis are its settings, everything else are the study's own fields."""
+    own = [name for name in StudySpec.__struct_fields__ if name != "analyses"]
+    for name, value in raw.items():
+        if name not in {*own, *analysis_classes()} and isinstance(value, dict | list):
+            raise UnknownNameError("table of a study file", name, [*own, *analysis_classes()])
+    spec = msgspec.convert({name: value for name, value in raw.items() if name not in analysis_classes()}, StudySpec)
+    found = [one for name, value in raw.items() if name in analysis_classes() for one in get_analyses(name, value)]
+    return msgspec.structs.replace(spec, analyses=tuple(found))
+
+
+def _check_analyses(spec: StudySpec) -> None:
+    """Raise unless every analysis fits the study and no two of its cells have one name."""
+    seen: set[tuple[str, str]] = set()
+    for analysis in spec.analyses:
+        for cell in analysis.cells(spec):
+            if (analysis.name, cell.key) in seen:
+                what = f"Study {spec.id!r} asks for {analysis.name} of {cell.key or 'everything'} twice."
+                raise BadParameterError(what, "Give the two tables other tasks, methods or rules.")
+            seen.add((analysis.name, cell.key))

@@ -1,0 +1,91 @@
+"""What a user may give where prompts are wanted, made into a batch that a model can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.provenance import FitnessFlag, TaskRef
+from circuitlab.model.batch import ContrastBatch
+from circuitlab.model.prepare import prepare_batch
+from circuitlab.tasks.spec import Task
+from circuitlab.workflows.fitness import check_batch, check_task
+
+if TYPE_CHECKING:
+    from circuitlab.model.protocol import Model
+
+__all__ = ["FITNESS_PAIRS", "Draws", "Prompts", "held_out", "prompts_with_fitness", "to_batch_of"]
+
+Prompts: TypeAlias = str | Path | Task | ContrastBatch
+"""Task id or file, table of one's own pairs, task, or token ids."""
+
+FITNESS_PAIRS = 64
+"""Pairs that fitness is judged on: forward passes are cheap beside patching, and a verdict needs more than 16 pairs."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which pairs of a task: the first ``n`` of the stream of this variant and seed."""
+
+    n: int = 16
+    variant: str | None = None
+    seed: int = 0
+
+
+def to_batch_of(model: Model, prompts: Prompts, draws: Draws) -> ContrastBatch:
+    """The pairs as a batch; one that is given is taken whole."""
+    if isinstance(prompts, ContrastBatch):
+        return prompts
+    return prepare_batch(model, prompts, draws.n, variant=draws.variant, seed=draws.seed)
+
+
+def prompts_with_fitness(model: Model, prompts: Prompts, draws: Draws) -> tuple[ContrastBatch, Callable[[], FitnessFlag]]:
+    """The pairs as a batch, and what judges whether the model can do the task."""
+    batch = to_batch_of(model, prompts, draws)
+
+    def fitness() -> FitnessFlag:
+        if isinstance(prompts, ContrastBatch):
+            return check_batch(model, prompts).flag()
+        wanted = max(draws.n, FITNESS_PAIRS)
+        return check_task(model, prompts, wanted, variant=draws.variant, seed=draws.seed, least=draws.n).flag()
+
+    return batch, fitness
+
+
+def held_out(model: Model, prompts: Prompts, spent: TaskRef, n: int | None = None) -> tuple[ContrastBatch, str]:
+    """Pairs that a circuit was not picked on, and a sentence that says which.
+
+    Parameters
+    ----------
+    model : Model
+        Its tokenizer encodes.
+    prompts : str, Path, Task or ContrastBatch
+        Where the scored pairs came from.
+    spent : TaskRef
+        The pairs that were scored.
+    n : int, optional
+        How many pairs; as many as were scored otherwise.
+
+    Returns
+    -------
+    ContrastBatch
+        The pairs that follow the scored ones in the task's stream. Where the task has too few further pairs, the scored ones (the first
+        ``n`` of them) once more; a batch of token ids is taken whole.
+    str
+        Which pairs these are.
+    """
+    if isinstance(prompts, ContrastBatch):
+        same = prompts.task.digest == spent.digest
+        which = "the pairs that were scored: numbers are optimistic" if same else "other pairs than those that were scored"
+        return prompts, f"{prompts.n_pairs} pairs, {which}"
+    used = spent.n_pairs
+    wanted = n or used
+    try:
+        batch = prepare_batch(model, prompts, used + wanted, variant=spent.variant, seed=spent.seed)
+    except BadParameterError:
+        batch = prepare_batch(model, prompts, used, variant=spent.variant, seed=spent.seed).select(range(min(wanted, used)))
+        return batch, f"{batch.n_pairs} of the {used} pairs that were scored (the task has too few others): numbers are optimistic"
+    return batch.select(range(used, used + wanted)), f"{wanted} fresh pairs: those after the {used} that were scored"
