@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from circuitlab.store import Cache
     from circuitlab.studies.study import Study
     from circuitlab.tasks import Task, load_task
+    from circuitlab.workflows.bench import bench
     from circuitlab.workflows.circuit import evaluate, find_circuit
     from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
-    from circuitlab.workflows.planted import bench
     from circuitlab.workflows.score import score, score_edges
 
 __version__ = "0.1.0"
@@ -43,7 +43,7 @@ _HOMES = {
     "Task": "circuitlab.tasks",
     "TopEdges": "circuitlab.circuits",
     "TopK": "circuitlab.circuits",
-    "bench": "circuitlab.workflows.planted",
+    "bench": "circuitlab.workflows.bench",
     "check_task": "circuitlab.workflows.fitness",
     "cite": "circuitlab.citations",
     "compare": "circuitlab.workflows.compare",

@@ -30,17 +30,14 @@ def planted(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
     """Grade every method on models whose circuit is known by construction."""
-    from circuitlab.workflows.planted import scoreboard, standings  # noqa: PLC0415
+    from circuitlab.workflows.bench import bench  # noqa: PLC0415
 
-    def tell(done: int, total: int) -> None:
-        typer.echo(f"{done} of {total} planted models", err=True)
-
-    results = scoreboard(method, model, seeds=seeds, pairs=pairs, progress=tell)
+    board = bench(method, model, seeds=seeds, pairs=pairs)
     if as_json:
-        print_json({"results": results, "methods": standings(results)})
+        print_json(board.to_dict())
         return
-    _print_results(results)
-    _print_standings(standings(results))
+    _print_results(list(board.results))
+    _print_standings(list(board.methods))
 
 
 def _print_results(results: list[PlantedResult]) -> None:

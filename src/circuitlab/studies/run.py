@@ -19,7 +19,8 @@ from circuitlab.methods import get_method
 from circuitlab.store import Cache
 from circuitlab.studies.results import ANALYSES, finished, read_runs, record, stored_analysis
 from circuitlab.studies.types import AnalysisCell, AnalysisContext, Cell, StudySpec
-from circuitlab.workflows.score import FITNESS_PAIRS, Scored, score_task
+from circuitlab.workflows.prompts import FITNESS_PAIRS, Draws
+from circuitlab.workflows.score import Scored, score_task
 from circuitlab.workflows.terminal import Progress, SilentProgress, format_seconds
 
 if TYPE_CHECKING:
@@ -228,16 +229,8 @@ class _Work:
 
 def _score(model: Model, cell: Cell, study: StudySpec, cache: Cache) -> Scored:
     method = get_method(cell.method.name, cell.method.params)
-    return score_task(
-        model,
-        cell.task.id,
-        method,
-        n=cell.n,
-        variant=cell.task.variant,
-        seed=study.seed,
-        metric=cell.method.metric,
-        store=cache,
-    )
+    draws = Draws(cell.n, cell.task.variant, study.seed)
+    return score_task(model, cell.task.id, method, draws, metric=cell.method.metric, store=cache)
 
 
 def _load(name: str) -> Model:

@@ -101,8 +101,9 @@ def _table(rows: PairRows) -> tuple[str, list[dict[str, Any]]]:
             what = f"{path} is not a table of pairs."
             raise TaskFileError(what, f"Give a file that ends with {', '.join(ENDINGS)}.")
         return str(path), _lines(path)
-    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a pandas data frame, without importing pandas
-        return "the table", [dict(zip(map(str, rows.columns), row, strict=True)) for row in rows.itertuples(index=False, name=None)]
+    frame: Any = rows
+    if hasattr(frame, "itertuples") and hasattr(frame, "columns"):  # a pandas data frame, without importing pandas
+        return "the table", [dict(zip(map(str, frame.columns), row, strict=True)) for row in frame.itertuples(index=False, name=None)]
     if isinstance(rows, Mapping):
         columns = {str(name): list(values) for name, values in rows.items()}
         if len({len(values) for values in columns.values()}) > 1:

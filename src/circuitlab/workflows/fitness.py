@@ -134,8 +134,18 @@ def check_batch(model: Model, batch: ContrastBatch) -> TaskReport:
     right, gap, units = _measure(model, batch)
     name = batch.task.id
     judged = judge(right, gap, batch.chance(), None, f"{model.spec.name} on {name}")
-    counts = {"n": batch.n_pairs, "aligned": 1.0, "single_token": 1.0, "kept": int(np.sum(right)), "dropped": {}}
-    return TaskReport(task=name, variant=batch.task.variant, model=model.spec.name, units=units, **counts, **judged)
+    return TaskReport(
+        task=name,
+        variant=batch.task.variant,
+        model=model.spec.name,
+        n=batch.n_pairs,
+        units=units,
+        aligned=1.0,
+        single_token=1.0,
+        kept=int(np.sum(right)),
+        dropped={},
+        **judged,
+    )
 
 
 def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray, str]:
