@@ -74,10 +74,10 @@ def real_maps(method: str, tasks: list[str], given: argparse.Namespace) -> Itera
     from circuitlab.metrics import get_metric
     from circuitlab.model import load_model
     from circuitlab.model.prepare import prepare_batch
-    from circuitlab.store import RunStore
+    from circuitlab.store import Cache
     from circuitlab.workflows.score import score_batch
 
-    model, store = load_model(MODEL), RunStore(given.store)
+    model, store = load_model(MODEL), Cache(given.store)
     for task in tasks:
         try:
             batch = prepare_batch(model, task, given.population)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from circuitlab.studies.spec import MethodEntry, StudySpec, TaskEntry
 
 from circuitlab.core.errors import BadParameterError, CircuitlabError, StoreError, TaskFileError
 from circuitlab.core.names import require_file_name
-from circuitlab.store import RunStore
+from circuitlab.store import EDGE_SCORES, Cache, Documents
+from circuitlab.studies.types import MethodEntry, StudySpec, TaskEntry
 from circuitlab.tasks.spec import PoolSource, Task, Template, Variant
 
 BAD = [
@@ -41,8 +41,9 @@ def test_what_cannot_be_a_file_is_refused_everywhere(name, tmp_path) -> None:
     for part in ({"id": name}, {"variants": {name: Variant("v", swap={"A": "b"})}}):
         with pytest.raises(TaskFileError, match="cannot be a"):
             Task(**(FIELDS | part))
-    store = RunStore(tmp_path)
-    for act in (store.path, store.partial, store.edges.path, store.has, store.documents):
+    store = Cache(tmp_path)
+    acts = (store.path, store.checkpoint, lambda one: store.path(one, EDGE_SCORES), store.has, lambda one: store.path({}, Documents(one)))
+    for act in acts:
         with pytest.raises(StoreError, match=r"cannot be a|no run id"):
             act(name)
     assert not list(tmp_path.iterdir())

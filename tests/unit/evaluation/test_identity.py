@@ -9,11 +9,14 @@ import pytest
 
 from circuitlab.circuits import Circuit
 from circuitlab.core.nodes import Head, Universe, parse_edge
-from circuitlab.evaluation import Evaluate, NodeRuns, StoredEvaluate
+from circuitlab.core.provenance import digest
+from circuitlab.evaluation import Evaluate, NodeRuns
+from circuitlab.evaluation.identity import Measured, evaluation_identity
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
 from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.workflows.circuit import evaluate_batch
 
 METRIC, SHAPE = LogitDiff(), Universe(3, 4, 2)
 CIRCUIT = Circuit(frozenset({Head(0, 1), Head(2, 3)}), SHAPE)
@@ -28,25 +31,26 @@ def llama():
 def test_the_second_time_nothing_is_run(llama, tmp_path, monkeypatch) -> None:
     batch = tiny_batch(llama, 3)
     scores = ActivationPatching()(llama, batch, METRIC)
-    kept = StoredEvaluate(SETTINGS, RunStore(tmp_path))
+    cache, measured = Cache(tmp_path), Measured(CIRCUIT, llama, batch, METRIC, scores)
     plain = SETTINGS(CIRCUIT, llama, batch, METRIC, scores).to_dict()
-    found, cached = kept(CIRCUIT, llama, batch, METRIC, scores)
-    assert not cached
-    assert (found["faithfulness"], found["cpr"]) == (plain["faithfulness"], plain["cpr"])
+    first = evaluate_batch(measured, "these", SETTINGS, cache)
+    assert not first.cached
+    assert (first.faithfulness, first.measures["cpr"]) == (plain["faithfulness"], plain["cpr"])
     monkeypatch.setattr(NodeRuns, "run", lambda *_: pytest.fail("run again"))
-    renamed = replace(CIRCUIT, rule="picked otherwise", sources=("abc",))
-    assert kept(renamed, llama, batch, METRIC, scores) == (found, True)
+    renamed = replace(measured, circuit=replace(CIRCUIT, rule="picked otherwise", sources=("abc",)))
+    again = evaluate_batch(renamed, "these", SETTINGS, cache)
+    assert again.cached
+    assert again.measures == first.measures
 
 
-def test_whatever_changes_a_measure_changes_the_identity(llama, tmp_path) -> None:
+def test_whatever_changes_a_measure_changes_the_identity(llama) -> None:
     batch = tiny_batch(llama, 3)
-    named, store = batch.with_templates(["a", "a", "b"]), RunStore(tmp_path)
+    named = batch.with_templates(["a", "a", "b"])
     scores = ActivationPatching()(llama, batch, METRIC)
     other = replace(scores, dataset=scores.dataset.assign(heads=scores.dataset["heads"] + np.float32(1e-3)))
 
     def name(circuit=CIRCUIT, settings=SETTINGS, prompts=batch, metric=METRIC, ranking=None) -> str:
-        kept = StoredEvaluate(settings, store)
-        return store.documents("evaluations").path(kept.about(circuit, llama, prompts, metric, ranking)).stem
+        return digest(evaluation_identity(settings, Measured(circuit, llama, prompts, metric, ranking)))
 
     by_template = replace(SETTINGS, ablation="mean_by_template")
     names = [

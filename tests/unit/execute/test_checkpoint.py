@@ -7,11 +7,11 @@ import pytest
 
 from circuitlab.core.progress import report_progress
 from circuitlab.execute import checkpoint
-from circuitlab.execute.checkpoint import FinishedRows, keeping_rows
+from circuitlab.execute.checkpoint import PairRows, keeping_rows
 from circuitlab.execute.contract import provenance_of
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 from circuitlab.workflows.score import score_batch
 
@@ -37,11 +37,11 @@ def run_until(pairs: int, model, batch, store) -> None:
 
 
 def test_finished_rows_are_not_computed_again(tmp_path, eager) -> None:
-    model, store = tiny_model("llama"), RunStore(tmp_path)
+    model, store = tiny_model("llama"), Cache(tmp_path)
     batch = tiny_batch(model, 6, unequal=True)
     run_until(4, model, batch, store)
     assert store.list() == []
-    partial = store.partial(provenance_of(METHOD, model, batch, LogitDiff()).run_id())
+    partial = store.checkpoint(provenance_of(METHOD, model, batch, LogitDiff()).run_id())
     assert partial.load()["done"].sum() == 4
     steps = []
     with report_progress(lambda done, total: steps.append((done, total))):
@@ -52,10 +52,10 @@ def test_finished_rows_are_not_computed_again(tmp_path, eager) -> None:
 
 
 def test_a_damaged_partial_file_is_named_and_not_used(tmp_path, eager) -> None:
-    model, store = tiny_model("llama"), RunStore(tmp_path)
+    model, store = tiny_model("llama"), Cache(tmp_path)
     batch = tiny_batch(model, 3)
     run_until(2, model, batch, store)
-    partial = store.partial(provenance_of(METHOD, model, batch, LogitDiff()).run_id())
+    partial = store.checkpoint(provenance_of(METHOD, model, batch, LogitDiff()).run_id())
     partial.path.write_bytes(partial.path.read_bytes()[:200])
     with pytest.warns(UserWarning, match="damaged.*computed again"):
         found = score_batch(model, batch, METHOD, LogitDiff(), store=store).scores
@@ -63,11 +63,11 @@ def test_a_damaged_partial_file_is_named_and_not_used(tmp_path, eager) -> None:
 
 
 def test_rows_of_another_shape_are_not_used(tmp_path, eager) -> None:
-    keeper = RunStore(tmp_path).partial("0" * 16)
+    keeper = Cache(tmp_path).checkpoint("0" * 16)
     with keeping_rows(keeper):
-        rows = FinishedRows.of(3, {"effects": (2,)})
+        rows = PairRows.of(3, {"effects": (2,)})
         rows.put([0, 1], {"effects": np.ones((2, 2))})
-        assert FinishedRows.of(3, {"effects": (2,)}).todo == [2]
-        assert FinishedRows.of(3, {"effects": (4,)}).todo == [0, 1, 2]
-        assert FinishedRows.of(3, {"others": (2,)}).todo == [0, 1, 2]
-    assert FinishedRows.of(3, {"effects": (2,)}).todo == [0, 1, 2], "nothing is kept outside the block"
+        assert PairRows.of(3, {"effects": (2,)}).todo == [2]
+        assert PairRows.of(3, {"effects": (4,)}).todo == [0, 1, 2]
+        assert PairRows.of(3, {"others": (2,)}).todo == [0, 1, 2]
+    assert PairRows.of(3, {"effects": (2,)}).todo == [0, 1, 2], "nothing is kept outside the block"

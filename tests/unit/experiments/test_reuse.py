@@ -12,14 +12,15 @@ import torch
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head
 from circuitlab.experiments.reuse.labels import RoleThresholds, TaskMarks, head_roles
-from circuitlab.experiments.reuse.paths import StoredPathPatching
 from circuitlab.experiments.reuse.record import ReuseSettings, Workload, reuse_record, study_tasks
 from circuitlab.experiments.reuse.repair import Repair, shift_of
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
+from circuitlab.workflows.score import score_batch
+from circuitlab.workflows.staged_paths import discover_paths
 
 MOVER, NEGATIVE, INHIBITION, DUPLICATE = Head(2, 0), Head(2, 1), Head(1, 2), Head(0, 0)
 MARKS = TaskMarks("IO", ("S1",), repeated="REPEATED")
@@ -135,14 +136,19 @@ def test_random_heads_match_layers_and_leave_chosen_ones_out(planted) -> None:
 
 
 def test_sweeps_are_kept_and_are_plain_path_patching(planted, tmp_path, monkeypatch) -> None:
-    batch, store = planted.batch(4), RunStore(tmp_path)
-    method = StoredPathPatching(senders=("heads",), store=store)
-    scores = method(planted.model, batch, LogitDiff())
+    batch, store = planted.batch(4), Cache(tmp_path)
+
+    def sweep(method, prompts, metric):
+        return score_batch(planted.model, prompts, method, metric, store=store).scores
+
+    first = discover_paths(planted.model, batch, LogitDiff(), top=0.1, stages=1, sweep=sweep)
     plain = PathPatching(senders=("heads",))(planted.model, batch, LogitDiff())
+    (scores,) = first.stages[0].scores.values()
     np.testing.assert_array_equal(scores.mean(), plain.mean())
     assert scores.provenance.run_id() == plain.provenance.run_id() and store.has(plain.provenance.run_id())
     monkeypatch.setattr(PathPatching, "__call__", lambda *_: pytest.fail("a stored sweep is run again"))
-    np.testing.assert_array_equal(method(planted.model, batch, LogitDiff()).mean(), scores.mean())
+    again = discover_paths(planted.model, batch, LogitDiff(), top=0.1, stages=1, sweep=sweep)
+    assert again.circuit == first.circuit
 
 
 def test_labels_follow_their_thresholds() -> None:
@@ -176,11 +182,21 @@ def test_a_stored_record_draws_without_a_model(record) -> None:
     import msgspec
 
     from circuitlab.core.provenance import capture_environment
-    from circuitlab.studies.analyses.base import Found, Unit
     from circuitlab.studies.analyses.reuse import Reuse
+    from circuitlab.studies.types import AnalysisCell, AnalysisResult
 
     result = msgspec.json.decode(msgspec.json.encode(record[0]))
-    found = [Found(Unit(), "abc", result, (), capture_environment(0.0))]
+    found = [
+        AnalysisResult(
+            AnalysisCell(
+                Reuse(),
+            ),
+            "abc",
+            result,
+            (),
+            capture_environment(0.0),
+        )
+    ]
     stages, repair = Reuse().draw(found)
     assert (stages.name, repair.name) == ("reuse.stages", "reuse.repair") and stages.records == ("abc",)
     assert len(stages.figure.data) == sum(len(one["stages"]) for one in result["tasks"].values())

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from circuitlab.scores.head_scores import HeadScores
-from circuitlab.store import RunStore
-from circuitlab.studies.index import StudyIndex
-from circuitlab.studies.spec import load_study
+from circuitlab.store import HEAD_SCORES, Cache
+from circuitlab.studies.load import load_study
+from circuitlab.studies.results import record
 from circuitlab.testing.fakes import fake_scores
 
 __all__ = ["made_up_study"]
@@ -43,7 +43,7 @@ top_k = 5
 """
 
 
-def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, RunStore]:
+def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, Cache]:
     """Write a study file and a store with a made-up run for every cell.
 
     Parameters
@@ -55,17 +55,19 @@ def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, RunStore
 
     Returns
     -------
-    tuple of Path and RunStore
+    tuple of Path and Cache
         Three tasks by two methods, 8 pairs, 6 layers of 4 heads; the model cannot do ``colored_objects``.
     """
     file = folder / "study.toml"
     file.write_text(_STUDY, encoding="utf-8")
-    store = RunStore(folder / "runs")
+    store = Cache(folder / "runs")
     study = load_study(file)
-    index = StudyIndex(store, study)
     for cell in study.cells():
         if cell.task.id != unfinished:
-            index.record(cell, store.put(_made_up(cell.task.id, cell.method.name)))
+            scores = _made_up(cell.task.id, cell.method.name)
+            run_id = scores.provenance.run_id()
+            store.put(run_id, HEAD_SCORES, scores)
+            record(store, study, cell, run_id)
     return file, store
 
 

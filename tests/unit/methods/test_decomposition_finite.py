@@ -23,7 +23,7 @@ from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.norms import FrozenNorm
 from circuitlab.model.prepare import prepare_batch
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
 from circuitlab.workflows.score import score_batch
 
@@ -86,7 +86,7 @@ def test_carrying_both_parts_gives_the_same_out_of_range() -> None:
 
 
 def test_a_pair_that_is_not_finite_is_named_and_the_others_are_kept(tmp_path, monkeypatch) -> None:
-    model, store, batch = tiny_model("llama"), RunStore(tmp_path), tiny_batch(tiny_model("llama"), 4)
+    model, store, batch = tiny_model("llama"), Cache(tmp_path), tiny_batch(tiny_model("llama"), 4)
     monkeypatch.setattr(checkpoint, "_SECONDS_BETWEEN_SAVES", 1e9)
     relevance, spoiled_pair = Readout.relevance, batch.clean[2]
 
@@ -97,7 +97,7 @@ def test_a_pair_that_is_not_finite_is_named_and_the_others_are_kept(tmp_path, mo
         patch.setattr(Readout, "relevance", spoiled)
         with pytest.raises(BadParameterError, match=r"'ablation' 1 pairs .* pair 2 \(source a0.h0\).*values"):
             score_batch(model, batch, METHOD, METRIC, store=store)
-    kept = store.partial(provenance_of(METHOD, model, batch, METRIC).run_id()).load()
+    kept = store.checkpoint(provenance_of(METHOD, model, batch, METRIC).run_id()).load()
     assert kept["done"].tolist() == [True, True, False, True]
     steps: list[int] = []
     with report_progress(lambda done, _total: steps.append(done)):

@@ -13,7 +13,7 @@ from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale
 from circuitlab.model.toy import build_planted
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 from circuitlab.workflows.score import score_batch
 
@@ -90,7 +90,7 @@ def test_a_method_without_rules_for_edits_refuses_by_name() -> None:
 
 
 def test_edits_are_part_of_the_identity_and_of_what_is_stored(tmp_path) -> None:
-    model, method, store = tiny_model("llama"), get_method("activation_patching"), RunStore(tmp_path)
+    model, method, store = tiny_model("llama"), get_method("activation_patching"), Cache(tmp_path)
     batch = tiny_batch(model, 2)
     variants = [
         model,

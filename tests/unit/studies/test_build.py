@@ -92,7 +92,7 @@ def test_manifest_names_hashes_runs_weights_prompts_and_citations(built) -> None
         assert entry["sha256"] == hashlib.sha256((out / name).read_bytes()).hexdigest()
     assert [run["run_id"] for run in manifest["runs"]] == result.runs and set(result.runs) == set(store.list())
     run = manifest["runs"][0]
-    where = store.get(run["run_id"]).provenance
+    where = store.read(run["run_id"]).provenance
     assert run["weights"] == where.model.weights == manifest["model"]["weights"] and run["prompts"] == where.task.digest
     assert manifest["files"]["successor.logit_attribution.heatmap.json"]["runs"] == [run["run_id"]]
     assert {"gould2024", "wang2022"} <= set(manifest["citations"])
@@ -113,7 +113,7 @@ def test_tables_hold_every_node_and_pair(built) -> None:
     heads = pd.read_csv(out / "heads.csv")
     assert len(heads) == 6 * (6 * 4 + 6) and set(heads["run_id"]) == set(result.runs)
     row = heads[(heads.run_id == result.runs[0]) & (heads.node == "a4.h1")].iloc[0]
-    entry = next(e for e in store.get(result.runs[0]).nodes() if str(e.node) == "a4.h1")
+    entry = next(e for e in store.read(result.runs[0]).nodes() if str(e.node) == "a4.h1")
     assert [row["mean"], row["low"], row["high"]] == pytest.approx([entry.mean, entry.low, entry.high], rel=1e-5)
     overlap = pd.read_csv(out / "overlap.csv")
     assert len(overlap) == 2 * 3 and {"jaccard", "jaccard_low", "null_mean", "p", "q", "method"} <= set(overlap)
@@ -141,7 +141,7 @@ def test_report_says_what_a_reader_needs_without_scripts(built) -> None:
     assert order == sorted(order)
     assert "at chance: a circuit for it would describe noise" in said and "The sequence is:" in said
     assert all(run_id in said for run_id in result.runs)
-    assert store.get(result.runs[0]).provenance.task.digest[:16] in said
+    assert store.read(result.runs[0]).provenance.task.digest[:16] in said
     assert "A made-up study <of> nothing & nobody" in said
     assert "Successor Heads" in said and "Self-checks" in said and "Sum of parts minus total" in said
 
@@ -253,8 +253,8 @@ def test_images_are_listed_but_not_compared_between_browsers(built, tmp_path, mo
 def test_building_imports_no_torch(built, tmp_path) -> None:
     file, store, _, _ = built
     code = (
-        "import sys; from circuitlab.studies.build import build_figures; from circuitlab.store import RunStore;"
-        "build_figures(sys.argv[1], store=RunStore(sys.argv[2]), out=sys.argv[3]);"
+        "import sys; from circuitlab.studies.build import build_figures; from circuitlab.store import Cache;"
+        "build_figures(sys.argv[1], store=Cache(sys.argv[2]), out=sys.argv[3]);"
         "bad = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules); assert not bad, bad"
     )
     command = [sys.executable, "-c", code, str(file), str(store.root), str(tmp_path)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -13,11 +15,12 @@ import pytest
 
 from circuitlab.core.errors import BadParameterError, StoreError, TaskFileError, UnknownNameError
 from circuitlab.core.progress import step
-from circuitlab.store import RunStore
-from circuitlab.studies.index import StudyIndex
+from circuitlab.store import HEAD_SCORES, Cache
+from circuitlab.studies.load import load_study
 from circuitlab.studies.model_identity import model_identity
+from circuitlab.studies.results import require_finished
 from circuitlab.studies.run import run_study, take_shard
-from circuitlab.studies.spec import MethodEntry, StudySpec, TaskEntry, load_study
+from circuitlab.studies.types import MethodEntry, StudySpec, TaskEntry
 from circuitlab.testing.fakes import fake_scores
 from circuitlab.workflows.score import Scored
 from circuitlab.workflows.terminal import format_seconds
@@ -59,7 +62,7 @@ class Fake:
         self.seen.append(cell.label)
         step(1, 2)
         scores = fake_scores(np.full((cell.n, 2, 3), float(len(cell.label))), task=cell.label)
-        store.put(scores)
+        store.put(scores.provenance.run_id(), HEAD_SCORES, scores)
         return Scored(scores, False, 1.0)
 
 
@@ -68,7 +71,7 @@ def run(path, store, fake, **options):
 
 
 def test_every_cell_runs_once_and_a_finished_study_loads_nothing(study_file, tmp_path) -> None:
-    store, fake = RunStore(tmp_path / "runs"), Fake()
+    store, fake = Cache(tmp_path / "runs"), Fake()
     first = run(study_file, store, fake)
     assert len(first.cells) == len(fake.seen) == 6
     again = run(study_file, store, Fake())
@@ -80,7 +83,7 @@ def test_every_cell_runs_once_and_a_finished_study_loads_nothing(study_file, tmp
 
 
 def test_an_interruption_keeps_finished_cells(study_file, tmp_path) -> None:
-    store = RunStore(tmp_path / "runs")
+    store = Cache(tmp_path / "runs")
     stopped = Fake(fail="stop capitals x logit_attribution")
     with pytest.raises(KeyboardInterrupt):
         run(study_file, store, stopped)
@@ -96,14 +99,14 @@ def test_a_killed_process_loses_only_the_running_cell(study_file, tmp_path) -> N
         "import sys, time\n"
         "sys.path.insert(0, sys.argv[3])\n"
         "from test_run import Fake, run\n"
-        "from circuitlab.store import RunStore\n"
+        "from circuitlab.store import Cache\n"
         "class Slow(Fake):\n"
         "    def score(self, model, cell, study, store):\n"
         "        if len(self.seen) == 2:\n"
         "            print('now', flush=True)\n"
         "            time.sleep(60)\n"
         "        return super().score(model, cell, study, store)\n"
-        "run(sys.argv[1], RunStore(sys.argv[2]), Slow())\n"
+        "run(sys.argv[1], Cache(sys.argv[2]), Slow())\n"
     )
     where = [str(study_file), str(tmp_path / "runs"), str(Path(__file__).parent)]
     child = subprocess.Popen([sys.executable, "-c", code, *where], stdout=subprocess.PIPE, text=True)
@@ -113,12 +116,12 @@ def test_a_killed_process_loses_only_the_running_cell(study_file, tmp_path) -> N
     child.wait()
     child.stdout.close()
     rest = Fake()
-    run(study_file, RunStore(tmp_path / "runs"), rest)
+    run(study_file, Cache(tmp_path / "runs"), rest)
     assert len(rest.seen) == 4
 
 
 def test_an_error_in_one_cell_does_not_lose_the_others(study_file, tmp_path) -> None:
-    store = RunStore(tmp_path / "runs")
+    store = Cache(tmp_path / "runs")
     result = run(study_file, store, Fake(fail="ioi x activation_patching"))
     assert [cell.task for cell in result.failed] == ["ioi"]
     assert "It broke" in result.failed[0].error
@@ -128,7 +131,7 @@ def test_an_error_in_one_cell_does_not_lose_the_others(study_file, tmp_path) -> 
 
 
 def test_a_damaged_run_is_computed_again(study_file, tmp_path) -> None:
-    store = RunStore(tmp_path / "runs")
+    store = Cache(tmp_path / "runs")
     first = run(study_file, store, Fake())
     store.path(first.cells[0].run_id).write_bytes(b"")
     rest = Fake()
@@ -138,7 +141,7 @@ def test_a_damaged_run_is_computed_again(study_file, tmp_path) -> None:
 
 
 def test_changed_settings_are_other_cells(study_file, tmp_path) -> None:
-    store = RunStore(tmp_path / "runs")
+    store = Cache(tmp_path / "runs")
     run(study_file, store, Fake())
     study_file.write_text(STUDY.replace("n = 2", "n = 4"))
     rest = Fake()
@@ -157,13 +160,23 @@ def test_shards_share_the_cells(study_file) -> None:
 
 def test_missing_cells_are_named_with_the_command(study_file, tmp_path) -> None:
     study = load_study(study_file)
-    index = StudyIndex(RunStore(tmp_path / "runs"), study)
-    with pytest.raises(StoreError, match=r"6 of 6 cells .* ioi x logit_attribution.*circuitlab study run"):
-        index.require(study.cells(), "circuitlab study run s.toml")
-    index.path.parent.mkdir(parents=True)
-    index.path.write_text("{")
-    with pytest.raises(StoreError, match="damaged"):
-        index.finished(study.cells()[0])
+    with pytest.raises(StoreError, match=r"6 of 6 cells .* in .*runs: ioi x logit_attribution.*circuitlab study run"):
+        require_finished(Cache(tmp_path / "runs"), study, "circuitlab study run s.toml")
+
+
+def test_two_runs_of_one_study_share_its_cells(study_file, tmp_path) -> None:
+    class Slow(Fake):
+        def score(self, model, cell, study, store) -> Scored:
+            time.sleep(0.2)
+            return super().score(model, cell, study, store)
+
+    fakes = [Slow(), Slow()]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda fake: run(study_file, Cache(tmp_path / "runs"), fake), fakes))
+    assert sorted(fakes[0].seen + fakes[1].seen) == sorted(cell.label for cell in load_study(study_file).cells())
+    assert fakes[0].seen and fakes[1].seen
+    assert [cell.run_id for cell in results[0].cells] == [cell.run_id for cell in results[1].cells]
+    assert not list((tmp_path / "runs" / "locks").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -199,7 +212,7 @@ def test_shipped_studies_are_sound() -> None:
 
 
 def test_a_result_is_plain_json(study_file, tmp_path) -> None:
-    result = run(study_file, RunStore(tmp_path / "runs"), Fake())
+    result = run(study_file, Cache(tmp_path / "runs"), Fake())
     assert msgspec.json.decode(msgspec.json.encode(result))["cells"][0]["task"] == "ioi"
     assert format_seconds(75) == "1 min 15 s"
     assert format_seconds(float("nan")) == "an unknown time"
@@ -247,7 +260,7 @@ def test_a_changed_file_is_another_cell(tmp_path, changed) -> None:
     study = tmp_path / "study.toml"
     cell = f'tasks = [{{ id = "{tmp_path}/made.toml", variant = "else" }}]\nmethods = [{{ name = "random" }}]'
     study.write_text(f'id = "s"\ntitle = "t"\nmodel = "{tmp_path}/model"\nn = 2\n{cell}\n')
-    store = RunStore(tmp_path / "runs")
+    store = Cache(tmp_path / "runs")
     run(study, store, Fake())
     idle = Fake()
     run(study, store, idle)
@@ -273,7 +286,7 @@ def test_an_unwritable_store_is_found_before_the_model_is_loaded(study_file, tmp
     (tmp_path / "file").write_text("")
     fake = Fake()
     with pytest.raises(StoreError, match="cannot be written"):
-        run(study_file, RunStore(tmp_path / "file" / "runs"), fake)
+        run(study_file, Cache(tmp_path / "file" / "runs"), fake)
     assert fake.loads == 0
 
 

@@ -14,7 +14,7 @@ from circuitlab.evaluation import NodeRuns
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import planted_model
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
 from circuitlab.studies import function
 from circuitlab.testing.tiny import tiny_model
 from circuitlab.workflows.functional import FunctionalComparison
@@ -42,7 +42,7 @@ def planted(monkeypatch):
 
 def test_the_planted_helper_transfers_and_the_distractor_does_not(planted, tmp_path) -> None:
     found, scores, circuits = planted
-    store = RunStore(tmp_path)
+    store = Cache(tmp_path)
     result = FunctionalComparison(pairs=8, n_random=10)(found.model, scores, circuits, store)
     assert result.transfer.cell("a", "bb").faithfulness["mean"] > 1.3
     assert result.transfer.cell("bb", "a").faithfulness["mean"] == pytest.approx(0, abs=0.05)
@@ -60,7 +60,7 @@ def test_the_planted_helper_transfers_and_the_distractor_does_not(planted, tmp_p
 
 def test_a_second_comparison_runs_nothing(planted, tmp_path, monkeypatch) -> None:
     found, scores, circuits = planted
-    comparison, store = FunctionalComparison(pairs=4, n_random=5), RunStore(tmp_path)
+    comparison, store = FunctionalComparison(pairs=4, n_random=5), Cache(tmp_path)
     first = comparison(found.model, scores, circuits, store).to_dict()
     monkeypatch.setattr(NodeRuns, "run", lambda *_: pytest.fail("a circuit is run again"))
     assert comparison(found.model, scores, circuits, store).to_dict() == first

@@ -12,9 +12,9 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import LogitDiff, ProbDiff
 from circuitlab.model.toy import planted_model
-from circuitlab.store import RunStore
+from circuitlab.store import Cache
 from circuitlab.workflows.fitness import judge
-from circuitlab.workflows.score import run_checks, score_batch, score_task
+from circuitlab.workflows.score import run_checks, score, score_batch
 
 METRIC = LogitDiff()
 
@@ -25,7 +25,7 @@ def planted():
 
 
 def test_a_stored_run_is_found_by_what_it_is(planted, tmp_path) -> None:
-    store, calls = RunStore(tmp_path), []
+    store, calls = Cache(tmp_path), []
 
     def fitness():
         calls.append(1)
@@ -72,14 +72,14 @@ def test_checks_report_the_residual(planted) -> None:
 
 
 @pytest.mark.real_model
-def test_score_task_on_the_real_model(smollm2) -> None:
-    scored = score_task(smollm2, "ioi", "logit_attribution", n=16)
-    assert run_checks(scored.scores)["residual"]["value"] < 1e-3
-    flag = scored.scores.provenance.fitness
+def test_score_on_the_real_model(smollm2) -> None:
+    scores = score(smollm2, "ioi", "logit_attribution", n=16)
+    assert run_checks(scores)["residual"]["value"] < 1e-3
+    flag = scores.provenance.fitness
     assert flag is not None
     assert flag.ready
     assert flag.accuracy["mean"] >= 0.85
-    near_chance = score_task(smollm2, "colored_objects", "logit_attribution", n=4).scores.provenance.fitness
+    near_chance = score(smollm2, "colored_objects", "logit_attribution", n=4).provenance.fitness
     assert near_chance is not None
     assert not near_chance.ready
     assert "chance" in near_chance.reason
