@@ -128,6 +128,7 @@ class Evaluate:
             If the circuit holds what its universe does not, or belongs to another model, or the model cannot take the batch.
         """
         require_fit(model, batch)
+        model.refresh()
         runs = self._runs(circuit, model, batch, metric)
         mask = runs.mask_of(circuit)
         masks: dict[str, np.ndarray] = {"circuit": mask[None]}

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from circuitlab.model.anatomy.parts import HeadMap, LayerParts, ModelParts, Write
 from circuitlab.model.anatomy.watch import is_softmax
+from circuitlab.model.identity import follows_length
 from circuitlab.model.protocol import Site
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
     Rotary tables that grew with an earlier, longer prompt begin anew, and are put back as well.
     """
     asking = [value for value in root.parameters() if value.requires_grad] if gradients else []
-    tables = [_Table.of(module) for module in root.modules() if _grows(module)]
+    tables = [_Table.of(module) for module in root.modules() if follows_length(module)]
     try:
         for value in asking:
             value.requires_grad_(False)
@@ -56,12 +57,6 @@ def evaluating(root: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _grows(module: Any) -> bool:
-    """Whether a module's rotary angles depend on the length of the prompt, or of one it has seen."""
-    kinds = getattr(module, "rope_type", None)
-    return any("dynamic" in str(kind) or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +94,7 @@ class _Table:
 
 def length_dependent(root: Any) -> bool:
     """Whether what a model makes of a position depends on how long the prompt is, by its rotary angles."""
-    return any(_grows(module) for module in root.modules())
+    return any(follows_length(module) for module in root.modules())
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from circuitlab.errors import ModelError, UnknownNameError
 from circuitlab.methods.base.contract import looked_at
-from circuitlab.model.inside import require_inside
+from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
     from circuitlab.methods.base.contract import Method
@@ -111,8 +111,8 @@ def require(method: Method, model: Model) -> None:
 def prepared(run: _Call) -> _Call:
     """A method's call that first refuses what it cannot do, and then runs in torch's own modes, whatever the caller has set.
 
-    Answers outside the vocabulary and prompts longer than the model's positions are refused here, too. Inside, gradients are enabled and
-    inference mode is off; tensors of the batch that were made in inference mode are copied, since autograd may not keep them.
+    Answers outside the vocabulary, prompts longer than the model's positions and padded prompts are refused here, too. Inside, gradients
+    are enabled and inference mode is off; tensors of the batch that were made in inference mode are copied, since autograd may not keep them.
     """
 
     @functools.wraps(run)
@@ -121,7 +121,7 @@ def prepared(run: _Call) -> _Call:
 
         if looked_at.get():  # a method's call that goes on in another of its calls
             return run(method, model, batch, metric)
-        require_inside(model.spec, batch)
+        require_fit(model, batch)
         with torch.inference_mode(mode=False), torch.enable_grad():
             model.refresh()
             token = looked_at.set(True)
