@@ -66,9 +66,7 @@ class RandomScores:
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
         held = with_reference(model, metric, batch)
-        clean, corrupt = (
-            metric(answer_logits(model, held, tokens).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt)
-        )
+        clean, corrupt = (metric(answer_logits(model, held, tokens).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt))
         layers, heads = model.spec.n_layers, model.spec.n_heads
         drawn = np.stack([self._draw(model.spec.weights, batch, pair, layers * (heads + 1)) for pair in range(batch.n_pairs)])
         drawn = drawn.reshape(batch.n_pairs, layers, heads + 1)
