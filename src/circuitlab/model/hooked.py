@@ -16,7 +16,7 @@ from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
 from circuitlab.model.generate import Decoding, Writer, cache_is_exact
-from circuitlab.model.hooks import HookedRun, own_modes
+from circuitlab.model.hooks import HookedRun, full_precision, own_modes
 from circuitlab.model.identity import Fingerprint, hash_weights
 from circuitlab.model.inside import require_tokens
 from circuitlab.model.places import Places, Tap
@@ -149,7 +149,8 @@ class HookedModel:
         loaded = self._current()
         if loaded.decoder is None:
             try:
-                loaded.decoder = build_decoder(HookedRun(loaded.root, loaded.parts), loaded.spec.name)
+                with full_precision():
+                    loaded.decoder = build_decoder(HookedRun(loaded.root, loaded.parts), loaded.spec.name)
             except ModelError as error:
                 loaded.decoder = error
         if isinstance(loaded.decoder, ModelError):
@@ -224,7 +225,7 @@ class HookedModel:
         for one in edit_sets:
             EditTap(loaded.spec, loaded.parts, one.edits)  # refuse sites, layers and heads that do not exist
         engine = Engine(self.decoder)
-        with torch.inference_mode(mode=False), torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
             return self.unembed(engine.sweep(engine.base_run(tokens, at, marks=marks), edit_sets), ids)
 
     def generate(

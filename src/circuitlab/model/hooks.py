@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from circuitlab.model.places import Tap
 
-__all__ = ["HookedRun", "evaluating", "length_dependent", "own_modes"]
+__all__ = ["HookedRun", "evaluating", "full_precision", "length_dependent", "own_modes"]
 
 
 @contextmanager
 def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
-    """Evaluation mode, no gradients unless asked for, no inference mode; what the caller had set is back after the ``with`` block.
+    """Evaluation mode, no gradients unless asked for, no inference mode, no autocast; after the ``with`` block all is as the caller set it.
 
     Rotary tables that grew with an earlier, longer prompt begin anew, and are put back as well.
     """
@@ -35,7 +35,7 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
     try:
         for value in asking:
             value.requires_grad_(False)
-        with evaluating(root), torch.inference_mode(mode=False), torch.set_grad_enabled(gradients):
+        with evaluating(root), torch.inference_mode(mode=False), torch.set_grad_enabled(gradients), full_precision():
             for table in tables:
                 table.begin_anew()
             yield
@@ -44,6 +44,16 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
             value.requires_grad_(True)
         for table in tables:
             table.put_back()
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No automatic mixed precision inside the ``with`` block: it rounds products to 16 bits, and no dtype would say so."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

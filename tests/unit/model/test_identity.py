@@ -16,6 +16,7 @@ from circuitlab.methods import get_method
 from circuitlab.methods.base import provenance_of
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
+from circuitlab.model.protocol import Edit, EditSet, Site
 from circuitlab.nodes import Head, Universe
 from circuitlab.store import RunStore
 from circuitlab.study.score import score_batch
@@ -203,8 +204,29 @@ def test_norms_that_change_after_loading_are_noticed_by_the_decoder(family) -> N
     np.testing.assert_allclose(found.dataset["heads"], expected.dataset["heads"], atol=1e-5)
 
 
+def sixteen_bits() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_nothing_that_is_run_is_rounded_by_autocast() -> None:
+    model = tiny_model("llama")
+    batch, circuit = tiny_batch(model, 2), Circuit(frozenset({Head(0, 1)}), Universe(3, 4, 2))
+    edits = [EditSet([Edit(Site.Z, 0, torch.zeros(2, 9, 8), head=1)])]
+
+    def found() -> list[object]:
+        fresh = load_model(model.root)
+        swept = fresh.sweep(batch.clean, batch.end, edits)
+        measured = Evaluate(n_random=2, n_subsets=0)(circuit, fresh, batch, METRIC).to_dict()
+        written = fresh.generate(batch, max_new_tokens=3)
+        return [fresh.logits(batch.clean, batch.end), swept, measured["faithfulness"], [one.logprobs for one in written]]
+
+    plain = found()
+    with sixteen_bits():
+        assert str(found()) == str(plain)
+
+
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("mode", ["train", "no_grad", "inference"])
+@pytest.mark.parametrize("mode", ["train", "no_grad", "inference", "autocast"])
 def test_the_callers_modes_change_nothing_and_are_put_back(name, mode) -> None:
     hf = tiny_hf("gpt2")
     for module in hf.modules():
@@ -218,9 +240,9 @@ def test_the_callers_modes_change_nothing_and_are_put_back(name, mode) -> None:
         found = method(model, batch, METRIC)
         assert all(module.training for module in hf.modules())
     else:
-        with torch.no_grad() if mode == "no_grad" else torch.inference_mode():
+        with {"no_grad": torch.no_grad, "inference": torch.inference_mode, "autocast": sixteen_bits}[mode]():
             found = method(model, tiny_batch(model, 2), METRIC)
-            assert not torch.is_grad_enabled()
+            assert torch.is_grad_enabled() == torch.is_autocast_enabled("cpu") == (mode == "autocast")
             assert torch.is_inference_mode_enabled() == (mode == "inference")
     for part in expected.parts:
         np.testing.assert_allclose(found.values(part), expected.values(part), atol=1e-6)

@@ -119,18 +119,20 @@ def prepared(run: _Call) -> _Call:
     """A method's call that first refuses what it cannot do, and then runs in torch's own modes, whatever the caller has set.
 
     Answers outside the vocabulary, prompts longer than the model's positions and padded prompts are refused here, too. Inside, gradients
-    are enabled and inference mode is off; tensors of the batch that were made in inference mode are copied, since autograd may not keep
-    them.
+    are enabled, inference mode and autocast are off; tensors of the batch that were made in inference mode are copied, since autograd may
+    not keep them.
     """
 
     @functools.wraps(run)
     def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> Any:
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
+        from circuitlab.model.hooks import full_precision  # noqa: PLC0415
+
         if looked_at.get():  # a method's call that goes on in another of its calls
             return run(method, model, batch, metric)
         require_fit(model, batch)
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        with torch.inference_mode(mode=False), torch.enable_grad(), full_precision():
             model.refresh()
             token = looked_at.set(True)
             try:
