@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 import zipfile
@@ -57,5 +58,6 @@ class PartialRun:
         replace_file(self.path, fill)
 
     def clear(self) -> None:
-        """Remove the file; the run is stored."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file; the run is stored. A file that this user may not remove stays: it is never read once there is a run."""
+        with contextlib.suppress(PermissionError):
+            self.path.unlink(missing_ok=True)

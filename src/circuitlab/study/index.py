@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 
 from circuitlab.errors import StoreError
@@ -36,12 +39,10 @@ class StudyIndex:
 
     def record(self, cell: Cell, run_id: str) -> None:
         """Note that a cell is finished; written in one step, under a lock that other shards respect."""
-        from filelock import FileLock  # noqa: PLC0415
-
         from circuitlab.scores.netcdf import replace_file  # noqa: PLC0415
 
         require_writable(self.path.parent)
-        with FileLock(self.path.with_suffix(".lock")):
+        with self._locked():
             entries = self._read() | {self.study.key(cell): run_id}
             text = msgspec.json.format(msgspec.json.encode(entries), indent=2)
             replace_file(self.path, lambda target: target.write_bytes(text))
@@ -59,6 +60,22 @@ class StudyIndex:
             what = f"{len(missing)} of {len(cells)} cells of study {self.study.id!r} are not finished: {', '.join(missing)}."
             raise StoreError(what, f"Run `{command}`; finished cells are kept.")
         return [(cell, run_id) for cell, run_id in found if run_id is not None]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        from filelock import FileLock  # noqa: PLC0415
+
+        lock = FileLock(self.path.with_suffix(".lock"))
+        try:
+            lock.acquire()
+        except OSError as error:
+            what = f"The lock {lock.lock_file} of study {self.study.id!r} cannot be taken: {error.strerror or error}."
+            fix = "The run is stored. Ask the lock's owner to remove it or to share it, or use a store of your own (CIRCUITLAB_STORE)."
+            raise StoreError(what, fix) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _read(self) -> dict[str, str]:
         from circuitlab.scores.netcdf import read_bytes  # noqa: PLC0415
