@@ -20,7 +20,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_names_of_the_design_are_there() -> None:
-    design = "load_task load_model methods metrics HeadScores Circuit Head top_heads compare figures RunStore Study cite errors"
+    design = (
+        "load_task load_model score check_task find_circuit evaluate compare bench methods metrics figures Task Circuit Study cite errors"
+    )
     assert set(design.split()) <= set(circuitlab.__all__)
 
 

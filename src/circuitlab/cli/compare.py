@@ -14,8 +14,6 @@ from circuitlab.cli.transfer import print_transfer
 
 if TYPE_CHECKING:
     from circuitlab.comparison import OverlapTable
-    from circuitlab.model.protocol import Model
-    from circuitlab.workflows.functional import FunctionalResult
 
 __all__ = ["compare"]
 
@@ -63,26 +61,18 @@ def compare(
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
     loaded = load_checked(named, asked, rule)
     from circuitlab.workflows import compare as workflow  # noqa: PLC0415 - torch
+    from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415
 
     chosen = asked.built() if len(by) == 1 else by
     table = workflow.compare(loaded, named, chosen, rule=rule, sampling=sampling, **asked.scoring())  # type: ignore[arg-type]
-    measured = _transferred(loaded, named, asked, transfer_pairs, top) if transfer else None
+    settings = FunctionalComparison(pairs=transfer_pairs)
+    measured = workflow.transfer(loaded, named, chosen, rule=top, settings=settings, **asked.scoring()) if transfer else None  # type: ignore[arg-type]
     if as_json:
         print_json(table.to_dict() | {"transfer": None if measured is None else measured.to_dict()})
         return
     _print(table)
     if measured is not None:
         print_transfer(measured)
-
-
-def _transferred(loaded: Model, tasks: list[str], asked: Request, pairs: int, top: int) -> FunctionalResult:
-    from circuitlab.workflows.compare import prompt_names, transfer  # noqa: PLC0415
-    from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415
-    from circuitlab.workflows.score import score  # noqa: PLC0415
-
-    scored = [score(loaded, task, asked.built(), **asked.scoring()) for task in tasks]  # stored: they were compared
-    scores = dict(zip(prompt_names(tasks), scored, strict=True))
-    return transfer(loaded, scores, rule=top, settings=FunctionalComparison(pairs=pairs), store=asked.scoring()["store"])
 
 
 def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, transfer: bool) -> None:

@@ -127,8 +127,14 @@ class Evaluate:
         BadParameterError, IncompatibleError
             If the circuit holds what its universe does not, or belongs to another model, or the model cannot take the batch.
         """
+        from circuitlab.model.hooks import full_precision  # noqa: PLC0415 - torch
+
         require_fit(model, batch)
-        runs = self._runs(circuit, model, batch, metric)
+        model.refresh()
+        with full_precision():
+            return self._measured(circuit, self._runs(circuit, model, batch, metric), metric, scores)
+
+    def _measured(self, circuit: Circuit, runs: MaskedRuns, metric: Metric, scores: HeadScores | EdgeScores | None) -> Evaluation:
         mask = runs.mask_of(circuit)
         masks: dict[str, np.ndarray] = {"circuit": mask[None]}
         sizes = sizes_of(mask.size, self.fractions)

@@ -55,7 +55,8 @@ def evaluation_identity(settings: Evaluate, measured: Measured) -> dict[str, Any
 
 
 def batch_identity(model: Model, batch: ContrastBatch, metric: Metric) -> dict[str, Any]:
-    """Identity of what is run and read: weights, prompts, metric."""
+    """Identity of what is run and read: weights as they are now, prompts, metric."""
+    model.refresh()
     return {"model": model.spec.identity(), "task": batch.task.digest, "metric": metric.name, "metric_params": metric_params(metric)}
 
 

@@ -52,7 +52,8 @@ class Method(Protocol):
     A method whose scores are of another kind says so by optional class variables, and `check_method` asks for other laws: ``pooled =
     True``, the score of a pair depends on the other pairs of the batch (it must not change when every pair stands in it twice);
     ``causal = False``, scores are 0 or more and say what a node writes, not what that does to the answer (a node that nothing reads
-    scores, too); ``in_metric_units = False``, scores do not grow with the logits.
+    scores, too); ``in_metric_units = False``, scores do not grow with the logits. What only some of its parameters ask of a model is named
+    by an optional property ``more_needs``, in the words of ``needs``.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from circuitlab.core.errors import ModelError, UnknownNameError
 from circuitlab.execute.contract import looked_at
-from circuitlab.model.inside import require_inside
+from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
     from circuitlab.execute.contract import Method
@@ -60,10 +60,15 @@ def _heads_apart(model: Model) -> str:
     return found
 
 
-def _plain_softmax(model: Model) -> str:
+def _no_sinks(model: Model) -> str:
     found = _decoder(model)
     if not found and any(block.sinks is not None for block in model.decoder.blocks):
         found = f"Attention of {model.spec.name} has sinks: a share of its softmax goes to no key."
+    return found
+
+
+def _plain_softmax(model: Model) -> str:
+    found = _no_sinks(model)
     if not found and any(where.bias is not None for where in model.decoder.measure(1)):
         found = f"Attention of {model.spec.name} adds a bias of positions to its scores."
     return found
@@ -80,18 +85,19 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "gradients": _gradients,
     "neurons": _neurons,
     "heads_apart": _heads_apart,
+    "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
     "unedited": _unedited,
 }
 """What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
 there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
-``heads_apart``, heads whose queries and keys do not share a norm; ``plain_softmax``, attention without sinks and position bias;
-``unedited``, a model without interventions."""
+``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys alone;
+``plain_softmax``, that and no position bias; ``unedited``, a model without interventions."""
 
 
 def refusal(method: Method, model: Model) -> str:
     """Why a method cannot run on a model with its own parameters; empty where it can."""
-    for need in method.needs:
+    for need in (*method.needs, *getattr(method, "more_needs", ())):
         if need not in NEEDS:
             raise UnknownNameError("need of a method", need, NEEDS)
         if reason := NEEDS[need](model):
@@ -105,24 +111,28 @@ def require(method: Method, model: Model) -> None:
     """Raise `ModelError` where a method cannot run on a model."""
     if reason := refusal(method, model):
         what = f"{method.name} cannot run on this model: {reason}"
-        raise ModelError(what, "`circuitlab doctor MODEL` lists the methods that can.")
+        less = f" {method.name} asks for less with its default parameters." if getattr(method, "more_needs", ()) else ""
+        raise ModelError(what, f"`circuitlab doctor MODEL` lists the methods that can.{less}")
 
 
 def prepared(run: _Call) -> _Call:
     """A method's call that first refuses what it cannot do, and then runs in torch's own modes, whatever the caller has set.
 
-    Answers outside the vocabulary and prompts longer than the model's positions are refused here, too. Inside, gradients are enabled and
-    inference mode is off; tensors of the batch that were made in inference mode are copied, since autograd may not keep them.
+    Answers outside the vocabulary, prompts longer than the model's positions and padded prompts are refused here, too. Inside, gradients
+    are enabled, inference mode and autocast are off; tensors of the batch that were made in inference mode are copied, since autograd may
+    not keep them.
     """
 
     @functools.wraps(run)
     def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> Any:
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
+        from circuitlab.model.hooks import full_precision  # noqa: PLC0415
+
         if looked_at.get():  # a method's call that goes on in another of its calls
             return run(method, model, batch, metric)
-        require_inside(model.spec, batch)
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        require_fit(model, batch)
+        with torch.inference_mode(mode=False), torch.enable_grad(), full_precision():
             model.refresh()
             token = looked_at.set(True)
             try:

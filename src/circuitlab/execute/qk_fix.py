@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from circuitlab.core.errors import ModelError
 from circuitlab.execute.nodes_in_trace import Point
 
 if TYPE_CHECKING:
@@ -51,17 +50,8 @@ class Attention:
 
 
 def attention_of(decoder: Decoder, layer: int, length: int) -> Attention:
-    """Attention of one layer on prompts of some length.
-
-    Raises
-    ------
-    ModelError
-        If attention has a sink: its share belongs to no key, and the effect of one key's score is not that of a plain softmax.
-    """
+    """Attention of one layer, which has no sinks (`circuitlab.execute.needs`), on prompts of some length."""
     block, where = decoder.blocks[layer], decoder.measure(length)[layer]
-    if block.sinks is not None:
-        what = "This model's attention has sinks, for which the fix of queries and keys is not exact."
-        raise ModelError(what, "Use site='z' or 'v', or exact activation_patching with site='q' or 'k'.")
     bias = None if where.bias is None else where.biased(0, length)
     return Attention(block, where.angles_of(0, length), ~where.visible[:length, :length], bias)
 

@@ -205,6 +205,7 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
         return _Hooks(model, metric)
     try:
         decoder = model.decoder
+        model.weights.final_norm  # noqa: B018 - the way from the last layer's stream to the logits, which the exact engine needs, too
     except ModelError as error:
         warnings.warn(f"Falling back to hooks, which are much slower: {error}", stacklevel=2)
         return _Hooks(model, metric)

@@ -76,7 +76,7 @@ class AttributionPatchingStar:
     BadParameterError
         If the metric has no gradient at the run that is differentiated (``kl`` with ``direction="noising"``).
     ModelError
-        If the model cannot be taken apart.
+        If the model cannot be taken apart, or its attention has sinks and queries or keys are asked for.
 
     References
     ----------
@@ -107,6 +107,11 @@ class AttributionPatchingStar:
     def contrastive(self) -> bool:
         """Always: equal prompts leave no difference."""
         return True
+
+    @property
+    def more_needs(self) -> tuple[str, ...]:
+        """What its parameters ask of a model beyond `needs`: the effect of one key's score is not that of a softmax with a sink."""
+        return ("no_sinks",) if self.site in {"q", "k"} else ()
 
     @property
     def chosen(self) -> Chosen:

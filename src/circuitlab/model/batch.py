@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.core.errors import AlignmentError, BadParameterError, UnknownNameError
 from circuitlab.core.provenance import TaskRef, digest
-from circuitlab.model.token_rows import require_contrast, require_no_overlap, require_unpadded, token_rows, token_sets
+from circuitlab.model.token_rows import places, require_contrast, require_no_overlap, require_unpadded, token_rows, token_sets
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -280,7 +280,7 @@ def _marks(given: Mapping[str, Iterable[int]], lengths: Sequence[int]) -> dict[s
     for name, values in given.items():
         if re.search(r"[+-]\d+$", name) or not name:
             raise BadParameterError(f"{name!r} cannot be a mark.", "'S1+1' means the place after S1; give the mark a name of its own.")
-        named[name] = positions = [place for row in token_sets(f"mark {name!r}", values) for place in row]
+        named[name] = positions = places(name, values)
         bad = [i for i, n in enumerate(lengths) if i >= len(positions) or not 0 <= positions[i] < n]
         if bad or len(positions) != len(lengths):
             what = f"Mark {name!r} has {len(positions)} positions for {len(lengths)} prompts; rows {bad[:5]} fall outside."

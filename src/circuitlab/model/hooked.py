@@ -16,9 +16,9 @@ from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
 from circuitlab.model.generate import Decoding, Writer, cache_is_exact
-from circuitlab.model.hooks import HookedRun, own_modes
+from circuitlab.model.hooks import HookedRun, full_precision, own_modes
 from circuitlab.model.identity import Fingerprint, hash_weights
-from circuitlab.model.inside import require_tokens
+from circuitlab.model.inside import require_tokens, token_grid
 from circuitlab.model.places import Places, Tap
 from circuitlab.model.prompts import read_prompts
 from circuitlab.model.readout import Readout
@@ -150,7 +150,8 @@ class HookedModel:
         loaded = self._current()
         if loaded.decoder is None:
             try:
-                loaded.decoder = build_decoder(HookedRun(loaded.root, loaded.parts), loaded.spec.name)
+                with full_precision():
+                    loaded.decoder = build_decoder(HookedRun(loaded.root, loaded.parts), loaded.spec.name)
             except ModelError as error:
                 loaded.decoder = error
         if isinstance(loaded.decoder, ModelError):
@@ -186,7 +187,7 @@ class HookedModel:
 
         A row's prompt ends at its position. Gradients flow to the values of edits where ``gradients`` is true, never to weights.
         """
-        return self._run(Places(tokens, at, marks or {}), gradients=gradients)
+        return self._run(Places(*token_grid(tokens, at), marks or {}), gradients=gradients)
 
     def capture(
         self,
@@ -221,11 +222,12 @@ class HookedModel:
     ) -> Float[Tensor, "edit_set row token"]:
         """Logits of many edited runs of the same prompts; only what each edit set can reach is computed."""
         loaded = self._current()
+        tokens, at = token_grid(tokens, at)
         require_tokens(tokens, at, loaded.spec)
         for one in edit_sets:
             EditTap(loaded.spec, loaded.parts, one.edits)  # refuse sites, layers and heads that do not exist
         engine = Engine(self.decoder)
-        with torch.inference_mode(mode=False), torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
             return self.unembed(engine.sweep(engine.base_run(tokens, at, marks=marks), edit_sets), ids)
 
     def generate(
@@ -360,7 +362,7 @@ class _WithEdits:
 
     def logits(self, tokens: Tensor, at: Tensor, *, marks: Mapping[str, Tensor] | None = None, gradients: bool = False) -> Tensor:
         """Next-token logits of the edited run."""
-        return self._model._run(Places(tokens, at, marks or {}), self._edits, gradients=gradients)  # noqa: SLF001 - one unit in two classes
+        return self._model._run(Places(*token_grid(tokens, at), marks or {}), self._edits, gradients=gradients)  # noqa: SLF001 - one unit
 
     def capture(
         self,
@@ -377,8 +379,7 @@ class _WithEdits:
 
 def _captured(tokens: Tensor, marks: Mapping[str, Tensor] | None) -> Places:
     """The prompts of a capture, which end at the mark END, or with their last column."""
-    last = torch.full((tokens.shape[0],), tokens.shape[1] - 1)
-    return Places(tokens, (marks or {}).get("END", last), marks or {})
+    return Places(*token_grid(tokens, (marks or {}).get("END")), marks or {})
 
 
 def _chained(taps: Sequence[Tap]) -> Tap | None:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from circuitlab.model.anatomy.parts import HeadMap, LayerParts, ModelParts, Write
 from circuitlab.model.anatomy.watch import is_softmax
+from circuitlab.model.identity import follows_length
 from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
 
     from circuitlab.model.places import Tap
 
-__all__ = ["HookedRun", "evaluating", "length_dependent", "own_modes"]
+__all__ = ["HookedRun", "evaluating", "full_precision", "length_dependent", "own_modes"]
 
 
 @contextmanager
 def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
-    """Evaluation mode, no gradients unless asked for, no inference mode; what the caller had set is back after the ``with`` block.
+    """Evaluation mode, no gradients unless asked for, no inference mode, no autocast; after the ``with`` block all is as the caller set it.
 
     Rotary tables that grew with an earlier, longer prompt begin anew, and are put back as well.
     """
     asking = [value for value in root.parameters() if value.requires_grad] if gradients else []
-    tables = [_Table.of(module) for module in root.modules() if _grows(module)]
+    tables = [_Table.of(module) for module in root.modules() if follows_length(module)]
     try:
         for value in asking:
             value.requires_grad_(False)
-        with evaluating(root), torch.inference_mode(mode=False), torch.set_grad_enabled(gradients):
+        with evaluating(root), torch.inference_mode(mode=False), torch.set_grad_enabled(gradients), full_precision():
             for table in tables:
                 table.begin_anew()
             yield
@@ -43,6 +44,16 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
             value.requires_grad_(True)
         for table in tables:
             table.put_back()
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No automatic mixed precision inside the ``with`` block: it rounds products to 16 bits, and no dtype would say so."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager
@@ -56,12 +67,6 @@ def evaluating(root: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _grows(module: Any) -> bool:
-    """Whether a module's rotary angles depend on the length of the prompt, or of one it has seen."""
-    kinds = getattr(module, "rope_type", None)
-    return any("dynamic" in str(kind) or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +104,7 @@ class _Table:
 
 def length_dependent(root: Any) -> bool:
     """Whether what a model makes of a position depends on how long the prompt is, by its rotary angles."""
-    return any(_grows(module) for module in root.modules())
+    return any(follows_length(module) for module in root.modules())
 
 
 @dataclass(frozen=True, eq=False)

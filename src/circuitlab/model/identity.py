@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator
+import secrets
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ from circuitlab.core.provenance import digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Fingerprint", "config_digest", "hash_weights", "state_digest"]
+__all__ = ["Fingerprint", "config_digest", "follows_length", "hash_weights", "state_digest"]
 
 _NAMES_ONLY = {
     "_attn_implementation", "_name_or_path", "architectures", "attn_implementation", "auto_map", "bos_token_id",
@@ -52,7 +55,7 @@ def config_digest(config: Any) -> str:
 
 
 def state_digest(root: Any) -> str:
-    """Digest of what is neither weight nor configuration: classes and numbers of modules, buffers, and the state of adapters."""
+    """Digest of what is neither weight nor configuration: classes and numbers of modules, hooks, buffers, and adapters."""
     total = hashlib.sha256(repr(_settings(root)).encode())
     for name, module in root.named_modules():
         for key, value in sorted(module.named_buffers(recurse=False)):
@@ -62,23 +65,70 @@ def state_digest(root: Any) -> str:
     return total.hexdigest()
 
 
+def follows_length(module: Any) -> bool:
+    """Whether a module's rotary angles depend on the length of the prompt, or of one it has seen."""
+    kinds = getattr(module, "rope_type", None)
+    return any("dynamic" in str(kind) or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
+
+
 def _settings(root: Any) -> list[tuple[str, str, str]]:
-    """Class, numbers and switches of every module: a scale or an epsilon may be changed on the module alone; and the state of adapters."""
+    """Class, numbers and switches of every module: a scale or an epsilon may be changed on the module alone; and the state of adapters.
+
+    Hooks of others and forward passes put in place of a module's own are among them: they change logits, too.
+    """
     found = []
     for name, module in root.named_modules():
         adapter = hasattr(module, "merged_adapters")
         held = {key: getattr(module, key, None) for key in _ADAPTER} if adapter else {}
-        if getattr(module, "rope_type", "default") == "default":  # others keep what they have seen among their numbers
-            own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
-            held |= {key: value for key, value in own.items() if isinstance(value, int | float)}
+        own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+        seen = "max_seq_len_cached" if getattr(module, "rope_type", "default") != "default" else None  # the longest prompt so far
+        held |= {key: value for key, value in own.items() if isinstance(value, int | float) and not (seen and key.endswith(seen))}
         kept = {key: held[key] for key in sorted(held) if key not in _NO_SETTING}
         found.append((name, type(module).__qualname__, str(_plain(kept))))
+        found += [(name, "changed from outside", code) for code in _foreign(module)]
     return found
+
+
+_PROCESS = secrets.token_hex(8)
+"""What code does cannot be told from outside, so a model that runs code of others is known within this process only."""
+
+_HARMLESS = ("transformers.", "circuitlab.", "accelerate.")
+"""Packages whose hooks record or move values and do not change them."""
+
+
+def _foreign(module: Any) -> Iterator[str]:
+    """Each hook on a module that others put there, and the forward pass that was put in place of its own."""
+    hooks = [*module._forward_pre_hooks.items(), *module._forward_hooks.items()]  # noqa: SLF001 - torch has no public name for them
+    for number, hook in hooks:
+        if not _origin(hook).startswith(_HARMLESS):
+            yield f"{_PROCESS} hook {number}"
+    forward = vars(module).get("forward")
+    if forward is not None and not _origin(forward).startswith(_HARMLESS):
+        yield f"{_PROCESS} forward {_number(forward)}"
+
+
+def _origin(code: Any) -> str:
+    """Name of the package and module that a function was written in, with a dot at its end; `functools.wraps` does not change it."""
+    while isinstance(code, functools.partial):
+        code = code.func
+    code = getattr(code, "__func__", code)
+    return f"{getattr(code, '__globals__', {}).get('__name__') or type(code).__module__}."
+
+
+_numbered: dict[int, tuple[weakref.ref[Callable[..., Any]], int]] = {}
+
+
+def _number(code: Callable[..., Any]) -> int:
+    """A number of its own for every function met in this process; the address alone is given away again when a function dies."""
+    known = _numbered.get(id(code))
+    if known is None or known[0]() is not code:
+        known = _numbered[id(code)] = (weakref.ref(code), 1 + max((number for _, number in _numbered.values()), default=0))
+    return known[1]
 
 
 def _is_table(module: Any, key: str) -> bool:
     """Rotary angles that follow the length of the prompt: the configuration says how, and they change with every run."""
-    return key.endswith("inv_freq") and not key.endswith("original_inv_freq") and getattr(module, "rope_type", "default") != "default"
+    return key.endswith("inv_freq") and not key.endswith("original_inv_freq") and follows_length(module)
 
 
 def _plain(value: Any) -> Any:
@@ -108,7 +158,7 @@ class Fingerprint:
     sums : tuple of int
         Sums over the bits of every parameter by row, and by column of some rows: they also notice what was written through ``.data``.
     settings : int
-        Over the numbers of modules and the state of adapters.
+        Over the configuration, the numbers of modules, hooks of others, and the state of adapters.
     """
 
     places: tuple[tuple[str, int, int, int], ...]
@@ -124,7 +174,7 @@ class Fingerprint:
         places = tuple((name, value.data_ptr(), _version(value), value.numel()) for name, value in tensors)
         if not deep:
             return cls(places)
-        return cls(places, tuple(_bits(value) for _, value in tensors), hash(repr(_settings(root))))
+        return cls(places, tuple(_bits(value) for _, value in tensors), hash(repr((config_digest(root.config), _settings(root)))))
 
 
 _COLUMNS_OF = 4

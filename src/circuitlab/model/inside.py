@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.errors import BadParameterError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["require_fit", "require_inside", "require_no_padding", "require_tokens"]
+__all__ = ["require_fit", "require_inside", "require_no_padding", "require_tokens", "token_grid"]
 
 
 def require_fit(model: Model, batch: ContrastBatch) -> None:
@@ -76,6 +76,37 @@ def require_no_padding(tokenizer: PreTrainedTokenizerBase, batch: ContrastBatch)
             if padded := [i for i, row in enumerate(rows) if len(row) > most and set(row[::step][: most + 1]) == {pad}]:
                 what = f"{part}, rows {padded[:5]}: padded on the {side} with {tokenizer.pad_token!r} (token {pad})."
                 raise BadParameterError(what, "Give prompts without padding; rows may differ in length.")
+
+
+def token_grid(tokens: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Token ids (row, pos), and a position of each row, its last one by default; both as torch indexes by them.
+
+    Raises
+    ------
+    BadParameterError
+        If they are no whole numbers, or there is no row or no position.
+    """
+    import torch  # noqa: PLC0415 - listing methods must not load torch
+
+    ids = _whole("Tokens", tokens)
+    if ids.ndim != 2 or not ids.numel():  # noqa: PLR2004 - rows and positions
+        what = f"Tokens of shape {tuple(ids.shape)} are no prompts."
+        raise BadParameterError(what, "Give (row, pos) token ids, at least one in each row; of a single prompt, tokens[None].")
+    return ids, torch.full((len(ids),), ids.shape[1] - 1) if at is None else _whole("Positions", at)
+
+
+def _whole(what: str, given: Any) -> Tensor:
+    """Whole numbers as a tensor of 64 bits."""
+    import torch  # noqa: PLC0415
+
+    fix = "Give a tensor of whole numbers; prompts of different lengths are padded on the right."
+    try:
+        value = torch.as_tensor(given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadParameterError(f"{what} of type {type(given).__name__} cannot be read: {error}.", fix) from error
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise BadParameterError(f"{what} are {str(value.dtype).removeprefix('torch.')}, not whole numbers.", fix)
+    return value.long()
 
 
 def require_tokens(tokens: Tensor, at: Tensor, spec: ModelSpec) -> None:

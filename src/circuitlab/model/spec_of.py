@@ -20,8 +20,7 @@ __all__ = ["spec_of"]
 def spec_of(root: Any, parts: ModelParts, name: str, weights: str) -> ModelSpec:
     """What a model is, as far as a score depends on it; ``weights`` is the hash of its parameters."""
     config = root.config.get_text_config()
-    width = int(root.get_input_embeddings().weight.shape[1]) if parts.unembed is None else int(parts.unembed.weight.shape[1])
-    heads = parts.n_heads or int(getattr(config, "num_attention_heads", 0) or 1)
+    heads, width = parts.n_heads or int(getattr(config, "num_attention_heads", 0) or 1), parts.width
     return ModelSpec(
         name=name,
         family=config.model_type,

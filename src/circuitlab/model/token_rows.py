@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["require_contrast", "require_no_overlap", "require_unpadded", "token_rows", "token_sets"]
+__all__ = ["places", "require_contrast", "require_no_overlap", "require_unpadded", "token_rows", "token_sets"]
 
 Rows = Sequence[Sequence[int]]
 
@@ -35,12 +36,31 @@ def token_rows(part: str, given: Iterable[object]) -> list[list[int]]:
 
 
 def token_sets(part: str, given: Iterable[object]) -> list[list[int]]:
-    """One list of token ids per pair, where a pair may give a single id instead; see `token_rows`."""
+    """One list of different token ids per pair, where a pair may give a single id instead; see `token_rows`."""
     rows = []
     for i, row in enumerate(_items(part, given)):
         alone = _is_scalar(row)
-        rows.append(_ids(part, i, [_plain(row)] if alone else _items(f"{part}[{i}]", row)))
+        rows.append(list(dict.fromkeys(_ids(part, i, [_plain(row)] if alone else _items(f"{part}[{i}]", row)))))
     return rows
+
+
+def places(mark: str, given: Iterable[object]) -> list[int]:
+    """The positions of a mark, one whole number for each prompt, or one sequence that holds it.
+
+    Raises
+    ------
+    BadParameterError
+        If something is not a whole number; whether a position lies in its prompt is not looked at.
+    """
+    found = []
+    for row, item in enumerate(_items(f"mark {mark!r}", given)):
+        for one in [item] if _is_scalar(item) else _items(f"mark {mark!r}[{row}]", item):
+            value = _plain(one)
+            if isinstance(value, bool) or not isinstance(value, int):
+                what = f"mark {mark!r}, row {row}: {value!r} ({type(value).__name__}) is not a position."
+                raise BadParameterError(what, "Give the number of a token in each prompt, counted from 0.")
+            found.append(value)
+    return found
 
 
 def require_contrast(clean: Rows, corrupt: Rows) -> None:
@@ -60,23 +80,31 @@ def require_no_overlap(answers: Rows, others: Rows, name: str) -> None:
 
 
 def require_unpadded(clean: Rows, corrupt: Rows) -> None:
-    """Raise `BadParameterError` if the rows have certainly been padded on the left.
+    """Raise `BadParameterError` if the rows have certainly been padded, on the left or on the right.
 
     Ids alone do not say which of them is padding, so only what has no other reading is refused: all rows have one length, and some begin
-    with runs of one id, of different lengths, that appears nowhere else: runs of at least three, or of two where the id is 0. Where the
-    model's tokenizer is known, `circuitlab.model.inside.require_fit` knows better.
+    (or end) with runs of one id, of different lengths, that appears nowhere else: runs of at least three, or of two where the id is 0.
+    Where the model's tokenizer is known, `circuitlab.model.inside.require_fit` knows better.
     """
     rows = [*clean, *corrupt]
     if len({len(row) for row in rows}) != 1:
         return
+    _require_no_runs(rows, "left", "begin")
+    _require_no_runs([row[::-1] for row in rows], "right", "end")
+
+
+def _require_no_runs(rows: Rows, side: str, verb: str) -> None:
+    """Refuse rows, clean ones and then corrupt ones, whose beginnings can only be padding."""
     for token in sorted({row[0] for row in rows}):
         runs = [_run(row, token) for row in rows]
         longest = max(runs)
         if longest < (_LEAST_RUN if token else _LEAST_RUN - 1) or len(set(runs)) == 1:
             continue
         if longest < len(rows[0]) and all(row.count(token) == run for row, run in zip(rows, runs, strict=True)):
-            padded = [i for i in range(len(clean)) if runs[i] or runs[i + len(clean)]]
-            what = f"Prompts look padded on the left: {_rows(padded)} begin with up to {longest} times token {token}, found nowhere else."
+            half = len(rows) // 2
+            padded = [i for i in range(half) if runs[i] or runs[i + half]]
+            times = f"up to {longest} times token {token}"
+            what = f"Prompts look padded on the {side}: {_rows(padded)} {verb} with {times}, found nowhere else."
             fix = "Give each prompt without padding; rows may differ in length. If these are real tokens, make one batch per count of them."
             raise BadParameterError(what, fix)
 
@@ -94,8 +122,21 @@ def _rows(numbers: Sequence[int]) -> str:
 
 def _plain(value: object) -> object:
     """A tensor, array or column as nested lists; a number of one of these as Python's own; everything else as it is."""
-    plain = getattr(value.detach(), "tolist", None) if hasattr(value, "detach") else getattr(value, "tolist", None)
+    if hasattr(value, "detach"):
+        return _plain_tensor(value)
+    if hasattr(value, "__array__") and not hasattr(value, "tolist") and not hasattr(value, "columns"):
+        return np.asarray(value).tolist()  # what offers itself as an array (xarray)
+    plain = getattr(value, "tolist", None)
     return plain() if callable(plain) else value
+
+
+def _plain_tensor(value: Any) -> object:
+    """A tensor as lists; a nested one holds rows of different lengths, a sparse one is filled up."""
+    if value.is_meta:
+        raise BadParameterError("A tensor on the device 'meta' was given, which has no values.", "Give one that holds token ids.")
+    if value.is_nested:
+        return [row.tolist() for row in value.detach().unbind()]
+    return (value.detach().to_dense() if value.is_sparse else value.detach()).tolist()
 
 
 def _is_scalar(value: object) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from circuitlab.workflows.terminal import CellProgress
 if TYPE_CHECKING:
     from circuitlab.metrics import Metric
     from circuitlab.model.protocol import Model
-    from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import Cache
     from circuitlab.workflows.prompts import Prompts
 
@@ -121,28 +121,40 @@ def prompt_names(tasks: Sequence[Prompts]) -> list[str]:
 
 def transfer(
     model: Model,
-    scores: Mapping[str, HeadScores],
+    tasks: Sequence[Prompts],
+    method: MethodLike = "activation_patching",
     *,
     rule: int | TopK = 20,
     settings: FunctionalComparison | None = None,
+    n: int = 16,
+    variant: str | None = None,
+    seed: int = 0,
+    metric: str | Metric | None = None,
     store: Cache | str | Path | None = None,
 ) -> FunctionalResult:
     """Does one task's circuit do the other task? Every circuit is run on every task, and double dissociations are tested.
 
     Parameters
     ----------
-    model : Model
-        Which the scores are of.
-    scores : mapping of str to HeadScores
-        Scores of each task.
+    model, tasks, method, n, variant, seed, metric, store
+        As in `compare`; scores that are in the store are not made again.
     rule : int or TopK
         How circuits are picked.
     settings : FunctionalComparison, optional
         Pairs, ablation and random circuits.
-    store : Cache, str or Path, optional
-        Where circuits that were run are kept.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
+    >>> cl.transfer(model, ["ioi", "successor"]).transfer  # doctest: +SKIP
     """
-    pick = TopK(rule) if isinstance(rule, int) else rule
+    require_comparable(len(tasks), 1)
+    pick, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
+    require_heads(model, pick.k)
+    scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
+    scores = {name: score(model, task, method, **scoring) for name, task in zip(names, tasks, strict=True)}
     circuits = {name: pick(one) for name, one in scores.items()}
+    chosen = replace(settings or FunctionalComparison(), prompts=dict(zip(names, tasks, strict=True)))
     with CellProgress("circuits on each other's tasks"):
-        return (settings or FunctionalComparison())(model, scores, circuits, as_cache(store))
+        return chosen(model, scores, circuits, as_cache(store))

@@ -14,7 +14,7 @@ from circuitlab.core.progress import step
 from circuitlab.evaluation import Ablation, NodeRuns
 from circuitlab.evaluation.cached_runs import CachedRuns, runs_id
 from circuitlab.metrics import get_metric
-from circuitlab.workflows.prompts import held_out
+from circuitlab.workflows.prompts import Prompts, held_out
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
@@ -54,6 +54,8 @@ class FunctionalComparison:
         Random circuits for each size.
     seed : int
         Of random circuits, bootstraps and permutations.
+    prompts : mapping of str to str, Path, Task or ContrastBatch
+        Where the pairs of a task come from, for tasks whose id names no task file.
 
     Notes
     -----
@@ -65,6 +67,7 @@ class FunctionalComparison:
     ablation: Ablation = "resample"
     n_random: int = 50
     seed: int = 0
+    prompts: Mapping[str, Prompts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.n_random < 0:
@@ -113,7 +116,7 @@ class FunctionalComparison:
             if where.model.identity() != model.spec.identity():
                 what = f"The scores of {name} are of other weights than {model.spec.name}."
                 raise IncompatibleError(what, "Give the model that was scored.")
-            batch, prompts[name] = held_out(model, where.task.id, where.task, self.pairs)
+            batch, prompts[name] = held_out(model, self.prompts.get(name, where.task.id), where.task, self.pairs)
             runs = NodeRuns(model, batch, get_metric(where.metric), ("heads",), ablation)
             checkpoint = None if store is None else store.checkpoint(runs_id(runs), "circuits")
             runners[name] = CachedRuns(runs, checkpoint, report=overall)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.core.progress import report_progress
@@ -80,3 +82,14 @@ def test_misuse_is_refused() -> None:
         ActivationPatching(positions=("S3",))(model, batch, METRIC)
     with pytest.raises(ModelError, match="resid_mid"):
         ActivationPatching(parts=("resid_mid",))(model, batch, METRIC)
+
+
+def test_a_readout_that_is_not_known_leaves_patching_to_hooks() -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 40}
+    projected = load_model(OPTForCausalLM(OPTConfig(**shape, max_position_embeddings=64, word_embed_proj_dim=16)))
+    prompts = tiny_batch(projected, 2)
+    with pytest.warns(UserWarning, match="Falling back to hooks.*reads more than the last layer's stream"):
+        found = ActivationPatching()(projected, prompts, LogitDiff())
+    expected = ActivationPatching(engine="hooks")(projected, prompts, LogitDiff())
+    assert abs(found.values("heads") - expected.values("heads")).max() == 0

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.execute import nodes_in_trace, qk_fix
 from circuitlab.execute.first_order import Contrast
 from circuitlab.execute.gradients import gradient_run
@@ -21,6 +22,7 @@ from circuitlab.model import load_model
 from circuitlab.model.decoder import Decoder
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
 from circuitlab.model.sites import Edit, EditSet, Site
+from circuitlab.testing.families import configuration
 from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
@@ -281,3 +283,15 @@ def test_misuse_is_refused() -> None:
         AttributionPatchingStar(reduce="sign")  # type: ignore[arg-type]
     with pytest.raises(BadParameterError, match="'kl' has zero gradient at the clean run"):
         AttributionPatchingStar(direction="noising")(model, tiny_batch(model), KLDivergence())
+
+
+def test_queries_and_keys_of_attention_with_sinks_are_refused_before_any_run(monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = load_model(AutoModelForCausalLM.from_config(configuration("gpt_oss"), attn_implementation="eager"))
+    batch = tiny_batch(model, 2)
+    assert AttributionPatchingStar(site="v", parts=("heads",))(model, batch, METRIC).n_pairs == 2
+    model.decoder.measure(1)
+    monkeypatch.setattr(Decoder, "trace", lambda *_: pytest.fail("work has begun"))
+    for site in ("q", "k"):
+        with pytest.raises(ModelError, match=r"has sinks.* asks for less with its default parameters"):
+            AttributionPatchingStar(site=site, parts=("heads",))(model, batch, METRIC)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
 from circuitlab.core.errors import AlignmentError, BadParameterError, UnknownNameError
 from circuitlab.model.batch import ContrastBatch
@@ -87,7 +88,10 @@ def test_identity_follows_content(change) -> None:
         ({"clean": ["one", "two"]}, BadParameterError, r"clean\[0\] is text \('one'\)"),
         ({"clean": torch.tensor([1, 2])}, BadParameterError, r"clean\[0\] is of type int"),
         ({"clean": [[1, 2**40, 3], [4, 5]]}, BadParameterError, "token id 1099511627776 lies outside"),
-        ({"marks": {"X": [0.0, 1]}}, BadParameterError, r"mark 'X', row 0: 0\.0"),
+        ({"marks": {"X": [0.0, 1]}}, BadParameterError, r"mark 'X', row 0: 0\.0 \(float\) is not a position"),
+        ({"marks": {"X": [0, True]}}, BadParameterError, r"mark 'X', row 1: True \(bool\) is not a position"),
+        ({"marks": {"X": torch.tensor([0, -1])}}, BadParameterError, "rows \\[1\\] fall outside"),
+        ({"answers": torch.tensor([7, 8], device="meta")}, BadParameterError, "has no values"),
         ({"marks": {"END": [0, 1]}}, BadParameterError, "END is always the last token"),
         ({"marks": {"S1+1": [0, 1]}}, BadParameterError, "cannot be a mark"),
     ],
@@ -130,6 +134,57 @@ def test_whole_tensors_and_columns_of_lists_are_taken() -> None:
         found = ContrastBatch.from_tokens(first, second, torch.tensor([[7, 8], [8, 9]]), table["foil"])
         assert found.task.digest == plain.task.digest
     assert ContrastBatch.from_tokens(clean, corrupt, [{8, 7}, frozenset({9, 8})], [1, 2]).task.digest == plain.task.digest
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda rows: [[np.int64(one) for one in row] for row in rows],
+        lambda rows: [[torch.tensor(one) for one in row] for row in rows],
+        lambda rows: np.array([np.array(row, dtype=np.uint8) for row in rows], dtype=object),
+        lambda rows: torch.nested.nested_tensor([torch.tensor(row) for row in rows]),
+        lambda rows: pd.Series([torch.tensor(row, dtype=torch.uint8) for row in rows], index=[9, 4]),
+        lambda rows: [torch.tensor(row).to_sparse() for row in rows],
+        lambda rows: [xr.DataArray(row) for row in rows],
+        lambda rows: (iter(row) for row in rows),
+    ],
+    ids=["scalars", "tensors of one", "objects", "nested", "column of tensors", "sparse", "xarray", "iterators"],
+)
+def test_rows_of_different_lengths_come_from_whatever_holds_them(form) -> None:
+    found = make(clean=form([[1, 2, 3], [4, 5]]))
+    assert found.task.digest == make().task.digest
+
+
+def test_tensors_of_inference_mode_are_taken() -> None:
+    with torch.inference_mode():
+        found = make(clean=[torch.tensor([1, 2, 3]), torch.tensor([4, 5])], answers=torch.tensor([7, 8]))
+    assert found.task.digest == make(answers=[7, 8]).task.digest
+
+
+def test_a_token_that_a_set_names_twice_counts_once() -> None:
+    twice = make(answers=[[7, 7, 6], [8]])
+    assert twice.answers.tolist() == [[7, 6], [8, -1]]
+    assert twice.chance() == make(answers=[[7, 6], [8]]).chance()
+
+
+@pytest.mark.parametrize(
+    ("clean", "padded"),
+    [
+        ([[5, 6, 0, 0], [5, 6, 3, 4]], "row 0"),
+        ([[3, 4, 5, 6], [5, 6, 4, 0], [5, 6, 0, 0]], "rows 1, 2"),
+        ([[5, 6, 9, 9], [5, 6, 3, 4]], None),
+        ([[5, 6, 0, 0], [5, 0, 3, 4]], None),
+    ],
+)
+def test_padding_on_the_right_is_refused_where_it_is_certain(clean, padded) -> None:
+    corrupt = [[7, *row[1:]] for row in clean]
+    ones, twos = [1] * len(clean), [2] * len(clean)
+    if padded is None:
+        assert ContrastBatch.from_tokens(clean, corrupt, ones, twos).n_pairs == len(clean)
+        return
+    with pytest.raises(BadParameterError, match=f"padded on the right: {padded} end"):
+        ContrastBatch.from_tokens(clean, corrupt, ones, twos)
 
 
 @pytest.mark.parametrize(

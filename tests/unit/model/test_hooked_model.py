@@ -101,11 +101,33 @@ def test_an_edit_whose_site_does_not_run_is_noticed(model, monkeypatch) -> None:
         (TOKENS, torch.tensor([5, 6]), r"positions \[5, 6\]"),
         (TOKENS + 40, END, "run from 40 to 51; .* has 48 tokens"),
         (TOKENS - 1, END, "run from -1"),
+        (TOKENS.float(), END, "Tokens are float32, not whole numbers"),
+        (TOKENS > 1, END, "Tokens are bool, not whole numbers"),
+        (TOKENS, END.double(), "Positions are float64, not whole numbers"),
+        (TOKENS[0], END, "are no prompts"),
+        (TOKENS[:0], END[:0], r"shape \(0, .* are no prompts"),
+        (TOKENS[:, :0], END, "are no prompts"),
+        ([[1, 2, 3], [4, 5]], END, "Tokens of type list cannot be read"),
+        (None, END, "Tokens of type NoneType cannot be read"),
     ],
 )
 def test_tokens_the_model_cannot_read_are_refused(model, tokens, at, says) -> None:
     with pytest.raises(BadParameterError, match=says):
         model.logits(tokens, at)
+    with pytest.raises(BadParameterError, match=says):
+        model.sweep(tokens, at, [])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [torch.Tensor.int, torch.Tensor.short, torch.Tensor.byte, torch.Tensor.numpy, torch.Tensor.tolist],
+    ids=["int32", "int16", "uint8", "array", "lists"],
+)
+def test_tokens_come_from_whatever_holds_them(model, form) -> None:
+    expected, read = model.logits(TOKENS, END), model.capture(TOKENS, [Site.Z])[Site.Z]
+    assert torch.equal(model.logits(form(TOKENS), form(END)), expected)
+    assert torch.equal(model.capture(form(TOKENS), [Site.Z])[Site.Z], read)
+    assert torch.equal(model.with_edits([Edit(Site.Z, 1, read[:, 1])]).logits(form(TOKENS), form(END)), expected)
 
 
 def test_a_parallel_block_has_no_middle() -> None:

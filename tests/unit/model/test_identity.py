@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from circuitlab.circuits import Circuit
 from circuitlab.core.errors import ModelError
+from circuitlab.core.nodes import Head, Universe
+from circuitlab.evaluation import Evaluate
+from circuitlab.evaluation.identity import Measured
 from circuitlab.execute.contract import provenance_of
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
+from circuitlab.model.sites import Edit, EditSet, Site
+from circuitlab.store import Cache
+from circuitlab.testing.families import configuration
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+from circuitlab.workflows.circuit import evaluate_batch
+from circuitlab.workflows.score import score_batch
 
 METRIC = LogitDiff()
 SHAPE = {
@@ -79,7 +90,17 @@ def rotation(hf) -> None:
     hf.model.rotary_emb.inv_freq.mul_(0.5)
 
 
-@pytest.mark.parametrize("change", [in_place, replaced, through_data, rows_exchanged, rotation])
+def hooked(hf) -> None:
+    hf.model.layers[1].mlp.register_forward_hook(lambda _module, _args, out: out * 0.5)
+
+
+def another_forward(hf) -> None:
+    mlp = hf.model.layers[1].mlp
+    plain = mlp.forward
+    mlp.forward = functools.wraps(plain)(lambda x: 0.5 * plain(x))
+
+
+@pytest.mark.parametrize("change", [in_place, replaced, through_data, rows_exchanged, rotation, hooked, another_forward])
 def test_weights_that_change_after_loading_are_noticed(change) -> None:
     hf, method = tiny_hf("llama"), get_method("logit_attribution")
     model = load_model(hf)
@@ -92,6 +113,83 @@ def test_weights_that_change_after_loading_are_noticed(change) -> None:
     after, expected = method(model, batch, METRIC), method(fresh, batch, METRIC)
     np.testing.assert_allclose(after.dataset["heads"], expected.dataset["heads"], atol=1e-6)
     assert not np.allclose(after.dataset["heads"], scores.dataset["heads"])
+
+
+def test_a_hook_that_is_taken_away_gives_the_model_back_and_another_is_another_model() -> None:
+    hf = tiny_hf("llama")
+    model = load_model(hf)
+
+    def identity() -> dict[str, str]:
+        model.refresh()
+        return model.spec.identity()
+
+    before, seen, mlp = identity(), [], hf.model.layers[1].mlp
+    for factor in (0.5, 0.25, None):
+        if factor is None:
+            handle = mlp.register_forward_pre_hook(lambda _module, args: (args[0] * 0.5,))
+        else:
+            handle = mlp.register_forward_hook(lambda _module, _args, out, factor=factor: out * factor)
+        seen.append(identity())
+        handle.remove()
+        assert identity() == before
+    assert before not in seen
+    assert len({str(one) for one in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("stored", ["evaluation", "run"])
+def test_what_is_stored_of_a_hooked_model_is_not_the_plain_ones(stored, tmp_path) -> None:
+    hf, store = tiny_hf("llama"), Cache(tmp_path)
+    model = load_model(hf)
+    batch = tiny_batch(model, 2)
+
+    def found() -> bool:
+        if stored == "run":
+            return score_batch(model, batch, get_method("logit_attribution"), METRIC, store=store).cached
+        circuit = Circuit(frozenset({Head(0, 1)}), Universe(3, 4, 2))
+        return evaluate_batch(Measured(circuit, model, batch, METRIC), "these", Evaluate(n_random=2, n_subsets=0), store).cached
+
+    assert [found(), found()] == [False, True]
+    hf.model.layers[1].mlp.register_forward_hook(lambda _module, _args, out: out * 0.5)
+    assert [found(), found()] == [False, True]
+
+
+def scaled_rotation(hf) -> None:
+    hf.model.rotary_emb.attention_scaling = 3.0
+
+
+def slower_rotation(hf) -> None:
+    hf.model.rotary_emb.inv_freq.mul_(0.25)
+
+
+def shorter_window(hf) -> None:
+    hf.config.sliding_window = 3
+
+
+def lower_cap(hf) -> None:
+    hf.config.final_logit_softcapping = 0.5
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llama_yarn", scaled_rotation),
+        ("llama_yarn", slower_rotation),
+        ("llama_linear", slower_rotation),
+        ("mistral", shorter_window),
+        ("gemma2", lower_cap),
+    ],
+)
+def test_settings_that_change_after_loading_are_noticed(family, change) -> None:
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(configuration(family), attn_implementation="eager").eval()
+    model, method = load_model(hf), get_method("activation_patching")
+    batch = tiny_batch(model, 2)
+    before, scores = model.spec.identity(), method(model, batch, METRIC).values("heads")
+    change(hf)
+    after = method(model, batch, METRIC).values("heads")
+    assert model.spec.identity() != before
+    assert np.abs(after - scores).max() > 1e-5
+    np.testing.assert_allclose(after, method(load_model(hf), batch, METRIC).values("heads"), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2"])
@@ -108,8 +206,29 @@ def test_norms_that_change_after_loading_are_noticed_by_the_decoder(family) -> N
     np.testing.assert_allclose(found.dataset["heads"], expected.dataset["heads"], atol=1e-5)
 
 
+def sixteen_bits() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_nothing_that_is_run_is_rounded_by_autocast() -> None:
+    model = tiny_model("llama")
+    batch, circuit = tiny_batch(model, 2), Circuit(frozenset({Head(0, 1)}), Universe(3, 4, 2))
+    edits = [EditSet([Edit(Site.Z, 0, torch.zeros(2, 9, 8), head=1)])]
+
+    def found() -> list[object]:
+        fresh = load_model(model.root)
+        swept = fresh.sweep(batch.clean, batch.end, edits)
+        measured = Evaluate(n_random=2, n_subsets=0)(circuit, fresh, batch, METRIC).to_dict()
+        written = fresh.generate(batch, max_new_tokens=3)
+        return [fresh.logits(batch.clean, batch.end), swept, measured["faithfulness"], [one.logprobs for one in written]]
+
+    plain = found()
+    with sixteen_bits():
+        assert str(found()) == str(plain)
+
+
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("mode", ["train", "no_grad", "inference"])
+@pytest.mark.parametrize("mode", ["train", "no_grad", "inference", "autocast"])
 def test_the_callers_modes_change_nothing_and_are_put_back(name, mode) -> None:
     hf = tiny_hf("gpt2")
     for module in hf.modules():
@@ -123,9 +242,9 @@ def test_the_callers_modes_change_nothing_and_are_put_back(name, mode) -> None:
         found = method(model, batch, METRIC)
         assert all(module.training for module in hf.modules())
     else:
-        with torch.no_grad() if mode == "no_grad" else torch.inference_mode():
+        with {"no_grad": torch.no_grad, "inference": torch.inference_mode, "autocast": sixteen_bits}[mode]():
             found = method(model, tiny_batch(model, 2), METRIC)
-            assert not torch.is_grad_enabled()
+            assert torch.is_grad_enabled() == torch.is_autocast_enabled("cpu") == (mode == "autocast")
             assert torch.is_inference_mode_enabled() == (mode == "inference")
     for part in expected.parts:
         np.testing.assert_allclose(found.values(part), expected.values(part), atol=1e-6)

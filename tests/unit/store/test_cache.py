@@ -174,6 +174,21 @@ def test_documents_and_partial_rows_that_may_not_be_read_stay(store, forbid) -> 
     assert sorted(store.root.rglob("*")) == before
 
 
+def test_rows_of_a_finished_run_that_may_not_be_removed_stay(store, monkeypatch) -> None:
+    partial = store.partial("abc")
+    partial.save({"rows": np.zeros(2)})
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        partial.clear()
+    assert partial.path.is_file()
+    partial.clear()
+    assert not partial.path.is_file()
+
+
 def test_a_damaged_run_that_cannot_be_moved_is_named(store, scores) -> None:
     run_id = put(store, scores)
     store.path(run_id).write_bytes(b"hello")

@@ -290,6 +290,16 @@ def test_an_unwritable_store_is_found_before_the_model_is_loaded(study_file, tmp
     assert fake.loads == 0
 
 
+def test_a_lock_of_another_user_is_named(study_file, tmp_path, monkeypatch) -> None:
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    errors = [one.error for one in run(study_file, Cache(tmp_path / "runs"), Fake()).cells]
+    assert len(errors) == 3 * 2
+    assert all(".lock cannot be taken: Permission denied." in one for one in errors)
+
+
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "a\\\\b", ".."])
 def test_an_id_that_leaves_the_store_is_refused(study_file, name) -> None:
     study_file.write_text(STUDY.replace('id = "s"', f'id = "{name}"'))

@@ -15,8 +15,8 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import planted_model
 from circuitlab.store import Cache
-from circuitlab.studies import function
 from circuitlab.testing.tiny import tiny_model
+from circuitlab.workflows import functional
 from circuitlab.workflows.functional import FunctionalComparison
 
 METRIC = LogitDiff()
@@ -27,11 +27,11 @@ def planted(monkeypatch):
     found = planted_model()
     asked = []
 
-    def pairs(_model, scored, n=None):
+    def pairs(_model, _prompts, scored, n=None):
         asked.append(scored.id)
         return found.batch(n or scored.n_pairs, seed=7 + len(scored.id)), f"{n} made-up pairs"
 
-    monkeypatch.setattr(function, "fresh_pairs", pairs)
+    monkeypatch.setattr(functional, "held_out", pairs)
     batch = found.batch(6)
     one = ActivationPatching()(found.model, batch, METRIC)
     named = [msgspec.structs.replace(one.provenance, task=msgspec.structs.replace(one.provenance.task, id=name)) for name in ("a", "bb")]

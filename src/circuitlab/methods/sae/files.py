@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.errors import BadParameterError, ForeignFileError, ScoreFileError
+from circuitlab.core.files import replace_file
 from circuitlab.methods.sae.dictionary import Dictionary
 
 if TYPE_CHECKING:
@@ -27,15 +27,21 @@ _SAELENS_KINDS = {"standard": "relu", "jumprelu": "jumprelu", "topk": "topk"}
 def save_dictionary(dictionary: Dictionary, folder: str | Path) -> Path:
     """Write ``dictionary.safetensors`` and ``dictionary.json`` into a folder, which is made if need be; each file is replaced atomically.
 
+    Files get the permissions that the umask leaves them.
+
     Returns
     -------
     Path
         The folder.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full or the folder cannot be written.
     """
     from safetensors.torch import save  # noqa: PLC0415 - only files need it
 
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     about = {
         "kind": _KIND,
         "version": _VERSION,
@@ -46,8 +52,9 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path) -> Path:
         "k": dictionary.k,
         "centred": dictionary.centred,
     }
-    _replace(place / _WEIGHTS, save(dictionary.tensors()))
-    _replace(place / _CONFIG, (json.dumps(about, indent=2) + "\n").encode())
+    text = (json.dumps(about, indent=2) + "\n").encode()
+    replace_file(place / _WEIGHTS, lambda target: target.write_bytes(save(dictionary.tensors())))
+    replace_file(place / _CONFIG, lambda target: target.write_bytes(text))
     return place
 
 
@@ -74,13 +81,6 @@ def load_dictionary(folder: str | Path) -> Dictionary:
                 raise ScoreFileError(what, "Save or download the dictionary again.") from error
     what = f"{place} holds no dictionary: neither {_WEIGHTS} and {_CONFIG} nor {_SAELENS_WEIGHTS} and {_SAELENS_CONFIG}."
     raise ForeignFileError(what, "Give the folder that holds both files.")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, then move into its place."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as beside:
-        beside.write(content)
-    Path(beside.name).replace(path)
 
 
 def _read(config: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -55,7 +55,8 @@ def model_parts(root: Any) -> ModelParts:
     _require_causal(root, tokens, logits)
     probe = Probe(watched, (2, _LENGTH), list(_numbers(root.config.to_dict())))
     layers = [find_parts(layer, probe) for layer in find_layers(root, probe)]
-    parts = ModelParts(layers, length_dependent=length_dependent(root))
+    (first,) = watched.of(layers[0].layer)
+    parts = ModelParts(layers, width=int(first.entered.shape[-1]), length_dependent=length_dependent(root))  # type: ignore[union-attr]
     parts = replace(parts, lacks=_missing(parts))
     parts = _with_heads(root, parts, watched, tokens[:1])
     parts = _without(parts, stream_faults(root, parts, tokens))
@@ -173,7 +174,7 @@ def _readouts(factors: Sequence[float], plain: Tensor, logits: Tensor) -> Iterat
     scales = [1.0, *factors, *(1 / one for one in factors if one)]
     near = [scale for scale in scales if abs(scale - fit) <= 1e-3 * abs(fit)]
     yield from ((None, scale) for scale in [*near, fit])
-    yield from ((cap, 1.0) for cap in factors if cap > 1)
+    yield from ((cap, 1.0) for cap in factors if cap > 0)
 
 
 def _same(a: Any, b: Any) -> bool:

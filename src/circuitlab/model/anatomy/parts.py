@@ -140,6 +140,8 @@ class ModelParts:
         Of the final logits.
     logit_scale : float
         Factor of the final logits (Cohere, Granite).
+    width : int
+        Numbers of the residual stream; embeddings may be narrower and be projected (OPT).
     length_dependent : bool
         Whether rotary angles depend on the length of the prompt.
     lacks : dict of Site to str
@@ -153,6 +155,7 @@ class ModelParts:
     unembed: Any = None
     softcap: float | None = None
     logit_scale: float = 1.0
+    width: int = 0
     length_dependent: bool = False
     lacks: dict[Site, str] = field(default_factory=dict)
     readout_lacks: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -200,3 +201,15 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(BadParameterError, match="do not fit 3 seeds"):
         train(rows(2), Training(), [1, 2, 3])
     assert np.isfinite(made().explained(torch.zeros(3, 6)))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077], ids=oct)
+def test_files_follow_the_umask(umask: int, tmp_path) -> None:
+    before = os.umask(umask)
+    try:
+        save_dictionary(made(), tmp_path / "codes")
+        save_dictionary(made(), tmp_path / "codes")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "codes").iterdir()}
+    assert modes == dict.fromkeys(("dictionary.json", "dictionary.safetensors"), 0o666 & ~umask)

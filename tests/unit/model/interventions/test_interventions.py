@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from circuitlab.core.errors import BadParameterError, CircuitlabError, EditDidNotFireError, ModelError, UnknownNameError
+from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale, Standing, compose
 from circuitlab.model.places import Places
@@ -275,3 +277,17 @@ def test_an_edit_is_part_of_the_identity(model) -> None:
     edits += [EditPattern("a1.h0", "block", keys=0), EditPattern("a1.h0", "block", keys=0, rest="drop")]
     assert len({model.edited(one).spec.edits for one in edits}) == len(edits)
     assert model.edited(edits[0]).spec.edits == model.edited(Scale(["a1.h0"], 0.5)).spec.edits
+
+
+def test_vectors_have_the_width_of_the_stream_where_embeddings_are_narrower() -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 40}
+    projected = load_model(OPTForCausalLM(OPTConfig(**shape, max_position_embeddings=64, word_embed_proj_dim=16)))
+    prompts = tiny_batch(projected, 2)
+    assert projected.spec.d_model == 32
+    plain = projected.logits(prompts.clean, prompts.end)
+    for node in ("embed", "m1"):
+        moved = projected.edited(Add(node, torch.arange(32.0))).logits(prompts.clean, prompts.end)
+        assert (moved - plain).abs().max() > 1e-4
+        with pytest.raises(BadParameterError, match="has values of width 32"):
+            projected.edited(Add(node, torch.ones(16)))
