@@ -18,7 +18,13 @@ from source_tree import ROOT, made_up, package_sources
 
 # Exceptions to the budget of parameters, each at its present number: it may shrink and not grow.
 WIDE = {
-    "workflows.score.score_task": 8,  # the one-call entry point: each parameter is one choice of a run
+    # What a person types: each parameter is one choice of a run.
+    "workflows.circuit.evaluate": 8,
+    "workflows.circuit.find_circuit": 9,
+    "workflows.compare.compare": 10,
+    "workflows.compare.transfer": 10,
+    "workflows.score.score": 8,
+    "workflows.score.score_edges": 8,
 }
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "find_circuit",
     "require_evaluate",
     "require_heads",
+    "strongest_heads",
     "universe_parts",
 ]
 

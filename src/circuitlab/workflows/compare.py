@@ -75,7 +75,7 @@ def compare(
     """
     methods = [method] if isinstance(method, str | type) or callable(method) else list(method)
     listed = [tasks] if isinstance(tasks, str | Path | Task | ContrastBatch) else list(tasks)
-    require_comparable(len(listed), len(methods))
+    _require_comparable(len(listed), len(methods))
     picked: Any = TopK(rule) if isinstance(rule, int) else rule
     if isinstance(picked, TopK):
         require_heads(model, picked.k)
@@ -89,7 +89,7 @@ def compare(
     return over(scores, picked, sampling or Sampling())
 
 
-def require_comparable(tasks: int, methods: int) -> None:
+def _require_comparable(tasks: int, methods: int) -> None:
     """Raise `BadParameterError` unless there are several tasks by one method, or several methods on one task."""
     if methods > 1 and tasks != 1:
         what = f"Comparing methods needs one task; got {tasks}."
@@ -149,7 +149,7 @@ def transfer(
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.transfer(model, ["ioi", "successor"]).transfer  # doctest: +SKIP
     """
-    require_comparable(len(tasks), 1)
+    _require_comparable(len(tasks), 1)
     pick, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
     require_heads(model, pick.k)
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}

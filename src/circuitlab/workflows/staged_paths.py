@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Discovery", "FoundEdge", "Stage", "discover_paths"]
+__all__ = ["Discovery", "FoundEdge", "Stage", "Sweep", "discover_paths"]
 
 _ROUNDING = 1e-6  # of the metric: what float32 cannot tell from no effect
 
@@ -77,6 +77,25 @@ class Discovery:
         return tuple(edge for stage in self.stages for edge in stage.edges)
 
 
+Run: TypeAlias = "Callable[[PathPatching, ContrastBatch, Metric], HeadScores]"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How one receiver of a staged discovery is swept.
+
+    Parameters
+    ----------
+    method : PathPatching, optional
+        Direction, MLP rule, position (one at most) and sizes; senders and receivers are set by the discovery. The defaults otherwise.
+    run : callable, optional
+        Runs the method; one that keeps scores in a cache lets an interruption lose one sweep at most.
+    """
+
+    method: PathPatching | None = None
+    run: Run | None = None
+
+
 def discover_paths(
     model: Model,
     batch: ContrastBatch,
@@ -84,8 +103,7 @@ def discover_paths(
     *,
     top: float = 0.02,
     stages: int | Sequence[str] = 2,
-    method: PathPatching | None = None,
-    sweep: Callable[[PathPatching, ContrastBatch, Metric], HeadScores] | None = None,
+    sweep: Sweep | None = None,
 ) -> Discovery:
     """Find heads stage by stage: those that act on the logits, then those that act on the inputs of these, and so on.
 
@@ -102,10 +120,8 @@ def discover_paths(
     stages : int or sequence of str
         How many steps backwards, the one from the logits included; or, after that one, the ports that each further step follows:
         ``("q", "v", "k")`` first queries, then values, then keys, ``("q", "kv")`` first queries, then keys and values.
-    method : PathPatching, optional
-        Direction, MLP rule, position (one at most) and sizes; senders and receivers are set here. The defaults otherwise.
-    sweep : callable, optional
-        Runs the method for one receiver; give one that keeps scores in a cache, so that an interruption loses one sweep at most.
+    sweep : Sweep, optional
+        How one receiver is swept: the method, and what runs it.
 
     Raises
     ------
@@ -127,8 +143,9 @@ def discover_paths(
     """
     from circuitlab.methods.path_patching import PathPatching  # noqa: PLC0415 - methods build on this package
 
+    chosen = sweep or Sweep()
     n_kept = math.ceil(top * model.spec.n_layers * model.spec.n_heads)
-    search = _Search(model, batch, metric, _checked(method or PathPatching(), top), n_kept, sweep)
+    search = _Search(model, batch, metric, _checked(chosen.method or PathPatching(), top), n_kept, chosen.run)
     receivers = [Receiver(Logits())]
     found: list[Stage] = []
     steps = [*_followed(stages), ""]
@@ -183,7 +200,7 @@ class _Search:
     metric: Metric
     method: PathPatching
     n_kept: int
-    sweep: Callable[[PathPatching, ContrastBatch, Metric], HeadScores] | None = None
+    run: Run | None = None
 
     @property
     def universe(self) -> Universe:
@@ -214,7 +231,7 @@ class _Search:
         return Stage(scores, tuple(sorted(cast("dict[Head, float]", kept))), strong)
 
     def _run(self, method: PathPatching) -> HeadScores:
-        return method(self.model, self.batch, self.metric) if self.sweep is None else self.sweep(method, self.batch, self.metric)
+        return method(self.model, self.batch, self.metric) if self.run is None else self.run(method, self.batch, self.metric)
 
 
 def _circuit(universe: Universe, stages: Sequence[Stage], top: float) -> Circuit:

@@ -20,7 +20,7 @@ from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.store import Cache
 from circuitlab.workflows.score import score_batch
-from circuitlab.workflows.staged_paths import discover_paths
+from circuitlab.workflows.staged_paths import Sweep, discover_paths
 
 MOVER, NEGATIVE, INHIBITION, DUPLICATE = Head(2, 0), Head(2, 1), Head(1, 2), Head(0, 0)
 MARKS = TaskMarks("IO", ("S1",), repeated="REPEATED")
@@ -141,13 +141,13 @@ def test_sweeps_are_kept_and_are_plain_path_patching(planted, tmp_path, monkeypa
     def sweep(method, prompts, metric):
         return score_batch(planted.model, prompts, method, metric, store=store).scores
 
-    first = discover_paths(planted.model, batch, LogitDiff(), top=0.1, stages=1, sweep=sweep)
+    first = discover_paths(planted.model, batch, LogitDiff(), top=0.1, stages=1, sweep=Sweep(run=sweep))
     plain = PathPatching(senders=("heads",))(planted.model, batch, LogitDiff())
     (scores,) = first.stages[0].scores.values()
     np.testing.assert_array_equal(scores.mean(), plain.mean())
     assert scores.provenance.run_id() == plain.provenance.run_id() and store.has(plain.provenance.run_id())
     monkeypatch.setattr(PathPatching, "__call__", lambda *_: pytest.fail("a stored sweep is run again"))
-    again = discover_paths(planted.model, batch, LogitDiff(), top=0.1, stages=1, sweep=sweep)
+    again = discover_paths(planted.model, batch, LogitDiff(), top=0.1, stages=1, sweep=Sweep(run=sweep))
     assert again.circuit == first.circuit
 
 

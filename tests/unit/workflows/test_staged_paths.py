@@ -14,7 +14,7 @@ from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import planted_model
 from circuitlab.testing.tiny import tiny_batch, tiny_model
-from circuitlab.workflows.staged_paths import discover_paths
+from circuitlab.workflows.staged_paths import Sweep, discover_paths
 
 METRIC = LogitDiff()
 
@@ -74,9 +74,9 @@ def test_stages_equal_single_sweeps(llama) -> None:
 def test_ports_direction_and_position_are_followed(llama) -> None:
     batch = tiny_batch(llama, 3)
     method = PathPatching(direction="noising", positions=("CHANGE",), mlps="frozen")
-    assert discover_paths(llama, batch, METRIC, method=method).stages == (), "nothing at CHANGE reaches the logits directly"
+    assert discover_paths(llama, batch, METRIC, sweep=Sweep(method)).stages == (), "nothing at CHANGE reaches the logits directly"
     method = PathPatching(direction="noising", positions=("END",))
-    found = discover_paths(llama, batch, METRIC, top=0.5, stages=("q", "kv"), method=method)
+    found = discover_paths(llama, batch, METRIC, top=0.5, stages=("q", "kv"), sweep=Sweep(method))
     assert len(found.stages) == 3
     assert {name[-3:] for name in found.stages[1].scores} == {"<q>"}
     assert {name[-3:] for name in found.stages[2].scores} == {"<k>", "<v>"}
@@ -94,6 +94,6 @@ def test_misuse_is_refused(llama) -> None:
     with pytest.raises(UnknownNameError, match="port 'qx'"):
         discover_paths(llama, batch, METRIC, stages=("qx",))
     with pytest.raises(BadParameterError, match="one position at most"):
-        discover_paths(llama, batch, METRIC, method=PathPatching(positions=("CHANGE", "END")))
+        discover_paths(llama, batch, METRIC, sweep=Sweep(PathPatching(positions=("CHANGE", "END"))))
     with pytest.raises(BadParameterError, match="no inputs on the way"):
-        discover_paths(llama, batch, METRIC, method=PathPatching(via=("a1.h0<q>",)))
+        discover_paths(llama, batch, METRIC, sweep=Sweep(PathPatching(via=("a1.h0<q>",))))

@@ -22,7 +22,7 @@ from circuitlab.model.prepare import prepare_batch
 from circuitlab.workflows.fitness import check_task
 from circuitlab.workflows.prompts import held_out
 from circuitlab.workflows.score import score_batch
-from circuitlab.workflows.staged_paths import Discovery, discover_paths
+from circuitlab.workflows.staged_paths import Discovery, Sweep, discover_paths
 
 if TYPE_CHECKING:
     from circuitlab.methods.path_patching import PathPatching
@@ -160,14 +160,14 @@ def reuse_record(
     """
     work = tasks if tasks is not None else study_tasks(model, settings)
 
-    def sweep(method: PathPatching, prompts: ContrastBatch, metric: Metric) -> HeadScores:
+    def run(method: PathPatching, prompts: ContrastBatch, metric: Metric) -> HeadScores:
         return score_batch(model, prompts, method, metric, store=store).scores
 
     found: dict[str, Discovery] = {}
     for number, (task, one) in enumerate(work.items()):
         metric = get_metric(one.paths.metric)
         with progress_part(_PATHS * number / len(work), _PATHS * (number + 1) / len(work)):
-            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, sweep=sweep)
+            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, sweep=Sweep(run=run))
     repeats = repeat_scores(model, seed=settings.seed)
     data = {task: discovery_data(one) | {"ready": work[task].ready, "reason": work[task].reason} for task, one in found.items()}
     with progress_part(_PATHS, _ROLES):
