@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from circuitlab.core.errors import BadParameterError, IncompatibleError
+from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Edge, Node, Universe, parse_edge, parse_node
 
 __all__ = ["Circuit"]
 
-_SHOWN = 12  # nodes named in a repr
+_SHOWN, _LISTED = 12, 30  # nodes named in a text, and in a notebook
 _ALGEBRA: dict[str, Callable[[frozenset[Any], frozenset[Any]], frozenset[Any]]] = {
     "|": frozenset.union,
     "&": frozenset.intersection,
@@ -26,11 +27,12 @@ class Circuit:
 
     Parameters
     ----------
-    nodes : frozenset of Node
-        Its nodes.
-    universe : Universe
-        The model shape the nodes belong to; circuits of different universes do not combine.
-    edges : frozenset of Edge, optional
+    nodes : iterable of Node or str
+        Its nodes, or their names.
+    universe : Universe or None
+        The model shape the nodes belong to; circuits of different universes do not combine. None until the circuit meets a model or another
+        circuit.
+    edges : iterable of Edge or str, optional
         Its edges, or None for a circuit of nodes alone.
     rule : str
         How it was picked, in words.
@@ -42,17 +44,28 @@ class Circuit:
     Raises
     ------
     BadParameterError
-        If a node or an edge's end lies outside the universe.
+        If a node or an edge's end lies outside the universe, or a name is not one of a node.
+
+    Examples
+    --------
+    >>> Circuit(["a9.h6", "L9H9"])
+    Circuit of 2 nodes, given: a9.h6, a9.h9
     """
 
     nodes: frozenset[Node]
-    universe: Universe
+    universe: Universe | None = None
     edges: frozenset[Edge] | None = None
     rule: str = "given"
     sources: tuple[str, ...] = ()
     ready: bool = True
 
     def __post_init__(self) -> None:
+        given: Iterable[Node | str] = [self.nodes] if isinstance(self.nodes, str) else self.nodes
+        object.__setattr__(self, "nodes", frozenset(parse_node(node) if isinstance(node, str) else node for node in given))
+        if self.edges is not None:
+            object.__setattr__(self, "edges", frozenset(parse_edge(edge) if isinstance(edge, str) else edge for edge in self.edges))
+        if self.universe is None:
+            return
         ends = {end for edge in self.edges or () for end in (edge.sender, edge.receiver)}
         if outside := sorted(str(node) for node in {*self.nodes, *ends} if node not in self.universe):
             what = f"{', '.join(outside[:5])} lie outside {self.universe}."
@@ -64,6 +77,44 @@ class Circuit:
         edges = "" if self.edges is None else f", {len(self.edges)} edges"
         warning = "" if self.ready else "; NOT READY: the model cannot do the task"
         return f"Circuit of {len(names)} nodes{edges}, {self.rule}{warning}: {shown or 'empty'}"
+
+    def _repr_html_(self) -> str:
+        rows = [[str(node)] for node in self] if self.edges is None else [[str(edge)] for edge in sorted(self.edges)]
+        kind = "nodes" if self.edges is None else "edges"
+        more = [f"and {len(rows) - _LISTED} more"] if len(rows) > _LISTED else []
+        warning = "" if self.ready else "The model cannot do the task: this is no circuit for the ability."
+        return html_table(f"Circuit of {len(rows)} {kind}, {self.rule}", [kind], rows[:_LISTED], notes=more, warning=warning)
+
+    @property
+    def shape(self) -> Universe:
+        """The universe, for what cannot do without one.
+
+        Raises
+        ------
+        BadParameterError
+            If the circuit has not met a model yet.
+        """
+        if self.universe is None:
+            what = f"Of what model this circuit is is not known: {self!r}."
+            raise BadParameterError(what, "Say so: circuit.within(scores.universe), or Circuit(nodes, universe).")
+        return self.universe
+
+    def within(self, universe: Universe) -> Circuit:
+        """The same circuit as one of a model of this shape.
+
+        Raises
+        ------
+        IncompatibleError
+            If it belongs to a model of another shape.
+        BadParameterError
+            If the model has no such node.
+        """
+        if self.universe is None:
+            return replace(self, universe=universe)
+        if self.universe != universe:
+            what = f"A circuit of {self.universe} is not one of {universe}."
+            raise IncompatibleError(what, "Use the model that the circuit was found in.")
+        return self
 
     def __iter__(self) -> Iterator[Node]:
         return iter(sorted(self.nodes))
@@ -88,22 +139,24 @@ class Circuit:
 
     def _combine(self, other: Circuit, sign: str) -> Circuit:
         """Set algebra on nodes, and on edges where both have them."""
+        universe = self.universe or other.universe
         self.require_same_universe(other)
         function = _ALGEBRA[sign]
         edges = None if self.edges is None or other.edges is None else function(self.edges, other.edges)
         sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
         rule = f"({self.rule}) {sign} ({other.rule})"
-        return Circuit(function(self.nodes, other.nodes), self.universe, edges, rule, sources, self.ready and other.ready)
+        return Circuit(function(self.nodes, other.nodes), universe, edges, rule, sources, self.ready and other.ready)
 
     def require_same_universe(self, other: Circuit) -> None:
         """Raise `IncompatibleError` unless both circuits belong to models of one shape."""
-        if self.universe != other.universe:
+        if None not in (self.universe, other.universe) and self.universe != other.universe:
             what = f"Circuits of {self.universe} and {other.universe} cannot be combined."
             raise IncompatibleError(what, "Compare circuits of one model.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: ``{"nodes", "edges", "rule", "sources", "ready", "universe"}``; `from_dict` reads it."""
-        size = {"n_layers": self.universe.n_layers, "n_heads": self.universe.n_heads, "n_kv_heads": self.universe.n_kv_heads}
+        shape = self.universe
+        size = None if shape is None else {"n_layers": shape.n_layers, "n_heads": shape.n_heads, "n_kv_heads": shape.n_kv_heads}
         edges = None if self.edges is None else [str(edge) for edge in sorted(self.edges)]
         return {
             "nodes": [str(node) for node in self],
@@ -124,7 +177,7 @@ class Circuit:
         edges = data.get("edges")
         return cls(
             nodes=frozenset(map(parse_node, data["nodes"])),
-            universe=Universe(**data["universe"]),
+            universe=None if data["universe"] is None else Universe(**data["universe"]),
             edges=None if edges is None else frozenset(map(parse_edge, edges)),
             rule=data.get("rule", "given"),
             sources=tuple(data.get("sources", ())),

@@ -52,7 +52,7 @@ def to_graph(circuit: Circuit, model: ModelSpec | None = None, scores: EdgeScore
     IncompatibleError
         If the scores belong to a model of another shape.
     """
-    universe, edges = circuit.universe, sorted(circuit.edges or ())
+    universe, edges = circuit.shape, sorted(circuit.edges or ())
     named = {*circuit.nodes, *(edge.sender for edge in edges), *(edge.receiver for edge in edges if not isinstance(edge.receiver, KVHead))}
     if foreign := sorted(node for node in named if not isinstance(node, Head | Mlp | Embed | Logits)):
         what = f"The graph format has no name for {', '.join(map(str, foreign[:5]))}."
@@ -137,7 +137,7 @@ def read_graph_scores(path: str | Path, universe: Universe | None = None) -> dic
     IncompatibleError
         If the file's circuit belongs to a model of another shape than ``universe``.
     """
-    space = read_graph_json(path, universe).universe
+    space = read_graph_json(path, universe).shape
     with reading(path, "a circuit graph with scores", "Give a file whose edges have scores."):
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         given = {name: _score(name, entry) for name, entry in data["edges"].items() if isinstance(entry, dict) and "score" in entry}
@@ -163,7 +163,7 @@ def _own(data: dict[str, Any], chosen: dict[str, set[str]]) -> Circuit:
     """The circuit as circuitlab wrote it, if the graph around it still says the same."""
     circuit = Circuit.from_dict(data)
     nodes = {_name(node) for node in circuit.nodes}
-    edges = {name for edge in circuit.edges or () for name in _edge_names(edge, circuit.universe)}
+    edges = {name for edge in circuit.edges or () for name in _edge_names(edge, circuit.shape)}
     if changed := sorted((nodes ^ chosen["nodes"]) | (edges ^ chosen["edges"])):
         what = f"its graph and its key 'circuitlab' disagree about {', '.join(changed[:5])}, so the file was changed by another tool."
         raise BadParameterError(what, "Remove the key 'circuitlab' to read the graph itself.")

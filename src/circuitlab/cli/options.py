@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-__all__ = ["JSON", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "TOP", "VARIANT"]
+__all__ = ["FIGURE", "JSON", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "TOP", "VARIANT"]
 
+FIGURE = typer.Option(None, "--figure", help="Also draw it into this file: one .html page that needs no network, or plotly .json.")
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
 MODEL = typer.Option("smollm2-135m", "--model", help="Alias, path or hub name.")
 METHOD = typer.Option("activation_patching", "--method", help="See `circuitlab methods list`.")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-__all__ = ["interval_text", "print_json", "print_table", "print_text"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import plotly.graph_objects as go
+
+__all__ = ["interval_text", "print_json", "print_table", "print_text", "save_figure"]
 
 
 def print_json(value: Any) -> None:
@@ -40,3 +45,23 @@ def _without_nan(value: Any) -> Any:
     if isinstance(plain, list | tuple):
         return [_without_nan(entry) for entry in plain]
     return None if isinstance(plain, float) and plain != plain else plain  # noqa: PLR0124 - the usual test for NaN
+
+
+def save_figure(figure: go.Figure, path: Path) -> None:
+    """Write a figure as one page that needs no network, or as plotly's JSON.
+
+    Raises
+    ------
+    BadParameterError
+        If the file's ending is neither .html nor .json.
+    StoreError
+        If it cannot be written.
+    """
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.files import replace_file  # noqa: PLC0415
+    from circuitlab.figures.page import figure_json, figure_page  # noqa: PLC0415 - plotly
+
+    if path.suffix not in {".html", ".json"}:
+        raise BadParameterError(f"{path} is neither a .html nor a .json file.", "Give the figure one of these endings.")
+    text = figure_json(figure) if path.suffix == ".json" else figure_page(figure, path.stem, alone=True)
+    replace_file(path, lambda target: target.write_text(text, encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from circuitlab.cli import options
-from circuitlab.cli.output import print_json, print_table, print_text
+from circuitlab.cli.output import print_json, print_table, print_text, save_figure
 from circuitlab.cli.scoring import Request, load_checked, warn_if_unfit
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def score(
     metric: str = options.METRIC,
     param: list[str] = options.PARAM,
     store: Path = options.STORE,
+    figure: Path = options.FIGURE,
     as_json: bool = options.JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs."""
@@ -56,6 +57,10 @@ def score(
 
     with CellProgress(f"{task} x {method}"):
         scored = score_task(loaded, task, asked.built(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
+    if figure is not None:
+        from circuitlab.figures import head_heatmap  # noqa: PLC0415 - plotly
+
+        save_figure(head_heatmap(scored.scores, mark=(scored.scores.marks or (None,))[0]), figure)
     if as_json:
         print_json(score_document(scored))
         return

@@ -32,7 +32,7 @@ def list_all(as_json: bool = _JSON) -> None:
 @app.command("show")
 def show(
     task: str,
-    count: int = typer.Option(3, "-n", "--count", min=1, help="How many pairs."),
+    pairs: int = typer.Option(3, "-n", "--pairs", min=1, help="How many pairs."),
     variant: str = _VARIANT,
     seed: int = _SEED,
     as_json: bool = _JSON,
@@ -42,7 +42,7 @@ def show(
     from circuitlab.tasks.render import example_text  # noqa: PLC0415
 
     spec = load_task(task)
-    examples = list(itertools.islice(sample_pairs(task, variant=variant, seed=seed), count))
+    examples = list(itertools.islice(sample_pairs(task, variant=variant, seed=seed), pairs))
     if as_json:
         print_json({"task": spec.id, "variant": variant or spec.default_variant, "examples": examples})
         return
@@ -54,7 +54,7 @@ def show(
 def check(
     task: str,
     model: str = typer.Option("smollm2-135m", "--model", help="Alias, path or hub name."),
-    count: int = typer.Option(64, "-n", "--count", min=2, help="Pairs to measure on."),
+    pairs: int = typer.Option(64, "-n", "--pairs", min=2, help="Pairs to measure on; a table of one's own gives those that it has."),
     variant: str = _VARIANT,
     seed: int = _SEED,
     as_json: bool = _JSON,
@@ -66,7 +66,7 @@ def check(
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.workflows.fitness import check_task  # noqa: PLC0415
 
-    report = check_task(load_model(model), task, count, variant=variant, seed=seed)
+    report = check_task(load_model(model), task, pairs, variant=variant, seed=seed)
     if as_json:
         print_json(report)
         return

@@ -33,7 +33,7 @@ def head_mask(circuit: Circuit) -> np.ndarray:
     if other := sorted(str(node) for node in circuit.nodes if not isinstance(node, Head | Embed | Logits)):
         what = f"A circuit holds {', '.join(other[:5])}, and circuits of different tasks are run by their heads."
         raise BadParameterError(what, "Pick circuits of heads, for example with TopK(20).")
-    return set_mask(frozenset(node for node in circuit.nodes if isinstance(node, Head)), circuit.universe)
+    return set_mask(frozenset(node for node in circuit.nodes if isinstance(node, Head)), circuit.shape)
 
 
 def set_mask(heads: frozenset[Head], universe: Universe) -> np.ndarray:
@@ -57,7 +57,7 @@ def common_universe(circuits: Mapping[str, Circuit]) -> Universe:
     first, *rest = circuits.values()
     for other in rest:
         first.require_same_universe(other)
-    return first.universe
+    return first.shape
 
 
 def run_named(runner: CircuitRunner, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.core.errors import UnknownNameError
+from circuitlab.core.html import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     nulls: dict[str, dict[str, dict[str, float]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OverlapTable:
     """All pairs of tasks, or of whatever ``over`` names.
 
@@ -88,6 +89,25 @@ class OverlapTable:
     notes: tuple[str, ...] = ()
     over: str = "task"
     level: str = "nodes"
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: Jaccard {shared}, by chance {chance}, q = {q}" for name, shared, chance, q in self._lines()]
+        return "\n".join([f"{len(self.tasks)} {self.over}s compared, {self.rule}, {self.method} on {self.model}", *lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        headings = [f"{self.over}s", "Jaccard", "by chance", "q"]
+        return html_table(f"{self.rule}, {self.method} on {self.model}", headings, self._lines(), notes=self.notes)
+
+    def _lines(self) -> list[list[str]]:
+        return [
+            [
+                f"{row.task_a} ~ {row.task_b}",
+                f"{row.jaccard['mean']:.2f} [{row.jaccard['low']:.2f}, {row.jaccard['high']:.2f}]",
+                f"{row.null_mean:.2f}",
+                f"{row.q:.2g}",
+            ]
+            for row in self.rows
+        ]
 
     def row(self, first: str, second: str) -> PairRow:
         """The row of two tasks, in either order."""

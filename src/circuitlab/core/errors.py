@@ -45,12 +45,15 @@ class CircuitlabError(Exception):
         self.fix = fix
         super().__init__(f"{what} {fix}".strip())
 
+    def __str__(self) -> str:
+        return f"{self.what} {self.fix}".strip()  # KeyError would put it in quotes
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from the same arguments, so that a worker process can hand its error to the caller."""
         return type(self), (self.what, self.fix)
 
 
-class UnknownNameError(CircuitlabError):
+class UnknownNameError(CircuitlabError, KeyError):
     """A task, model, method, metric, mark or node that does not exist; the nearest known name is suggested.
 
     Parameters
@@ -76,23 +79,23 @@ class UnknownNameError(CircuitlabError):
         return type(self), (self.kind, self.name, self.known)
 
 
-class BadParameterError(CircuitlabError):
+class BadParameterError(CircuitlabError, ValueError):
     """A parameter whose value cannot be used."""
 
 
-class TaskFileError(CircuitlabError):
+class TaskFileError(CircuitlabError, ValueError):
     """A task file with a wrong field, an empty pool, an impossible ``distinct`` or a broken template."""
 
 
-class TokenizationError(CircuitlabError):
+class TokenizationError(CircuitlabError, ValueError):
     """An answer or foil that is not one token, or a model that has no tokenizer where one is needed."""
 
 
-class AlignmentError(CircuitlabError):
+class AlignmentError(CircuitlabError, ValueError):
     """Clean and corrupt prompts that do not line up token by token."""
 
 
-class AdditivityError(CircuitlabError):
+class AdditivityError(CircuitlabError, ValueError):
     """Shares of an additive method that do not sum to the total: some part of this model is not what the method takes it for."""
 
 
@@ -112,7 +115,7 @@ class DownloadError(WeightsError):
     """Weights that could not be fetched."""
 
 
-class ScoreFileError(CircuitlabError):
+class ScoreFileError(CircuitlabError, ValueError):
     """A result file that cannot be read as scores: damaged, cut short, or from a newer schema."""
 
 
@@ -124,9 +127,9 @@ class StoreError(CircuitlabError):
     """A run store that could not be written or read."""
 
 
-class IncompatibleError(CircuitlabError):
+class IncompatibleError(CircuitlabError, ValueError):
     """Two results that cannot be combined: other model shapes, other axes, other units."""
 
 
-class EmptyGapError(CircuitlabError):
+class EmptyGapError(CircuitlabError, ValueError):
     """The clean-corrupt gap cannot be told from zero, so a fraction of it means nothing."""

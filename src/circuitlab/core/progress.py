@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["progress_part", "report_progress", "step"]
+__all__ = ["is_listened_to", "progress_part", "report_progress", "step"]
 
 _FINE = 10_000  # steps of a bar whose parts are told in shares
 _listener: contextvars.ContextVar[Callable[[int, int], None] | None] = contextvars.ContextVar("progress", default=None)
@@ -43,3 +43,8 @@ def step(done: int, total: int) -> None:
     callback = _listener.get()
     if callback is not None:
         callback(done, total)
+
+
+def is_listened_to() -> bool:
+    """Whether somebody is told of steps already."""
+    return _listener.get() is not None

@@ -1,6 +1,7 @@
 """Pictures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
 
 from circuitlab.figures.agreement import method_agreement
+from circuitlab.figures.attention import attention_pattern
 from circuitlab.figures.bars import top_heads
 from circuitlab.figures.code_map import code_map, code_table
 from circuitlab.figures.completeness import Removal, completeness_scatter
@@ -28,6 +29,7 @@ __all__ = [
     "Removal",
     "SizeCurve",
     "StageLike",
+    "attention_pattern",
     "auroc_by_examples",
     "circuit_diagram",
     "code_map",

@@ -54,7 +54,7 @@ body {{ margin: 0; padding: 16px; font-family: system-ui, sans-serif; }}
 <body>
 {plot}
 <noscript><p>This figure needs JavaScript; its numbers are in the .json file of its name and in the .csv files beside it.</p></noscript>
-<script src="plotly.min.js"></script>
+{library}
 {script}
 </body>
 </html>
@@ -71,8 +71,8 @@ def figure_json(figure: go.Figure) -> str:
     return json.dumps(json.loads(plotly.io.to_json(figure, engine="json")), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def figure_page(figure: go.Figure, name: str) -> str:
-    """A page with one figure that loads ``plotly.min.js`` from its own folder.
+def figure_page(figure: go.Figure, name: str, *, alone: bool = False) -> str:
+    """A page with one figure.
 
     Parameters
     ----------
@@ -80,9 +80,12 @@ def figure_page(figure: go.Figure, name: str) -> str:
         Made by a function of `circuitlab.figures`.
     name : str
         Id of the figure in the page.
+    alone : bool
+        Whether plotly.js is in the page (4 MB); it is loaded from ``plotly.min.js`` in the page's own folder otherwise.
     """
     title = (figure.layout.meta or {}).get("title", name)
-    return _PAGE.format(title=html.escape(title), plot=plot_block(figure, name, titled=True), script=plot_script())
+    library = inline_script(plotly_js()) if alone else '<script src="plotly.min.js"></script>'
+    return _PAGE.format(title=html.escape(title), plot=plot_block(figure, name, titled=True), library=library, script=plot_script())
 
 
 def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:

@@ -57,11 +57,11 @@ def place_circuit(circuit: Circuit) -> Placement:
     its own key/value head, both are drawn as one node. Nodes of a row are ordered by where their neighbours stand, in alternating sweeps,
     and stand as close to them as the others of the row allow. Same circuit, same layout.
     """
-    shared = circuit.universe.n_kv_heads < circuit.universe.n_heads
+    shared = circuit.shape.n_kv_heads < circuit.shape.n_heads
     edges = tuple((edge, _drawn(edge.sender, shared=shared), _drawn(edge.receiver, shared=shared)) for edge in sorted(circuit.edges or ()))
     counted = frozenset(_drawn(node, shared=shared) for node in circuit.nodes)
     nodes = counted | {end for edge in edges for end in edge[1:]}
-    read = [(circuit.universe.kv_head_of(node), node) for node in nodes if isinstance(node, Head)]
+    read = [(circuit.shape.kv_head_of(node), node) for node in nodes if isinstance(node, Head)]
     readers = tuple(sorted(pair for pair in read if pair[0] in nodes)) if shared else ()
     links: dict[Node, list[Node]] = {node: [] for node in nodes}
     for one, other in (*(edge[1:] for edge in edges), *readers):

@@ -62,17 +62,17 @@ def intersections(circuits: Mapping[str, Circuit]) -> list[Intersection]:
     for circuit in circuits.values():
         first.require_same_universe(circuit)
     found: dict[tuple[str, ...], list[Head]] = {}
-    for head in first.universe.heads():
+    for head in first.shape.heads():
         members = tuple(name for name in names if head in circuits[name])
         if members:
             found.setdefault(members, []).append(head)
     if not found:
         raise BadParameterError("The circuits hold no head.", "Pick heads for them.")
-    share = _shares(circuits, first.universe)
+    share = _shares(circuits, first.shape)
     out = []
     for members, heads in found.items():
         inside = np.array([name in members for name in names])[:, None]
-        expected = np.where(inside, share, 1 - share).prod(axis=0).sum() * first.universe.n_heads
+        expected = np.where(inside, share, 1 - share).prod(axis=0).sum() * first.shape.n_heads
         out.append(Intersection(members, tuple(heads), float(expected)))
     return sorted(out, key=lambda one: (-len(one.heads), -len(one.members)))
 

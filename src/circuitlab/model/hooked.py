@@ -12,6 +12,7 @@ import torch
 
 from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.build import model_parts
+from circuitlab.model.attention import attention_of_head
 from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.core.nodes import Head
     from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.anatomy import ModelParts
     from circuitlab.model.decoder import Decoder
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from circuitlab.model.prompts import PromptLike
     from circuitlab.model.runner import Runner
     from circuitlab.model.sites import EditSet
+    from circuitlab.scores.attention import AttentionPattern
 
 __all__ = ["HookedModel"]
 
@@ -229,6 +232,10 @@ class HookedModel:
         engine = Engine(self.decoder)
         with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
             return self.unembed(engine.sweep(engine.base_run(tokens, at, marks=marks), edit_sets), ids)
+
+    def attention(self, head: Head | str, prompts: PromptLike) -> AttentionPattern | tuple[AttentionPattern, ...]:
+        """Where one head looks; see `Model.attention`."""
+        return attention_of_head(self, self.tokenizer, head, prompts)
 
     def generate(
         self, prompts: PromptLike, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, stop: str | Sequence[str] | None = None

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from circuitlab.core.nodes import Head
     from circuitlab.model.generate import Generation
     from circuitlab.model.interventions import Intervention
     from circuitlab.model.norms import FrozenNorm
     from circuitlab.model.prompts import PromptLike
     from circuitlab.model.sites import Edit, EditSet
+    from circuitlab.scores.attention import AttentionPattern
 
 __all__ = ["Model", "Weights"]
 
@@ -141,6 +143,30 @@ class Model(ReadableModel, Protocol):
         is that of Hugging Face's ``generate`` without them. Keys and values are cached where a cached run says the same as a run of the
         whole text; other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every token,
         as ``generate(use_cache=False)`` does.
+        """
+        ...
+
+    def attention(self, head: Head | str, prompts: PromptLike) -> AttentionPattern | tuple[AttentionPattern, ...]:
+        """Where one head looks.
+
+        Parameters
+        ----------
+        head : Head or str
+            For example ``"a9.h6"``.
+        prompts : str, token ids, several of either, or ContrastBatch
+            As for `generate`. A batch stands for its clean prompts; ``dataclasses.replace(batch, clean=batch.corrupt)`` for the others.
+
+        Returns
+        -------
+        AttentionPattern or tuple of AttentionPattern
+            One for a prompt given by itself, a tuple for several; of an edited model with its edits.
+
+        Raises
+        ------
+        BadParameterError
+            If the model has no such head, or a prompt cannot be used.
+        ModelError
+            If the model has no attention patterns.
         """
         ...
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, ScoreFileError, UnknownNameError
-from circuitlab.core.nodes import Edge
+from circuitlab.core.html import html_table
+from circuitlab.core.nodes import Edge, parse_edge
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.head_scores import HeadScores
@@ -26,8 +27,8 @@ __all__ = ["EdgeScore", "EdgeScores"]
 
 _PER_PAIR = ("total", "clean", "corrupt")
 _FORMAT = "circuitlab EdgeScores"
-_SHOWN = 5
-"""Edges that a text names."""
+_SHOWN, _LISTED = 5, 10
+"""Edges that a text names, and those of a table in a notebook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,27 @@ class EdgeScores:
         if about.fitness is not None and not about.fitness.ready:
             lines.append(f"  NOT READY: {about.fitness.reason}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        about = self.provenance
+        rows = [[str(one.edge), f"{one.mean:+.3g}", f"[{one.low:+.3g}, {one.high:+.3g}]"] for one in self.top(_LISTED)]
+        title = f"{about.method.replace('_', ' ')} on {about.task.id} ({about.task.variant}), {about.model.name}, {self.n_pairs} pairs"
+        note = f"{about.estimand}; in {about.units}; positive helps the answer. {self.layout.n_edges} edges. Run {about.run_id()}."
+        flag = about.fitness
+        warning = "" if flag is None or flag.ready else flag.reason
+        return html_table(title, ["strongest edges", "mean", "95 % interval"], rows, notes=[note], warning=warning)
+
+    def __getitem__(self, edge: Edge | str) -> EdgeScore:
+        """One edge's mean score with its 95 % interval: ``scores["a9.h6->logits"]``.
+
+        Raises
+        ------
+        UnknownNameError, BadParameterError
+            If the model has no such edge; see `EdgeLayout.index`.
+        """
+        values = self.values(edge)
+        mean, low, high = map(float, mean_interval(values))
+        return EdgeScore(parse_edge(edge) if isinstance(edge, str) else edge, mean, low, high)
 
     @cached_property
     def layout(self) -> EdgeLayout:

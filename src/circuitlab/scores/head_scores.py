@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
-from circuitlab.core.nodes import Head, KVHead, Node, Universe
+from circuitlab.core.html import html_table
+from circuitlab.core.nodes import Head, KVHead, Node, Universe, parse_node
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
 from circuitlab.scores.netcdf import read_dataset, write_dataset
@@ -24,8 +25,8 @@ __all__ = ["HeadScores", "NodeScore"]
 
 _PER_PAIR = ("total", "clean", "corrupt", "bias")
 _FORMAT = "circuitlab HeadScores"
-_SHOWN = 5
-"""Nodes that a text names."""
+_SHOWN, _LISTED = 5, 10
+"""Nodes that a text names, and those of a table in a notebook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,39 @@ class HeadScores:
 
     def __repr__(self) -> str:
         return _described(self)
+
+    def _repr_html_(self) -> str:
+        about, mark = self.provenance, self.marks[0] if self.marks else None
+        part = self.parts[0]
+        rows = [[str(one.node), f"{one.mean:+.3g}", f"[{one.low:+.3g}, {one.high:+.3g}]"] for one in self.top(_LISTED, part, mark=mark)]
+        notes = [f"{about.estimand}; in {about.units}; positive helps the answer. Run {about.run_id()}."]
+        if self.marks:
+            notes.append(f"At {mark}; further marks: {', '.join(self.marks[1:]) or 'none'}.")
+        flag = about.fitness
+        return html_table(
+            f"{about.method.replace('_', ' ')} on {about.task.id} ({about.task.variant}), {about.model.name}, {self.n_pairs} pairs",
+            [f"strongest {part}", "mean", "95 % interval"],
+            rows,
+            notes=notes,
+            warning="" if flag is None or flag.ready else flag.reason,
+        )
+
+    def __getitem__(self, node: Node | str) -> NodeScore:
+        """One node's mean score with its 95 % interval: ``scores["a9.h6"]``; scores by mark have `nodes` instead.
+
+        Raises
+        ------
+        UnknownNameError
+            If the node was not scored.
+        BadParameterError
+            If this is not the name of a node, or scores are resolved by mark.
+        """
+        wanted = parse_node(node) if isinstance(node, str) else node
+        for part in self.parts:
+            for one in self.nodes(part):
+                if one.node == wanted:
+                    return one
+        raise UnknownNameError("scored node", str(wanted), [f"nodes of {part}" for part in self.parts])
 
     @property
     def universe(self) -> Universe:

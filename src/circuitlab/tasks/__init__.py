@@ -1,7 +1,7 @@
 """Tasks: data files that say what is asked, and the deterministic prompt pairs they yield. Imports no numpy and no torch."""
 
-from circuitlab.tasks.load import list_tasks, load_task, tasks_folder
+from circuitlab.tasks.load import is_task, list_tasks, load_task, tasks_folder
 from circuitlab.tasks.pairs import sample_pairs
 from circuitlab.tasks.spec import Example, Task
 
-__all__ = ["Example", "Task", "list_tasks", "load_task", "sample_pairs", "tasks_folder"]
+__all__ = ["Example", "Task", "is_task", "list_tasks", "load_task", "sample_pairs", "tasks_folder"]

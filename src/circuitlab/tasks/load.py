@@ -13,7 +13,7 @@ from circuitlab.tasks.own_pairs import ENDINGS
 from circuitlab.tasks.spec import TableSource, Task
 from circuitlab.tasks.text import read_text
 
-__all__ = ["list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder"]
+__all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder"]
 
 _POOLS = "pools.toml"
 
@@ -52,6 +52,11 @@ def task_file(name: str | Path) -> Path:
     if str(name) not in list_tasks():
         raise UnknownNameError("task", str(name), list_tasks())
     return tasks_folder() / f"{name}.toml"
+
+
+def is_task(name: str) -> bool:
+    """Whether a word names a task: an id, or a file of one."""
+    return name in list_tasks() or (Path(name).suffix.lower() in {".toml", *ENDINGS} and Path(name).is_file())
 
 
 def load_task(name: str | Path) -> Task:

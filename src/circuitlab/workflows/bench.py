@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from circuitlab.core.html import html_table
 from circuitlab.core.progress import step
 from circuitlab.workflows.planted import PlantedResult, Standing, scoreboard, standings
 from circuitlab.workflows.terminal import CellProgress
@@ -35,6 +36,14 @@ class Scoreboard:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, in the shape of ``circuitlab bench planted --json``."""
         return {"results": msgspec.to_builtins(self.results), "methods": msgspec.to_builtins(self.methods)}
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [one.method, f"{one.mean['auroc']:.2f}", f"{one.least['auroc']:.2f}" if one.least else "-", str(one.n_visible)]
+            for one in self.methods
+        ]
+        headings = ["method", "mean AUROC on all", "least where it can see", "models that it can see"]
+        return html_table(f"Methods on {len({one.model for one in self.results})} planted models", headings, rows)
 
     def __repr__(self) -> str:
         lines = [

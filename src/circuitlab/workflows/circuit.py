@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from circuitlab.circuits import Circuit, Cumulative, GreedyEdges, Significant, Threshold, TopEdges, TopK
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Head, Node
 from circuitlab.evaluation import Evaluate
 from circuitlab.evaluation.identity import Measured, batch_identity, evaluation_identity
+from circuitlab.execute.routes import universe_of
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.metrics import get_metric
 from circuitlab.store import Cache, Documents
@@ -88,6 +90,13 @@ class CircuitEvaluation:
         if chance["n"]:
             found.append((f"{chance['n']} random circuits", f"{_interval(chance)}, p = {chance['p']:.3g}"))
         return found
+
+    def _repr_html_(self) -> str:
+        conventions = self.measures["conventions"]
+        notes = [f"{conventions['universe']} outside the circuit: {conventions['ablated_value']}.", f"{conventions['prompts']}."]
+        warning = "" if self.circuit.ready else "The model cannot do the task: shares of its effect mean little."
+        title = f"{len(self.circuit)} nodes kept alone, {self.circuit.rule}"
+        return html_table(title, ["measure", "value"], self.rows(), notes=notes, warning=warning)
 
     def __repr__(self) -> str:
         lines = [f"{name}: {value}" for name, value in self.rows()]
@@ -211,7 +220,7 @@ def evaluate(
     else:
         batch, which = held_out(model, prompts, scores.provenance.task)
         metric = metric or scores.provenance.metric
-    measured = Measured(circuit, model, batch, get_metric(metric or batch.metric), scores)
+    measured = Measured(circuit.within(universe_of(model)), model, batch, get_metric(metric or batch.metric), scores)
     with CellProgress(f"{batch.task.id} x evaluation"):
         return evaluate_batch(measured, which, settings or Evaluate(), as_cache(store))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from circuitlab.core.html import html_table
 from circuitlab.core.provenance import FitnessFlag
 from circuitlab.execute.reference import with_reference
 from circuitlab.metrics import correct, get_metric
@@ -56,6 +57,20 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
             f"clean-corrupt gap {gap} {self.units}; {self.n} pairs. {self.reason}"
         )
 
+    def _repr_html_(self) -> str:
+        rows = [
+            ["accuracy", _interval(self.accuracy), f"chance {self.chance:.2f}, gate {self.gate:.2f}"],
+            ["gap", _interval(self.gap), f"{self.units}, clean minus corrupt"],
+        ]
+        title = f"{self.task} ({self.variant}) on {self.model}: {'ready' if self.ready else 'not ready'}, {self.n} pairs"
+        return html_table(
+            title,
+            ["", "mean and 95 % interval", ""],
+            rows,
+            notes=[self.reason] if self.ready else [],
+            warning="" if self.ready else self.reason,
+        )
+
     def flag(self) -> FitnessFlag:
         """The part that travels with scores."""
         return FitnessFlag(
@@ -66,6 +81,10 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
             ready=self.ready,
             reason=self.reason,
         )
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
 def check_task(

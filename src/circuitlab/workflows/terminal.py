@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
-from circuitlab.core.progress import report_progress
+from circuitlab.core.progress import is_listened_to, report_progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -129,18 +129,28 @@ def format_seconds(seconds: float) -> str:
 
 
 class CellProgress:
-    """A bar for one run: ``with CellProgress("ioi x activation_patching"): ...`` shows what the method reports."""
+    """A bar for one run: ``with CellProgress("ioi x activation_patching"): ...`` shows what the method reports.
+
+    On a terminal and in a notebook it is a bar; quiet where output is piped, and inside another computation that reports its own progress.
+    """
 
     def __init__(self, label: str) -> None:
-        self._label, self._shown = label, TerminalProgress()
-        self._stack = ExitStack()
+        self._label, self._stack = label, ExitStack()
 
     def __enter__(self) -> CellProgress:
-        self._shown.start([1.0])
-        self._shown.cell(0, self._label)
-        self._stack.enter_context(report_progress(self._shown.step))
+        if not is_listened_to() and (sys.stderr.isatty() or _in_notebook()):
+            shown = TerminalProgress()
+            shown.start([1.0])
+            self._stack.callback(shown.stop)
+            shown.cell(0, self._label)
+            self._stack.enter_context(report_progress(shown.step))
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
-        self._shown.stop()
+
+
+def _in_notebook() -> bool:
+    """Whether this runs in a Jupyter kernel; nothing is imported to find out."""
+    kernel = sys.modules.get("ipykernel")
+    return kernel is not None and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
