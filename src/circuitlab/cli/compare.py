@@ -54,7 +54,13 @@ def compare(
     from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
     from circuitlab.comparison import Sampling  # noqa: PLC0415
 
-    named, by = _listed(tasks, task_list), _listed(None, methods) or [method]
+    named, by = _listed(tasks, task_list), _listed(None, methods)
+    if len(by) == 1:
+        from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+
+        what = f"Comparing methods needs two different methods; got {by[0]}."
+        raise BadParameterError(what, "Name another with --methods, or use --method to compare tasks.")
+    by = by or [method]
     _check(named, by, params=bool(param), edges=bool(edges), transfer=transfer)
     sampling = Sampling(null=null)  # type: ignore[arg-type]
     asked = Request(model, by[0], pairs, variant, seed, metric, param, store)
@@ -85,8 +91,8 @@ def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, t
         what = f"Comparing methods needs one task; got {', '.join(tasks) or 'none'}."
         raise BadParameterError(what, "Name one task, or leave out --methods to compare tasks.")
     if not several and len(tasks) < 2:  # noqa: PLR2004 - a comparison
-        what = f"Comparing needs two different tasks, or --methods; got {', '.join(tasks) or 'none'}."
-        raise BadParameterError(what, "Name another task, or another method.")
+        what = f"Comparing needs two different tasks; got {', '.join(tasks) or 'none'}."
+        raise BadParameterError(what, "Name another task, or several --methods.")
     for name in methods:
         get_method(name)
     if several and params:
