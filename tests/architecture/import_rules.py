@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import networkx as nx
 from source_tree import Source, dotted, imports
 
 ADAPTER = "model/transformer_lens.py"
@@ -94,6 +95,18 @@ def over_budget(found: Load, budget: float, heavy: Iterable[str]) -> list[str]:
     if not found.cost < budget:
         problems.append(f"costs {found.cost:.1f} imports of numpy ({found.seconds:.2f} s of processor time), the budget is {budget}")
     return problems
+
+
+def circles(sources: Iterable[Source]) -> list[list[str]]:
+    """Groups of files that import each other, whether at once, under TYPE_CHECKING or inside a function; every import counts."""
+    modules = {f"circuitlab.{source.module}".removesuffix(".__init__"): source for source in sources}
+    graph = nx.DiGraph()
+    for name, source in modules.items():
+        for _, wanted, _ in imports(source.tree):
+            target = wanted if wanted in modules else wanted.rpartition(".")[0]
+            if target in modules and target != name:
+                graph.add_edge(name, target)
+    return sorted(sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1)
 
 
 def unlayered(names: Iterable[str], layers: Sequence[str]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
-from import_rules import cheapest, lint_contracts, load, misplaced_transformer_lens, over_budget, unlayered
-from source_tree import PACKAGE, ROOT, made_up, package_sources
+from import_rules import cheapest, circles, lint_contracts, load, misplaced_transformer_lens, over_budget, unlayered
+from source_tree import PACKAGE, ROOT, Source, made_up, package_sources
 
 PYPROJECT = ROOT / "pyproject.toml"
 CONTRACTS = {contract["name"]: contract for contract in tomllib.loads(PYPROJECT.read_text())["tool"]["importlinter"]["contracts"]}
@@ -63,6 +64,27 @@ def test_a_bad_import_breaks_its_contract_and_no_other(tmp_path: Path, contract:
 
 def test_every_contract_has_an_import_that_breaks_it() -> None:
     assert set(BAD_IMPORTS) == set(CONTRACTS)
+
+
+def test_no_files_import_each_other_in_any_way() -> None:
+    assert circles(package_sources()) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import circuitlab.a",
+        "from circuitlab import a",
+        "from circuitlab.a import x",
+        "if TYPE_CHECKING:\n    from circuitlab.a import x",
+        "def f():\n    from circuitlab.a import x",
+        "importlib.import_module('circuitlab.a')",
+    ],
+)
+def test_a_circle_of_any_kind_is_found(back) -> None:
+    texts = {"a.py": "from circuitlab.b import y", "b.py": back, "c.py": "from circuitlab.a import x"}
+    sources = [Source(path, text, ast.parse(text)) for path, text in texts.items()]
+    assert circles(sources) == [["circuitlab.a", "circuitlab.b"]]
 
 
 def test_every_package_has_its_layer() -> None:

@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from circuitlab.core.errors import ModelError
+from circuitlab.core.html import html_table
 from circuitlab.model.anatomy.build import model_parts
 from circuitlab.model.attention import attention_of_head
 from circuitlab.model.decoder.build import build_decoder
@@ -107,6 +108,13 @@ class HookedModel:
         spec = self._loaded.spec
         edits = "" if self._standing is None else f", edited: {self._standing.describe()}"
         return f"HookedModel({spec.name}: {spec.family}, {spec.n_layers} layers x {spec.n_heads} heads{edits})"
+
+    def _repr_html_(self) -> str:
+        spec = self._loaded.spec
+        rows = [["family", spec.family], ["layers x heads", f"{spec.n_layers} x {spec.n_heads} ({spec.n_kv_heads} for keys and values)"]]
+        rows += [["dtype", spec.dtype], *(["edited", self._standing.describe()] for _ in [0] if self._standing is not None)]
+        lacks = [f"Without {site.value}: {reason}." for site, reason in self.lacks.items()]
+        return html_table(f"Model {spec.name}", ["", ""], rows, notes=lacks)
 
     @property
     def root(self) -> Any:

@@ -27,7 +27,7 @@ _SETS = {"answer": "answers", "answers": "answers", "foil": "foils", "foils": "f
 _OTHERS = ("template",)
 _BRACKET = re.compile(r"\[([A-Z][A-Z0-9_]*):([^\[\]]*)\]")
 _MARK = re.compile(r"[A-Z][A-Z0-9_]*")
-_SPACED = re.compile(r"[\w,.:;?!)\"'\u2019\u201d]$")
+_SPACED = re.compile(r"(?:[\w,.:;?!)\u2019\u201d]|(?<=\S)[\"'])$")  # a quotation mark after a space opens one
 _SEVERAL = "|"
 _HELP = (
     "Columns are clean, corrupt, answer and foil (several answers: answer1|answer2, or a list); mark a word as [S2:John] in a prompt, "
