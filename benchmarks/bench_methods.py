@@ -98,7 +98,7 @@ def measured(name: str, params: str, values: str) -> dict[str, Any]:
     torch.set_num_threads(2)
     model = load_model("smollm2-135m")
     batch = batch_of(model, "s2", _PAIRS)
-    model.decoder.measure(batch.clean.shape[1])
+    model.decoder.geometry(batch.clean.shape[1])
     method = get_method(name, json.loads(params))
     _forget_peak()
     seconds: list[float] = []

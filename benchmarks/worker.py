@@ -28,7 +28,7 @@ def main(side: str, name: str, values: str) -> None:
     sweep = SWEEPS[name] if name in SWEEPS else EXACT[name]
     model = load_model("smollm2-135m")
     batch = batch_of(model, *sweep.prompts)
-    model.decoder.measure(batch.clean.shape[1])
+    model.decoder.geometry(batch.clean.shape[1])
     _forget_peak()
     found = _ours(model, batch, sweep) if side == "ours" else _peer(model, batch, sweep)
     np.savez(values, values=found.pop("values"), layers=found.pop("layers"))

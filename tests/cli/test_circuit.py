@@ -7,7 +7,7 @@ import json
 import pytest
 
 from circuitlab.core.nodes import Head
-from circuitlab.evaluation import EdgeRunsOfCircuits
+from circuitlab.evaluation import EdgeCircuitRunner
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.scores.intervals import Interval
 from circuitlab.workflows.backups import BackupFinder, BackupGroup, Backups
@@ -68,7 +68,7 @@ def test_edges_and_their_evaluation_are_kept(world, checkpoint, monkeypatch) -> 
     (edges,) = (world / "runs").glob("*.edges.nc")
     with monkeypatch.context() as patched:
         patched.setattr(EdgeAttributionPatching, "edges", lambda *_: pytest.fail("scored again"))
-        patched.setattr(EdgeRunsOfCircuits, "run", lambda *_: pytest.fail("run again"))
+        patched.setattr(EdgeCircuitRunner, "run", lambda *_: pytest.fail("run again"))
         assert json.loads(run(checkpoint, *arguments).out) == found | {"cached": True}
     edges.write_bytes(b"damaged")
     evaluation.write_text("damaged")

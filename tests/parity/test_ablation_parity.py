@@ -10,7 +10,7 @@ from tolerances import TINY_FLOAT32
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.curves import FRACTIONS
 from circuitlab.core.nodes import Head, Mlp, Universe, parse_edge
-from circuitlab.evaluation import EdgeRunsOfCircuits, Evaluate, NodeRuns
+from circuitlab.evaluation import EdgeCircuitRunner, Evaluate, NodeCircuitRunner
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import LogitDiff, LogProb
@@ -90,7 +90,7 @@ def test_circuits_of_nodes(both, parts, ablation) -> None:
     model, hf = both
     for unequal in (True, False):
         batch = tiny_batch(model, 3, unequal=unequal)
-        runs = NodeRuns(model, batch, METRIC, parts, ablation)
+        runs = NodeCircuitRunner(model, batch, METRIC, parts, ablation)
         names = list(map(str, runs.elements))
         masks = random_circuits(4, len(names))
         assert_parity(runs.metric_of(masks), slow(hf, batch, masks, names, ablation), TINY_FLOAT32)
@@ -102,7 +102,9 @@ def test_means_of_kinds_of_positions(edges, ablation) -> None:
     """Two templates: prompts of one length, and prompts of two lengths."""
     model, hf = load_model(tiny_hf("llama")), tiny_hf("llama")
     batch = with_templates(model)
-    runs = EdgeRunsOfCircuits(model, batch, METRIC, ablation) if edges else NodeRuns(model, batch, METRIC, ("heads", "mlps"), ablation)
+    runs = (
+        EdgeCircuitRunner(model, batch, METRIC, ablation) if edges else NodeCircuitRunner(model, batch, METRIC, ("heads", "mlps"), ablation)
+    )
     names = list(map(str, runs.elements))
     masks = random_circuits(4, len(names))
     found = runs.metric_of(masks)
@@ -130,7 +132,7 @@ def test_circuits_of_nodes_at_marks(ablation) -> None:
     model, hf = load_model(tiny_hf("llama")), tiny_hf("llama")
     batch = tiny_batch(model, 3, unequal=True)
     keep_at = {Head(0, 2): ("CHANGE",), Head(2, 1): ("END",), Mlp(1): ("CHANGE", "END"), Head(1, 1): ("CHANGE+1",)}
-    runs = NodeRuns(model, batch, METRIC, ("heads", "mlps"), ablation, keep_at)
+    runs = NodeCircuitRunner(model, batch, METRIC, ("heads", "mlps"), ablation, keep_at)
     names = list(map(str, runs.elements))
     masks = random_circuits(4, len(names), seed=3)[:-1]
     masks[3, :] = [node in keep_at for node in runs.elements]
@@ -143,14 +145,14 @@ def test_circuits_of_nodes_at_marks(ablation) -> None:
             expected[j, i] = METRIC(node_logits(hf, one.clean, ablated, values, limited)[None], one).item()
     assert_parity(runs.metric_of(masks), expected, TINY_FLOAT32)
     with pytest.raises(AssertionError):
-        assert_parity(NodeRuns(model, batch, METRIC, ("heads", "mlps"), ablation).metric_of(masks), expected, TINY_FLOAT32)
+        assert_parity(NodeCircuitRunner(model, batch, METRIC, ("heads", "mlps"), ablation).metric_of(masks), expected, TINY_FLOAT32)
 
 
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_circuits_of_edges(both, ablation) -> None:
     model, hf = both
     batch = tiny_batch(model, 3, unequal=ablation != "mean")
-    runs = EdgeRunsOfCircuits(model, batch, METRIC, ablation, pairs_per_pass=2)
+    runs = EdgeCircuitRunner(model, batch, METRIC, ablation, pairs_per_pass=2)
     names = edge_names(hf, parallel=model.spec.parallel)
     assert names == list(map(str, runs.elements))
     masks = random_circuits(5, len(names))
@@ -177,7 +179,7 @@ def test_circuits_of_edges_at_marks(family, ablation) -> None:
     ]
     marks = [("CHANGE",), ("END",), ("CHANGE", "END"), ("CHANGE+1",), ("CHANGE",), ("END",), ("CHANGE",), ("CHANGE", "CHANGE+1")]
     keep_at = {parse_edge(name): at for name, at in zip(ends, marks, strict=True)}
-    runs = EdgeRunsOfCircuits(model, batch, METRIC, ablation, keep_at, pairs_per_pass=2)
+    runs = EdgeCircuitRunner(model, batch, METRIC, ablation, keep_at, pairs_per_pass=2)
     masks = random_circuits(3, len(names), seed=4)[:-1]
     masks[:, [names.index(name) for name in ends]] = True
     masks[-1] = True
@@ -191,13 +193,13 @@ def test_circuits_of_edges_at_marks(family, ablation) -> None:
             expected[j, i] = METRIC(edge_logits(hf, one.clean, values, kept, parallel=parallel, limited=limited)[None], one).item()
     assert_parity(runs.metric_of(masks), expected, TINY_FLOAT32)
     with pytest.raises(AssertionError):
-        assert_parity(EdgeRunsOfCircuits(model, batch, METRIC, ablation).metric_of(masks), expected, TINY_FLOAT32)
+        assert_parity(EdgeCircuitRunner(model, batch, METRIC, ablation).metric_of(masks), expected, TINY_FLOAT32)
 
 
 def test_a_metric_over_the_whole_vocabulary() -> None:
     model, hf = load_model(tiny_hf("llama")), tiny_hf("llama")
     batch, metric = tiny_batch(model, 2, unequal=True), LogProb()
-    nodes, edges = NodeRuns(model, batch, metric), EdgeRunsOfCircuits(model, batch, metric)
+    nodes, edges = NodeCircuitRunner(model, batch, metric), EdgeCircuitRunner(model, batch, metric)
     for runs, kind in ((nodes, False), (edges, True)):
         masks = random_circuits(2, len(runs.elements))
         expected = slow(hf, batch, masks, list(map(str, runs.elements)), edges=kind, metric=metric)
@@ -245,7 +247,7 @@ def test_cpr_and_cmd(family, level) -> None:
 def test_the_check_can_fail(level, wrong) -> None:
     model, hf = load_model(tiny_hf("llama")), tiny_hf("llama")
     batch = tiny_batch(model, 2)
-    build = NodeRuns if level == "nodes" else EdgeRunsOfCircuits
+    build = NodeCircuitRunner if level == "nodes" else EdgeCircuitRunner
     right = build(model, batch, METRIC)
     names = list(map(str, right.elements))
     masks = random_circuits(4, len(names))[:-2]

@@ -14,7 +14,7 @@ from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.model.batch import ContrastBatch
-from circuitlab.model.engine import Engine, Shared
+from circuitlab.model.engine import CommonPrefix, Engine
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
@@ -88,7 +88,7 @@ def test_a_run_that_starts_from_another_is_the_whole_run(model) -> None:
     batch, engine = late_batch(model), Engine(model.decoder)
     sites = [Site.Z, Site.K, Site.PATTERN, Site.MLP_OUT]
     clean, whole = (engine.base_run(tokens, batch.end, sites) for tokens in (batch.clean, batch.corrupt))
-    found = engine.base_run(batch.corrupt, batch.end, sites, shared=Shared(clean, batch.first_difference(), 5))
+    found = engine.base_run(batch.corrupt, batch.end, sites, shared=CommonPrefix(clean, batch.first_difference(), 5))
     real = batch.mask
     for mine, full, before in (
         *zip(found.entering, whole.entering, clean.entering, strict=True),

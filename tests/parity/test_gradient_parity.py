@@ -6,7 +6,7 @@ import pytest
 from test_patching_parity import assert_parity
 from tolerances import TINY_FLOAT32
 
-from circuitlab.execute.first_order import Way, first_order
+from circuitlab.execute.first_order import EffectEstimator, first_order
 from circuitlab.execute.relevance import relevance_decoder
 from circuitlab.methods.atp_star import AttributionPatchingStar
 from circuitlab.methods.attribution_patching import AttributionPatching
@@ -24,12 +24,14 @@ def test_traces_of_the_window_give_what_traces_of_whole_prompts_give(family: str
     parts = ("heads", "mlps", "resid_pre", "embed")
     for positions in (("all",), ("CHANGE", "END")):
         method = AttributionPatching(parts=parts, site=site, positions=positions, pairs_per_pass=3)
-        short, whole = (first_order(method, model, batch, METRIC, Way(whole=how)) for how in (False, True))
+        short, whole = (first_order(method, model, batch, METRIC, EffectEstimator(whole=how)) for how in (False, True))
         assert short.parts == whole.parts
         for part in (*short.parts, "total"):
             assert_parity(short.dataset[part].values, whole.dataset[part].values, TINY_FLOAT32)
     same = tiny_batch(model, 3)
-    short, whole = (first_order(AttributionPatching(positions=("each",)), model, same, METRIC, Way(whole=how)) for how in (False, True))
+    short, whole = (
+        first_order(AttributionPatching(positions=("each",)), model, same, METRIC, EffectEstimator(whole=how)) for how in (False, True)
+    )
     assert_parity(short.values("heads"), whole.values("heads"), TINY_FLOAT32)
     assert (short.values("heads")[:, :2] == 0).all()
 
@@ -41,7 +43,8 @@ def test_relevance_too(family: str, frozen: bool) -> None:
     batch, method = tiny_batch(model, 4, unequal=True), AttributionPatching(direction="noising")
     decoder = relevance_decoder(model, frozen_pattern=frozen)
     short, whole, plain = (
-        first_order(method, model, batch, METRIC, way) for way in (Way(decoder=decoder), Way(decoder=decoder, whole=True), Way())
+        first_order(method, model, batch, METRIC, way)
+        for way in (EffectEstimator(decoder=decoder), EffectEstimator(decoder=decoder, whole=True), EffectEstimator())
     )
     assert_parity(short.values("heads"), whole.values("heads"), TINY_FLOAT32)
     with pytest.raises(AssertionError):
@@ -54,7 +57,9 @@ def test_dropped_gradients_too(monkeypatch, site: str, reduce: str) -> None:
     model = tiny_model("llama")
     batch, method = tiny_batch(model, 4, unequal=True), AttributionPatchingStar(site=site, reduce=reduce)
     short = method(model, batch, METRIC)
-    monkeypatch.setattr("circuitlab.methods.atp_star.Way", lambda effects, decoder, whole: Way(effects, decoder, whole=not whole))
+    monkeypatch.setattr(
+        "circuitlab.methods.atp_star.EffectEstimator", lambda effects, decoder, whole: EffectEstimator(effects, decoder, whole=not whole)
+    )
     whole = method(model, batch, METRIC)
     for part in short.parts:
         assert_parity(short.values(part), whole.values(part), TINY_FLOAT32)

@@ -8,9 +8,9 @@ import torch
 
 from circuitlab.core.errors import ModelError
 from circuitlab.evaluation.edge_forward import AblatedWrites, forward
-from circuitlab.evaluation.edges import EdgeRunsOfCircuits
-from circuitlab.evaluation.nodes import NodeRuns
-from circuitlab.execute.edge_runs import EdgeRuns
+from circuitlab.evaluation.edges import EdgeCircuitRunner
+from circuitlab.evaluation.nodes import NodeCircuitRunner
+from circuitlab.execute.edge_runs import WindowedRunner
 from circuitlab.methods import method_classes
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
@@ -98,7 +98,7 @@ def test_a_method_runs_on_an_edited_model(pair, name) -> None:
 def test_circuits_run_on_an_edited_model(pair, ablation) -> None:
     edited, other = pair
     batch, rng = tiny_batch(other, 3, unequal=True), np.random.default_rng(0)
-    for runs in (EdgeRunsOfCircuits, NodeRuns):
+    for runs in (EdgeCircuitRunner, NodeCircuitRunner):
         here, there = (runs(model, batch, METRIC, ablation=ablation) for model in (edited, other))
         n = len(here.elements)
         masks = np.stack([np.ones(n, bool), np.zeros(n, bool), rng.random(n) < 0.5, rng.random(n) < 0.9])
@@ -131,7 +131,7 @@ def test_what_no_rule_covers_is_refused_by_name() -> None:
     edited = EditedModel(model, Scaled(Site.PATTERN, LAYER, FACTOR))
     with pytest.raises(ModelError, match="QK fix"):
         method_classes()["atp_star"](parts=("heads",), site="q")(edited, batch, METRIC)
-    runs = EdgeRunsOfCircuits(EditedModel(model, Scaled(Site.RESID_POST, LAYER, FACTOR)), batch, METRIC)
+    runs = EdgeCircuitRunner(EditedModel(model, Scaled(Site.RESID_POST, LAYER, FACTOR)), batch, METRIC)
     with pytest.raises(ModelError, match="sum of what"):
         runs.run(np.zeros((1, len(runs.elements)), bool))
 
@@ -143,7 +143,7 @@ def test_the_whole_circuit_of_edges_is_the_edited_run(family, mark) -> None:
     batch = tiny_batch(model, 3, unequal=True)
     for site in (Site.Q, Site.K, Site.V, Site.PATTERN, Site.Z, Site.MLP_OUT):
         edited = EditedModel(model, Scaled(site, LAYER, FACTOR, mark, half=True))
-        runs, layout = EdgeRuns.of(edited, METRIC, batch), EdgeLayout.of(model.spec)
+        runs, layout = WindowedRunner.of(edited, METRIC, batch), EdgeLayout.of(model.spec)
         clean, corrupt = (runs.plain(tokens).trace for tokens in (batch.clean, batch.corrupt))
         layers = corrupt.layers
         writes = AblatedWrites.of(runs.decoder.blocks, corrupt.embed, [one.z for one in layers], [one.mlp_out for one in layers])

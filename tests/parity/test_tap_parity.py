@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitlab.model.engine import Difference, Engine, Shared
+from circuitlab.model.engine import CommonPrefix, Difference, Engine
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
@@ -96,7 +96,7 @@ def test_a_run_that_shares_its_beginning_has_the_same_standing_edits(model) -> N
     for site in sites_of(model):
         engine = Engine(edited(model, Scaled(site, 1, 0.3, head=1 if site.per_head else None)))
         clean, whole = (engine.base_run(rows, batch.end, [site], marks=batch.marks) for rows in (batch.clean, batch.corrupt))
-        shared = Shared(clean, batch.first_difference(), 2)
+        shared = CommonPrefix(clean, batch.first_difference(), 2)
         found = engine.base_run(batch.corrupt, batch.end, [site], shared=shared, marks=batch.marks)
         torch.testing.assert_close(found.final, whole.final, **CLOSE)
         torch.testing.assert_close(found.select([0, 2]).site(site), whole.select([0, 2]).site(site), **CLOSE)

@@ -11,7 +11,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
 from circuitlab.scores.intervals import Interval
 
-__all__ = ["FRACTIONS", "Axis", "Ends", "FaithfulnessCurve", "area", "sizes_of"]
+__all__ = ["FRACTIONS", "Axis", "FaithfulnessCurve", "FaithfulnessScale", "area", "sizes_of"]
 
 Axis: TypeAlias = Literal["linear", "log"]
 
@@ -24,7 +24,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Ends:
+class FaithfulnessScale:
     """The metric of the full model and of the empty circuit on every pair: what faithfulness is measured between.
 
     Parameters
@@ -159,7 +159,7 @@ class FaithfulnessCurve:
         Elements in each circuit.
     values : ndarray, shape (size, pair)
         Metric of each circuit.
-    ends : Ends
+    ends : FaithfulnessScale
         Full model and empty circuit on the same pairs.
     ranking : {"absolute", "positive"}
         How elements were ranked: by magnitude or by signed score.
@@ -168,7 +168,7 @@ class FaithfulnessCurve:
     fractions: tuple[float, ...]
     sizes: tuple[int, ...]
     values: np.ndarray
-    ends: Ends
+    ends: FaithfulnessScale
     ranking: str
 
     @cached_property

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.circuits.curves import Ends
+from circuitlab.circuits.curves import FaithfulnessScale
 from circuitlab.comparison.runner import CircuitRunner, common_universe, head_mask, run_named
 from circuitlab.comparison.stored import with_nan
 from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
@@ -163,7 +163,7 @@ def dissociation_table(
     masks = {name: head_mask(circuit) for name, circuit in circuits.items()}
     couples = list(itertools.combinations(masks, 2))
     sets = {(a, b): np.stack([masks[a] & ~masks[b], masks[b] & ~masks[a], masks[a] & masks[b]]) for a, b in couples}
-    found: dict[str, tuple[Ends, dict[tuple[str, str], np.ndarray]]] = {}
+    found: dict[str, tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]] = {}
     left_out: dict[str, str] = {}
     for number, task in enumerate(masks):
         if task not in runners:
@@ -211,12 +211,14 @@ def sign_flip_p(contrast: np.ndarray, *, n_permutations: int = 9999, seed: int =
     return float(found.pvalue)
 
 
-def _run(runner: CircuitRunner, sets: dict[tuple[str, str], np.ndarray], seed: int) -> tuple[Ends, dict[tuple[str, str], np.ndarray]]:
+def _run(
+    runner: CircuitRunner, sets: dict[tuple[str, str], np.ndarray], seed: int
+) -> tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]:
     width = next(iter(sets.values())).shape[1]
     groups = {"ends": np.array([[True], [False]]).repeat(width, 1)} | {f"{a}~{b}": ~some for (a, b), some in sets.items()}
     values = run_named(runner, groups)
     full, empty = values["ends"]
-    return Ends(full, empty, seed=seed), {(a, b): values[f"{a}~{b}"] for a, b in sets}
+    return FaithfulnessScale(full, empty, seed=seed), {(a, b): values[f"{a}~{b}"] for a, b in sets}
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class _Tests:
         self,
         pair: tuple[str, str],
         sets: np.ndarray,
-        found: Mapping[str, tuple[Ends, dict[tuple[str, str], np.ndarray]]],
+        found: Mapping[str, tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]],
         names: list[str],
     ) -> dict[str, Any]:
         """Everything about a pair of tasks but q and the verdict."""
@@ -291,6 +293,6 @@ class _Tests:
         return "single" if min(row["p_a"], row["p_b"]) < self.alpha else "none"
 
 
-def _scalar(ends: Ends, draws: np.ndarray) -> dict[str, float]:
+def _scalar(ends: FaithfulnessScale, draws: np.ndarray) -> dict[str, float]:
     interval = ends.interval(draws[:, None])
     return Interval(*(np.float64(np.asarray(part)[0]) for part in interval)).as_dict()

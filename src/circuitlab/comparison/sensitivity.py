@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.circuits.chance import p_value, random_masks
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.circuits.curves import Ends
+from circuitlab.circuits.curves import FaithfulnessScale
 from circuitlab.comparison.runner import CircuitRunner, head_mask, run_named
 from circuitlab.comparison.stored import with_nan
 from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
@@ -159,7 +159,7 @@ def _measure(found: Mapping[str, np.ndarray], threshold: float, alpha: float, se
     full, empty = found["ends"]
     sizes = {"full": float(full.mean()), "empty": float(empty.mean())}
     try:
-        ends = Ends(full, empty, seed=seed)
+        ends = FaithfulnessScale(full, empty, seed=seed)
     except EmptyGapError:
         return sizes | {"faithfulness": None, "random_mean": None, "p": None, "recovery": "no gap", "beats_chance": None}
     one = {key: float(value[0]) for key, value in ends.faithfulness(found["circuit"])._asdict().items()}

@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.circuits.chance import p_value, random_masks
 from circuitlab.circuits.circuit import Circuit
-from circuitlab.circuits.curves import Ends
+from circuitlab.circuits.curves import FaithfulnessScale
 from circuitlab.comparison.runner import CircuitRunner, common_universe, head_mask, run_named
 from circuitlab.comparison.stored import with_nan
 from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
@@ -64,7 +64,7 @@ class TransferTable:
         Faithfulness on each task of the heads that all circuits hold.
     shared_heads : tuple of str
         Those heads; often there are none.
-    ends : dict of str to Ends
+    ends : dict of str to FaithfulnessScale
         Full model and empty circuit on each task's pairs.
     values : dict of str to dict of str to ndarray
         Per-pair metric on each task, by group of circuits: ``"circuits"`` (circuit, pair), ``"cores"``, ``"shared"`` and one of random
@@ -79,7 +79,7 @@ class TransferTable:
     cells: tuple[TransferCell, ...]
     shared: dict[str, Interval]
     shared_heads: tuple[str, ...]
-    ends: dict[str, Ends]
+    ends: dict[str, FaithfulnessScale]
     values: dict[str, dict[str, np.ndarray]]
     left_out: dict[str, str] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class TransferTable:
                 for task, found in plain["shared_by_all"]["faithfulness"].items()
             },
             shared_heads=tuple(data["shared_by_all"]["heads"]),
-            ends={task: Ends(np.array(found["full"]), np.array(found["empty"])) for task, found in pairs.items()},
+            ends={task: FaithfulnessScale(np.array(found["full"]), np.array(found["empty"])) for task, found in pairs.items()},
             values={task: {"circuits": np.array([found["circuits"][name] for name in tasks])} for task, found in pairs.items()},
             left_out=dict(data["left_out"]),
             conventions=dict(data["conventions"]),
@@ -240,12 +240,12 @@ class _Plan:
         values = run_named(runner, groups)
         full, empty = values.pop("ends")
         # Tasks have pairs of their own: equal seeds would tie their resamples together.
-        return _OneTask(Ends(full, empty, seed=self.seed + number), values)
+        return _OneTask(FaithfulnessScale(full, empty, seed=self.seed + number), values)
 
 
 @dataclass(frozen=True, eq=False)
 class _OneTask:
-    ends: Ends
+    ends: FaithfulnessScale
     values: dict[str, np.ndarray]
 
     @property

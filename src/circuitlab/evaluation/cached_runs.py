@@ -12,7 +12,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.progress import report_progress, step
 from circuitlab.core.provenance import digest
-from circuitlab.evaluation.nodes import NodeRuns
+from circuitlab.evaluation.nodes import NodeCircuitRunner
 from circuitlab.metrics import metric_params
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class CachedRuns:
             self.checkpoint.save({"masks": masks, "values": np.stack(list(self._known.values()))})
 
 
-def runs_id(runs: NodeRuns) -> str:
-    """Identity of what `NodeRuns` gives for a circuit: model, prompts, metric, universe and ablation; sixteen hex digits."""
+def runs_id(runs: NodeCircuitRunner) -> str:
+    """Identity of what `NodeCircuitRunner` gives for a circuit: model, prompts, metric, universe and ablation; sixteen hex digits."""
     about = {
         "model": runs.model.spec.identity(),
         "task": runs.batch.task.digest,

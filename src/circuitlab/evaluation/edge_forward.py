@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from circuitlab.execute.edge_runs import EdgeRuns
+    from circuitlab.execute.edge_runs import WindowedRunner
     from circuitlab.model.decoder import Block, Linear
     from circuitlab.model.decoder.layer import LayerRun
     from circuitlab.scores.edge_layout import EdgeLayout
@@ -71,7 +71,7 @@ class AblatedWrites:
 
 @torch.no_grad()
 def forward(
-    runs: EdgeRuns,
+    runs: WindowedRunner,
     layout: EdgeLayout,
     ablated: AblatedWrites,
     embed: Float[Tensor, "pair pos d_model"],
@@ -81,7 +81,7 @@ def forward(
 
     Parameters
     ----------
-    runs : EdgeRuns
+    runs : WindowedRunner
         Gives the layers, the window of positions, the keys and values before it, and the edits of an edited model.
     layout : EdgeLayout
     ablated : AblatedWrites
@@ -142,7 +142,7 @@ def _attend(
     sites = zip((Site.Q, Site.K, Site.V), (block.q, block.k, block.v), inputs, strict=True)
     q, k, v = (tap(site, index, _project(linear, x)) for site, linear, x in sites)
     start, stop = run.cache.length(index), run.cache.length(index) + q.shape[-3]
-    keys = block.turned_k(k, run.where.angles_of(start, stop))
+    keys = block.rotated_k(k, run.where.angles_of(start, stop))
     if start:
         before = (part.expand(len(q), *part.shape) for part in run.cache.held[index])
         keys, v = (torch.cat([old, new], dim=-3) for old, new in zip(before, (keys, v), strict=True))

@@ -16,9 +16,9 @@ from circuitlab.core.progress import step
 from circuitlab.evaluation.edge_forward import AblatedWrites, forward
 from circuitlab.evaluation.runs import MaskedRuns, require_same_shape
 from circuitlab.evaluation.values import Ablation, Means, describe_ablation, require_ablation
-from circuitlab.execute.edge_runs import EdgeRuns
+from circuitlab.execute.edge_runs import WindowedRunner
 from circuitlab.execute.reference import with_reference
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.model.decoder.taps import NO_SUM, STREAM
 from circuitlab.model.sites import Site
 from circuitlab.scores.edge_layout import EdgeLayout
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["EdgeRunsOfCircuits"]
+__all__ = ["EdgeCircuitRunner"]
 
 _LARGEST = 1 << 25
 """Numbers that the writes of all senders of the circuits that are run together may hold."""
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeRunsOfCircuits(MaskedRuns):
+class EdgeCircuitRunner(MaskedRuns):
     """Runs circuits of typed edges on the clean prompts, all other edges ablated.
 
     Every receiver reads the residual stream of its own: the sum of what each sender writes in this run where the edge is in the circuit,
@@ -175,7 +175,7 @@ class EdgeRunsOfCircuits(MaskedRuns):
         out = np.empty((len(masks), batch.n_pairs))
         full = masks.all(1)
         whole, edited, done = np.flatnonzero(full), np.flatnonzero(~full), 0
-        for pairs in like_pairs(batch, self.pairs_per_pass):
+        for pairs in batch_by_length(batch, self.pairs_per_pass):
             few = batch.select(pairs)
             runs = self._start(few)
             clean = runs.plain(few.clean)
@@ -190,7 +190,7 @@ class EdgeRunsOfCircuits(MaskedRuns):
                 step(done, max(1, len(edited)) * batch.n_pairs)
         return out
 
-    def _parts(self, runs: EdgeRuns, asked: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    def _parts(self, runs: WindowedRunner, asked: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Circuits, (circuit, sender, receiver), as edges that are kept everywhere and edges that are kept at some positions only."""
         found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         for marks, edges in self._limits.items():
@@ -202,12 +202,12 @@ class EdgeRunsOfCircuits(MaskedRuns):
             asked = asked * (1 - some)
         return [(asked, None), *found]
 
-    def _start(self, few: ContrastBatch) -> EdgeRuns:
+    def _start(self, few: ContrastBatch) -> WindowedRunner:
         """The positions that can change: from the first difference on with resampling, all otherwise."""
         decoder = self.model.decoder.refusing(STREAM, NO_SUM)
-        return EdgeRuns.of(self.model, self.metric, few, decoder, start=None if self.ablation == "resample" else 0)
+        return WindowedRunner.of(self.model, self.metric, few, decoder, start=None if self.ablation == "resample" else 0)
 
-    def _ablated(self, runs: EdgeRuns, pairs: list[int]) -> AblatedWrites:
+    def _ablated(self, runs: WindowedRunner, pairs: list[int]) -> AblatedWrites:
         """What every sender writes along ablated edges."""
         corrupt = runs.plain(runs.batch.corrupt).trace
         embed, z, mlp = corrupt.embed, [layer.z for layer in corrupt.layers], [layer.mlp_out for layer in corrupt.layers]
@@ -225,5 +225,5 @@ class EdgeRunsOfCircuits(MaskedRuns):
         return np.asarray(self.metric(self.model.unembed(final, ids).double(), placed).cpu())
 
 
-def _at_end(whole: torch.Tensor, runs: EdgeRuns) -> torch.Tensor:
+def _at_end(whole: torch.Tensor, runs: WindowedRunner) -> torch.Tensor:
     return whole[torch.arange(len(whole)), (runs.batch.end - runs.start).to(whole.device)]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from circuitlab.circuits.chance import random_masks, random_subsets
-from circuitlab.circuits.curves import FRACTIONS, Ends, FaithfulnessCurve, sizes_of
+from circuitlab.circuits.curves import FRACTIONS, FaithfulnessCurve, FaithfulnessScale, sizes_of
 from circuitlab.circuits.select import Ranking, mean_of, top_mask
 from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
 from circuitlab.core.nodes import Edge, Head, Mlp, Node
-from circuitlab.evaluation.edges import EdgeRunsOfCircuits
+from circuitlab.evaluation.edges import EdgeCircuitRunner
 from circuitlab.evaluation.evaluation import Evaluation
-from circuitlab.evaluation.nodes import NodeRuns
+from circuitlab.evaluation.nodes import NodeCircuitRunner
 from circuitlab.evaluation.runs import MaskedRuns
 from circuitlab.evaluation.values import Ablation, require_ablation
 from circuitlab.model.inside import require_fit
@@ -37,7 +37,7 @@ _RANKINGS: tuple[Ranking, ...] = ("absolute", "positive")
 class Evaluate:
     """Measures of one circuit: faithfulness, completeness, minimality, the curve over sizes with CPR and CMD, and random circuits.
 
-    A circuit with edges is run as a circuit of edges (`EdgeRunsOfCircuits`), one of nodes alone as a circuit of nodes (`NodeRuns`).
+    A circuit with edges is run as a circuit of edges (`EdgeCircuitRunner`), one of nodes alone as a circuit of nodes (`NodeCircuitRunner`).
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ class Evaluate:
         Universe of a circuit of nodes: ``("heads",)`` keeps all MLPs, ``("heads", "mlps")`` ablates those outside the circuit. The kinds
         of node that the circuit holds otherwise.
     keep_at : mapping of Head, Mlp or Edge to tuple of str
-        Marks at which nodes or edges of a circuit are kept, as in `NodeRuns` and `EdgeRunsOfCircuits`; random circuits keep what it does
-        not name everywhere.
+        Marks at which nodes or edges of a circuit are kept, as in `NodeCircuitRunner` and `EdgeCircuitRunner`; random circuits keep
+        what it does not name everywhere.
     n_random : int
         Size-matched random circuits.
     matching : {"size", "layer"}
@@ -150,7 +150,7 @@ class Evaluate:
             masks |= {f"{kind}/circuit": mask & ~some, f"{kind}/model": ~some}
         values = _split(runs, masks)
         full, empty = runs.ends
-        ends = Ends(full, empty, seed=self.seed)
+        ends = FaithfulnessScale(full, empty, seed=self.seed)
         return Evaluation(
             circuit=circuit,
             ends=ends,
@@ -176,18 +176,18 @@ class Evaluate:
 
     def _runs(self, circuit: Circuit, model: Model, batch: ContrastBatch, metric: Metric) -> MaskedRuns:
         if circuit.edges is not None:
-            return EdgeRunsOfCircuits(model, batch, metric, self.ablation, self.keep_at)  # type: ignore[arg-type]
+            return EdgeCircuitRunner(model, batch, metric, self.ablation, self.keep_at)  # type: ignore[arg-type]
         kinds = {"mlps" if isinstance(node, Mlp) else "heads" for node in circuit.nodes}
         parts = self.parts or tuple(part for part in ("heads", "mlps") if part in kinds) or ("heads",)
-        return NodeRuns(model, batch, metric, parts, self.ablation, self.keep_at)  # type: ignore[arg-type]
+        return NodeCircuitRunner(model, batch, metric, parts, self.ablation, self.keep_at)  # type: ignore[arg-type]
 
     def _strata(self, runs: MaskedRuns) -> np.ndarray:
-        if self.matching == "size" or isinstance(runs, EdgeRunsOfCircuits):
+        if self.matching == "size" or isinstance(runs, EdgeCircuitRunner):
             return runs.strata
         return runs.strata + 2 * np.array([node.layer for node in runs.elements])  # type: ignore[attr-defined]
 
     def _words(self, runs: MaskedRuns) -> str:
-        if isinstance(runs, EdgeRunsOfCircuits):
+        if isinstance(runs, EdgeCircuitRunner):
             return "as many edges, uniform over all edges"
         return "as many heads and MLPs, uniform over the universe" + (", layer by layer" if self.matching == "layer" else "")
 
@@ -215,12 +215,12 @@ def greedy_subsets(runs: MaskedRuns, mask: np.ndarray, steps: int) -> np.ndarray
 
 def _values(runs: MaskedRuns, scores: HeadScores | EdgeScores) -> np.ndarray:
     """Mean score of every element of the universe, (element,)."""
-    if isinstance(runs, EdgeRunsOfCircuits):
+    if isinstance(runs, EdgeCircuitRunner):
         if not isinstance(scores, EdgeScores):
             what = "A curve over edges needs scores of edges."
             raise IncompatibleError(what, "Give EdgeScores, from eap(...).edges for example, or evaluate a circuit of nodes.")
         return scores.mean()[runs.layout.places]
-    if isinstance(scores, EdgeScores) or not isinstance(runs, NodeRuns):
+    if isinstance(scores, EdgeScores) or not isinstance(runs, NodeCircuitRunner):
         what = "A curve over nodes needs scores of nodes."
         raise IncompatibleError(what, "Give HeadScores, for example EdgeScores.to_head_scores().")
     return np.concatenate([mean_of(scores, part, None).ravel() for part in ("heads", "mlps") if part in runs.parts])

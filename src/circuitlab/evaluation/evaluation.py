@@ -13,7 +13,7 @@ from circuitlab.scores.intervals import Interval
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
-    from circuitlab.circuits.curves import Axis, Ends, FaithfulnessCurve
+    from circuitlab.circuits.curves import Axis, FaithfulnessCurve, FaithfulnessScale
 
 __all__ = ["Evaluation"]
 
@@ -46,7 +46,7 @@ class Evaluation:
     ----------
     circuit : Circuit
         What was evaluated.
-    ends : Ends
+    ends : FaithfulnessScale
         Metric of the full model and of the empty circuit.
     values : dict of str to ndarray, shape (circuit, pair)
         Metric of each circuit that was run: ``"circuit"`` itself, ``"random"`` ones, ``"one_less"`` (the circuit without each element),
@@ -64,7 +64,7 @@ class Evaluation:
     """
 
     circuit: Circuit
-    ends: Ends
+    ends: FaithfulnessScale
     values: dict[str, np.ndarray]
     elements: tuple[str, ...]
     n_elements: int

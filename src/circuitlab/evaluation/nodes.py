@@ -18,7 +18,7 @@ from circuitlab.evaluation.values import Ablation, Means, describe_ablation, req
 from circuitlab.execute.memory import started_fits
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import universe_of
-from circuitlab.execute.sweeps import EngineName, like_pairs, require_engine, sweeps_on
+from circuitlab.execute.sweeps import EngineName, batch_by_length, require_engine, sweeps_on
 from circuitlab.model.sites import Edit, EditSet, Site
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["NodeRuns"]
+__all__ = ["NodeCircuitRunner"]
 
 _SITES = {"heads": Site.Z, "mlps": Site.MLP_OUT}
 _PAIRS_PER_PASS = 16
@@ -38,7 +38,7 @@ _TOKENS_TOGETHER = 3072
 
 
 @dataclass(frozen=True, eq=False)
-class NodeRuns(MaskedRuns):
+class NodeCircuitRunner(MaskedRuns):
     """Runs circuits of query heads and MLPs on the clean prompts, all other nodes of the universe ablated.
 
     A head is ablated at its output z, before the output projection, so that the projection's bias stays; an MLP at what it adds to the
@@ -152,7 +152,7 @@ class NodeRuns(MaskedRuns):
         sweeps = sweeps_on(self.model, self.metric, self.engine)
         out = np.empty((len(masks), batch.n_pairs))
         done = 0
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit")):
+        for pairs in batch_by_length(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit")):
             few = batch.select(pairs)
             clean, corrupt = sweeps.start(few, self._sites)
             values = self._values(pairs, few, {site: corrupt.site(site) for site in self._sites})

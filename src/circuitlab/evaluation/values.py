@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 
 from circuitlab.core.errors import UnknownNameError
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.model.interventions.kinds import equal_lengths, position_kinds
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Means:
         kinds = int(labels.max()) + 1
         sums: dict[Site | str, Tensor] = {}
         counts = torch.zeros(kinds, dtype=torch.float64)
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS):
+        for pairs in batch_by_length(batch, _PAIRS_PER_PASS):
             few = batch.select(pairs)
             kind = labels[pairs, : few.clean.shape[1]][few.mask]
             held = model.capture(few.corrupt, sites, marks=few.marks)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import ModelError
-from circuitlab.execute.edge_runs import EdgeRuns
-from circuitlab.execute.sweeps import like_pairs, unedited_together
+from circuitlab.execute.edge_runs import WindowedRunner
+from circuitlab.execute.sweeps import batch_by_length, unedited_together
 from circuitlab.model.decoder.taps import NO_SUM, STREAM, in_turn
 from circuitlab.model.sites import Site
 
@@ -54,7 +54,7 @@ class AnswerValues:
         return cls(embed, z, mlp_out, final, metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch))
 
     @classmethod
-    def on(cls, runs: EdgeRuns, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
+    def on(cls, runs: WindowedRunner, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
         """From one pass over the window; nothing but the answer positions is kept."""
         batch, rows = runs.batch, torch.arange(runs.batch.n_pairs)
         at = batch.end - runs.start
@@ -83,9 +83,9 @@ def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[A
     batch = replace(batch, one_length=model.length_dependent)
     found: list[list[AnswerValues]] = [[], []]
     order: list[int] = []
-    for pairs in like_pairs(batch, 2 * unedited_together(batch), alike=False):
+    for pairs in batch_by_length(batch, 2 * unedited_together(batch), alike=False):
         few = batch.select(pairs)
-        runs = None if decoder is None else EdgeRuns.of(model, metric, few, decoder)
+        runs = None if decoder is None else WindowedRunner.of(model, metric, few, decoder)
         for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
             values.append(AnswerValues.by_hooks(model, metric, few, tokens) if runs is None else AnswerValues.on(runs, tokens))
         order += pairs

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from circuitlab.model.places import Tap
     from circuitlab.model.protocol import Model
 
-__all__ = ["EdgeRuns"]
+__all__ = ["WindowedRunner"]
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeRuns:
+class WindowedRunner:
     """A few pairs, ready to be run from their first difference on. Traces hold only the positions of that window.
 
     Parameters
@@ -62,7 +62,7 @@ class EdgeRuns:
         forward: Decoder | None = None,
         *,
         start: int | None = None,
-    ) -> EdgeRuns:
+    ) -> WindowedRunner:
         """Run the positions that clean and corrupt share; or, with ``start``, those before it."""
         first = int(torch.minimum(batch.first_difference(), batch.end).min()) if start is None else start
         decoder = model.decoder

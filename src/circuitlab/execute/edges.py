@@ -11,11 +11,11 @@ import torch
 
 from circuitlab.core.progress import step
 from circuitlab.execute.contract import provenance_of
-from circuitlab.execute.edge_runs import EdgeRuns
+from circuitlab.execute.edge_runs import WindowedRunner
 from circuitlab.execute.gradients import refuse_zero_gradient
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.reference import with_reference
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.model.decoder.taps import NO_SUM, STREAM
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
@@ -163,7 +163,7 @@ def score_edges(
     batch: ContrastBatch,
     metric: Metric,
     pairs_per_pass: int,
-    chunk: Callable[[EdgeRuns, EdgeLayout], EdgeChunk],
+    chunk: Callable[[WindowedRunner, EdgeLayout], EdgeChunk],
 ) -> EdgeScores:
     """Score a few pairs at a time with ``chunk`` and put them together.
 
@@ -181,8 +181,8 @@ def score_edges(
     live, done = False, 0
     decoder, sizes = model.decoder.refusing(STREAM, NO_SUM), PassSizes.of(model)
     fits = fits_in(lambda window, length: sizes.edges(window, length, runs=3), method.name)
-    for pairs in like_pairs(batch, pairs_per_pass, fits=fits):
-        found = chunk(EdgeRuns.of(model, metric, batch.select(pairs), decoder), layout)
+    for pairs in batch_by_length(batch, pairs_per_pass, fits=fits):
+        found = chunk(WindowedRunner.of(model, metric, batch.select(pairs), decoder), layout)
         for name, values in (("edges", found.edges), ("clean", found.clean), ("corrupt", found.corrupt)):
             arrays[name][pairs] = values.detach().to(torch.float64 if name != "edges" else torch.float32).cpu().numpy()
         live |= found.live

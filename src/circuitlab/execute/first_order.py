@@ -13,9 +13,9 @@ from circuitlab.core.progress import step
 from circuitlab.execute.contract import Method, provenance_of
 from circuitlab.execute.gradients import GradientRun, gradient_run
 from circuitlab.execute.memory import Fits, PassSizes, fits_in
-from circuitlab.execute.nodes_in_trace import Chosen, Point, per_position, value_at
+from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position, value_at
 from circuitlab.execute.reference import with_reference
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder, Trace
     from circuitlab.model.protocol import Model
 
-__all__ = ["Contrast", "Effects", "GradientMethod", "Way", "check_direction", "first_order", "plain_effects"]
+__all__ = ["EffectEstimator", "Effects", "GradientMethod", "GradientRunPair", "check_direction", "first_order", "plain_effects"]
 
 
 class GradientMethod(Method, Protocol):
@@ -44,13 +44,13 @@ class GradientMethod(Method, Protocol):
         ...
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> NodeSelection:
         """What is scored."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
+class GradientRunPair:
     """The two runs of a few pairs.
 
     Parameters
@@ -61,7 +61,7 @@ class Contrast:
         Values of the other run, without a graph.
     batch : ContrastBatch
         The pairs.
-    chosen : Chosen
+    chosen : NodeSelection
         What is scored.
     sign : int
         1 where the source is the clean run, else -1.
@@ -72,7 +72,7 @@ class Contrast:
     edited: GradientRun
     source: Trace
     batch: ContrastBatch
-    chosen: Chosen
+    chosen: NodeSelection
     sign: int
     start: int = 0
 
@@ -88,7 +88,7 @@ class Contrast:
         return self.chosen.placed(torch.cat([found.new_zeros(len(found), self.start, *found.shape[2:]), found], dim=1), self.batch)
 
 
-Effects = Callable[[Contrast, Sequence[Point]], Mapping[Point, "Tensor"]]
+Effects = Callable[[GradientRunPair, Sequence[Point]], Mapping[Point, "Tensor"]]
 """Effects of points, each (pair[, mark][, head])."""
 
 
@@ -101,7 +101,7 @@ def check_direction(direction: str, pairs_per_pass: int) -> None:
         raise BadParameterError(what, "Use 1 or more.")
 
 
-def plain_effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
+def plain_effects(contrast: GradientRunPair, points: Sequence[Point]) -> dict[Point, Tensor]:
     """Effects from the gradient of the run itself: one backward pass for all nodes."""
     at = [value_at(contrast.edited.trace, point) for point in points]
     gradients = contrast.edited.gradients(at)
@@ -109,7 +109,7 @@ def plain_effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Te
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class EffectEstimator:
     """How effects are found.
 
     Parameters
@@ -127,7 +127,9 @@ class Way:
     whole: bool = False
 
 
-def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way | None = None) -> HeadScores:
+def first_order(
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: EffectEstimator | None = None
+) -> HeadScores:
     """Score a batch: for every few pairs one run with a graph, one without, and the effects of all points.
 
     So many pairs go together as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
@@ -136,7 +138,7 @@ def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metr
     ----------
     method : GradientMethod
         Its fields choose nodes, positions and direction, and identify the scores.
-    way : Way, optional
+    way : EffectEstimator, optional
         How effects are found; by the gradient of the run itself otherwise.
     """
     method.chosen.require(model)
@@ -145,8 +147,8 @@ def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metr
     points = method.chosen.points(model.spec.n_layers)
     found: list[dict[str, np.ndarray]] = []
     order: list[int] = []
-    chosen_way = way or Way()
-    for pairs in like_pairs(held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole)):
+    chosen_way = way or EffectEstimator()
+    for pairs in batch_by_length(held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole)):
         found.append(_scored(method, model, held.select(pairs), metric, chosen_way))
         order += pairs
         step(len(order), batch.n_pairs)
@@ -155,7 +157,7 @@ def first_order(method: GradientMethod, model: Model, batch: ContrastBatch, metr
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
 
 
-def _scored(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way) -> dict[str, np.ndarray]:
+def _scored(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: EffectEstimator) -> dict[str, np.ndarray]:
     """The arrays of a few pairs. Both runs are let go on return, before the next pass begins."""
     contrast, values = _contrast(method, model, batch, metric, way)
     return values | method.chosen.stacked(way.effects(contrast, method.chosen.points(model.spec.n_layers)))
@@ -173,10 +175,10 @@ def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whol
 
 
 def _contrast(
-    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: Way
-) -> tuple[Contrast, dict[str, np.ndarray]]:
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: EffectEstimator
+) -> tuple[GradientRunPair, dict[str, np.ndarray]]:
     """The two runs of a few pairs, and the metric of both and their difference, each (pair,)."""
-    from circuitlab.execute.edge_runs import EdgeRuns  # noqa: PLC0415 - torch
+    from circuitlab.execute.edge_runs import WindowedRunner  # noqa: PLC0415 - torch
 
     denoising = method.direction == "denoising"
     edited, source = (batch.corrupt, batch.clean) if denoising else (batch.clean, batch.corrupt)
@@ -185,10 +187,10 @@ def _contrast(
         other = gradient_run(model, metric, batch, source, way.decoder, track=False)
         run = gradient_run(model, metric, batch, edited, way.decoder)
     else:
-        runs = EdgeRuns.of(model, metric, batch, way.decoder)
+        runs = WindowedRunner.of(model, metric, batch, way.decoder)
         start, other = runs.start, runs.plain(source)
         run = runs.from_embed(runs.embed(edited), flat=metric.name if metric.needs_reference and not denoising else "", tokens=edited)
     values = [one.value.detach().double().cpu().numpy() for one in (run, other)]
     corrupt, clean = values if denoising else values[::-1]
-    contrast = Contrast(run, other.trace, batch, method.chosen, sign, start)
+    contrast = GradientRunPair(run, other.trace, batch, method.chosen, sign, start)
     return contrast, {"total": clean - corrupt, "clean": clean, "corrupt": corrupt}

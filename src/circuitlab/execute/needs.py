@@ -69,7 +69,7 @@ def _no_sinks(model: Model) -> str:
 
 def _plain_softmax(model: Model) -> str:
     found = _no_sinks(model)
-    if not found and any(where.bias is not None for where in model.decoder.measure(1)):
+    if not found and any(where.bias is not None for where in model.decoder.geometry(1)):
         found = f"Attention of {model.spec.name} adds a bias of positions to its scores."
     return found
 

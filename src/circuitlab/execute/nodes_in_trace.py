@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Trace
     from circuitlab.model.protocol import Model
 
-__all__ = ["Chosen", "Point", "per_position", "value_at"]
+__all__ = ["NodeSelection", "Point", "per_position", "value_at"]
 
 _FIELDS = {
     "attns": "attn_out",
@@ -43,7 +43,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class NodeSelection:
     """What to score.
 
     Parameters

@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Embed, Head, Logits, Mlp, parse_node
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import Direction, MlpRule, Route, parse_receiver
-from circuitlab.execute.sweeps import like_pairs, metric_of_sweep
+from circuitlab.execute.sweeps import batch_by_length, metric_of_sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder.receivers import Receiver
     from circuitlab.model.protocol import Model
 
-__all__ = ["PathEffect", "TwoRuns", "path_effect"]
+__all__ = ["PathEffect", "RunPair", "path_effect"]
 
 _LARGEST = 1 << 25  # numbers that the edits, or the logits, of one piece of a sweep may hold
 
 
 @dataclass(frozen=True, eq=False)
-class TwoRuns:
+class RunPair:
     """The edited and the source run of some pairs, with every intermediate value, and the metric of both.
 
     Parameters
@@ -54,7 +54,7 @@ class TwoRuns:
     direction: Direction
 
     @classmethod
-    def of(cls, model: Model, batch: ContrastBatch, metric: Metric, direction: Direction) -> TwoRuns:
+    def of(cls, model: Model, batch: ContrastBatch, metric: Metric, direction: Direction) -> RunPair:
         """Run both prompts of every pair."""
         import torch  # noqa: PLC0415
 
@@ -253,7 +253,7 @@ def path_effect(
     route.check(model, [sender])
     batch = with_reference(model, metric, batch)
     values, clean, corrupt = (np.zeros(batch.n_pairs) for _ in range(3))
-    for pairs in like_pairs(batch, 8, alike=not route.to_logits):
-        runs = TwoRuns.of(model, batch.select(pairs), metric, direction)
+    for pairs in batch_by_length(batch, 8, alike=not route.to_logits):
+        runs = RunPair.of(model, batch.select(pairs), metric, direction)
         values[pairs], clean[pairs], corrupt[pairs] = runs.effects(route, [sender])[0], runs.clean, runs.corrupt
     return PathEffect("->".join([str(sender), *map(str, via), str(last)]), values, clean, corrupt)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from circuitlab.execute.first_order import Contrast
+    from circuitlab.execute.first_order import GradientRunPair
     from circuitlab.model.decoder import Block, Decoder
 
 __all__ = ["Attention", "attention_of", "fixed_effect"]
@@ -41,7 +41,7 @@ class Attention:
     def scores(self, q: Float[Tensor, "pair query head d_head"], k: Float[Tensor, "pair key kv_head d_head"]) -> Tensor:
         """Attention scores before the mask, (pair, head, query, key), in float64: a saturated softmax hides what float32 cannot hold."""
         block = self.block
-        plain = block.scores(block.turned_q(q.double(), self.angles), block.turned_k(k.double(), self.angles))
+        plain = block.scores(block.rotated_q(q.double(), self.angles), block.rotated_k(k.double(), self.angles))
         return plain if self.bias is None else plain + self.bias
 
     def pattern(self, q: Float[Tensor, "pair query head d_head"], k: Float[Tensor, "pair key kv_head d_head"]) -> Tensor:
@@ -51,13 +51,13 @@ class Attention:
 
 def attention_of(decoder: Decoder, layer: int, length: int) -> Attention:
     """Attention of one layer, which has no sinks (`circuitlab.execute.needs`), on prompts of some length."""
-    block, where = decoder.blocks[layer], decoder.measure(length)[layer]
+    block, where = decoder.blocks[layer], decoder.geometry(length)[layer]
     bias = None if where.bias is None else where.biased(0, length)
     return Attention(block, where.angles_of(0, length), ~where.visible[:length, :length], bias)
 
 
 def fixed_effect(
-    contrast: Contrast,
+    contrast: GradientRunPair,
     point: Point,
     gradient: Float[Tensor, "pair head query key"],
     attention: Attention,

@@ -94,7 +94,7 @@ def relevance_decoder(model: Model, *, frozen_pattern: bool = True) -> Relevance
     """The functional forward of a model with the backward pass of relevance propagation; shares the weights."""
     plain = model.decoder
     blocks = [_relevance_block(block, frozen_pattern) for block in plain.blocks]
-    return RelevanceDecoder(blocks, plain.embed, plain.measure, model.weights, standing=plain.standing)
+    return RelevanceDecoder(blocks, plain.embed, plain.geometry, model.weights, standing=plain.standing)
 
 
 def _relevance_block(block: Block, frozen_pattern: bool) -> RelevanceBlock:

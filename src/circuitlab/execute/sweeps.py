@@ -27,7 +27,7 @@ __all__ = [
     "Precision",
     "Run",
     "Sweeps",
-    "like_pairs",
+    "batch_by_length",
     "metric_of_sweep",
     "pairs_together",
     "require_engine",
@@ -94,7 +94,7 @@ class _Exact:
     def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
         import torch  # noqa: PLC0415
 
-        from circuitlab.model.engine import Shared  # noqa: PLC0415
+        from circuitlab.model.engine import CommonPrefix  # noqa: PLC0415
 
         differ = batch.first_difference()
         first, n = int(torch.minimum(differ, batch.end).min()), batch.n_pairs
@@ -104,7 +104,7 @@ class _Exact:
             both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first, marks=twice)
             return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
         clean = self.engine.base_run(batch.clean, batch.end, sites, first=first, marks=batch.marks)
-        shared = Shared(clean, differ, first)
+        shared = CommonPrefix(clean, differ, first)
         corrupt = self.engine.base_run(batch.corrupt, batch.end, sites, first=first, shared=shared, marks=batch.marks)
         return self.run(batch, clean), self.run(batch, corrupt)
 
@@ -212,7 +212,7 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
 
 
-def like_pairs(
+def batch_by_length(
     batch: ContrastBatch,
     size: int,
     todo: Sequence[int] | None = None,

@@ -14,14 +14,14 @@ from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.needs import prepared
-from circuitlab.execute.nodes_in_trace import Chosen
+from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.sweeps import (
     EngineName,
     Precision,
     Run,
     Sweeps,
-    like_pairs,
+    batch_by_length,
     pairs_together,
     require_engine,
     sweeps_on,
@@ -157,7 +157,7 @@ class ActivationPatching:
         patches = list(self._patches(model, marks))
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
         sweeps = sweeps_on(model, metric, self.engine, self.precision)
-        for pairs in like_pairs(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
+        for pairs in batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
             rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
             step(int(rows.done.sum()), batch.n_pairs)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
@@ -183,7 +183,7 @@ class ActivationPatching:
         return _INSIDE[self.site] if part == "heads" else _SITES[part]
 
     def _marks(self, batch: ContrastBatch) -> tuple[str, ...] | None:
-        return Chosen(self.parts, self.site, self.positions).marks(batch)
+        return NodeSelection(self.parts, self.site, self.positions).marks(batch)
 
     def _patches(self, model: Model, marks: tuple[str, ...] | None) -> Iterator[_Patch]:
         for part in self.parts:
@@ -199,7 +199,7 @@ class ActivationPatching:
         edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
         changes = np.zeros((batch.n_pairs, len(patches)))
         at_one_place = len({(patch.part, patch.layer, patch.head) for patch in patches})
-        for pairs in like_pairs(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
+        for pairs in batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
             few = edited.select(pairs)
             live, edit_sets = self._edit_sets(batch.select(pairs), patches, source.select(pairs))
             if live:

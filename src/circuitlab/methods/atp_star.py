@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.core.errors import UnknownNameError
-from circuitlab.execute.first_order import Contrast, Way, check_direction, first_order
+from circuitlab.execute.first_order import EffectEstimator, GradientRunPair, check_direction, first_order
 from circuitlab.execute.needs import prepared
-from circuitlab.execute.nodes_in_trace import Chosen, Point, value_at
+from circuitlab.execute.nodes_in_trace import NodeSelection, Point, value_at
 from circuitlab.execute.qk_fix import attention_of, fixed_effect
 from circuitlab.model.sites import Site
 
@@ -114,9 +114,9 @@ class AttributionPatchingStar:
         return ("no_sinks",) if self.site in {"q", "k"} else ()
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> NodeSelection:
         """Nodes and positions that are scored."""
-        return Chosen(self.parts, self.site, self.positions)
+        return NodeSelection(self.parts, self.site, self.positions)
 
     def passes(self, size: RunSize) -> float:
         """Two forward passes, and backward as many as `reduce` asks for, partial ones counted half."""
@@ -132,12 +132,12 @@ class AttributionPatchingStar:
             stream = {Site.RESID_PRE, Site.RESID_MID, Site.RESID_POST}
             decoder = decoder.refusing(stream, "and GradDrop takes the stream that enters a layer for the one that leaves it unchanged")
 
-        def effects(contrast: Contrast, points: Sequence[Point]) -> dict[Point, Tensor]:
+        def effects(contrast: GradientRunPair, points: Sequence[Point]) -> dict[Point, Tensor]:
             return self._effects(contrast, points, decoder)
 
-        return first_order(self, model, batch, metric, Way(effects, decoder, whole=self.site in {"q", "k"}))
+        return first_order(self, model, batch, metric, EffectEstimator(effects, decoder, whole=self.site in {"q", "k"}))
 
-    def _effects(self, contrast: Contrast, points: Sequence[Point], decoder: Decoder) -> dict[Point, Tensor]:
+    def _effects(self, contrast: GradientRunPair, points: Sequence[Point], decoder: Decoder) -> dict[Point, Tensor]:
         n_layers = len(contrast.edited.trace.layers)
         if self.reduce == "none" or n_layers == 1:
             plain = contrast.edited.gradients(_levers(contrast, points))
@@ -154,19 +154,19 @@ class AttributionPatchingStar:
         return {point: total / (n_layers - 1) for point, total in sums.items()}
 
 
-def _levers(contrast: Contrast, points: Sequence[Point]) -> list[Tensor]:
+def _levers(contrast: GradientRunPair, points: Sequence[Point]) -> list[Tensor]:
     """Where the gradient of each point is taken: at the pattern for queries and keys, at the node itself otherwise."""
     trace = contrast.edited.trace
     return [trace.layers[point.layer].pattern if point.field in {"q", "k"} else value_at(trace, point) for point in points]
 
 
-def _effect(contrast: Contrast, point: Point, gradient: Tensor, decoder: Decoder) -> Tensor:
+def _effect(contrast: GradientRunPair, point: Point, gradient: Tensor, decoder: Decoder) -> Tensor:
     if point.field not in {"q", "k"}:
         return contrast.effect(point, gradient)
     return fixed_effect(contrast, point, gradient, attention_of(decoder, point.layer, gradient.shape[-1]))
 
 
-def _plain(contrast: Contrast, points: Sequence[Point]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _plain(contrast: GradientRunPair, points: Sequence[Point]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients at the points; the streams that leave layers 0 to L - 1; and the gradients at those. The graph is kept."""
     trace = contrast.edited.trace
     streams = [*(layer.resid_pre for layer in trace.layers[1:]), trace.final]
@@ -174,7 +174,7 @@ def _plain(contrast: Contrast, points: Sequence[Point]) -> tuple[list[Tensor], l
     return found[: len(points)], streams, found[len(points) :]
 
 
-def _mean_dropped(contrast: Contrast, points: Sequence[Point]) -> list[Tensor]:
+def _mean_dropped(contrast: GradientRunPair, points: Sequence[Point]) -> list[Tensor]:
     """Mean gradient over the dropped layers other than each point's own, in one pass that starts below every layer but the first."""
     import torch  # noqa: PLC0415
 
@@ -186,7 +186,7 @@ def _mean_dropped(contrast: Contrast, points: Sequence[Point]) -> list[Tensor]:
     return [total / n_others for total in sums]
 
 
-def _dropped(contrast: Contrast, points: Sequence[Point]) -> Iterator[tuple[dict[Point, Tensor], int | None]]:
+def _dropped(contrast: GradientRunPair, points: Sequence[Point]) -> Iterator[tuple[dict[Point, Tensor], int | None]]:
     """Gradients with each layer dropped in turn, at the points below it, each with weight 1.
 
     First come the plain gradients, with weight None: they count once for every layer below a point, as those drops do not change it.

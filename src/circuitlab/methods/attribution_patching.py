@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.execute.first_order import check_direction, first_order
 from circuitlab.execute.needs import prepared
-from circuitlab.execute.nodes_in_trace import Chosen
+from circuitlab.execute.nodes_in_trace import NodeSelection
 
 if TYPE_CHECKING:
     from circuitlab.execute.cost import RunSize
@@ -90,9 +90,9 @@ class AttributionPatching:
         return True
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> NodeSelection:
         """Nodes and positions that are scored."""
-        return Chosen(self.parts, self.site, self.positions)
+        return NodeSelection(self.parts, self.site, self.positions)
 
     def passes(self, size: RunSize) -> float:
         """Two forward passes and one backward."""

@@ -13,7 +13,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Node
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.needs import prepared
-from circuitlab.execute.nodes_in_trace import Chosen
+from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.methods.decomposition import Options, Rule, Source
 from circuitlab.scores.head_scores import HeadScores
 
@@ -98,7 +98,7 @@ class ContextualDecomposition:
                 raise UnknownNameError("part", part, _PARTS)
         if not self.parts:
             raise BadParameterError("parts=() leaves nothing to score.", f"Name some of {_PARTS}.")
-        Chosen(self.parts, "z", self.positions).check(_PARTS, ("z",))
+        NodeSelection(self.parts, "z", self.positions).check(_PARTS, ("z",))
         self.options.rule  # noqa: B018 - checks the baseline
 
     @property
@@ -127,7 +127,7 @@ class ContextualDecomposition:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         from circuitlab.methods.decomposition.relevance import relevance_rows, relevance_to_metric  # noqa: PLC0415 - torch
 
-        marks = Chosen(self.parts, "z", self.positions).marks(batch)
+        marks = NodeSelection(self.parts, "z", self.positions).marks(batch)
         sources = [source for part in self.parts for source in self._sources(part, model.spec, marks)]
         found = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
         gap = found.clean if self.baseline == "zero" else found.clean - found.corrupt

@@ -10,7 +10,7 @@ from circuitlab.execute.needs import prepared
 
 if TYPE_CHECKING:
     from circuitlab.execute.cost import RunSize
-    from circuitlab.execute.edge_runs import EdgeRuns
+    from circuitlab.execute.edge_runs import WindowedRunner
     from circuitlab.execute.edges import EdgeChunk
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
@@ -99,7 +99,7 @@ class EdgeAttributionPatching:
 
         return score_edges(self, model, batch, metric, self.pairs_per_pass, self._chunk)
 
-    def _chunk(self, runs: EdgeRuns, layout: EdgeLayout) -> EdgeChunk:
+    def _chunk(self, runs: WindowedRunner, layout: EdgeLayout) -> EdgeChunk:
         from circuitlab.execute.edges import EdgeChunk, change_between, edge_products, sender_writes  # noqa: PLC0415
 
         batch, noising = runs.batch, self.direction == "noising"

@@ -11,7 +11,7 @@ from circuitlab.execute.needs import prepared
 
 if TYPE_CHECKING:
     from circuitlab.execute.cost import RunSize
-    from circuitlab.execute.edge_runs import EdgeRuns
+    from circuitlab.execute.edge_runs import WindowedRunner
     from circuitlab.execute.edges import EdgeChunk, NodeChange
     from circuitlab.execute.gradients import GradientRun
     from circuitlab.metrics import Metric
@@ -114,7 +114,7 @@ class EdgeAttributionPatchingIG:
         shift = 0.5 if self.points == "midpoint" else 0.0
         return [(k + shift) / self.steps for k in range(self.steps)]
 
-    def _chunk(self, runs: EdgeRuns, layout: EdgeLayout) -> EdgeChunk:
+    def _chunk(self, runs: WindowedRunner, layout: EdgeLayout) -> EdgeChunk:
         from circuitlab.execute.edges import EdgeChunk, change_between, edge_products, sender_writes  # noqa: PLC0415
 
         clean, corrupt = runs.plain(runs.batch.clean), runs.plain(runs.batch.corrupt)
@@ -131,14 +131,14 @@ class EdgeAttributionPatchingIG:
             live |= alive
         return EdgeChunk(edges, clean.value, corrupt.value, live)
 
-    def _inputs(self, runs: EdgeRuns, layout: EdgeLayout, clean: Trace, change: NodeChange) -> Iterator[tuple[slice, GradientRun]]:
+    def _inputs(self, runs: WindowedRunner, layout: EdgeLayout, clean: Trace, change: NodeChange) -> Iterator[tuple[slice, GradientRun]]:
         """Runs whose embeddings lie on the way; each serves every sender."""
         for alpha in self._alphas():
             yield slice(0, layout.shape[0]), runs.from_embed(clean.embed - (1 - alpha) * change.embed)
 
     def _activations(
         self,
-        runs: EdgeRuns,
+        runs: WindowedRunner,
         layout: EdgeLayout,
         clean: Trace,
         change: NodeChange,

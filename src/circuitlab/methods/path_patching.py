@@ -14,10 +14,10 @@ from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.needs import prepared
-from circuitlab.execute.paths import TwoRuns
+from circuitlab.execute.paths import RunPair
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import Direction, MlpRule, Route, parse_receiver, universe_of
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class PathPatching:
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
         sizes = PassSizes.of(model)
         fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
-        for pairs in like_pairs(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
-            runs = TwoRuns.of(model, batch.select(pairs), metric, self.direction)
+        for pairs in batch_by_length(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
+            runs = RunPair.of(model, batch.select(pairs), metric, self.direction)
             effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
             rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})
             step(int(rows.done.sum()), batch.n_pairs)

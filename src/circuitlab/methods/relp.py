@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
-from circuitlab.execute.first_order import Way, check_direction, first_order
+from circuitlab.execute.first_order import EffectEstimator, check_direction, first_order
 from circuitlab.execute.needs import prepared
-from circuitlab.execute.nodes_in_trace import Chosen
+from circuitlab.execute.nodes_in_trace import NodeSelection
 
 if TYPE_CHECKING:
     from circuitlab.execute.cost import RunSize
@@ -99,9 +99,9 @@ class RelevancePatching:
         return True
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> NodeSelection:
         """Nodes and positions that are scored."""
-        return Chosen(self.parts, self.site, self.positions)
+        return NodeSelection(self.parts, self.site, self.positions)
 
     def passes(self, size: RunSize) -> float:
         """Two forward passes and one backward."""
@@ -113,4 +113,4 @@ class RelevancePatching:
         from circuitlab.execute.relevance import relevance_decoder  # noqa: PLC0415 - torch
 
         decoder = relevance_decoder(model, frozen_pattern=self.pattern == "frozen")
-        return first_order(self, model, batch, metric, Way(decoder=decoder))
+        return first_order(self, model, batch, metric, EffectEstimator(decoder=decoder))

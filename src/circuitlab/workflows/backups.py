@@ -16,7 +16,7 @@ from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head, Node, Universe
 from circuitlab.core.progress import step
 from circuitlab.execute.reference import with_reference
-from circuitlab.execute.sweeps import EngineName, like_pairs, pairs_together, require_engine, sweeps_on, unedited_together
+from circuitlab.execute.sweeps import EngineName, batch_by_length, pairs_together, require_engine, sweeps_on, unedited_together
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.intervals import Interval, mean_interval
 from circuitlab.workflows.backup_groups import KnockOuts, held_groups
@@ -239,12 +239,12 @@ class BackupFinder:
 def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head, ...]], *, report: bool) -> tuple[np.ndarray, float, float]:
     """``metric(clean) - metric(heads knocked out)``, (pair, set of heads); what counts as rounding; the mean magnitude of the gap."""
     effects, gaps, largest, done = np.zeros((batch.n_pairs, len(targets))), np.zeros(batch.n_pairs), 0.0, 0
-    for rows in like_pairs(batch, unedited_together(batch), alike=False) if targets else ():
+    for rows in batch_by_length(batch, unedited_together(batch), alike=False) if targets else ():
         few = batch.select(rows)
         clean, corrupt = sweeps.start(few, [Site.Z])
         gaps[rows] = np.abs(clean.metric - corrupt.metric)
         largest = max(largest, float(np.abs([clean.metric, corrupt.metric]).max()))
-        for chunk in like_pairs(few, pairs_together(few, min(len(targets), _TOGETHER))):
+        for chunk in batch_by_length(few, pairs_together(few, min(len(targets), _TOGETHER))):
             together = few.select(chunk)
             first = int(together.first_difference().min())
             if first <= int(together.end.max()):

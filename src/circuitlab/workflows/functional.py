@@ -11,7 +11,7 @@ from circuitlab.comparison.sensitivity import SensitivityCard, sensitivity_card
 from circuitlab.comparison.transfer import TransferTable, transfer_table
 from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.progress import step
-from circuitlab.evaluation import Ablation, NodeRuns
+from circuitlab.evaluation import Ablation, NodeCircuitRunner
 from circuitlab.evaluation.cached_runs import CachedRuns, runs_id
 from circuitlab.metrics import get_metric
 from circuitlab.workflows.prompts import Prompts, held_out
@@ -41,8 +41,8 @@ class FunctionalResult:
 class FunctionalComparison:
     """Runs circuits of heads across tasks, every other head ablated (and MLPs kept).
 
-    It stands here, above evaluation, because it needs all of a task's pairs, the running of circuits (`NodeRuns`), and a store; the
-    statistics are in `circuitlab.comparison` and know no model.
+    It stands here, above evaluation, because it needs all of a task's pairs, the running of circuits (`NodeCircuitRunner`), and a store;
+    the statistics are in `circuitlab.comparison` and know no model.
 
     Parameters
     ----------
@@ -117,14 +117,14 @@ class FunctionalComparison:
                 what = f"The scores of {name} are of other weights than {model.spec.name}."
                 raise IncompatibleError(what, "Give the model that was scored.")
             batch, prompts[name] = held_out(model, self.prompts.get(name, where.task.id), where.task, self.pairs)
-            runs = NodeRuns(model, batch, get_metric(where.metric), ("heads",), ablation)
+            runs = NodeCircuitRunner(model, batch, get_metric(where.metric), ("heads",), ablation)
             checkpoint = None if store is None else store.checkpoint(runs_id(runs), "circuits")
             runners[name] = CachedRuns(runs, checkpoint, report=overall)
         return runners, prompts
 
     def _conventions(self, runners: Mapping[str, CachedRuns], prompts: Mapping[str, str]) -> dict[str, str]:
         how = next(iter(runners.values())).runs.conventions
-        metrics = {name: f"{one.runs.metric.name}" for name, one in runners.items() if isinstance(one.runs, NodeRuns)}
+        metrics = {name: f"{one.runs.metric.name}" for name, one in runners.items() if isinstance(one.runs, NodeCircuitRunner)}
         return how | {f"prompts of {name}": said for name, said in prompts.items()} | {f"metric of {k}": v for k, v in metrics.items()}
 
 

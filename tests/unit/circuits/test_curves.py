@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuitlab.circuits.curves import FRACTIONS, Ends, FaithfulnessCurve, area, sizes_of
+from circuitlab.circuits.curves import FRACTIONS, FaithfulnessCurve, FaithfulnessScale, area, sizes_of
 from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownNameError
 
 FULL = np.array([4.0, 6.0, 5.0])
@@ -23,7 +23,7 @@ def test_areas_equal_hand_computed_trapezoids():
 
 
 def test_cpr_and_cmd_are_not_clamped():
-    ends = Ends(np.array([1.0, 1.0]), np.array([0.0, 0.0]))
+    ends = FaithfulnessScale(np.array([1.0, 1.0]), np.array([0.0, 0.0]))
     curve = FaithfulnessCurve((0.1, 0.5, 1.0), (1, 5, 10), np.array([[-1.0, -1.0], [2.0, 2.0], [1.0, 1.0]]), ends, "absolute")
     assert curve.cpr().as_dict() == pytest.approx(dict.fromkeys(("mean", "low", "high"), 0.4 * 0.5 + 0.5 * 1.5))
     assert curve.cmd().mean == pytest.approx(0.4 * 1.5 + 0.5 * 0.5)
@@ -34,12 +34,12 @@ def test_cpr_and_cmd_are_not_clamped():
 def test_faithfulness_is_a_ratio_of_means_with_exact_ends():
     rng = np.random.default_rng(0)
     full, empty = rng.normal(3, 1, 40), rng.normal(0, 1, 40)
-    ends = Ends(full, empty)
+    ends = FaithfulnessScale(full, empty)
     draws = ends.draws(np.stack([full, empty, (full + empty) / 2]))
     assert (draws[:, 0] == 1).all() and (draws[:, 1] == 0).all(), "exactly, also on every resample"
     assert draws[0, 2] == pytest.approx(0.5)
     value = np.array([2.0, 0.0, 7.0])
-    assert Ends(FULL, EMPTY).draws(value[None])[0, 0] == pytest.approx((3.0 - 0.0) / (5.0 - 0.0)), "not a mean of ratios"
+    assert FaithfulnessScale(FULL, EMPTY).draws(value[None])[0, 0] == pytest.approx((3.0 - 0.0) / (5.0 - 0.0)), "not a mean of ratios"
 
 
 def test_the_interval_covers_a_known_ratio():
@@ -47,24 +47,24 @@ def test_the_interval_covers_a_known_ratio():
     hits = 0
     for trial in range(200):
         gap = rng.normal(3, 1, 40)
-        found = Ends(gap, np.zeros(40), n_resamples=300, seed=trial).faithfulness((0.7 * gap + rng.normal(0, 1, 40))[None])
+        found = FaithfulnessScale(gap, np.zeros(40), n_resamples=300, seed=trial).faithfulness((0.7 * gap + rng.normal(0, 1, 40))[None])
         hits += found.low[0] <= 0.7 <= found.high[0]
     assert 0.89 <= hits / 200 <= 0.99
 
 
 def test_intervals_are_deterministic_and_missing_for_one_pair():
     value = np.array([[2.0, 0.0, 7.0]])
-    assert Ends(FULL, EMPTY).faithfulness(value) == Ends(FULL, EMPTY).faithfulness(value)
-    alone = Ends(FULL[:1], EMPTY[:1]).faithfulness(value[:, :1])
+    assert FaithfulnessScale(FULL, EMPTY).faithfulness(value) == FaithfulnessScale(FULL, EMPTY).faithfulness(value)
+    alone = FaithfulnessScale(FULL[:1], EMPTY[:1]).faithfulness(value[:, :1])
     assert alone.mean[0] == pytest.approx(1 / 3)
     assert np.isnan(alone.low[0]) and np.isnan(alone.high[0])
 
 
 def test_nothing_to_recover_is_refused():
     with pytest.raises(EmptyGapError, match="nothing for a circuit to recover"):
-        Ends(FULL, FULL)
+        FaithfulnessScale(FULL, FULL)
     with pytest.raises(BadParameterError, match="one value per pair"):
-        Ends(FULL, EMPTY[:2])
+        FaithfulnessScale(FULL, EMPTY[:2])
 
 
 def test_sizes_are_rounded_down():

@@ -9,7 +9,7 @@ import pytest
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.progress import report_progress
-from circuitlab.evaluation import NodeRuns
+from circuitlab.evaluation import NodeCircuitRunner
 from circuitlab.evaluation.cached_runs import CachedRuns, runs_id
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.store import Checkpoint
@@ -21,7 +21,7 @@ METRIC = LogitDiff()
 @pytest.fixture(scope="module")
 def runs():
     model = tiny_model("llama")
-    return NodeRuns(model, tiny_batch(model, 4), METRIC)
+    return NodeCircuitRunner(model, tiny_batch(model, 4), METRIC)
 
 
 def some(n: int, seed: int = 0) -> np.ndarray:
@@ -32,7 +32,7 @@ def some(n: int, seed: int = 0) -> np.ndarray:
 class Counting:
     """Counts how many circuits are run; breaks at the given call."""
 
-    of: NodeRuns
+    of: NodeCircuitRunner
     breaks_at: int = 99
     counts: list[int] = field(default_factory=list)
 

@@ -10,10 +10,10 @@ import pytest
 
 from circuitlab.circuits import Circuit
 from circuitlab.circuits.chance import p_value, random_masks
-from circuitlab.circuits.curves import Ends
+from circuitlab.circuits.curves import FaithfulnessScale
 from circuitlab.core.errors import BadParameterError, EmptyGapError, IncompatibleError, UnknownNameError
 from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Universe, parse_edge
-from circuitlab.evaluation import EdgeRunsOfCircuits, Evaluate, NodeRuns
+from circuitlab.evaluation import EdgeCircuitRunner, Evaluate, NodeCircuitRunner
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import KLDivergence, LogitDiff
@@ -35,17 +35,17 @@ def random_of(runs, n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean", "mean_by_mark"])
-@pytest.mark.parametrize("build", [NodeRuns, EdgeRunsOfCircuits])
+@pytest.mark.parametrize("build", [NodeCircuitRunner, EdgeCircuitRunner])
 def test_the_full_model_scores_one_and_the_empty_circuit_zero(family, ablation, build) -> None:
     model = tiny_model(family)
     batch = tiny_batch(model, 3, unequal=True)
     runs = build(model, batch, METRIC, ablation=ablation)
     full, empty = runs.metric_of(np.array([[True], [False]]).repeat(len(runs.elements), 1))
     np.testing.assert_allclose(full, METRIC(model.logits(batch.clean, batch.end), batch), atol=1e-5)
-    ends = Ends(full, empty)
+    ends = FaithfulnessScale(full, empty)
     assert ends.draws(np.stack([full, empty]))[:, 0].tolist() == [1.0] * (ends.n_resamples + 1)
     assert not ends.draws(np.stack([full, empty]))[:, 1].any()
-    if build is EdgeRunsOfCircuits and ablation == "resample":
+    if build is EdgeCircuitRunner and ablation == "resample":
         np.testing.assert_allclose(empty, METRIC(model.logits(batch.corrupt, batch.end), batch), atol=1e-5)
 
 
@@ -55,8 +55,8 @@ def test_nodes_are_edges_whose_senders_are_in_the_circuit(family, ablation) -> N
     """Where no norm mixes the heads of a layer: an ablated node writes its ablated value to every receiver."""
     model = tiny_model(family)
     batch = tiny_batch(model, 3, unequal=True)
-    nodes = NodeRuns(model, batch, METRIC, ("heads", "mlps"), ablation)
-    edges = EdgeRunsOfCircuits(model, batch, METRIC, ablation)
+    nodes = NodeCircuitRunner(model, batch, METRIC, ("heads", "mlps"), ablation)
+    edges = EdgeCircuitRunner(model, batch, METRIC, ablation)
     masks = random_of(nodes, 4)
     place = {node: i for i, node in enumerate(nodes.elements)}
     senders = [place.get(edge.sender) for edge in edges.elements]
@@ -71,7 +71,7 @@ def test_nodes_are_such_edges_on_the_real_model(smollm2) -> None:
     from circuitlab.model.prepare import prepare_batch
 
     batch = prepare_batch(smollm2, "ioi", 1)
-    nodes, edges = (build(smollm2, batch, METRIC) for build in (NodeRuns, EdgeRunsOfCircuits))
+    nodes, edges = (build(smollm2, batch, METRIC) for build in (NodeCircuitRunner, EdgeCircuitRunner))
     nodes = replace(nodes, parts=("heads", "mlps"))
     place = {node: i for i, node in enumerate(nodes.elements)}
     (mask,) = np.random.default_rng(0).random((1, len(place))) < 0.8
@@ -84,21 +84,21 @@ def test_nodes_are_such_edges_on_the_real_model(smollm2) -> None:
 @pytest.mark.parametrize("ablation", ["resample", "mean"])
 def test_engines_agree(llama, ablation) -> None:
     batch = tiny_batch(llama, 3, unequal=True)
-    fast, slow = (NodeRuns(llama, batch, METRIC, ("heads", "mlps"), ablation, engine=engine) for engine in ("exact", "hooks"))
+    fast, slow = (NodeCircuitRunner(llama, batch, METRIC, ("heads", "mlps"), ablation, engine=engine) for engine in ("exact", "hooks"))
     masks = random_of(fast, 4)
     np.testing.assert_allclose(fast.metric_of(masks), slow.metric_of(masks), atol=1e-5)
 
 
 def test_circuits_do_not_depend_on_their_company(llama) -> None:
     batch = tiny_batch(llama, 5, unequal=True)
-    for runs in (NodeRuns(llama, batch, METRIC), EdgeRunsOfCircuits(llama, batch, METRIC)):
+    for runs in (NodeCircuitRunner(llama, batch, METRIC), EdgeCircuitRunner(llama, batch, METRIC)):
         masks = random_of(runs, 5)
         together = runs.metric_of(np.concatenate([masks, masks[::-1]]))
         np.testing.assert_array_equal(together[:5], together[5:][::-1])
         np.testing.assert_allclose(runs.metric_of(masks[2:3]), together[2:3], atol=1e-5)
 
 
-@pytest.mark.parametrize("build", [NodeRuns, EdgeRunsOfCircuits])
+@pytest.mark.parametrize("build", [NodeCircuitRunner, EdgeCircuitRunner])
 def test_the_ends_are_run_once_and_with_the_first_circuits(llama, build, monkeypatch) -> None:
     asked = []
     plain = build.run
@@ -114,7 +114,7 @@ def test_the_ends_are_run_once_and_with_the_first_circuits(llama, build, monkeyp
 
 
 def test_a_metric_that_compares_with_the_clean_run(llama) -> None:
-    runs = NodeRuns(llama, tiny_batch(llama, 3), KLDivergence())
+    runs = NodeCircuitRunner(llama, tiny_batch(llama, 3), KLDivergence())
     full, empty = runs.ends
     np.testing.assert_allclose(full, 0, atol=1e-6)
     assert (empty < -1e-4).all()
@@ -176,12 +176,12 @@ def test_the_planted_edges_are_faithful() -> None:
 
 
 def test_p_values_are_calibrated_under_the_null(llama) -> None:
-    runs = NodeRuns(llama, tiny_batch(llama, 3), METRIC)
+    runs = NodeCircuitRunner(llama, tiny_batch(llama, 3), METRIC)
     n = len(runs.elements)
     every = np.zeros((495, n), dtype=bool)
     for row, chosen in zip(every, itertools.combinations(range(n), 4), strict=True):
         row[list(chosen)] = True
-    values = Ends(*runs.ends, n_resamples=1).draws(runs.metric_of(every))[0]
+    values = FaithfulnessScale(*runs.ends, n_resamples=1).draws(runs.metric_of(every))[0]
     known = {row.tobytes(): value for row, value in zip(every, values, strict=True)}
     found = []
     for trial in range(600):
@@ -208,7 +208,7 @@ def test_the_document_and_its_measures(llama) -> None:
     whole = found.values["circuit"].mean()
     assert said["faithfulness"]["mean"] == pytest.approx((whole - empty) / (full - empty))
     assert [row["node"] for row in said["minimality"]["elements"]] == ["a0.h1", "a2.h3", "m1"]
-    less = NodeRuns(llama, batch, METRIC, ("heads", "mlps")).metric_of(_mask(llama, {Head(2, 3), Mlp(1)}))[0].mean()
+    less = NodeCircuitRunner(llama, batch, METRIC, ("heads", "mlps")).metric_of(_mask(llama, {Head(2, 3), Mlp(1)}))[0].mean()
     assert said["minimality"]["elements"][0]["mean"] == pytest.approx((whole - less) / (full - empty), abs=1e-5)
     apart = (found.values["random/circuit"] - found.values["random/model"]).mean(1) / (full - empty)
     assert said["completeness"]["mean"] == pytest.approx(np.abs(apart).mean())
@@ -225,7 +225,7 @@ def test_classes_and_greedy_subsets(llama) -> None:
     found = Evaluate(n_random=0, n_subsets=0, classes=classes, n_greedy=2)(circuit, llama, batch, METRIC)
     said = found.to_dict()["completeness"]
     assert [(row["name"], row["removed"]) for row in said["classes"]] == [("late", ["a2.h0", "a2.h3"]), ("early", ["a0.h1"])]
-    runs = NodeRuns(llama, batch, METRIC)
+    runs = NodeCircuitRunner(llama, batch, METRIC)
     mask = runs.mask_of(circuit)
     apart = {}
     for size in (1, 2):
@@ -242,7 +242,7 @@ def test_classes_and_greedy_subsets(llama) -> None:
 
 
 def _mask(model, nodes) -> np.ndarray:
-    runs = NodeRuns(model, tiny_batch(model, 1), METRIC, ("heads", "mlps"))
+    runs = NodeCircuitRunner(model, tiny_batch(model, 1), METRIC, ("heads", "mlps"))
     return runs.mask_of(Circuit(frozenset(nodes), SHAPE))[None]
 
 
@@ -276,11 +276,11 @@ def test_what_cannot_be_evaluated_is_said(llama) -> None:
     with pytest.raises(UnknownNameError, match=r"Did you mean 'a0\.h1<q>'"):
         Evaluate()(Circuit(frozenset(), SHAPE, frozenset({parse_edge("embed->a0.h1<k>")})), llama, batch, METRIC)
     with pytest.raises(BadParameterError, match="no edges"):
-        EdgeRunsOfCircuits(llama, batch, METRIC).mask_of(head)
+        EdgeCircuitRunner(llama, batch, METRIC).mask_of(head)
     with pytest.raises(BadParameterError, match="do not say which template"):
-        NodeRuns(llama, batch, METRIC, ablation="mean_by_template").metric_of(np.ones((1, 12)))
+        NodeCircuitRunner(llama, batch, METRIC, ablation="mean_by_template").metric_of(np.ones((1, 12)))
     with pytest.raises(BadParameterError, match="do not fit"):
-        NodeRuns(llama, batch, METRIC).metric_of(np.ones((2, 3)))
+        NodeCircuitRunner(llama, batch, METRIC).metric_of(np.ones((2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -300,27 +300,27 @@ def test_wrong_settings_are_found_at_once(settings, says) -> None:
 def test_wrong_universes(llama) -> None:
     batch = tiny_batch(llama, 2)
     with pytest.raises(UnknownNameError, match="part"):
-        NodeRuns(llama, batch, METRIC, ("attns",))
+        NodeCircuitRunner(llama, batch, METRIC, ("attns",))
     with pytest.raises(BadParameterError, match="universe"):
-        NodeRuns(llama, batch, METRIC, ())
+        NodeCircuitRunner(llama, batch, METRIC, ())
     with pytest.raises(BadParameterError, match=r"keep_at names m1, outside"):
-        NodeRuns(llama, batch, METRIC, keep_at={Mlp(1): ("END",)})
+        NodeCircuitRunner(llama, batch, METRIC, keep_at={Mlp(1): ("END",)})
     with pytest.raises(UnknownNameError, match="Did you mean 'CHANGE'"):
-        NodeRuns(llama, batch, METRIC, keep_at={Head(1, 1): ("CHANGED",)})
+        NodeCircuitRunner(llama, batch, METRIC, keep_at={Head(1, 1): ("CHANGED",)})
     edge = parse_edge("a0.h1->a1.kv0<k>")
     with pytest.raises(BadParameterError, match=r"keep_at names a1\.h1, and this is a circuit of edges"):
-        EdgeRunsOfCircuits(llama, batch, METRIC, keep_at={Head(1, 1): ("END",)})
+        EdgeCircuitRunner(llama, batch, METRIC, keep_at={Head(1, 1): ("END",)})
     with pytest.raises(BadParameterError, match=r"keep_at names a0\.h1->a1\.kv0<k>, outside"):
-        NodeRuns(llama, batch, METRIC, keep_at={edge: ("END",)})
+        NodeCircuitRunner(llama, batch, METRIC, keep_at={edge: ("END",)})
     with pytest.raises(UnknownNameError, match="Did you mean 'CHANGE'"):
-        EdgeRunsOfCircuits(llama, batch, METRIC, keep_at={edge: ("CHANGED",)})
+        EdgeCircuitRunner(llama, batch, METRIC, keep_at={edge: ("CHANGED",)})
     with pytest.raises(BadParameterError, match="pairs_per_pass"):
-        EdgeRunsOfCircuits(llama, batch, METRIC, pairs_per_pass=0)
+        EdgeCircuitRunner(llama, batch, METRIC, pairs_per_pass=0)
 
 
 def test_keys_of_query_heads_are_those_of_their_own_key_value_head() -> None:
     model = tiny_model("gpt2")
-    runs = EdgeRunsOfCircuits(model, tiny_batch(model, 2), METRIC)
+    runs = EdgeCircuitRunner(model, tiny_batch(model, 2), METRIC)
     universe = Universe(3, 4, 4)
     ours, theirs = (Circuit(frozenset(), universe, frozenset({parse_edge(f"a0.h2->a1.{name}3<k>")})) for name in ("kv", "h"))
     np.testing.assert_array_equal(runs.mask_of(ours), runs.mask_of(theirs))

@@ -10,7 +10,7 @@ import pytest
 from circuitlab.circuits import Circuit
 from circuitlab.core.nodes import Head, Universe, parse_edge
 from circuitlab.core.provenance import digest
-from circuitlab.evaluation import Evaluate, NodeRuns
+from circuitlab.evaluation import Evaluate, NodeCircuitRunner
 from circuitlab.evaluation.identity import Measured, evaluation_identity
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
@@ -36,7 +36,7 @@ def test_the_second_time_nothing_is_run(llama, tmp_path, monkeypatch) -> None:
     first = evaluate_batch(measured, "these", SETTINGS, cache)
     assert not first.cached
     assert (first.faithfulness, first.measures["cpr"]) == (plain["faithfulness"], plain["cpr"])
-    monkeypatch.setattr(NodeRuns, "run", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(NodeCircuitRunner, "run", lambda *_: pytest.fail("run again"))
     renamed = replace(measured, circuit=replace(CIRCUIT, rule="picked otherwise", sources=("abc",)))
     again = evaluate_batch(renamed, "these", SETTINGS, cache)
     assert again.cached

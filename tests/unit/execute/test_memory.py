@@ -8,10 +8,10 @@ import torch
 
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.progress import report_progress
-from circuitlab.evaluation import NodeRuns
+from circuitlab.evaluation import NodeCircuitRunner
 from circuitlab.execute import memory
 from circuitlab.execute.memory import DEFAULT_GIB, PassSizes, available_bytes, fits_in, memory_budget, pass_bytes
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
 from circuitlab.testing.tiny import tiny_batch, tiny_model
@@ -45,7 +45,7 @@ def test_a_small_budget_makes_smaller_passes_and_the_same_scores(model, name: st
 
 
 def test_circuits_are_run_in_smaller_passes_too(model) -> None:
-    runs = NodeRuns(model, tiny_batch(model, 6), METRIC)
+    runs = NodeCircuitRunner(model, tiny_batch(model, 6), METRIC)
     masks = np.zeros((2, len(runs.elements)), dtype=bool)
     masks[0, :3] = True
     whole, seen = runs.run(masks), chunks(lambda: runs.run(masks))
@@ -74,7 +74,7 @@ def test_longer_prompts_go_fewer_together(model) -> None:
     budget = 3 * sizes.differentiated(("z",), 9, 9)
     with memory_budget(budget / 2**30):
         fits = fits_in(lambda _window, length: sizes.differentiated(("z",), length, length), "x")
-    found = list(like_pairs(batch, 8, alike=False, fits=fits))
+    found = list(batch_by_length(batch, 8, alike=False, fits=fits))
     assert sorted(pair for chunk in found for pair in chunk) == list(range(8))
     assert len(found) > 3
     for chunk in found:
@@ -85,7 +85,7 @@ def test_longer_prompts_go_fewer_together(model) -> None:
 def test_without_a_budget_chunks_are_what_they_were(model) -> None:
     batch = tiny_batch(model, 8, unequal=True)
     fits = fits_in(lambda _window, _length: 1, "x")
-    assert list(like_pairs(batch, 3, alike=False, fits=fits)) == list(like_pairs(batch, 3, alike=False))
+    assert list(batch_by_length(batch, 3, alike=False, fits=fits)) == list(batch_by_length(batch, 3, alike=False))
 
 
 def test_what_a_graph_holds_is_counted(model) -> None:

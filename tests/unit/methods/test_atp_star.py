@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.execute import nodes_in_trace, qk_fix
-from circuitlab.execute.first_order import Contrast
+from circuitlab.execute.first_order import GradientRunPair
 from circuitlab.execute.gradients import gradient_run
-from circuitlab.execute.nodes_in_trace import Chosen, Point
+from circuitlab.execute.nodes_in_trace import NodeSelection, Point
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.atp_star import AttributionPatchingStar
 from circuitlab.methods.attribution_patching import AttributionPatching
@@ -30,11 +30,11 @@ METRIC = LogitDiff()
 LAYER = 1
 
 
-def contrast_of(model, batch, site: str, positions: tuple[str, ...] = ("all",)) -> Contrast:
+def contrast_of(model, batch, site: str, positions: tuple[str, ...] = ("all",)) -> GradientRunPair:
     """The two runs, the corrupt one with a graph."""
     run = gradient_run(model, METRIC, batch, batch.corrupt)
     other = gradient_run(model, METRIC, batch, batch.clean, track=False)
-    return Contrast(run, other.trace, batch, Chosen(("heads",), site, positions), 1)
+    return GradientRunPair(run, other.trace, batch, NodeSelection(("heads",), site, positions), 1)
 
 
 def pattern_after(model, batch, site: Site, head: int, position: int | None = None) -> torch.Tensor:
@@ -89,7 +89,7 @@ def test_one_changed_key_by_formula_equals_an_edited_run(family: str) -> None:
         torch.testing.assert_close(found.sum(1).float(), qk_fix.fixed_effect(all_keys(contrast), point, gradient, attention).float())
 
 
-def all_keys(contrast: Contrast) -> Contrast:
+def all_keys(contrast: GradientRunPair) -> GradientRunPair:
     """All keys change together: not the sum of one after the other."""
     return dataclasses.replace(contrast, chosen=dataclasses.replace(contrast.chosen, positions=("all",)))
 
@@ -168,10 +168,10 @@ class _Gated(Decoder):
         return value
 
 
-def dropped_scores(model, batch, layer: int, contrast: Contrast, points: list[Point]) -> list[torch.Tensor]:
+def dropped_scores(model, batch, layer: int, contrast: GradientRunPair, points: list[Point]) -> list[torch.Tensor]:
     """Effects with one layer dropped, from a new run with a closed gate."""
     plain = model.decoder
-    gated = _Gated(plain.blocks, plain.embed, plain.measure)
+    gated = _Gated(plain.blocks, plain.embed, plain.geometry)
     object.__setattr__(gated, "closed", layer)
     run = gradient_run(model, METRIC, batch, batch.corrupt, gated)
     inside = {"q": "pattern", "k": "pattern"}
@@ -192,7 +192,7 @@ def dropped_scores(model, batch, layer: int, contrast: Contrast, points: list[Po
 def test_dropping_equals_a_run_with_a_closed_gate(family: str, site: str) -> None:
     model = load_model(tiny_hf(family))
     batch = tiny_batch(model, n=3)
-    chosen = Chosen(("heads", "attns", "mlps"), site, ("all",))
+    chosen = NodeSelection(("heads", "attns", "mlps"), site, ("all",))
     points = chosen.points(model.spec.n_layers)
     contrast = dataclasses.replace(contrast_of(model, batch, site), chosen=chosen)
     runs = [dropped_scores(model, batch, layer, contrast, points) for layer in range(3)]
@@ -290,7 +290,7 @@ def test_queries_and_keys_of_attention_with_sinks_are_refused_before_any_run(mon
     model = load_model(AutoModelForCausalLM.from_config(configuration("gpt_oss"), attn_implementation="eager"))
     batch = tiny_batch(model, 2)
     assert AttributionPatchingStar(site="v", parts=("heads",))(model, batch, METRIC).n_pairs == 2
-    model.decoder.measure(1)
+    model.decoder.geometry(1)
     monkeypatch.setattr(Decoder, "trace", lambda *_: pytest.fail("work has begun"))
     for site in ("q", "k"):
         with pytest.raises(ModelError, match=r"has sinks.* asks for less with its default parameters"):

@@ -13,7 +13,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.methods.decomposition import RULES, Options, Rule, Source
-from circuitlab.methods.decomposition.forward import climb
+from circuitlab.methods.decomposition.forward import run_layers
 from circuitlab.methods.decomposition.prompts import prompts_of
 from circuitlab.methods.decomposition.relevance import relevance_to_metric
 from circuitlab.methods.decomposition.source import BASELINES, ordered
@@ -81,7 +81,7 @@ def test_taking_what_is_left_equals_carrying_both_parts(family: str) -> None:
     rule = Rule()
     for _, prompts in prompts_of(model, batch, SOURCES, Options(rule)):
         some = [SOURCES[i] for i in ordered(SOURCES)]
-        fast, both = (climb(rule, prompts, some, carry=carry) for carry in (False, True))
+        fast, both = (run_layers(rule, prompts, some, carry=carry) for carry in (False, True))
         torch.testing.assert_close(fast.relevant, both.relevant, atol=1e-9, rtol=0)
         assert fast.relevant.abs().max() > 0.1
 

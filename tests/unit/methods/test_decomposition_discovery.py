@@ -8,7 +8,7 @@ import torch
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Head, KVHead
-from circuitlab.evaluation import NodeRuns
+from circuitlab.evaluation import NodeCircuitRunner
 from circuitlab.figures.recursion import recursion_diagram
 from circuitlab.methods.contextual_decomposition import ContextualDecomposition
 from circuitlab.methods.decomposition import Options, Rule, Source
@@ -81,7 +81,7 @@ def test_relevance_over_the_mean_of_the_layer() -> None:
 def discover(name: str, search: Search, rule: str = "exact"):
     planted = build_planted(name)
     batch = planted.batch(6)
-    runs = NodeRuns(planted.model, batch, METRIC, ("heads",))
+    runs = NodeCircuitRunner(planted.model, batch, METRIC, ("heads",))
     return planted, discover_by_relevance(planted.model, batch, METRIC, runs, search=search, method=ContextualDecomposition(rule=rule))
 
 
@@ -109,7 +109,7 @@ def test_heads_that_turn_a_later_head_are_found_by_the_ablation_rule() -> None:
 def test_every_stage_adds_what_is_most_relevant_to_the_circuit_before() -> None:
     model = tiny_model("gemma3", seed=3)
     batch = tiny_batch(model, 4)
-    runs = NodeRuns(model, batch, METRIC, ("heads",))
+    runs = NodeCircuitRunner(model, batch, METRIC, ("heads",))
     found = discover_by_relevance(model, batch, METRIC, runs, search=Search(top=0.15, close=0.0, prune=False))
     first, second = found.stages[:2]
     scores = ContextualDecomposition(parts=("heads",))(model, batch, METRIC)

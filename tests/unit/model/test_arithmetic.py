@@ -9,14 +9,14 @@ from circuitlab.model.decoder import Linear
 from circuitlab.model.decoder.rotary import Geometry
 from circuitlab.model.engine import Difference
 from circuitlab.model.engine.arithmetic import keeping
-from circuitlab.model.engine.window import Place
+from circuitlab.model.engine.window import Window
 
 POSITIONS, WIDTH = 3, 8
 
 
-def place() -> Place:
+def place() -> Window:
     visible = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).tril()
-    return Place(0, POSITIONS, Geometry(None, visible))
+    return Window(0, POSITIONS, Geometry(None, visible))
 
 
 def product(difference: Difference, linear: Linear, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuitlab.core.errors import BadParameterError, ModelError
-from circuitlab.evaluation.nodes import NodeRuns
+from circuitlab.evaluation.nodes import NodeCircuitRunner
 from circuitlab.execute.contract import provenance_of
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
@@ -78,7 +78,7 @@ def test_edges_of_an_edited_model_sum_to_its_nodes(model) -> None:
 
 def test_a_circuit_of_everything_is_the_edited_model(model) -> None:
     edited, batch = model.edited(Knockout("a1.h2", "zero")), tiny_batch(model, 3)
-    runs = NodeRuns(edited, batch, METRIC)
+    runs = NodeCircuitRunner(edited, batch, METRIC)
     full = runs.run(np.ones((1, len(runs.elements)), dtype=bool))[0]
     np.testing.assert_allclose(full, METRIC(edited.logits(batch.clean, batch.end).double(), batch), atol=1e-4)
 

@@ -10,7 +10,7 @@ import pytest
 
 from circuitlab.circuits import Circuit
 from circuitlab.core.errors import BadParameterError, IncompatibleError
-from circuitlab.evaluation import NodeRuns
+from circuitlab.evaluation import NodeCircuitRunner
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import planted_model
@@ -53,7 +53,7 @@ def test_the_planted_helper_transfers_and_the_distractor_does_not(planted, tmp_p
     said = result.to_dict()
     assert said["conventions"]["prompts of a"] == "8 made-up pairs" and said["conventions"]["metric of bb"] == "logit_diff"
     assert set(said) >= {"cells", "per_pair", "conventions", "dissociation"}
-    direct = NodeRuns(found.model, found.batch(8, seed=9), METRIC)
+    direct = NodeCircuitRunner(found.model, found.batch(8, seed=9), METRIC)
     want = direct.metric_of(direct.mask_of(circuits["a"])[None])[0]
     np.testing.assert_allclose(result.transfer.values["bb"]["circuits"][0], want, atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_a_second_comparison_runs_nothing(planted, tmp_path, monkeypatch) -> Non
     found, scores, circuits = planted
     comparison, store = FunctionalComparison(pairs=4, n_random=5), Cache(tmp_path)
     first = comparison(found.model, scores, circuits, store).to_dict()
-    monkeypatch.setattr(NodeRuns, "run", lambda *_: pytest.fail("a circuit is run again"))
+    monkeypatch.setattr(NodeCircuitRunner, "run", lambda *_: pytest.fail("a circuit is run again"))
     assert comparison(found.model, scores, circuits, store).to_dict() == first
 
 

@@ -29,7 +29,7 @@ _AHEAD = 8
 
 
 class CircuitRuns(Protocol):
-    """Runs circuits of heads, such as `circuitlab.evaluation.NodeRuns` with ``parts=("heads",)``."""
+    """Runs circuits of heads, such as `circuitlab.evaluation.NodeCircuitRunner` with ``parts=("heads",)``."""
 
     @property
     def elements(self) -> Sequence[object]:
@@ -164,7 +164,7 @@ def discover_by_relevance(
     model, batch, metric : Model, ContrastBatch, Metric
         What relevance is measured on.
     runs : CircuitRuns
-        What circuits are judged on, for example ``NodeRuns(model, batch, metric, ("heads",), "mean")``.
+        What circuits are judged on, for example ``NodeCircuitRunner(model, batch, metric, ("heads",), "mean")``.
     search : Search, optional
         Sizes and thresholds.
     method : ContextualDecomposition, optional

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from circuitlab.methods.decomposition.prompts import Prompts
     from circuitlab.methods.decomposition.rule import Rule
 
-__all__ = ["Seen", "climb", "left_range", "passes"]
+__all__ = ["Seen", "run_layers", "left_range", "passes"]
 
 _RANGE = 4.0
 """How many times as large as the activation an irrelevant part may be. Parts that stay in range have at most two to three times its size in
@@ -40,7 +40,7 @@ def passes(sources: Sequence[Source], size: int) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def climb(
+def run_layers(
     rule: Rule,
     prompts: Prompts,
     sources: Sequence[Source],
@@ -73,7 +73,7 @@ def climb(
     watch = seen or _nothing
     first, stop = sources[0].layer, len(prompts.clean.layers) if last is None else last + 1
     resid = _empty(prompts, first, carry=carry)
-    geometry = prompts.decoder.measure(prompts.batch.clean.shape[1])
+    geometry = prompts.decoder.geometry(prompts.batch.clean.shape[1])
     for layer in range(first, stop):
         known = KnownLayer.of(prompts.decoder.blocks[layer], prompts.clean.layers[layer], geometry[layer], prompts.start)
         here = _Here(prompts, sources, layer)

@@ -29,7 +29,7 @@ class KnownLayer:
         Rotary angles and mask.
     base : LayerTrace
         The layer's own trace, cut to the window but for ``k``, ``v`` and the keys of ``pattern``.
-    turned_q, turned_k : Tensor
+    rotated_q, rotated_k : Tensor
         Queries and keys after their norms and rotation.
     dots, scores : Tensor, shape (pair, head, window, pos)
         Attention scores before and after the softcap.
@@ -45,8 +45,8 @@ class KnownLayer:
     start: int
     where: Geometry
     base: LayerTrace
-    turned_q: Float[Tensor, "pair window head d_head"]
-    turned_k: Float[Tensor, "pair pos kv_head d_head"]
+    rotated_q: Float[Tensor, "pair window head d_head"]
+    rotated_k: Float[Tensor, "pair pos kv_head d_head"]
     dots: Float[Tensor, "pair head window pos"]
     scores: Float[Tensor, "pair head window pos"]
     raw_attn: Float[Tensor, "pair window d_model"]
@@ -62,8 +62,8 @@ class KnownLayer:
         """Compute what the trace leaves out: a fraction of a forward pass through the layer."""
         length = trace.resid_pre.shape[1]
         angles = _angles(where, 0, length)
-        turned_q, turned_k = block.turned_q(trace.q, angles)[:, start:], block.turned_k(trace.k, angles)
-        dots = replace(block, softcap=None).scores(turned_q, turned_k)
+        rotated_q, rotated_k = block.rotated_q(trace.q, angles)[:, start:], block.rotated_k(trace.k, angles)
+        dots = replace(block, softcap=None).scores(rotated_q, rotated_k)
         window = ("resid_pre", "attn_in", "q", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out")
         cut = {name: getattr(trace, name)[:, start:] for name in window}
         base = replace(trace, **cut, pattern=trace.pattern[..., start:, :])
@@ -76,8 +76,8 @@ class KnownLayer:
             start=start,
             where=where,
             base=base,
-            turned_q=turned_q,
-            turned_k=turned_k,
+            rotated_q=rotated_q,
+            rotated_k=rotated_k,
             dots=dots,
             scores=block.capped(dots),
             raw_attn=block.o(base.z.flatten(-2)),
@@ -92,13 +92,13 @@ class KnownLayer:
     @property
     def visible(self) -> Bool[Tensor, "window pos"]:
         """Which keys each query of the window sees."""
-        length = self.turned_k.shape[1]
+        length = self.rotated_k.shape[1]
         return self.where.visible[self.start : length, :length]
 
     @property
     def angles(self) -> tuple[Tensor, Tensor] | None:
         """Rotary angles of the window."""
-        return _angles(self.where, self.start, self.turned_k.shape[1])
+        return _angles(self.where, self.start, self.rotated_k.shape[1])
 
 
 def _angles(where: Geometry, start: int, stop: int) -> tuple[Tensor, Tensor] | None:

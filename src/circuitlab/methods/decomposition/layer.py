@@ -54,9 +54,9 @@ def decompose_inputs(rule: Rule, known: KnownLayer, resid: Parts) -> LayerParts:
 def decompose_mixing(rule: Rule, known: KnownLayer, inputs: LayerParts) -> Parts:
     """Attention from its inputs to z."""
     block, base, start = known.block, known.base, known.start
-    q = _turned(rule, known, inputs.q, block.q_norm, known.turned_q)
-    k = _turned(rule, known, inputs.k, block.k_norm, known.turned_k[:, start:])
-    k, v = _with_earlier(k, known.turned_k, start), _with_earlier(inputs.v, base.v, start)
+    q = _turned(rule, known, inputs.q, block.q_norm, known.rotated_q)
+    k = _turned(rule, known, inputs.k, block.k_norm, known.rotated_k[:, start:])
+    k, v = _with_earlier(k, known.rotated_k, start), _with_earlier(inputs.v, base.v, start)
     if rule.softmax == "frozen":
         # Nothing of the weights is relevant or irrelevant: they are a linear map of the values.
         return v.through(lambda part: block.mix(base.pattern, part), base.z)

@@ -10,7 +10,7 @@ import torch
 
 from circuitlab.core.errors import ModelError
 from circuitlab.execute.memory import Fits, PassSizes, fits_in, pass_bytes
-from circuitlab.execute.sweeps import like_pairs
+from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.methods.decomposition.source import Options, Source
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Means:
         """Run every corrupt prompt once and average, in float64; so many together as ``fits`` allows."""
         whole = batch.mask.all()
         sums: dict[tuple[str, int], Tensor] = {}
-        for pairs in like_pairs(batch, _PAIRS_PER_PASS, alike=False, fits=fits):
+        for pairs in batch_by_length(batch, _PAIRS_PER_PASS, alike=False, fits=fits):
             few = batch.select(pairs)
             real = few.mask[..., None].double()
             for key, value in _outputs(decoder.trace(decoder.embed(few.corrupt))):
@@ -129,7 +129,7 @@ def prompts_of(
         raise ModelError(what, "Decompose the unedited model, or use activation_patching, which is exact with every edit.")
     fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.source(length), "A decomposition")
     means = Means.of(decoder, batch, fits) if options.baseline == "mean" else None
-    for pairs in like_pairs(batch, _pairs_together(batch, len(sources), options), todo, fits=fits):
+    for pairs in batch_by_length(batch, _pairs_together(batch, len(sources), options), todo, fits=fits):
         few = batch.select(pairs)
         clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
         yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)

@@ -14,7 +14,7 @@ from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import universe_of
-from circuitlab.methods.decomposition.forward import climb, left_range, passes
+from circuitlab.methods.decomposition.forward import run_layers, left_range, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered
@@ -203,13 +203,13 @@ class _Run:
     def relevances(self, sources: Sequence[Source]) -> tuple[np.ndarray, np.ndarray]:
         """Relevance of sources, in the order in which they join, (source, pair); and where norms had to be bounded for it."""
         rule, carry = self.options.rule, carries(sources, self.options)
-        final = climb(rule, self.prompts, sources, carry=carry)
+        final = run_layers(rule, self.prompts, sources, carry=carry)
         values, left = self._read(rule, final), left_range(self.prompts, final)
         if rule.norm == "bounded" or not left.any():
             return values, np.zeros_like(left)
         rows = np.flatnonzero(left.any(1))
         bounded, some = replace(rule, norm="bounded"), [sources[int(row)] for row in rows]
-        again = self._read(bounded, climb(bounded, self.prompts, some, carry=carry))
+        again = self._read(bounded, run_layers(bounded, self.prompts, some, carry=carry))
         values[rows] = np.where(left[rows], again, values[rows])
         return values, left
 
@@ -231,7 +231,7 @@ class _Run:
         def compare(layer: int, _field: str, parts: Parts) -> None:
             worst[layer] = float(np.fmax(worst[layer], parts.error()))
 
-        final = climb(rule, self.prompts, [sources[i] for i in some], seen=compare, carry=True)
+        final = run_layers(rule, self.prompts, [sources[i] for i in some], seen=compare, carry=True)
         logits = self.readout.logits(rule, final, self.prompts.end)
         apart = np.abs(self.readout.relevance(logits) - found[some])[bounded[some] == (not held)]
         return Invariant(tuple(worst), logits.error(), float(apart.max()))

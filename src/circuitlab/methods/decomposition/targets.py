@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Head, KVHead, parse_node
 from circuitlab.core.progress import step
 from circuitlab.execute.routes import universe_of
-from circuitlab.methods.decomposition.forward import climb, left_range, passes
+from circuitlab.methods.decomposition.forward import run_layers, left_range, passes
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.relevance import carries, require_sources
 from circuitlab.methods.decomposition.source import Options, Source
@@ -148,11 +148,11 @@ def relevance_to_targets(
 def _measured(reader: _Reader, sources: Sequence[Source], options: Options, last: int) -> np.ndarray:
     """Relevance of some sources to all targets, (source, target, pair); with bounded norms where parts leave the activation's range."""
     rule, carry = options.rule, carries(sources, options)
-    left = left_range(reader.prompts, climb(rule, reader.prompts, sources, seen=reader, last=last, carry=carry))
+    left = left_range(reader.prompts, run_layers(rule, reader.prompts, sources, seen=reader, last=last, carry=carry))
     rows = np.flatnonzero(left.any(1))
     if rule.norm == "held" and len(rows):
         again = replace(reader, values=np.zeros_like(reader.values[rows]))
-        climb(replace(rule, norm="bounded"), reader.prompts, [sources[int(row)] for row in rows], seen=again, last=last, carry=carry)
+        run_layers(replace(rule, norm="bounded"), reader.prompts, [sources[int(row)] for row in rows], seen=again, last=last, carry=carry)
         reader.values[rows] = np.where(left[rows][:, None], again.values, reader.values[rows])
     return reader.values
 

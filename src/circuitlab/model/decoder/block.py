@@ -103,11 +103,11 @@ class Block:
         """Queries or keys turned by their positions."""
         return rotate(x, angles, pairs=self.pairs)
 
-    def turned_q(self, q: Float[Tensor, "*rows pos head d_head"], angles: Any) -> Float[Tensor, "*rows pos head d_head"]:
+    def rotated_q(self, q: Float[Tensor, "*rows pos head d_head"], angles: Any) -> Float[Tensor, "*rows pos head d_head"]:
         """Queries as they meet keys: q-norm, then rotation; ``angles`` are those of the positions given, or None."""
         return self.rotate(_normed(self.q_norm, q), angles)
 
-    def turned_k(self, k: Float[Tensor, "*rows pos kv_head d_head"], angles: Any) -> Float[Tensor, "*rows pos kv_head d_head"]:
+    def rotated_k(self, k: Float[Tensor, "*rows pos kv_head d_head"], angles: Any) -> Float[Tensor, "*rows pos kv_head d_head"]:
         """Keys as they meet queries: k-norm, then rotation."""
         return self.rotate(_normed(self.k_norm, k), angles)
 
@@ -149,14 +149,14 @@ class Block:
         """Attention weights of raw queries, which are the last positions of those that ``keys`` (turned) hold."""
         stop = keys.shape[-3]
         start = stop - q.shape[-3]
-        scores = self.scores(self.turned_q(q, where.angles_of(start, stop)), keys)
+        scores = self.scores(self.rotated_q(q, where.angles_of(start, stop)), keys)
         if where.bias is not None:
             scores = scores + where.biased(start, stop)
         return self.weights(scores, ~where.visible[start:stop, :stop])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Geometry) -> tuple[Tensor, Tensor]:
         """Pattern and z of whole prompts from raw q, k and v."""
-        pattern = self.weigh(q, self.turned_k(k, where.angles_of(0, k.shape[-3])), where)
+        pattern = self.weigh(q, self.rotated_k(k, where.angles_of(0, k.shape[-3])), where)
         return pattern, self.mix(pattern, v)
 
     def write(self, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows d_model"]:

@@ -55,7 +55,7 @@ def build_decoder(run: HookedRun, name: str) -> Decoder:
     measure.ready(found)
     decoder = Decoder([one.block for one in found], measure.embed, measure)
     measure.decoder = decoder
-    decoder.measure(_PROBE_LENGTH)
+    decoder.geometry(_PROBE_LENGTH)
     return decoder
 
 
@@ -126,7 +126,7 @@ class _Measure:
             found = self.record(length)
         found = [where.laid_out(one.rotation, one.bias_factor) for where, one in zip(found, self._assembled, strict=True)]
         if self.decoder is not None and not self._checking:
-            self._check(replace(self.decoder, measure=lambda _length: found), length)
+            self._check(replace(self.decoder, geometry=lambda _length: found), length)
         return found
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class Decoder:
     blocks : sequence of Block
     embed : callable
         Token ids -> the residual stream entering layer 0, (row, pos, d_model).
-    measure : callable
+    geometry : callable
         Length -> the geometry of every layer for prompts up to that length.
     standing : callable, optional
         Places -> the tap that makes the edits of an edited model; see `Decoder.tap`.
@@ -77,7 +77,7 @@ class Decoder:
 
     blocks: Sequence[Block]
     embed: Callable[[Int[Tensor, "row pos"]], Float[Tensor, "row pos d_model"]]
-    measure: Callable[[int], Sequence[Geometry]]
+    geometry: Callable[[int], Sequence[Geometry]]
     standing: Callable[[Places], Tap] | None = field(default=None, kw_only=True)
 
     def tap(self, places: Places | None, then: Tap | None = None) -> Tap | None:
@@ -165,7 +165,7 @@ class Decoder:
         """
         cache = Cache()
         if resid.shape[-2]:
-            *early, last = replace(self, measure=lambda _length: self.measure(total)).layers(resid, cache, tap)
+            *early, last = replace(self, geometry=lambda _length: self.geometry(total)).layers(resid, cache, tap)
             for run in early:
                 resid = run(resid).resid_post
             last.keys_only(resid)
@@ -177,7 +177,7 @@ class Decoder:
             what = "An edited model's layers were to be run without its edits."
             raise ModelError(what, "Give the tap of Decoder.tap.")
         held = Cache() if cache is None else cache
-        where = self.measure(held.length(layer) + length)[layer]
+        where = self.geometry(held.length(layer) + length)[layer]
         return LayerRun(self.blocks[layer], layer, where, tap or untouched, held)
 
     def layers(self, resid: Tensor, cache: Cache | None, tap: Tap | None, start_layer: int = 0) -> Iterator[LayerRun]:

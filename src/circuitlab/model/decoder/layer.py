@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.places import Tap
 
-__all__ = ["Attended", "LayerRun", "LayerTrace"]
+__all__ = ["AttentionTrace", "LayerRun", "LayerTrace"]
 
 
 @dataclass(frozen=True, eq=False)
-class Attended:
+class AttentionTrace:
     """A layer up to what its heads give out. Values are those that the run went on with, after any edits.
 
     Parameters
@@ -52,7 +52,7 @@ class Attended:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerTrace(Attended):
+class LayerTrace(AttentionTrace):
     """Every value of one layer, after any edits.
 
     Parameters
@@ -100,7 +100,7 @@ class LayerRun:
         """Run the whole layer on the residual stream that enters it."""
         return self.written(self.attended(resid))
 
-    def attended(self, resid: Float[Tensor, "row pos d_model"]) -> Attended:
+    def attended(self, resid: Float[Tensor, "row pos d_model"]) -> AttentionTrace:
         """Attention up to what its heads give out."""
         block = self.block
         resid = self._show(Site.RESID_PRE, resid)
@@ -109,7 +109,7 @@ class LayerRun:
         q, k, v = (self._show(site, value) for site, value in zip((Site.Q, Site.K, Site.V), raw, strict=True))
         keys, values = self._appended(k, v)
         pattern = self._show(Site.PATTERN, block.weigh(q, keys, self.where))
-        return Attended(resid, attn_in, raw, q, k, v, pattern, self._show(Site.Z, block.mix(pattern, values)))
+        return AttentionTrace(resid, attn_in, raw, q, k, v, pattern, self._show(Site.Z, block.mix(pattern, values)))
 
     def keys_only(self, resid: Float[Tensor, "row pos d_model"]) -> None:
         """Append keys and values of the window, and compute nothing else: all that later positions need of a last layer."""
@@ -118,7 +118,7 @@ class LayerRun:
         k, v = block.split(block.k(attn_in)), block.split(block.v(attn_in))
         self._appended(self._show(Site.K, k), self._show(Site.V, v))
 
-    def written(self, front: Attended) -> LayerTrace:
+    def written(self, front: AttentionTrace) -> LayerTrace:
         """From what the heads give out: what attention and the MLP write, and the residual stream that leaves."""
         block = self.block
         attn_out = self._show(Site.ATTN_OUT, block.write(front.z))
@@ -141,7 +141,7 @@ class LayerRun:
     def _appended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Turned keys, and values, of all positions up to the last of the window."""
         start = self.cache.length(self.index)
-        return self.cache.append(self.index, self.block.turned_k(k, self.where.angles_of(start, start + k.shape[-3])), v)
+        return self.cache.append(self.index, self.block.rotated_k(k, self.where.angles_of(start, start + k.shape[-3])), v)
 
     def _show(self, site: Site, value: Tensor) -> Tensor:
         return self.tap(site, self.index, value)

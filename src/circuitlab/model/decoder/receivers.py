@@ -174,7 +174,7 @@ class _Response:
         shared = node.head if isinstance(node, KVHead) else node.head // group
         heads = slice(node.head, node.head + 1) if isinstance(node, Head) else slice(shared * group, (shared + 1) * group)
         inputs = {"q": base.q[:, :, heads], "k": base.k[:, :, shared : shared + 1], "v": base.v[:, :, shared : shared + 1]}
-        where = decoder.measure(base.q.shape[1])[node.layer]
+        where = decoder.geometry(base.q.shape[1])[node.layer]
         tap = decoder.tap(run.places) if run.changed else None
         taps = {site: (tap, node.layer) for site in (Site.PATTERN, Site.Z) if tap is not None and (site, node.layer) in run.changed}
         return cls(cast("Port", receiver.port), replace(block, n_kv_heads=1), base, inputs, heads, where, keep, taps)
@@ -192,7 +192,7 @@ class _Response:
         slot = torch.searchsorted(senders, change.sender)
         new[slot, change.pair, change.pos] = values[:, None]
         given = self.inputs | {self.port: new}
-        keys = self.block.turned_k(given["k"], self.where.angles_of(0, new.shape[2]))
+        keys = self.block.rotated_k(given["k"], self.where.angles_of(0, new.shape[2]))
         pattern = self._edited(Site.PATTERN, self.block.weigh(given["q"], keys, self.where), self.base.pattern, -3)
         z = self._edited(Site.Z, self.block.mix(pattern, given["v"]), self.base.z, -2)
         touched = torch.zeros(new.shape[:3], dtype=torch.bool, device=new.device)

@@ -1,7 +1,7 @@
 """The exact engine: many sets of edits on one base run, recomputing only what they can change."""
 
 from circuitlab.model.engine.arithmetic import Difference
-from circuitlab.model.engine.base_run import Shared
+from circuitlab.model.engine.base_run import CommonPrefix
 from circuitlab.model.engine.engine import Engine
 
-__all__ = ["Difference", "Engine", "Shared"]
+__all__ = ["CommonPrefix", "Difference", "Engine"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.decoder import Linear
-    from circuitlab.model.engine.window import Place
+    from circuitlab.model.engine.window import Window
 
 __all__ = ["BaseLinears", "Difference", "Multiply", "Reusing", "exact", "keeping"]
 
@@ -102,7 +102,7 @@ class Difference:
     rounded: dict[Linear, _Rounded] = field(default_factory=dict)
     memory: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
 
-    def of(self, base: BaseLinears, place: Place, first: int) -> Multiply:
+    def of(self, base: BaseLinears, place: Window, first: int) -> Multiply:
         """Multiplication for one layer on the positions of ``place``; the base run's values begin at position ``first``."""
         read: list[Tensor] = []  # an input and its rounded change: maps that read the same input share them
 

@@ -10,8 +10,8 @@ import torch
 
 from circuitlab.model.decoder.taps import Watched, untouched
 from circuitlab.model.engine.arithmetic import BaseLinears, exact, keeping
-from circuitlab.model.engine.layer import Edited, attend, leave, mlp_out
-from circuitlab.model.engine.window import Place
+from circuitlab.model.engine.layer import SiteTap, attend, leave, mlp_out
+from circuitlab.model.engine.window import Window
 from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder
     from circuitlab.model.places import Places
 
-__all__ = ["BaseRun", "Shared", "base_run"]
+__all__ = ["BaseRun", "CommonPrefix", "base_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class BaseRun:
 
 
 @dataclass(frozen=True, eq=False)
-class Shared:
+class CommonPrefix:
     """What prompts have in common with prompts that were run before.
 
     Parameters
@@ -129,7 +129,7 @@ def base_run(
     sites: Collection[Site] = (),
     *,
     linears_from: int | None = None,
-    shared: Shared | None = None,
+    shared: CommonPrefix | None = None,
 ) -> BaseRun:
     """Run prompts once, with no edits but those of an edited model.
 
@@ -142,19 +142,19 @@ def base_run(
         Sites whose values are kept.
     linears_from : int, optional
         Keep the input and output of every linear map from this position on, for arithmetic on differences.
-    shared : Shared, optional
+    shared : CommonPrefix, optional
         Prompts that were run before and begin alike: only what follows is run. ``linears_from`` may not lie before it.
     """
     start, length = 0 if shared is None else shared.start, places.tokens.shape[1]
     x = decoder.embed(places.tokens)[:, start:]
     watched = Watched(decoder.tap(places.window(start, length)) or untouched)
     run = BaseRun(places, [_joined(shared, x, 0)], sites={site: [] for site in sites}, linears_from=linears_from or 0)
-    for layer, (block, where) in enumerate(zip(decoder.blocks, decoder.measure(length), strict=True)):
+    for layer, (block, where) in enumerate(zip(decoder.blocks, decoder.geometry(length), strict=True)):
         kept: BaseLinears = {}
         read: dict[Site, Tensor] = {}
         multiply = exact if linears_from is None else keeping(kept, linears_from - start)
         past = (None, None) if shared is None else (shared.run.keys[layer][:, :start], shared.run.values[layer][:, :start])
-        at_site = Edited(Place(start, length, where, *past), layer, taps=(watched, None), seen=read)
+        at_site = SiteTap(Window(start, length, where, *past), layer, taps=(watched, None), seen=read)
         found = attend(block, x[None], multiply, at_site)
         x = leave(found, mlp_out(block, found.read, multiply), at_site)[0]
         run.entering.append(_joined(shared, x, layer + 1))
@@ -169,6 +169,6 @@ def base_run(
     return replace(run, changed=frozenset(watched.changed) | (frozenset() if shared is None else shared.run.changed))
 
 
-def _joined(shared: Shared | None, x: Float[Tensor, "prompt window d_model"], layer: int) -> Float[Tensor, "prompt pos d_model"]:
+def _joined(shared: CommonPrefix | None, x: Float[Tensor, "prompt window d_model"], layer: int) -> Float[Tensor, "prompt pos d_model"]:
     """The residual stream entering a layer, at all positions."""
     return x if shared is None else shared.whole(shared.run.entering[layer], x)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.model.engine.base_run import BaseRun, Shared, base_run
-from circuitlab.model.engine.climb import Climb, Group
+from circuitlab.model.engine.base_run import BaseRun, CommonPrefix, base_run
+from circuitlab.model.engine.layer_pass import LayerPass, StartGroup
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
 from circuitlab.model.engine.window import check_inside
 from circuitlab.model.places import Places
@@ -61,7 +61,7 @@ class Engine:
         sites: Collection[Site] = (),
         *,
         first: int = 0,
-        shared: Shared | None = None,
+        shared: CommonPrefix | None = None,
         marks: Mapping[str, Int[Tensor, " prompt"]] | None = None,
     ) -> BaseRun:
         """Run prompts once, with no edits but those of an edited model; keep what `sweep` needs and the values of ``sites``.
@@ -91,14 +91,14 @@ class Engine:
             if one.start < stop and not changes_nothing(one, base):
                 starts.setdefault(one.start, []).append((index, moved_up(one, base)))
         for groups in self._together(base, starts, stop):
-            climb = Climb(self.decoder, base, stop, self.difference, self.tokens_per_block)
-            for group, found in zip(groups, climb(groups), strict=True):
+            layer_pass = LayerPass(self.decoder, base, stop, self.difference, self.tokens_per_block)
+            for group, found in zip(groups, layer_pass(groups), strict=True):
                 out[group.indices] = torch.where((base.at >= group.start)[None, :, None], found, out[group.indices])
         return out
 
-    def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, EditSet]]], stop: int) -> Iterator[list[Group]]:
+    def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, EditSet]]], stop: int) -> Iterator[list[StartGroup]]:
         """Groups of one start each, as many at once as their rows fit the budget of memory."""
-        groups: list[Group] = []
+        groups: list[StartGroup] = []
         tokens = 0
         for start, found in starts.items():
             ordered = sorted(found, key=lambda entry: entry[1].layer)
@@ -106,7 +106,7 @@ class Engine:
             if groups and tokens + mine > _MOST_TOKENS:
                 yield groups
                 groups, tokens = [], 0
-            groups.append(Group.of(start, ordered, base, stop))
+            groups.append(StartGroup.of(start, ordered, base, stop))
             tokens += mine
         if groups:
             yield groups

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.model.engine.window import REDUCED, Place, Write, write_all
+from circuitlab.model.engine.window import REDUCED, Window, Write, write_all
 from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from circuitlab.model.engine.arithmetic import Multiply
     from circuitlab.model.places import Tap
 
-__all__ = ["Attended", "Edited", "attend", "leave", "mlp_out"]
+__all__ = ["AttentionOutput", "SiteTap", "attend", "leave", "mlp_out"]
 
 
 @dataclass(frozen=True, eq=False)
-class Attended:
+class AttentionOutput:
     """A layer between attention and its MLP, at the wanted positions.
 
     Parameters
@@ -46,12 +46,12 @@ class Attended:
 
 
 @dataclass(frozen=True, eq=False)
-class Edited:
+class SiteTap:
     """Edits and reads of one layer. Every site is given to the standing tap first, then shown to ``seen``, then written to.
 
     Parameters
     ----------
-    place : Place
+    place : Window
         The window.
     layer : int
     writes : sequence of Write
@@ -62,7 +62,7 @@ class Edited:
         Filled with the value of every site, before any writes.
     """
 
-    place: Place
+    place: Window
     layer: int
     writes: Sequence[Write] = ()
     taps: tuple[Tap | None, Tap | None] = (None, None)
@@ -78,7 +78,7 @@ class Edited:
         return write_all(value, site, self.writes, self.place.start, self.place.only)
 
 
-def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: Multiply, at: Edited) -> Attended:
+def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: Multiply, at: SiteTap) -> AttentionOutput:
     """Run a layer's attention on the residual stream that enters it."""
     place = at.place
     x = at(Site.RESID_PRE, x)
@@ -86,16 +86,16 @@ def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: 
     q = place.wanted(at(Site.Q, block.split(multiply("q", block.q, normed))))
     k = at(Site.K, block.split(multiply("k", block.k, normed)))
     v = at(Site.V, block.split(multiply("v", block.v, normed)))
-    turned = block.turned_k(k, place.angles)
+    turned = block.rotated_k(k, place.angles)
     pattern = at(Site.PATTERN, _pattern(block, q, turned, place))
     z = at(Site.Z, _mix(pattern, v, place))
     x = place.wanted(x)
     raw = multiply("o", block.o, z.flatten(-2))
     mid = x + at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
     if block.parallel:
-        return Attended(mid, x, turned, v)
+        return AttentionOutput(mid, x, turned, v)
     mid = at(Site.RESID_MID, mid)
-    return Attended(mid, mid, turned, v)
+    return AttentionOutput(mid, mid, turned, v)
 
 
 def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multiply) -> Float[Tensor, "*rows d_model"]:
@@ -105,7 +105,9 @@ def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multip
     return raw if block.post_mlp is None else block.post_mlp.apply(raw)
 
 
-def leave(found: Attended, added: Float[Tensor, "edit prompt query d_model"], at: Edited) -> Float[Tensor, "edit prompt query d_model"]:
+def leave(
+    found: AttentionOutput, added: Float[Tensor, "edit prompt query d_model"], at: SiteTap
+) -> Float[Tensor, "edit prompt query d_model"]:
     """The residual stream leaving the layer, from what the MLP adds."""
     return at(Site.RESID_POST, found.mid + at(Site.MLP_OUT, added))
 
@@ -115,9 +117,9 @@ def _neurons(block: Block, normed: Tensor, multiply: Multiply) -> Tensor:
     return block.activation(up) if block.gate is None else block.activation(multiply("gate", block.gate, normed)).mul_(up)
 
 
-def _pattern(block: Block, q: Tensor, k: Tensor, place: Place) -> Float[Tensor, "edit prompt head query key"]:
+def _pattern(block: Block, q: Tensor, k: Tensor, place: Window) -> Float[Tensor, "edit prompt head query key"]:
     """Attention weights over the base run's keys and the window's own."""
-    q = block.turned_q(q, _query_angles(place)) * block.scale
+    q = block.rotated_q(q, _query_angles(place)) * block.scale
     edits, prompts, queries, heads, width = q.shape
     shared = block.n_kv_heads
     grouped = q.unflatten(3, (shared, -1)).permute(1, 3, 0, 4, 2, 5).reshape(prompts, shared, -1, width)
@@ -140,7 +142,7 @@ def _pattern(block: Block, q: Tensor, k: Tensor, place: Place) -> Float[Tensor, 
     return pattern.permute(2, 0, 1, 3, 4, 5).flatten(2, 3)
 
 
-def _mix(pattern: Float[Tensor, "edit prompt head query key"], v: Tensor, place: Place) -> Float[Tensor, "edit prompt query head d_head"]:
+def _mix(pattern: Float[Tensor, "edit prompt head query key"], v: Tensor, place: Window) -> Float[Tensor, "edit prompt query head d_head"]:
     """Attention-weighted values."""
     edits, prompts, heads, queries, keys = pattern.shape
     shared = v.shape[3]
@@ -154,7 +156,7 @@ def _mix(pattern: Float[Tensor, "edit prompt head query key"], v: Tensor, place:
     return z.permute(2, 0, 4, 1, 3, 5).flatten(3, 4)
 
 
-def _query_angles(place: Place) -> tuple[Tensor, Tensor] | None:
+def _query_angles(place: Window) -> tuple[Tensor, Tensor] | None:
     """Angles of the queries' positions; where one position of each prompt is wanted, (prompt, 1, d_rotary)."""
     found = place.where.angles
     if found is None or place.only is None:

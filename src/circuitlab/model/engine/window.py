@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from circuitlab.model.decoder.rotary import Geometry
 
-__all__ = ["REDUCED", "Place", "Write", "check_inside", "write_all"]
+__all__ = ["REDUCED", "Window", "Write", "check_inside", "write_all"]
 
 REDUCED = {Site.PATTERN, Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
 """Sites that exist only at the wanted positions where a layer's output is wanted at one position."""
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Window:
     """Which positions a pass computes.
 
     Parameters

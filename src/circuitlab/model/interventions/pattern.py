@@ -117,7 +117,7 @@ class EditPattern(Intervention):
         """Bound to what the queries of a model see; only ``"uniform"`` and ``"move"`` ask for it."""
         if self.how not in {"uniform", "move"}:
             return self
-        return replace(self, visible=lambda length: [where.visible for where in model.decoder.measure(length)])
+        return replace(self, visible=lambda length: [where.visible for where in model.decoder.geometry(length)])
 
     def tap(self, places: Places) -> Tap:
         """The tap that makes it on the prompts and positions of a run."""

@@ -170,16 +170,16 @@ class Circuits(Analysis, frozen=True, forbid_unknown_fields=True):
         import numpy as np  # noqa: PLC0415
 
         from circuitlab.circuits.chance import random_masks  # noqa: PLC0415
-        from circuitlab.evaluation import EdgeRunsOfCircuits, NodeRuns  # noqa: PLC0415 - torch
+        from circuitlab.evaluation import EdgeCircuitRunner, NodeCircuitRunner  # noqa: PLC0415 - torch
 
         curve = found.curves.get("absolute")
         if curve is None or not self.n_band:
             return []
         sizes = sorted({size for size in curve.sizes if 0 < size < found.n_elements} - {len(found.elements)})
         if found.circuit.edges is not None:
-            runs: Any = EdgeRunsOfCircuits(model, batch, metric, self.ablation)
+            runs: Any = EdgeCircuitRunner(model, batch, metric, self.ablation)
         else:
-            runs = NodeRuns(model, batch, metric, _parts(found.circuit, self.universe), self.ablation)
+            runs = NodeCircuitRunner(model, batch, metric, _parts(found.circuit, self.universe), self.ablation)
         drawn = [
             random_masks(np.arange(found.n_elements) < size, np.zeros(found.n_elements, dtype=int), self.n_band, seed=evaluate.seed + size)
             for size in sizes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.model.engine.arithmetic import Difference, Multiply, Reusing
-from circuitlab.model.engine.layer import Attended, Edited, attend, leave, mlp_out
-from circuitlab.model.engine.window import Place, Write
+from circuitlab.model.engine.layer import AttentionOutput, SiteTap, attend, leave, mlp_out
+from circuitlab.model.engine.window import Window, Write
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from circuitlab.model.places import Tap
     from circuitlab.model.sites import EditSet
 
-__all__ = ["Climb", "Group"]
+__all__ = ["LayerPass", "StartGroup"]
 
 
 @dataclass(eq=False)
-class Group:
+class StartGroup:
     """Edited runs that start at one position.
 
     Parameters
@@ -47,7 +47,7 @@ class Group:
     joined: int = 0
 
     @classmethod
-    def of(cls, start: int, ordered: Sequence[tuple[int, EditSet]], base: BaseRun, stop: int) -> Group:
+    def of(cls, start: int, ordered: Sequence[tuple[int, EditSet]], base: BaseRun, stop: int) -> StartGroup:
         """A group of (place in the sweep, edit set), in order of their first layers."""
         window = base.entering[0][:, start:stop]
         rows = window.new_empty(len(ordered), *window.shape)
@@ -61,7 +61,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Climb:
+class LayerPass:
     """One growing pass over the layers, for several groups at once.
 
     Attention needs a group's own window; the MLP works on one position at a time, so the positions of all groups go through it
@@ -75,7 +75,7 @@ class Climb:
     tokens_per_block: int
     reusing: Reusing = field(default_factory=Reusing)
 
-    def __call__(self, groups: Sequence[Group]) -> list[Float[Tensor, "edit prompt d_model"]]:
+    def __call__(self, groups: Sequence[StartGroup]) -> list[Float[Tensor, "edit prompt d_model"]]:
         """The residual stream leaving the last layer at the answer positions, for each group."""
         last = len(self.decoder.blocks) - 1
         for layer in range(min(group.ordered[0].layer for group in groups), last + 1):
@@ -84,7 +84,7 @@ class Climb:
             self._layer(layer, [group for group in groups if group.joined], answer_only=layer == last)
         return [group.rows[:, :, 0] for group in groups]
 
-    def _layer(self, layer: int, groups: Sequence[Group], *, answer_only: bool) -> None:
+    def _layer(self, layer: int, groups: Sequence[StartGroup], *, answer_only: bool) -> None:
         block = self.decoder.blocks[layer]
         for some in self._pieces(groups, layer, answer_only=answer_only):
             found = [attend(block, piece.rows, self._multiply(layer, piece.at.place), piece.at) for piece in some]
@@ -92,7 +92,7 @@ class Climb:
                 out = leave(one, added, piece.at)
                 piece.rows[:, :, : out.shape[2]] = out
 
-    def _pieces(self, groups: Sequence[Group], layer: int, *, answer_only: bool) -> Iterator[list[_Piece]]:
+    def _pieces(self, groups: Sequence[StartGroup], layer: int, *, answer_only: bool) -> Iterator[list[_Piece]]:
         """Runs in blocks of about ``tokens_per_block`` positions; a block takes from several groups where one does not fill it."""
         block: list[_Piece] = []
         held = 0
@@ -106,14 +106,14 @@ class Climb:
                 if block and held + size > self.tokens_per_block:
                     yield block
                     block, held = [], 0
-                block.append(_Piece(group.rows[part], Edited(place, layer, writes, taps)))
+                block.append(_Piece(group.rows[part], SiteTap(place, layer, writes, taps)))
                 held += size
         if block:
             yield block
 
-    def _place(self, layer: int, start: int, only: Tensor | None) -> Place:
-        where = self.decoder.measure(self.stop)[layer]
-        return Place(start, self.stop, where, self.base.keys[layer][:, :start], self.base.values[layer][:, :start], only)
+    def _place(self, layer: int, start: int, only: Tensor | None) -> Window:
+        where = self.decoder.geometry(self.stop)[layer]
+        return Window(start, self.stop, where, self.base.keys[layer][:, :start], self.base.values[layer][:, :start], only)
 
     def _taps(self, start: int, only: Tensor | None) -> tuple[Tap | None, Tap | None]:
         """The standing edits on a window, and at the answer positions."""
@@ -122,12 +122,12 @@ class Climb:
         places = self.base.places.window(start, self.stop)
         return self.decoder.tap(places), None if only is None else self.decoder.tap(self.base.places.window(start, self.stop, only))
 
-    def _multiply(self, layer: int, place: Place) -> Multiply:
+    def _multiply(self, layer: int, place: Window) -> Multiply:
         if self.difference is None:
             return self.reusing
         return self.difference.of(self.base.linears[layer], place, self.base.linears_from)
 
-    def _mlp(self, block: Block, layer: int, some: Sequence[_Piece], found: Sequence[Attended]) -> list[Tensor]:
+    def _mlp(self, block: Block, layer: int, some: Sequence[_Piece], found: Sequence[AttentionOutput]) -> list[Tensor]:
         """What the MLP adds in each piece; together where arithmetic does not need to know the prompt of a row."""
         if len(some) == 1 or self.difference is not None:
             return [mlp_out(block, one.read, self._multiply(layer, piece.at.place)) for piece, one in zip(some, found, strict=True)]
@@ -141,7 +141,7 @@ class _Piece:
     """Some runs of one group, and the reads and writes of this layer that concern them."""
 
     rows: Tensor
-    at: Edited
+    at: SiteTap
 
 
 def _even_shares(count: int, most: int) -> Iterator[slice]:
