@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from circuitlab.methods.decomposition.prompts import Prompts
     from circuitlab.methods.decomposition.rule import Rule
 
-__all__ = ["Seen", "run_layers", "left_range", "passes"]
+__all__ = ["Seen", "left_range", "passes", "run_layers"]
 
 _RANGE = 4.0
 """How many times as large as the activation an irrelevant part may be. Parts that stay in range have at most two to three times its size in

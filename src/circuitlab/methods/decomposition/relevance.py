@@ -14,7 +14,7 @@ from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import universe_of
-from circuitlab.methods.decomposition.forward import run_layers, left_range, passes
+from circuitlab.methods.decomposition.forward import left_range, passes, run_layers
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.readout import Readout
 from circuitlab.methods.decomposition.source import Options, Source, ordered

@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Head, KVHead, parse_node
 from circuitlab.core.progress import step
 from circuitlab.execute.routes import universe_of
-from circuitlab.methods.decomposition.forward import run_layers, left_range, passes
+from circuitlab.methods.decomposition.forward import left_range, passes, run_layers
 from circuitlab.methods.decomposition.prompts import Prompts, prompts_of, sources_together
 from circuitlab.methods.decomposition.relevance import carries, require_sources
 from circuitlab.methods.decomposition.source import Options, Source
