@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.protocol import Model, Site
-    from circuitlab.provenance import ModelSpec
 
 __all__ = ["Applied", "Composed", "Standing", "compose"]
 
@@ -33,10 +32,10 @@ class Composed(Intervention):
         """Sites and layers whose values any of them changes."""
         return frozenset().union(*(part.targets for part in self.parts))
 
-    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
+    def check(self, model: Model) -> None:
         """Raise unless a model can be edited with every part."""
         for part in self.parts:
-            part.check(spec, sites)
+            part.check(model)
 
     def resolved(self, model: Model) -> Composed:
         """Every part with all that it needs of a model; each is computed on the model without the others."""

@@ -132,7 +132,7 @@ def _means(model: Model, nodes: list[str], site: str | None, over: ContrastBatch
     tokens = torch.tensor([list(over)])
     values: dict[str, Tensor] = {}
     for spot in Knockout(nodes, "zero", site=site).spots:
-        spot.check(model.spec, model.sites)
+        spot.check(model)
         value = model.capture(tokens, [spot.site], layers=[spot.layer])[spot.site][0, 0]
         values[str(spot.node)] = (value if spot.head is None else value[:, spot.head]).double().mean(0)
     return Knockout(nodes, "mean_over_positions", values=values, site=site)
