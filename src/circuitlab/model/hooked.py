@@ -147,6 +147,10 @@ class HookedModel:
         """Sites that it does not have, each with the reason."""
         return self._loaded.parts.lacks
 
+    def width(self, site: Site) -> int:
+        """Numbers of one vector at a site, of a head where it has heads."""
+        return self._loaded.parts.width(site)
+
     @property
     def weights(self) -> Readout:
         """Weights of the readout."""
@@ -275,11 +279,12 @@ class HookedModel:
         ModelError, BadParameterError
             If the model lacks what they edit; before anything is run.
         """
-        from circuitlab.model.interventions import Standing  # noqa: PLC0415 - interventions stand on models
+        from circuitlab.model.interventions import Standing, compose  # noqa: PLC0415 - interventions stand on models
 
-        ready = tuple(one.resolved(self) for one in interventions)
-        for one in ready:
-            one.check(self._loaded.spec, self._loaded.parts.sites)
+        asked = compose(interventions).parts if interventions else ()
+        for one in asked:
+            one.check(self)
+        ready = tuple(one.resolved(self) for one in asked)
         new = object.__new__(type(self))
         new.tokenizer, new._loaded, new._edited = self.tokenizer, self._loaded, None
         before = () if self._standing is None else self._standing.interventions

@@ -93,12 +93,13 @@ class _Table:
             setattr(self.module, grown, self.buffers[name].detach().clone())
 
     def put_back(self) -> None:
-        """Everything as it was."""
+        """Everything as it was; a buffer that holds what it held is not written to, for a write counts as a change of the model."""
         for name, value in self.numbers.items():
             setattr(self.module, name, value)
         for name, buffer in self.buffers.items():
-            with torch.no_grad():
-                buffer.copy_(self.values[name])
+            if not torch.equal(buffer, self.values[name]):
+                with torch.no_grad():
+                    buffer.copy_(self.values[name])
             setattr(self.module, name, buffer)
 
 

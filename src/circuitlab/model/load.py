@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitlab.core.errors import BadParameterError, ModelError
+from circuitlab.core.errors import BadParameterError, CircuitlabError, ModelError
 from circuitlab.model.hooked import HookedModel
 from circuitlab.model.transformer_lens import is_bridge, unwrapped
 
@@ -77,6 +77,8 @@ def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -
     _need_eager(root)
     try:
         return HookedModel(root, tokenizer, name, weights)
+    except CircuitlabError:
+        raise
     except (RuntimeError, AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         family = getattr(root.config, "model_type", type(root).__name__)
         what = f"{name} ({family}) could not be run on a test prompt: {type(error).__name__}: {error}"

@@ -74,6 +74,10 @@ class ReadableModel(Runner, Protocol):
         """Sites that it does not have, each with the reason."""
         ...
 
+    def width(self, site: Site) -> int:
+        """Numbers of one vector at a site, of a head where it has heads."""
+        ...
+
     @property
     def decoder(self) -> Decoder:
         """The functional forward; raises `ModelError` where the model cannot be taken apart."""

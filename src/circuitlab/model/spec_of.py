@@ -20,7 +20,8 @@ __all__ = ["spec_of"]
 def spec_of(root: Any, parts: ModelParts, name: str, weights: str) -> ModelSpec:
     """What a model is, as far as a score depends on it; ``weights`` is the hash of its parameters."""
     config = root.config.get_text_config()
-    heads, width = parts.n_heads or int(getattr(config, "num_attention_heads", 0) or 1), parts.width
+    width = parts.d_model
+    heads = parts.n_heads or int(getattr(config, "num_attention_heads", 0) or 1)
     return ModelSpec(
         name=name,
         family=config.model_type,

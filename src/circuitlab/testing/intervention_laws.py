@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuitlab.core.errors import EditDidNotFireError
+from circuitlab.core.errors import EditDidNotFireError, ModelError
 from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.interventions.base import NodeEdit
 from circuitlab.model.places import Places
@@ -59,8 +59,8 @@ def intervention_laws(intervention: Intervention, model: Model, batch: ContrastB
 
     Laws: the setting that changes nothing gives the unedited logits to the last bit; a position outside the prompts raises; of two
     interventions the second sees what the first made; an edited value is the tap's value of the unedited one, and the run equals one with
-    that value written by hand; hooks and the functional decoder agree; padding and other prompts beside one change nothing; the model
-    itself stays as it was; the edit is in the model's identity.
+    that value written by hand; hooks and the functional decoder agree, where the model has one; padding and other prompts beside one
+    change nothing; the model itself stays as it was; the edit is in the model's identity.
     """
     before, identity = _logits(model, batch), model.spec.identity()
     found: list[LawResult] = []
@@ -182,10 +182,23 @@ def _by_hand(intervention: Intervention, model: Model, batch: ContrastBatch) -> 
 
 def _decoder(intervention: Intervention, model: Model, batch: ContrastBatch) -> Iterator[LawResult]:
     edited = model.edited(intervention)
+    if why := _refusal(model):
+        same = _refusal(edited) == why
+        yield LawResult("without a functional decoder the edited model has none, for the same reason", same, float(not same), 0.0)
+        return
     few = _alone(batch)
     by_hooks = torch.cat([_logits(edited, one) for one in few])
     final = [edited.decoder.final(one.clean, Places.of(one))[:, -1] for one in few]
     yield _near(model, "hooks and the functional decoder agree", edited.unembed(torch.cat(final)) - by_hooks, by_hooks)
+
+
+def _refusal(model: Model) -> str:
+    """Why a model has no functional decoder; empty where it has one."""
+    try:
+        model.decoder  # noqa: B018 - built and checked on first use
+    except ModelError as error:
+        return error.what
+    return ""
 
 
 def _padding(intervention: Intervention, model: Model, batch: ContrastBatch) -> Iterator[LawResult]:

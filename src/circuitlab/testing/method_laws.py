@@ -14,7 +14,8 @@ from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.toy import planted_model
 from circuitlab.scores.head_scores import HeadScores
-from circuitlab.testing.laws import LawResult, raise_on_failure
+from circuitlab.testing.laws import LawResult, distance, law_on_family, raise_on_failure, scores_apart, unit
+from circuitlab.testing.repeat_laws import after_and_beside_others, in_every_mode
 from circuitlab.testing.surgery import kill_head, relabel_heads, scale_readout
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "check_method", "method_laws"]
 
-FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
-"""Every family the laws are run on; three of them have separate projections and no softcap and serve the surgery laws."""
+FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "llama_dynamic")
+"""Every family the laws are run on: positions of the last turn by the length of the prompt; three serve the surgery laws."""
 
 _RELABEL = ("llama", "qwen3", "gemma3")
+_DROPOUT = ("gpt2", "llama")
 _METRIC = LogitDiff()
 
 
@@ -71,28 +73,16 @@ def method_laws(method: Method, families: tuple[str, ...] = FAMILIES) -> Iterato
         model = load_model(tiny_hf(family))
         batch = tiny_batch(model)
         scores = method(model, batch, _METRIC)
-        for law in (_shape, _null, _pair_order, _batch_size, _purity, _determinism, _round_trip, _completeness):
+        for law in (_shape, _null, _pair_order, _batch_size, _purity, _determinism, after_and_beside_others, _round_trip, _completeness):
             yield from law(method, model, batch, scores, family)
+        if family in _DROPOUT:
+            yield from in_every_mode(method, family, scores)
         yield _dead_head(method, family)
         if family in _RELABEL and family in families:
             yield _relabelling(method, family)
         if family != "gemma2":  # a softcap makes logits nonlinear in the readout's scale
             yield _scale(method, family, scores)
     yield from _planted(method)
-
-
-def _distance(first: np.ndarray, second: np.ndarray) -> float:
-    return float(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).max(initial=0.0))
-
-
-def _unit(scores: HeadScores) -> float:
-    """The size that rounding is measured against: the largest score or metric value, at least 1."""
-    largest = max(float(np.abs(scores.values(part)).max(initial=0.0)) for part in scores.parts)
-    return max(1.0, largest, float(np.abs(scores.dataset["clean"].values).max()))
-
-
-def _result(name: str, family: str, value: float, tolerance: float, detail: str = "") -> LawResult:
-    return LawResult(name=f"{name} [{family}]", ok=bool(value <= tolerance), value=value, tolerance=tolerance, detail=detail)
 
 
 Law = Callable[["Method", "Model", "ContrastBatch", HeadScores, str], Iterator[LawResult]]
@@ -103,7 +93,7 @@ def _shape(_m: Method, model: Model, batch: ContrastBatch, scores: HeadScores, f
     got = scores.dataset["heads"].sizes
     wanted = {"pair": batch.n_pairs, "layer": spec.n_layers, "head": spec.n_heads}
     wrong = [axis for axis, size in wanted.items() if got.get(axis) != size]
-    yield _result("shape", family, float(len(wrong)), 0.0, f"axes {wrong} differ from {wanted}")
+    yield law_on_family("shape", family, float(len(wrong)), 0.0, f"axes {wrong} differ from {wanted}")
 
 
 def _null(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
@@ -111,25 +101,24 @@ def _null(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores
         return
     same = method(model, replace(batch, corrupt=batch.clean), _METRIC)
     worst = max(float(np.abs(same.values(part)).max()) for part in same.parts)
-    yield _result("null: clean = corrupt scores 0", family, worst, 1e-5 * _unit(scores))
+    yield law_on_family("null: clean = corrupt scores 0", family, worst, 1e-5 * unit(scores))
 
 
 def _pair_order(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     order = list(reversed(range(batch.n_pairs)))
     turned = method(model, batch.select(order), _METRIC)
-    worst = max(_distance(turned.values(part), scores.values(part)[order]) for part in scores.parts)
-    yield _result("pair order", family, worst, 1e-4 * _unit(scores))
+    yield law_on_family("pair order", family, scores_apart(scores, turned, order), 1e-5 * unit(scores))
 
 
 def _batch_size(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     if getattr(method, "pooled", False):
         twice = method(model, batch.select([*range(batch.n_pairs)] * 2), _METRIC)
-        worst = max(_distance(twice.mean(part), scores.mean(part)) for part in scores.parts)
-        yield _result("batch size: every pair twice leaves the means", family, worst, 1e-4 * _unit(scores))
+        worst = max(distance(twice.mean(part), scores.mean(part)) for part in scores.parts)
+        yield law_on_family("batch size: every pair twice leaves the means", family, worst, 1e-4 * unit(scores))
         return
     singles = [method(model, batch.select([i]), _METRIC) for i in range(batch.n_pairs)]
-    worst = max(_distance(np.concatenate([s.values(p) for s in singles]), scores.values(p)) for p in scores.parts)
-    yield _result("batch size: one by one = together", family, worst, 1e-4 * _unit(scores))
+    worst = max(scores_apart(scores, single, [i]) for i, single in enumerate(singles))
+    yield law_on_family("batch size: one by one = together", family, worst, 1e-5 * unit(scores))
 
 
 def _purity(method: Method, model: Model, batch: ContrastBatch, _s: HeadScores, family: str) -> Iterator[LawResult]:
@@ -146,10 +135,10 @@ def _purity(method: Method, model: Model, batch: ContrastBatch, _s: HeadScores, 
             method(model, batch, metric)  # type: ignore[arg-type]
         except _DeliberateError:
             raised = 1.0
-    changed = _distance(before.numpy(), model.logits(batch.clean, batch.end).numpy())
+    changed = distance(before.numpy(), model.logits(batch.clean, batch.end).numpy())
     changed += float(not torch.equal(state, torch.get_rng_state())) + float(grad != torch.is_grad_enabled())
-    yield _result("purity: model, RNG and grad mode as before", family, changed, 0.0)
-    yield _result("purity: an exception in the metric comes through", family, 1.0 - raised, 0.0)
+    yield law_on_family("purity: model, RNG and grad mode as before", family, changed, 0.0)
+    yield law_on_family("purity: an exception in the metric comes through", family, 1.0 - raised, 0.0)
 
 
 class _DeliberateError(Exception):
@@ -171,21 +160,21 @@ class _Metric(LogitDiff):
 
 def _determinism(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     again = method(model, batch, _METRIC)
-    worst = max(_distance(again.values(part), scores.values(part)) for part in scores.parts)
-    yield _result("determinism", family, worst, 0.0)
+    worst = max(distance(again.values(part), scores.values(part)) for part in scores.parts)
+    yield law_on_family("determinism", family, worst, 0.0)
 
 
 def _round_trip(_m: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     with TemporaryDirectory() as folder:
         back = HeadScores.load(scores.save(f"{folder}/scores.nc"))
-    worst = max(_distance(back.values(part), scores.values(part)) for part in scores.parts)
+    worst = max(distance(back.values(part), scores.values(part)) for part in scores.parts)
     same = back.provenance == scores.provenance and back.provenance.run_id() == scores.provenance.run_id()
-    yield _result("provenance round trip", family, worst + float(not same), 0.0)
+    yield law_on_family("provenance round trip", family, worst + float(not same), 0.0)
 
 
 def _completeness(method: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     if method.additive:
-        yield _result("completeness: parts + bias = total", family, float(np.abs(scores.residual()).max()), 1e-4 * _unit(scores))
+        yield law_on_family("completeness: parts + bias = total", family, float(np.abs(scores.residual()).max()), 1e-4 * unit(scores))
 
 
 def _dead_head(method: Method, family: str) -> LawResult:
@@ -193,7 +182,7 @@ def _dead_head(method: Method, family: str) -> LawResult:
     model = load_model(kill_head(tiny_hf(family), layer, head))
     scores = method(model, tiny_batch(model), _METRIC)
     value = float(np.abs(scores.values("heads")[:, layer, head]).max())
-    return _result("dead head: W_O = 0 scores 0", family, value, 1e-5 * _unit(scores))
+    return law_on_family("dead head: W_O = 0 scores 0", family, value, 1e-5 * unit(scores))
 
 
 def _relabelling(method: Method, family: str) -> LawResult:
@@ -203,17 +192,17 @@ def _relabelling(method: Method, family: str) -> LawResult:
     heads = scores.values("heads")
     size = plain.spec.n_heads // plain.spec.n_kv_heads
     moved = np.concatenate([heads[..., size:], heads[..., :size]], axis=-1)
-    return _result("head relabelling", family, _distance(other.values("heads"), moved), 1e-4 * _unit(scores))
+    return law_on_family("head relabelling", family, distance(other.values("heads"), moved), 1e-4 * unit(scores))
 
 
 def _scale(method: Method, family: str, scores: HeadScores) -> LawResult:
     doubled = load_model(scale_readout(tiny_hf(family), 2.0))
     other = method(doubled, tiny_batch(doubled), _METRIC)
     if not getattr(method, "in_metric_units", True):
-        value = _distance(other.values("heads"), scores.values("heads"))
-        return _result("scale: doubled logits leave the scores", family, value, 2e-4 * _unit(scores))
-    value = _distance(other.values("heads"), 2.0 * scores.values("heads"))
-    return _result("scale: doubled logits double the scores", family, value, 2e-4 * _unit(scores))
+        value = distance(other.values("heads"), scores.values("heads"))
+        return law_on_family("scale: doubled logits leave the scores", family, value, 2e-4 * unit(scores))
+    value = distance(other.values("heads"), 2.0 * scores.values("heads"))
+    return law_on_family("scale: doubled logits double the scores", family, value, 2e-4 * unit(scores))
 
 
 def _planted(method: Method) -> Iterator[LawResult]:
@@ -225,15 +214,15 @@ def _planted(method: Method) -> Iterator[LawResult]:
         return
     worst = scores.top(1, by="negative")[0]
     found = float(best.node not in planted.helpers) + float(best.mean <= 0)
-    yield _result("planted helper is positive and first", "toy", found, 0.0, f"first is {best}")
+    yield law_on_family("planted helper is positive and first", "toy", found, 0.0, f"first is {best}")
     found = float(worst.node not in planted.hinderers) + float(worst.mean >= 0)
-    yield _result("planted hinderer is negative and last", "toy", found, 0.0, f"last is {worst}")
+    yield law_on_family("planted hinderer is negative and last", "toy", found, 0.0, f"last is {worst}")
 
 
 def _planted_outputs(scores: HeadScores, planted: PlantedModel) -> Iterator[LawResult]:
     """For methods that see what a head writes and not what it does: all heads that write score, the dead ones do not."""
     alive = planted.nodes | planted.distractors
     wrong = [str(entry.node) for entry in scores.nodes() if (entry.mean > 0) != (entry.node in alive)]
-    yield _result("planted: heads that write score, dead ones do not", "toy", float(len(wrong)), 0.0, f"wrong are {wrong}")
+    yield law_on_family("planted: heads that write score, dead ones do not", "toy", float(len(wrong)), 0.0, f"wrong are {wrong}")
     lowest = min(float(scores.values(part).min()) for part in scores.parts)
-    yield _result("planted: no score is negative", "toy", -lowest, 0.0)
+    yield law_on_family("planted: no score is negative", "toy", -lowest, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,21 +12,25 @@ from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.protocol import Model
 from circuitlab.testing.families import ALL_FAMILIES, configuration
 
-__all__ = ["ALL_FAMILIES", "FAMILIES", "tiny_batch", "tiny_hf", "tiny_model"]
+__all__ = ["ALL_FAMILIES", "FAMILIES", "joined", "tiny_batch", "tiny_hf", "tiny_model"]
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
 """The families that every law of methods is run on."""
 
 
-def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float | None = None) -> Any:
     """A Hugging Face model of a family with 3 layers, 4 query heads and random weights, not wrapped yet.
 
     Grouped-query families have 2 key/value heads; Gemma's sliding window is 4 tokens, shorter than the prompts of
-    `tiny_batch`; gains and biases are random too, so that no law passes by their being 1 or 0.
+    `tiny_batch`; gains and biases are random too, so that no law passes by their being 1 or 0. ``dropout`` is the share of every dropout
+    that the family has in training; the weights are the same with and without it.
     """
     from transformers import AutoModelForCausalLM
 
     config = configuration(family)
+    if dropout is not None:
+        for name in [name for name, value in config.to_dict().items() if isinstance(value, float) and "drop" in name]:
+            setattr(config, name, dropout)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -48,13 +53,12 @@ def tiny_model(family: str, *, seed: int = 0) -> Model:
     return load_model(tiny_hf(family, seed=seed), name=f"tiny-{family}")
 
 
-def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False) -> ContrastBatch:
-    """Random pairs of 9 tokens that differ in one place, marked CHANGE; with ``unequal``, of 7, 8, 9, ... tokens."""
+def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False, lengths: Sequence[int] = ()) -> ContrastBatch:
+    """Random pairs of 9 tokens that differ in one place, marked CHANGE; with ``unequal``, of 7, 8, 9, ... tokens, or of ``lengths``."""
     generator = torch.Generator().manual_seed(seed)
     vocab = model.spec.d_vocab
     clean, corrupt, change, answers, foils = [], [], [], [], []
-    for i in range(n):
-        length = 7 + i if unequal else 9
+    for i, length in enumerate(lengths or (7 + i if unequal else 9 for i in range(n))):
         row = torch.randint(0, vocab, (length,), generator=generator).tolist()
         place = 2 + i % 3
         other = list(row)
@@ -66,3 +70,16 @@ def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False
         answers.append([pick[0]])
         foils.append([pick[1]])
     return ContrastBatch.from_tokens(clean, corrupt, answers, foils, marks={"CHANGE": change})
+
+
+def joined(*batches: ContrastBatch) -> ContrastBatch:
+    """The pairs of several batches in one, with the marks of the first."""
+    rows: dict[str, list[list[int]]] = {"clean": [], "corrupt": [], "answers": [], "foils": []}
+    marks: dict[str, list[int]] = {name: [] for name in batches[0].marks}
+    for batch in batches:
+        for name, kept in rows.items():
+            stops = batch.end + 1 if name in {"clean", "corrupt"} else (getattr(batch, name) >= 0).sum(1)
+            kept += [row[:stop] for row, stop in zip(getattr(batch, name).tolist(), stops.tolist(), strict=True)]
+        for name in marks:
+            marks[name] += batch.marks[name].tolist()
+    return ContrastBatch.from_tokens(rows["clean"], rows["corrupt"], rows["answers"], rows["foils"], marks=marks)

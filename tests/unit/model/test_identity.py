@@ -192,6 +192,16 @@ def test_settings_that_change_after_loading_are_noticed(family, change) -> None:
     np.testing.assert_allclose(after, method(load_model(hf), batch, METRIC).values("heads"), atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama_dynamic", "llama_longrope"])
+def test_a_run_is_no_change_of_the_model(family) -> None:
+    """Rotary tables grow in a run and are put back after it: what is known of the model is not looked for again."""
+    model = tiny_model(family)
+    known = model.parts, model.decoder
+    batch = tiny_batch(model, 2)
+    model.logits(batch.clean, batch.end)
+    assert (model.parts, model.decoder) == known
+
+
 @pytest.mark.parametrize("family", ["gemma3", "gpt2"])
 def test_norms_that_change_after_loading_are_noticed_by_the_decoder(family) -> None:
     hf = tiny_hf(family)

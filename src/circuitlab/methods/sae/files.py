@@ -76,6 +76,8 @@ def load_dictionary(folder: str | Path) -> Dictionary:
             about, tensors = _read(place / config, place / weights)
             try:
                 return build(about, tensors, place)
+            except ForeignFileError:
+                raise
             except (BadParameterError, KeyError, TypeError, ValueError) as error:
                 what = f"{place} is damaged: {error}"
                 raise ScoreFileError(what, "Save or download the dictionary again.") from error

@@ -55,8 +55,8 @@ def model_parts(root: Any) -> ModelParts:
     _require_causal(root, tokens, logits)
     probe = Probe(watched, (2, _LENGTH), list(_numbers(root.config.to_dict())))
     layers = [find_parts(layer, probe) for layer in find_layers(root, probe)]
-    (first,) = watched.of(layers[0].layer)
-    parts = ModelParts(layers, width=int(first.entered.shape[-1]), length_dependent=length_dependent(root))  # type: ignore[union-attr]
+    width = next(int(call.entered.shape[-1]) for call in watched.of(layers[0].layer) if call.entered is not None)
+    parts = ModelParts(layers, d_model=width, length_dependent=length_dependent(root))
     parts = replace(parts, lacks=_missing(parts))
     parts = _with_heads(root, parts, watched, tokens[:1])
     parts = _without(parts, stream_faults(root, parts, tokens))

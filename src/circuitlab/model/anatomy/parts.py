@@ -133,6 +133,8 @@ class ModelParts:
     Parameters
     ----------
     layers : sequence of LayerParts
+    d_model : int
+        Numbers of the residual stream; embedding and unembedding may be narrower (OPT).
     final_norm : Module or None
         The norm between the last layer and the unembedding.
     unembed : Module or None
@@ -140,8 +142,6 @@ class ModelParts:
         Of the final logits.
     logit_scale : float
         Factor of the final logits (Cohere, Granite).
-    width : int
-        Numbers of the residual stream; embeddings may be narrower and be projected (OPT).
     length_dependent : bool
         Whether rotary angles depend on the length of the prompt.
     lacks : dict of Site to str
@@ -151,11 +151,11 @@ class ModelParts:
     """
 
     layers: Sequence[LayerParts]
+    d_model: int = 0
     final_norm: Any = None
     unembed: Any = None
     softcap: float | None = None
     logit_scale: float = 1.0
-    width: int = 0
     length_dependent: bool = False
     lacks: dict[Site, str] = field(default_factory=dict)
     readout_lacks: str = ""
@@ -180,6 +180,13 @@ class ModelParts:
     def d_head(self) -> int:
         """Numbers of a head in z."""
         return max((layer.d_value for layer in self.layers), default=0)
+
+    def width(self, site: Site) -> int:
+        """Numbers of one vector at a site, 0 where there are no heads: queries may be wider than what heads mix (DeepSeek)."""
+        maps = {Site.Q: self.layers[0].q, Site.K: self.layers[0].k, Site.V: self.layers[0].v}
+        if (found := maps.get(site)) is not None:
+            return int(found.index.shape[1])
+        return self.d_head if site.per_head else self.d_model
 
 
 def out_width(module: Any) -> int:

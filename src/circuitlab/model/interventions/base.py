@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.core.nodes import Node
-    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.runner import ReadableModel
 
@@ -41,8 +40,8 @@ class Intervention(ABC):
         """Sites and layers whose values it changes."""
 
     @abstractmethod
-    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
-        """Raise unless a model of this shape, with these sites, can be edited so."""
+    def check(self, model: ReadableModel) -> None:
+        """Raise unless a model has all that is edited; `Model.edited` asks before anything is run."""
 
     def resolved(self, model: ReadableModel) -> Intervention:  # noqa: ARG002 - most need nothing of the model
         """The same intervention with all that it needs of a model computed."""
@@ -113,11 +112,11 @@ class NodeEdit(Intervention):
         """Sites and layers whose values it changes."""
         return frozenset(spot.target for spot in self.spots)
 
-    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
+    def check(self, model: ReadableModel) -> None:
         """Raise unless the model has every node, and values of its width."""
         for index, spot in enumerate(self.spots):
-            spot.check(spec, sites)
-            self._check_width(index, spot, spec.d_model if spot.head is None else spec.d_head)
+            spot.check(model)
+            self._check_width(index, spot, model.width(spot.site))
 
     def _check_width(self, index: int, spot: Spot, width: int) -> None:
         """Raise unless the value that is held for a node fits it."""

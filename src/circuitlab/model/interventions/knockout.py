@@ -105,8 +105,7 @@ class Knockout(NodeEdit):
         """The same knockout with its values computed on a model."""
         if self.how == "zero" or self.batch is None or self.values is not None:
             return self
-        for spot in self.spots:
-            spot.check(model.spec, model.sites)
+        self.check(model)
         return replace(self, computed=Computed.of(model, self.batch, self.how, self.spots))
 
     def _chosen(self, places: Places) -> Bool[Tensor, "prompt pos"] | None:

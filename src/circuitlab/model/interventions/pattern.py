@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.core.nodes import Head
 from circuitlab.model.interventions.base import Intervention
 from circuitlab.model.interventions.held import hash_tensor, read_tensor
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.runner import ReadableModel
 
@@ -33,6 +32,7 @@ Rest: TypeAlias = Literal["renormalise", "drop"]
 Visible: TypeAlias = Callable[[int], Sequence["Tensor"]]
 """Number of tokens -> which keys each query sees in every layer, (query, key)."""
 
+_SEEING = {"uniform", "move"}
 _NEEDS = {"replace": {"weights"}, "uniform": set(), "move": {"keys", "to"}, "block": {"keys"}}
 
 
@@ -108,15 +108,24 @@ class EditPattern(Intervention):
         """Sites and layers whose values it changes."""
         return frozenset(spot.target for spot in self.spots)
 
-    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
-        """Raise unless the model has every head, and patterns that can be edited."""
+    def check(self, model: ReadableModel) -> None:
+        """Raise unless the model has every head, patterns that can be edited, and says which keys a query sees if that is asked."""
         for spot in self.spots:
-            spot.check(spec, sites)
+            spot.check(model)
+        if self.how not in _SEEING:
+            return
+        try:
+            model.decoder  # noqa: B018 - built and checked on first use
+        except ModelError as error:
+            why = error.what.rstrip(".")
+            what = f"EditPattern {self.how!r} must know which keys each query sees, and the functional forward would tell: {why}."
+            raise ModelError(what, "Use 'replace' with weights of your own, or 'block': they act on the model itself.") from error
 
     def resolved(self, model: ReadableModel) -> EditPattern:
         """Bound to what the queries of a model see; only ``"uniform"`` and ``"move"`` ask for it."""
-        if self.how not in {"uniform", "move"}:
+        if self.how not in _SEEING:
             return self
+        self.check(model)
         return replace(self, visible=lambda length: [where.visible for where in model.decoder.geometry(length)])
 
     def tap(self, places: Places) -> Tap:
@@ -183,7 +192,7 @@ class _Rows:
 
     def __post_init__(self) -> None:
         # Now, and not inside the tap: measuring runs the model, which must not happen in the middle of its own run.
-        asked = self.edit.visible if self.edit.how in {"uniform", "move"} else None
+        asked = self.edit.visible if self.edit.how in _SEEING else None
         self._visible = None if asked is None else asked(self.places.tokens.shape[1])
 
     def edited(self, index: int, layer: int, old: Float[Tensor, "*lead prompt query key"]) -> Float[Tensor, "*lead prompt query key"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 
@@ -11,7 +11,7 @@ from circuitlab.core.nodes import Attn, Embed, Head, KVHead, Logits, Mlp, Node, 
 from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
-    from circuitlab.core.provenance import ModelSpec
+    from circuitlab.model.runner import ReadableModel
 
 __all__ = ["NodeSpec", "Spot", "read_nodes", "read_site", "spots_of"]
 
@@ -33,19 +33,21 @@ class Spot:
         """Where a tap meets it."""
         return self.site, self.layer
 
-    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
+    def check(self, model: ReadableModel) -> None:
         """Raise unless a model has it.
 
         Raises
         ------
         ModelError
-            If the model does not have the site.
+            If the model does not have the site; the message says why.
         BadParameterError
             If it has no such layer or head.
         """
-        if self.site not in sites:
-            what = f"{spec.name} ({spec.family}) has no site {self.site.value!r}, so {self.node} cannot be edited there."
-            raise ModelError(what, f"It has {sorted(one.value for one in sites)}.")
+        spec = model.spec
+        if self.site not in model.sites:
+            why = model.lacks.get(self.site, "it was not found")
+            what = f"{self.node} cannot be edited: {spec.name} ({spec.family}) has no site {self.site.value!r}: {why}."
+            raise ModelError(what, f"It has {sorted(one.value for one in model.sites)}.")
         if not 0 <= self.layer < spec.n_layers:
             what = f"{self.node} is in layer {self.layer}; {spec.name} has layers 0 to {spec.n_layers - 1}."
             raise BadParameterError(what, "Count layers from 0.")

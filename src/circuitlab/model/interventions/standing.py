@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +14,6 @@ from circuitlab.model.interventions.base import Intervention
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.core.provenance import ModelSpec
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.runner import ReadableModel
     from circuitlab.model.sites import Site
@@ -34,10 +33,10 @@ class Composed(Intervention):
         """Sites and layers whose values any of them changes."""
         return frozenset().union(*(part.targets for part in self.parts))
 
-    def check(self, spec: ModelSpec, sites: Collection[Site]) -> None:
+    def check(self, model: ReadableModel) -> None:
         """Raise unless a model can be edited with every part."""
         for part in self.parts:
-            part.check(spec, sites)
+            part.check(model)
 
     def resolved(self, model: ReadableModel) -> Composed:
         """Every part with all that it needs of a model; each is computed on the model without the others."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.interventions.base import Intervention
     from circuitlab.model.interventions.spots import Spot
     from circuitlab.model.protocol import Model
+    from circuitlab.model.runner import ReadableModel
 
 __all__ = ["EditWords"]
 
@@ -126,13 +127,13 @@ def _spots(node: str) -> tuple[Spot, ...]:
     return Knockout(_named(node), "zero", site=_site(node)).spots
 
 
-def _means(model: Model, nodes: list[str], site: str | None, over: ContrastBatch | Sequence[int]) -> Knockout:
+def _means(model: ReadableModel, nodes: list[str], site: str | None, over: ContrastBatch | Sequence[int]) -> Knockout:
     if not isinstance(over, Sequence):
         return Knockout(nodes, "mean_over_positions", over, site=site)
     tokens = torch.tensor([list(over)])
     values: dict[str, Tensor] = {}
     for spot in Knockout(nodes, "zero", site=site).spots:
-        spot.check(model.spec, model.sites)
+        spot.check(model)
         value = model.capture(tokens, [spot.site], layers=[spot.layer])[spot.site][0, 0]
         values[str(spot.node)] = (value if spot.head is None else value[:, spot.head]).double().mean(0)
     return Knockout(nodes, "mean_over_positions", values=values, site=site)

@@ -218,9 +218,41 @@ def test_what_a_model_does_not_have_is_refused_before_a_run(model, edit, error) 
         model.edited(edit)
 
 
-def test_a_site_that_a_model_lacks_is_refused(model) -> None:
-    with pytest.raises(ModelError, match="resid_mid"):
-        Scale("r0.mid", 1.0).check(model.spec, frozenset({Site.Z}))
+def test_a_site_that_a_model_lacks_is_refused_with_its_reason() -> None:
+    with pytest.raises(ModelError, match="no site 'resid_mid': attention and MLP of layer 0 read the same stream"):
+        tiny_model("gpt_neox").edited(Scale("r0.mid", 1.0))
+
+
+def test_what_is_no_intervention_is_refused(model) -> None:
+    with pytest.raises(BadParameterError, match="no intervention"):
+        model.edited("a0.h1")
+
+
+def test_vectors_have_the_width_of_their_site() -> None:
+    """Queries of DeepSeek-V3 are wider than what its heads mix, and the stream of an OPT may be wider than its embedding."""
+    deepseek, opt = tiny_model("deepseek_v3"), tiny_model("opt_post")
+    assert [deepseek.width(site) for site in (Site.Q, Site.V, Site.Z)] == [12, 6, 6]
+    deepseek.edited(Project("a1.h1", torch.ones(12), site="q"))
+    with pytest.raises(BadParameterError, match="width 12 at 'q'"):
+        deepseek.edited(Project("a1.h1", torch.ones(6), site="q"))
+    assert opt.spec.d_model == opt.width(Site.RESID_PRE) == 32
+    with pytest.raises(BadParameterError, match="width 32"):
+        opt.edited(Add("r1.pre", torch.ones(16)))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [EditPattern("a1.h1", "uniform"), EditPattern("a1.h1", "move", keys=0, to=1), Scale("a0.h0", 2.0)],
+    ids=["uniform", "move", "scale"],
+)
+def test_what_queries_see_must_be_known_before_a_run(edit) -> None:
+    """The functional forward knows it; GPT-J has none, and edits that ask for nothing of it are made all the same."""
+    gptj = tiny_model("gptj")
+    if isinstance(edit, Scale):
+        gptj.edited(edit)
+        return
+    with pytest.raises(ModelError, match=r"which keys each query sees.* its attention is of a kind that circuitlab does not know"):
+        gptj.edited(edit)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""Laws on scoring the same pairs once more: after longer prompts, beside others, and in every mode that the caller's model may be in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitlab.core.errors import CircuitlabError
+from circuitlab.metrics import LogitDiff
+from circuitlab.model import load_model
+from circuitlab.testing.laws import LawResult, distance, law_on_family, scores_apart, unit
+from circuitlab.testing.tiny import joined, tiny_batch, tiny_hf
+
+if TYPE_CHECKING:
+    from circuitlab.execute.contract import Method
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_scores import HeadScores
+
+__all__ = ["after_and_beside_others", "in_every_mode"]
+
+_METRIC = LogitDiff()
+_CLOSE = 1e-5
+_OTHERS = (14, 8)
+"""Tokens of the prompts beside, longer and shorter than those of the batch. Below 8 tokens a tiny dynamic rotary table begins anew by
+itself, which would hide that it was left as a longer prompt made it."""
+
+_MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "gradients on": nullcontext,
+    "gradients off": lambda: torch.set_grad_enabled(False),
+    "inference mode": torch.inference_mode,
+}
+
+
+def after_and_beside_others(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    """The scores of a batch once more: of some of its pairs beside pairs of other lengths, and of all of them after those.
+
+    A method may refuse prompts of different lengths, but it must say that this is why. Where the score of a pair is ``pooled`` over the
+    batch, every pair twice must leave the means, and the two runs of a pair are no business of other pairs.
+    """
+    others = tiny_batch(model, seed=1, lengths=_OTHERS)
+    mixed, mine = joined(others.select([0]), batch.select([0, 1]), others.select([1])), [1, 2]
+    try:
+        together = method(model, mixed, _METRIC)
+    except CircuitlabError as error:
+        named = "length" in str(error)
+        yield law_on_family("refuses other lengths beside, and says so", family, float(not named), 0.0, str(error))
+        method(model, others.select([0]), _METRIC)
+    else:
+        pooled = getattr(method, "pooled", False)
+        worst = scores_apart(together, scores.sel([0, 1]), mine, parts=not pooled)
+        yield law_on_family("beside pairs of other lengths: the same", family, worst, _CLOSE * unit(scores))
+        if pooled:
+            order = [*range(mixed.n_pairs)]
+            twice = method(model, mixed.select([*order, *reversed(order)]), _METRIC)
+            worst = max(distance(twice.mean(part), together.mean(part)) for part in together.parts)
+            yield law_on_family("pairs of other lengths twice leave the means", family, worst, _CLOSE * unit(together))
+    again = method(model, batch, _METRIC)
+    yield law_on_family("after longer prompts: the same", family, scores_apart(again, scores), _CLOSE * unit(scores))
+
+
+def in_every_mode(method: Method, family: str, scores: HeadScores) -> Iterator[LawResult]:
+    """The scores of the tiny batch, once more on a model with dropout whose caller trains it, with and without gradients.
+
+    One module is in evaluation mode and one parameter is frozen, so that a method that puts back one setting for all is seen.
+    """
+    hf = tiny_hf(family, dropout=0.5)
+    model = load_model(hf)
+    hf.train()
+    hf.get_output_embeddings().eval()
+    next(hf.parameters()).requires_grad_(False)
+    for name, mode in _MODES.items():
+        with mode():
+            before = _modes_of(hf)
+            found = method(model, tiny_batch(model), _METRIC)
+            changed = sum(new != old for new, old in zip(_modes_of(hf), before, strict=True))
+        yield law_on_family(f"in training mode, {name}: the same", family, scores_apart(found, scores), _CLOSE * unit(scores))
+        yield law_on_family(f"in training mode, {name}: left as it was", family, float(changed), 0.0, "modes, gradients or hooks changed")
+
+
+def _modes_of(hf: Any) -> list[Any]:
+    """All that a caller can have set: modes of modules and of torch, which parameters ask for gradients, and hooks."""
+    modules = [(one.training, len(one._forward_hooks), len(one._forward_pre_hooks)) for one in hf.modules()]  # noqa: SLF001 - counted only
+    grads = [(one.requires_grad, one.grad is None) for one in hf.parameters()]
+    return [*modules, *grads, torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
