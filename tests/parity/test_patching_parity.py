@@ -13,8 +13,7 @@ from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.transformer_lens import to_bridge
-from circuitlab.testing.method_laws import FAMILIES
-from circuitlab.testing.tiny import tiny_batch, tiny_hf
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
 from reference.patching import flat_z, patched_logits
 
 METRIC = LogitDiff()

@@ -17,7 +17,7 @@ from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawResult, distance, law_on_family, raise_on_failure, scores_apart, unit
 from circuitlab.testing.repeat_laws import after_and_beside_others, in_every_mode
 from circuitlab.testing.surgery import kill_head, relabel_heads, scale_readout
-from circuitlab.testing.tiny import tiny_batch, tiny_hf
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
 
 if TYPE_CHECKING:
     from circuitlab.execute.contract import Method
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.model.toy import PlantedModel
 
-__all__ = ["FAMILIES", "check_method", "method_laws"]
+__all__ = ["LAW_FAMILIES", "check_method", "method_laws"]
 
-FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "llama_dynamic")
-"""Every family the laws are run on: positions of the last turn by the length of the prompt; three serve the surgery laws."""
+LAW_FAMILIES = (*FAMILIES, "llama_dynamic")
+"""Families that the laws are run on: one of them turns positions by the length of the prompt."""
 
 _RELABEL = ("llama", "qwen3", "gemma3")
 _DROPOUT = ("gpt2", "llama")
 _METRIC = LogitDiff()
 
 
-def check_method(method: Method, *, families: tuple[str, ...] = FAMILIES) -> list[LawResult]:
+def check_method(method: Method, *, families: tuple[str, ...] = LAW_FAMILIES) -> list[LawResult]:
     """Run every law on a method.
 
     A method that declares itself ``pooled``, not ``causal`` or not ``in_metric_units`` (see `Method`) obeys another form of the laws
@@ -67,7 +67,7 @@ def check_method(method: Method, *, families: tuple[str, ...] = FAMILIES) -> lis
     return raise_on_failure(f"method {method.name!r}", list(method_laws(method, families)))
 
 
-def method_laws(method: Method, families: tuple[str, ...] = FAMILIES) -> Iterator[LawResult]:
+def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Iterator[LawResult]:
     """Yield each law's result without raising."""
     for family in families:
         model = load_model(tiny_hf(family))

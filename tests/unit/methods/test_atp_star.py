@@ -23,8 +23,8 @@ from circuitlab.model.decoder import Decoder
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.testing.families import configuration
-from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
-from circuitlab.testing.tiny import tiny_batch, tiny_hf
+from circuitlab.testing.method_laws import check_method, method_laws
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
 
 METRIC = LogitDiff()
 LAYER = 1

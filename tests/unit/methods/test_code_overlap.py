@@ -20,8 +20,8 @@ from circuitlab.model import load_model
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.laws import LawError
-from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.method_laws import check_method, method_laws
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 from circuitlab.workflows.planted import grade
 from circuitlab.workflows.score import run_checks
 

@@ -20,8 +20,8 @@ from circuitlab.methods.decomposition.source import BASELINES, ordered
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import KLDivergence, LogitDiff, ProbDiff
 from circuitlab.model import load_model
-from circuitlab.testing.method_laws import FAMILIES, check_method
-from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+from circuitlab.testing.method_laws import check_method
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf, tiny_model
 from circuitlab.workflows.score import run_checks
 
 METRIC = LogitDiff()

@@ -10,10 +10,10 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawError
-from circuitlab.testing.method_laws import FAMILIES, check_method, method_laws
+from circuitlab.testing.method_laws import LAW_FAMILIES, check_method, method_laws
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize(
     "method",
     [LogitAttribution(), LogitAttribution(run="contrast"), ActivationPatching(), ActivationPatching(direction="noising")],

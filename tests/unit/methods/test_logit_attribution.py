@@ -11,8 +11,7 @@ from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import AnswerLogit, LogitDiff, ProbDiff
 from circuitlab.model import load_model
 from circuitlab.model.sites import Site
-from circuitlab.testing.method_laws import FAMILIES
-from circuitlab.testing.tiny import tiny_batch, tiny_hf
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
 
 
 @pytest.mark.parametrize("run", ["clean", "corrupt", "contrast"])

@@ -15,8 +15,8 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.toy import planted_model
-from circuitlab.testing.method_laws import FAMILIES, check_method
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.method_laws import check_method
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 EVERY = ("heads", "mlps", "embed")

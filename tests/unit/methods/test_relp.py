@@ -14,8 +14,8 @@ from circuitlab.methods.attribution_patching import AttributionPatching
 from circuitlab.methods.relp import RelevancePatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model import load_model
-from circuitlab.testing.method_laws import FAMILIES, check_method
-from circuitlab.testing.tiny import tiny_batch, tiny_hf
+from circuitlab.testing.method_laws import check_method
+from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
 
 METRIC = LogitDiff()
 PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post", "embed")
