@@ -20,8 +20,8 @@ from circuitlab.model import load_model
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.laws import LawError
-from circuitlab.testing.method_laws import check_method, method_laws
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.method_laws import LAW_FAMILIES, check_method, method_laws
+from circuitlab.testing.tiny import tiny_batch, tiny_model
 from circuitlab.workflows.planted import grade
 from circuitlab.workflows.score import run_checks
 
@@ -38,7 +38,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str) -> None:
     names = {law.name.partition(" [")[0] for law in check_method(QUICK, families=(family,))}
     assert {"batch size: every pair twice leaves the means", "planted: heads that write score, dead ones do not"} <= names

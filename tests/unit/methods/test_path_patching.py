@@ -15,8 +15,8 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.toy import planted_model
-from circuitlab.testing.method_laws import check_method
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.method_laws import LAW_FAMILIES, check_method
+from circuitlab.testing.tiny import tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 EVERY = ("heads", "mlps", "embed")
@@ -27,7 +27,7 @@ def llama():
     return tiny_model("llama")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_law_holds(family, direction) -> None:
     assert len(check_method(PathPatching(direction=direction), families=(family,))) > 8
