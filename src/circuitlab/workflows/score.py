@@ -16,12 +16,13 @@ from circuitlab.core.files import require_writable
 from circuitlab.core.provenance import FitnessFlag, Provenance, capture_environment
 from circuitlab.execute.checkpoint import keeping_rows
 from circuitlab.execute.contract import Method, provenance_of
+from circuitlab.execute.cost import RunSize, forward_passes
 from circuitlab.methods import MethodLike, get_method, method_classes
 from circuitlab.metrics import get_metric
 from circuitlab.model.inside import require_fit
 from circuitlab.store import EDGE_SCORES, HEAD_SCORES, Cache
-from circuitlab.workflows.prompts import Draws, Prompts, prompts_with_fitness
-from circuitlab.workflows.terminal import CellProgress
+from circuitlab.workflows.prompts import FITNESS_PAIRS, Draws, Prompts, prompts_with_fitness
+from circuitlab.workflows.terminal import CellProgress, announce
 
 if TYPE_CHECKING:
     from circuitlab.metrics import Metric
@@ -37,6 +38,7 @@ __all__ = [
     "edge_method",
     "edges_of_batch",
     "run_checks",
+    "run_size",
     "score",
     "score_batch",
     "score_edges",
@@ -142,6 +144,9 @@ def score_batch(
 
     def compute() -> HeadScores:
         flag = fitness() if fitness is not None else None
+        if flag is not None:  # judging runs whole prompts twice: a measure of what a forward pass takes on this machine
+            per_pass = (time.perf_counter() - started) / (2 * max(batch.n_pairs, FITNESS_PAIRS))
+            announce(f"{batch.task.id} x {method.name}", per_pass * forward_passes(method, run_size(model, batch)))
         scores = method(model, batch, metric)
         environment = capture_environment(time.perf_counter() - started)
         return replace(scores, provenance=msgspec.structs.replace(scores.provenance, fitness=flag, environment=environment))
@@ -153,6 +158,13 @@ def score_batch(
         scores, cached = store.get_or_compute(run_id, HEAD_SCORES, compute)
     checkpoint.clear()
     return Scored(scores, cached, time.perf_counter() - started)
+
+
+def run_size(model: Model, batch: ContrastBatch) -> RunSize:
+    """What a run on a batch is about to do, as methods estimate their cost from it."""
+    spec, length = model.spec, float((batch.end + 1).double().mean())
+    changed = float(((batch.end + 1 - batch.first_difference()).clamp(min=1) / (batch.end + 1)).double().mean())
+    return RunSize(batch.n_pairs, length, changed, spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.d_model)
 
 
 def score_edges(

@@ -13,7 +13,10 @@ from circuitlab.core.progress import is_listened_to, report_progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["CellProgress", "Progress", "SilentProgress", "TerminalProgress", "format_seconds"]
+__all__ = ["CellProgress", "Progress", "SilentProgress", "TerminalProgress", "announce", "format_seconds"]
+
+_LONG = 20.0
+"""Seconds from which on a duration is announced."""
 
 
 class Progress(Protocol):
@@ -138,7 +141,7 @@ class CellProgress:
         self._label, self._stack = label, ExitStack()
 
     def __enter__(self) -> CellProgress:
-        if not is_listened_to() and (sys.stderr.isatty() or _in_notebook()):
+        if not is_listened_to() and _watched():
             shown = TerminalProgress()
             shown.start([1.0])
             self._stack.callback(shown.stop)
@@ -148,6 +151,17 @@ class CellProgress:
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
+
+
+def announce(label: str, seconds: float) -> None:
+    """Say how long something will take, where somebody is watching and it takes long."""
+    if seconds >= _LONG and _watched():
+        sys.stderr.write(f"{label} will take about {format_seconds(seconds)}.\n")
+        sys.stderr.flush()
+
+
+def _watched() -> bool:
+    return sys.stderr.isatty() or _in_notebook()
 
 
 def _in_notebook() -> bool:
