@@ -45,7 +45,7 @@ def main() -> None:
 
 def scores_in(store: Path) -> dict[str, np.ndarray]:
     """Every array of every run, by what was run."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for path in sorted(store.glob("*.nc")):
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             where = json.loads(opened.attrs["provenance"])

@@ -119,6 +119,8 @@ def _print_scores(scored: Scored) -> None:
     print_text(f"{where.method} on {where.task.id} ({where.task.variant}), {where.model.name}, {scores.n_pairs} pairs, {note}")
     print_text(f"run {where.run_id()}: {where.estimand}, in {where.units}; positive helps the answer\n")
     for mark in scores.marks or (None,):
-        rows = [[str(e.node), f"{e.mean:+.3f}", f"[{e.low:+.3f}, {e.high:+.3f}]"] for e in scores.top(15, scores.parts[0], mark=mark)]
+        strongest = scores.top(15, scores.parts[0], mark=mark)
+        limits = ["needs two pairs" if scores.n_pairs == 1 else f"[{e.low:+.3f}, {e.high:+.3f}]" for e in strongest]
+        rows = [[str(e.node), f"{e.mean:+.3f}", limit] for e, limit in zip(strongest, limits, strict=True)]
         print_table([mark or "node", "mean", "95 % interval"], rows)
     warn_if_unfit(scores)

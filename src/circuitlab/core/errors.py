@@ -69,7 +69,7 @@ class UnknownNameError(CircuitlabError, KeyError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         lowered = {candidate.lower(): candidate for candidate in self.known}
-        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
         fix = f"Did you mean {lowered[near[0]]!r}? " if near else ""
         shown = ", ".join(self.known[:_SHOWN]) + (", ..." if len(self.known) > _SHOWN else "")
         super().__init__(f"Unknown {kind} {name!r}.", f"{fix}Known: {shown or '(none)'}.")

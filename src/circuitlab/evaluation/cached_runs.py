@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuitlab.comparison.runner import CircuitRunner
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.progress import report_progress, step
 from circuitlab.core.provenance import digest
@@ -25,7 +26,7 @@ _SCHEMA = 1
 
 
 @dataclass(frozen=True, eq=False)
-class CachedRuns:
+class CachedRuns(CircuitRunner):
     """Runs circuits and keeps what it has run, so that analyses of the same prompts share runs and an interruption loses few.
 
     Parameters

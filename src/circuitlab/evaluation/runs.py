@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuitlab.comparison.runner import CircuitRunner
 from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.execute.routes import universe_of
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["MaskedRuns", "require_same_shape"]
 
 
-class MaskedRuns(ABC):
+class MaskedRuns(CircuitRunner, ABC):
     """Runs circuits of one universe on one batch. A circuit is a mask over `elements`; what is outside it is ablated."""
 
     @property

@@ -25,6 +25,7 @@ __all__ = [
     "provenance_of",
     "require_additive",
     "require_linear",
+    "take_one_as_several",
 ]
 
 
@@ -82,6 +83,14 @@ def effective_params(method: Method) -> dict[str, Any]:
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     values = {f.name: getattr(method, f.name) for f in fields if f.metadata.get("identity", True)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def take_one_as_several(built: Any) -> None:
+    """Make tuples of the texts and lists that were given for a dataclass' fields of several texts: ``parts="heads"`` is ``("heads",)``."""
+    for entry in dataclasses.fields(built):
+        value = getattr(built, entry.name)
+        if str(entry.type).startswith("tuple[str") and isinstance(value, str | list):
+            object.__setattr__(built, entry.name, (value,) if isinstance(value, str) else tuple(value))
 
 
 looked_at: contextvars.ContextVar[bool] = contextvars.ContextVar("looked at", default=False)

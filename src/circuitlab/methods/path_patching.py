@@ -11,7 +11,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
-from circuitlab.execute.contract import provenance_of
+from circuitlab.execute.contract import provenance_of, take_one_as_several
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.paths import RunPair
@@ -99,6 +99,7 @@ class PathPatching:
         return True
 
     def __post_init__(self) -> None:
+        take_one_as_several(self)
         for part in self.senders:
             if part not in _PARTS:
                 raise UnknownNameError("sender", part, _PARTS)

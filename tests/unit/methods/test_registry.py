@@ -34,3 +34,9 @@ def test_parameters_reach_the_method_and_lists_become_tuples() -> None:
 def test_unknown_names_suggest_the_near_one(name: str, params: dict, hint: str) -> None:
     with pytest.raises(UnknownNameError, match=hint):
         get_method(name, params)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in method_classes().items() if "parts" in cls.__dataclass_fields__])
+def test_a_text_is_taken_where_several_are_meant(name) -> None:
+    cls = method_classes()[name]
+    assert cls(parts="heads") == cls(parts=["heads"]) == cls(parts=("heads",)) == get_method(name, {"parts": "heads"})
