@@ -28,7 +28,7 @@ setup: $(READY)  ## Make .venv and install the pinned dependencies
 weights: setup  ## Fetch and convert the default model (93 MB, once)
 	$(BIN)/circuitlab models fetch smollm2-135m
 
-figures: weights  ## Run the main study (resumes after an interruption) and build figures/built
+figures: weights  ## Run the main study (resumes after an interruption) and build figures/built/core
 	$(BIN)/circuitlab study run $(STUDY)
 	$(BIN)/circuitlab figures build $(STUDY)
 
@@ -47,7 +47,7 @@ picture: setup  ## Redraw the README's picture from the stored runs (needs Chrom
 	$(PIP) install -c constraints.txt -e '.[images]'
 	$(BIN)/circuitlab figures build $(STUDY)
 	mkdir -p docs/images
-	cp figures/built/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
+	cp figures/built/core/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
 
 benchmarks: weights  ## Measure speed and memory and rewrite the README's tables (an hour; run nothing beside it)
 	$(BIN)/python benchmarks/bench_patching.py --save

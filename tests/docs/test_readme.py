@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -28,16 +30,41 @@ def paths_in(text: str) -> set[str]:
     return {path for path in flat if not path.startswith("figures/built") and "opposites" not in path}
 
 
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """An empty folder with the table that the README uses."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "own_pairs.csv").write_text((ROOT / "notebooks" / "own_pairs.csv").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.real_model
-def test_the_python_example_runs_and_is_ten_lines(tmp_path, monkeypatch, capsys) -> None:
+def test_the_python_example_runs_and_is_ten_lines(workplace, capsys) -> None:
     (code,) = blocks(README, "python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
-    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out
-    assert re.search(r"^a\d+\.h\d  [+-]\d", said, flags=re.MULTILINE)
-    assert re.search(r"Jaccard 0\.\d\d, by chance 0\.\d\d", said)
-    assert (tmp_path / "successor.html").stat().st_size > 10_000
+    assert "own_pairs (given) on smollm2-135m: ready. Accuracy 1.00" in said
+    assert re.search(r"Evaluation of 20 nodes.*\n +faithfulness: 0\.\d\d \[", said)
+    assert re.search(r"own_pairs ~ ioi: Jaccard 0\.\d\d \[.*by chance 0\.\d\d", said)
+    for name in ("heads.html", "attention.html"):
+        assert (workplace / name).stat().st_size > 10_000
+
+
+@pytest.mark.real_model
+def test_the_five_commands_run(workplace, monkeypatch) -> None:
+    monkeypatch.setenv("CIRCUITLAB_STORE", str(workplace / "runs"))
+    lines = next(block for block in blocks(README, "bash") if "tasks check notebooks" in block).splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(line.removeprefix(".venv/bin/circuitlab "))
+        few = {"score": ["-n", "2"], "circuit": ["-n", "2", "--random", "2"], "compare": ["-n", "2"]}.get(words[0], [])
+        extra = [*few, "--method", "attribution_patching"] if few else []
+        done = CliRunner().invoke(app, [*words, *extra, "--json"])
+        assert done.exit_code == 0, (line, done.output, done.exception)
+        assert json.loads(done.stdout)
+    assert all((workplace / name).stat().st_size > 10_000 for name in ("heads.html", "attention.html"))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -77,3 +104,13 @@ def test_the_task_guide_lists_every_task() -> None:
     text = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`(\w+)`", text.partition("## The tasks here")[2]))
     assert {path.stem for path in tasks_folder().glob("*.toml")} - {"pools"} <= listed
+
+
+def test_every_hop_of_one_call_stands_in_the_code() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## One call")[2].partition("\n## ")[0]
+    hops = re.findall(r"^\d+\. (.*?)(?=^\d+\. |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    assert 5 <= len(hops) <= 10
+    for hop in hops:
+        name, path = re.match(r"`(\w+)` \(`([\w/.]+)`\)", hop).groups()  # type: ignore[union-attr]
+        code = (ROOT / "src" / "circuitlab" / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:def|class) {name}\b", code, flags=re.MULTILINE), hop

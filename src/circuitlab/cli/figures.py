@@ -12,7 +12,7 @@ __all__ = ["app", "report"]
 
 app = typer.Typer(help="Figures from stored runs; no model is loaded.", no_args_is_help=True)
 _STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
-_OUT = typer.Option(Path("figures/built"), "--out", help="Where the files go.")
+_OUT = typer.Option(None, "--out", help="Where the files go: figures/built/<study id> otherwise.")
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
@@ -26,7 +26,7 @@ def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
     if as_json:
         print_json(result)
     else:
-        print_text(f"{len(result.files)} files in {out}; open {out / 'report.html'}.")
+        print_text(f"{len(result.files)} files in {result.out}; open {Path(result.out) / 'report.html'}.")
         if result.missing:
             print_text(f"Not run yet, and left out: {', '.join(result.missing)}. Run `circuitlab study run {file}`.")
 

@@ -15,12 +15,13 @@ from circuitlab.figures.images import exporter, image_problem, render_image
 from circuitlab.figures.page import figure_json, figure_page, plotly_js
 from circuitlab.store import Cache
 from circuitlab.studies.drawings import draw_all
+from circuitlab.studies.load import load_study
 from circuitlab.studies.manifest import MANIFEST, FileEntry, Manifest, read_manifest, sha256
 from circuitlab.studies.report.analyses import analysis_tables
 from circuitlab.studies.report.page import report_page
 from circuitlab.studies.results import StudyRuns, collect
 from circuitlab.studies.tables import fitness_csv, heads_csv, overlap_csv
-from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell, StudyFigure
+from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell, StudyFigure, StudySpec
 
 __all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "write_report"]
 
@@ -54,7 +55,7 @@ class _File:
     records: tuple[str, ...] = ()
 
 
-def build_figures(study_file: str | Path, *, store: Cache, out: str | Path = "figures/built") -> BuildResult:
+def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> BuildResult:
     """Write every figure, table, the report and the manifest of a study.
 
     Parameters
@@ -63,8 +64,9 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path = "fi
         For example ``figures/core.toml``.
     store : Cache
         Holds the finished runs.
-    out : str or Path
-        Folder. Each file is replaced in one step; files of an earlier build that are no longer made are removed.
+    out : str or Path, optional
+        Folder; ``figures/built/<study id>`` otherwise. Each file is replaced in one step; files of an earlier build of the same study that
+        are no longer made are removed.
 
     Returns
     -------
@@ -74,15 +76,19 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path = "fi
     Raises
     ------
     StoreError
-        If score cells are missing (they are named, with the command that runs them), or a file cannot be written. Analyses that have not
+        If score cells are missing (they are named, with the command that runs them), a file cannot be written, or the folder holds the
+        figures of another study. Analyses that have not
         been run are left out, named in the report and in ``missing``.
     """
-    folder = Path(out)
     runs = collect(study_file, store)
+    folder = folder_of(runs.study, out)
     drawings = draw_all(runs)
     files = _files(runs, drawings)
     pictures, said = _images(drawings)
     before = read_manifest(folder)
+    if before is not None and before.study["id"] != runs.study.id:
+        what = f"{folder} holds the figures of study {before.study['id']!r}, not of {runs.study.id!r}."
+        raise StoreError(what, "Build into another folder: nothing of another study is replaced or removed.")
     entries = {name: _entry(file) for name, file in files.items()}
     entries |= {name: msgspec.structs.replace(_entry(file), checked=False) for name, file in pictures.items()}
     manifest = Manifest.of(runs, dict(sorted(entries.items())), said)
@@ -96,7 +102,12 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path = "fi
     return BuildResult(str(folder), names, [run.run_id for run in runs.runs], said, records, missing)
 
 
-def check_figures(study_file: str | Path, *, store: Cache, out: str | Path = "figures/built") -> CheckResult:
+def folder_of(study: StudySpec, out: str | Path | None) -> Path:
+    """Where a study's figures go: every study has a folder of its own."""
+    return Path("figures/built") / study.id if out is None else Path(out)
+
+
+def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> CheckResult:
     """Rebuild everything in memory and compare it with a folder, byte by byte.
 
     Images are compared with the manifest's hash only, since their bytes depend on the browser that drew them.
@@ -106,7 +117,7 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path = "fi
     StoreError
         If the folder has no manifest, or runs are missing.
     """
-    folder = Path(out)
+    folder = folder_of(load_study(study_file), out)
     manifest = read_manifest(folder)
     if manifest is None:
         what = f"{folder} has no {MANIFEST}."

@@ -99,8 +99,8 @@ class Study:
             raise BadParameterError(what, "Add a task to the study file and run it.")
         return table
 
-    def build(self, out: str | Path = "figures/built") -> BuildResult:
-        """Write figures, tables, report and manifest; no model is loaded."""
+    def build(self, out: str | Path | None = None) -> BuildResult:
+        """Write figures, tables, report and manifest into ``figures/built/<study id>`` or ``out``; no model is loaded."""
         from circuitlab.studies.build import build_figures  # noqa: PLC0415
 
         return build_figures(self.file, store=self.runs, out=out)

@@ -19,6 +19,7 @@ import pytest
 import circuitlab.studies.build as building
 from circuitlab.core.errors import StoreError
 from circuitlab.studies.build import build_figures, check_figures, write_report
+from circuitlab.studies.load import load_study
 from circuitlab.tasks import tasks_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "figures"))
@@ -261,3 +262,18 @@ def test_building_imports_no_torch(built, tmp_path) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"CIRCUITLAB_TASKS": str(tasks_folder())})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").is_file()
+
+
+def test_every_study_builds_into_a_folder_of_its_own_and_never_over_another(tmp_path, monkeypatch) -> None:
+    file, store = made_up_study(tmp_path / "one")
+    other = tmp_path / "other.toml"
+    other.write_text(file.read_text().replace('id = "', 'id = "other-', 1))
+    monkeypatch.chdir(tmp_path)
+    first = build_figures(file, store=store)
+    assert Path(first.out) == Path("figures/built") / load_study(file).id
+    before = {path: path.read_bytes() for path in Path(first.out).iterdir()}
+    with pytest.raises(StoreError, match="holds the figures of study"):
+        build_figures(other, store=store, out=first.out)
+    second = build_figures(other, store=store)
+    assert Path(second.out).name.startswith("other-")
+    assert {path: path.read_bytes() for path in Path(first.out).iterdir()} == before
