@@ -265,6 +265,7 @@ def test_building_imports_no_torch(built, tmp_path) -> None:
 
 
 def test_every_study_builds_into_a_folder_of_its_own_and_never_over_another(tmp_path, monkeypatch) -> None:
+    (tmp_path / "one").mkdir()
     file, store = made_up_study(tmp_path / "one")
     other = tmp_path / "other.toml"
     other.write_text(file.read_text().replace('id = "', 'id = "other-', 1))
