@@ -127,7 +127,7 @@ def test_a_broken_study_file_is_found_before_anything_runs(world, study, change,
 
 def test_weights_that_are_foreign_or_cut_are_named(world, checkpoint) -> None:
     (world / "bad.gguf").write_bytes(b"PK\x03\x04 not weights")
-    assert "bad.gguf is no GGUF file" in refused("doctor", "bad.gguf")
+    assert "bad.gguf is not a GGUF file" in refused("doctor", "bad.gguf")
     cut = world / "cut"
     cut.mkdir()
     for file in checkpoint.iterdir():

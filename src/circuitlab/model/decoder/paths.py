@@ -125,7 +125,7 @@ def sender_changes(
     Returns
     -------
     dict of Point to Change
-        Rows that differ exactly nowhere are left out.
+        Rows in which nothing differs are left out.
     """
     grouped: dict[Point, list[int]] = {}
     for index, sender in senders.items():

@@ -19,7 +19,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
     Raises
     ------
     WeightsError
-        If the file is no GGUF file, is cut short, lacks weights, or holds an architecture that transformers cannot read.
+        If the file is not a GGUF file, is cut short, lacks weights, or holds an architecture that transformers cannot read.
     """
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
@@ -65,7 +65,7 @@ def _check_whole(path: Path) -> None:
         what = f"{path} cannot be read: {error}."
         raise WeightsError(what, "Check its permissions.") from error
     if begins != _MAGIC:
-        what = f"{path} is no GGUF file: it does not begin with 'GGUF'."
+        what = f"{path} is not a GGUF file: it does not begin with 'GGUF'."
         fix = "Give the folder that holds it." if path.suffix in {".safetensors", ".bin", ".json", ".pt"} else ""
         raise WeightsError(what, fix or "Give a GGUF file or a Hugging Face folder.")
     try:

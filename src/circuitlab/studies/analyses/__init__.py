@@ -60,5 +60,5 @@ def get_analyses(name: str, settings: Any) -> list[Analysis]:
         try:
             found.append(msgspec.convert(dict(table), classes[name]))
         except msgspec.ValidationError as error:
-            raise BadParameterError(f"[{name}] cannot be used: {error}.", "Mend that setting.") from error
+            raise BadParameterError(f"[{name}] cannot be used: {error}.", "Correct that setting.") from error
     return found
