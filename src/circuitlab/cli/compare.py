@@ -54,13 +54,7 @@ def compare(
     from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
     from circuitlab.comparison import Sampling  # noqa: PLC0415
 
-    named, by = _listed(tasks, task_list), _listed(None, methods)
-    if len(by) == 1:
-        from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
-
-        what = f"Comparing methods needs two different methods; got {by[0]}."
-        raise BadParameterError(what, "Name another with --methods, or use --method to compare tasks.")
-    by = by or [method]
+    named, by = _listed(tasks, task_list), _several(methods) or [method]
     _check(named, by, params=bool(param), edges=bool(edges), transfer=transfer)
     sampling = Sampling(null=null)  # type: ignore[arg-type]
     asked = Request(model, by[0], pairs, variant, seed, metric, param, store)
@@ -79,6 +73,17 @@ def compare(
     _print(table)
     if measured is not None:
         print_transfer(measured)
+
+
+def _several(listed: str | None) -> list[str]:
+    """The methods to compare; raises where only one is named."""
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+
+    names = _listed(None, listed)
+    if len(names) == 1:
+        what = f"Comparing methods needs two different methods; got {names[0]}."
+        raise BadParameterError(what, "Name another with --methods, or use --method to compare tasks.")
+    return names
 
 
 def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, transfer: bool) -> None:

@@ -175,7 +175,7 @@ def test_documents_and_partial_rows_that_may_not_be_read_stay(store, forbid) -> 
 
 
 def test_rows_of_a_finished_run_that_may_not_be_removed_stay(store, monkeypatch) -> None:
-    partial = store.partial("abc")
+    partial = store.checkpoint("abc")
     partial.save({"rows": np.zeros(2)})
 
     def refuse(*_arguments, **_options):
