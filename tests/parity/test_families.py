@@ -240,7 +240,7 @@ class Reference:
             new = out.clone()
             for (place, head), value in values.items():
                 if place == layer:
-                    new[:, head, :, :keys] = value[:, head, :, :keys]
+                    new[..., head, :, :keys] = value[..., head, :, :keys]  # also where prompts and heads share an axis: one prompt here
             return new
 
         with self.softmax(write):
@@ -270,7 +270,7 @@ class Reference:
 def frozen(norm: torch.nn.Module, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     """What a norm makes of a part of its input, with the scale that the whole has."""
     zero = norm(torch.zeros_like(whole))  # the bias
-    subtracts_mean = isinstance(norm, torch.nn.LayerNorm) or type(norm).__name__ == "CohereLayerNorm"
+    subtracts_mean = type(norm).__name__.endswith("LayerNorm")
     centre = (lambda x: x - x.mean(-1, keepdim=True)) if subtracts_mean else (lambda x: x)
     return centre(part) * (norm(whole) - zero) / centre(whole)
 

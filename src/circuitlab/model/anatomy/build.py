@@ -119,7 +119,8 @@ def _with_heads(root: Any, parts: ModelParts, watched: Watched, tokens: Tensor) 
         if any(layer is None for layer in option):
             continue
         found = replace(parts, layers=list(option))
-        faults = _unfound(found) | attention_faults(root, found, tokens)
+        unfound = _unfound(found)
+        faults = unfound | attention_faults(root, found, tokens, unfound)
         if best is None or len(faults) < len(best[1]):
             best = (found, faults)
         if not faults:

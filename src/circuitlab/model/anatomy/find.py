@@ -104,8 +104,8 @@ def mixing(root: Any, layers: Sequence[Any], tokens: Tensor, probe: Probe) -> fr
         for layer in layers:
             hooks.callback(layer.register_forward_pre_hook(_given(probe.watched.of(layer)[0].entered), with_kwargs=True).remove)
         root(input_ids=tokens, use_cache=False)
-    pairs = zip(probe.watched.calls, moved.calls, strict=False)
-    return frozenset(id(a.module) for a, b in pairs if a.module is b.module and _moved(a.entered, b.entered))
+    before, after = ({id(call.module): call.entered for call in one.calls} for one in (probe.watched, moved))
+    return frozenset(module for module in before.keys() & after.keys() if _moved(before[module], after[module]))
 
 
 def _given(stream: Any) -> Any:
