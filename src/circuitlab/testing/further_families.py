@@ -44,8 +44,8 @@ _DENSE: dict[str, Entry] = {
     "emu3": ("Emu3Config", {"text_config": _G | {"pad_token_id": 0}}),
     "gemma4_text": (
         "Gemma4TextConfig",
-        _GH | _WINDOW | {"global_head_dim": 8, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 48}
-        | {"layer_types": [*_MIXED[:2], "full_attention"]},
+        _GH | _WINDOW | {"global_head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 48}
+        | {"num_kv_shared_layers": 0, "layer_types": [*_MIXED[:2], "full_attention"]},
     ),
     "gemma4_unified_text": (
         "Gemma4UnifiedTextConfig", _GH | _WINDOW | {"global_head_dim": 8, "layer_types": [*_MIXED[:2], "full_attention"]}
@@ -107,11 +107,14 @@ _MIXTURES: dict[str, Entry] = {
         {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 40, "max_position_embeddings": 64}
         | {"num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4},
     ),
-    "kolibri1": ("Kolibri1Config", _T | _EXPERTS | _WINDOW | {"num_key_value_heads": 2, "head_dim": 8, "shared_expert_intermediate_size": 24}),
+    "kolibri1": (
+        "Kolibri1Config", _T | _EXPERTS | _WINDOW | {"num_key_value_heads": 2, "head_dim": 8, "shared_expert_intermediate_size": 24}
+    ),
     "laguna": ("LagunaConfig", _GH | _EXPERTS | _WINDOW | {"shared_expert_intermediate_size": 24}),
     "longcat_flash": (
         "LongcatFlashConfig",
-        {key: value for key, value in _T.items() if key != "num_hidden_layers"} | _LATENT | {"num_layers": 3, "n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2}
+        {key: value for key, value in _T.items() if key != "num_hidden_layers"} | _LATENT
+        | {"num_layers": 3, "n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2}
         | {"ffn_hidden_size": 40, "expert_ffn_hidden_size": 24},
     ),
     "mellum": ("MellumConfig", _GH | _EXPERTS | _WINDOW),
