@@ -128,8 +128,8 @@ FAMILIES: dict[str, Names] = {
 }
 
 FURTHER: dict[str, Names] = {
-    **dict.fromkeys(["olmo", "nemotron", "cohere_compass_text", "cohere2_moe", "jais2", "vaultgemma", "emu3"], LLAMA),
-    **dict.fromkeys(["dots1", "exaone_moe", "flint", "hy_v3", "hunyuan_v1_moe", "laguna", "mellum", "minimax_m2", "nanochat"], LLAMA),
+    **dict.fromkeys(["olmo", "nemotron", "cohere2_moe", "vaultgemma"], LLAMA),
+    **dict.fromkeys(["exaone_moe", "flint", "hunyuan_v1_moe", "laguna", "minimax_m2", "nanochat"], LLAMA),
     "afmoe": Names(attn_post="post_attention_layernorm"),
     "axk2": replace(LATENT, lacks=("q", "k", "v", *NO_WRITES)),
     "bart": replace(HALF, lacks=NO_WRITES),
@@ -149,7 +149,6 @@ FURTHER: dict[str, Names] = {
     ),
     "deepseek_v32": LATENT,
     "doge": replace(HEADS_ONLY, lacks=("v", *NO_WRITES)),
-    "dots3_note_text": LATENT,
     "falcon_h1": HEADS_ONLY,
     "flex_olmo": Names(attn_post="post_attention_layernorm"),
     "gemma4_text": HEADS_ONLY,
@@ -162,7 +161,6 @@ FURTHER: dict[str, Names] = {
     "hyperclovax": Names(attn_post="post_norm1"),
     "kolibri1": Names(attn_post="post_self_attn_layernorm"),
     "llama4": Names(mlp="feed_forward"),
-    "mbart": HALF,
     "mimo_v2_flash": Names(k=None, v=None, lacks=("k", "v")),
     "minicpm3": LATENT,
     "minimax_m3_vl_text": Names(q=None, k=None, v=None, lacks=("q", "k", "v")),
