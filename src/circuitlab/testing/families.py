@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ALL_FAMILIES", "configuration"]
+from circuitlab.testing.further_families import FURTHER, REFUSED
+
+__all__ = ["ALL_FAMILIES", "REFUSED_FAMILIES", "configuration"]
 
 _S: dict[str, Any] = {
     "vocab_size": 48,
@@ -205,8 +208,11 @@ _CONFIGS: dict[str, Callable[[Any], Any]] = {
     "gpt1": lambda hf: hf.OpenAIGPTConfig(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=64),
 }
 
-ALL_FAMILIES = tuple(_CONFIGS)
-"""Families with a tiny configuration; the seven of `circuitlab.testing.tiny.FAMILIES` serve the laws of methods."""
+ALL_FAMILIES = (*_CONFIGS, *FURTHER)
+"""Families that are served, in part at least; the seven of `circuitlab.testing.tiny.FAMILIES` serve the laws of methods."""
+
+REFUSED_FAMILIES = tuple(REFUSED)
+"""Families that `circuitlab.load_model` refuses, with a tiny configuration all the same."""
 
 
 def configuration(family: str) -> Any:
@@ -221,8 +227,13 @@ def configuration(family: str) -> Any:
 
     from circuitlab.core.errors import UnknownNameError
 
-    if family not in _CONFIGS:
-        raise UnknownNameError("family", family, _CONFIGS)
-    config = _CONFIGS[family](transformers)
+    further = FURTHER | REFUSED
+    if family in _CONFIGS:
+        config = _CONFIGS[family](transformers)
+    elif family in further:
+        kind, fields = further[family]
+        config = getattr(transformers, kind)(**copy.deepcopy(fields))
+    else:
+        raise UnknownNameError("family", family, [*_CONFIGS, *further])
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
     return config

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitlab.core.errors import ModelError
-from circuitlab.model.anatomy.find import Probe, find_layers, find_parts
+from circuitlab.model.anatomy.find import Probe, find_layers, find_parts, mixing
 from circuitlab.model.anatomy.heads import layouts, norms_of_heads
 from circuitlab.model.anatomy.parts import ModelParts
 from circuitlab.model.anatomy.tested import attention_faults, stream_faults
@@ -54,7 +54,9 @@ def model_parts(root: Any) -> ModelParts:
         logits = root(input_ids=tokens, use_cache=False).logits
     _require_causal(root, tokens, logits)
     probe = Probe(watched, (2, _LENGTH), list(_numbers(root.config.to_dict())))
-    layers = [find_parts(layer, probe) for layer in find_layers(root, probe)]
+    modules = find_layers(root, probe)
+    probe = replace(probe, mixed=mixing(root, modules, tokens, probe))
+    layers = [find_parts(layer, probe) for layer in modules]
     width = next(int(call.entered.shape[-1]) for call in watched.of(layers[0].layer) if call.entered is not None)
     parts = ModelParts(layers, d_model=width, length_dependent=length_dependent(root))
     parts = replace(parts, lacks=_missing(parts))
@@ -117,7 +119,8 @@ def _with_heads(root: Any, parts: ModelParts, watched: Watched, tokens: Tensor) 
         if any(layer is None for layer in option):
             continue
         found = replace(parts, layers=list(option))
-        faults = _unfound(found) | attention_faults(root, found, tokens)
+        unfound = _unfound(found)
+        faults = unfound | attention_faults(root, found, tokens, unfound)
         if best is None or len(faults) < len(best[1]):
             best = (found, faults)
         if not faults:

@@ -8,7 +8,9 @@ how heads lie in the projections.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,12 @@ import torch
 
 from circuitlab.core.errors import ModelError
 from circuitlab.model.anatomy.parts import LayerParts, Write
-from circuitlab.model.anatomy.watch import Call, Softmax, Watched, is_linear, is_norm
+from circuitlab.model.anatomy.watch import Call, Watched, is_linear, is_norm, watch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Probe", "find_layers", "find_parts"]
+__all__ = ["Probe", "find_layers", "find_parts", "mixing"]
 
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}
 _GATED, _PLAIN = 3, 2
@@ -38,11 +40,14 @@ class Probe:
         Prompts and positions.
     factors : sequence of float
         Numbers of the configuration: a measured factor is taken to be one of them, or 1, where it is that close.
+    mixed : frozenset of int
+        Modules, by `id`, whose input follows the attention weights of the layer that they are in (see `mixing`).
     """
 
     watched: Watched
     shape: tuple[int, int]
     factors: Sequence[float]
+    mixed: frozenset[int] = frozenset()
 
     def stream(self, value: Tensor) -> Tensor:
         """A value as (prompt, pos, d_model), also where a family lays prompts end to end."""
@@ -75,7 +80,43 @@ def _hands_on(modules: list[Any], probe: Probe) -> bool:
     if any(len(some) != 1 or some[0].entered is None or some[0].left is None for some in calls):
         return False
     shapes = {tuple(value.shape) for (call,) in calls for value in (call.entered, call.left) if value is not None}
-    return len(shapes) == 1 and next(iter(shapes))[:-1] == probe.shape
+    if len(shapes) != 1 or next(iter(shapes))[:-1] != probe.shape:
+        return False
+    return all(_reads(after, before) for (before,), (after,) in itertools.pairwise(calls))
+
+
+def _reads(after: Call, before: Call) -> bool:
+    """Whether a call was given what an earlier one left: maps that stand side by side in a list (Gemma 3n) are no layers."""
+    return _same(before.left, after.entered) or torch.equal(before.value, after.entered)  # type: ignore[arg-type]
+
+
+def mixing(root: Any, layers: Sequence[Any], tokens: Tensor, probe: Probe) -> frozenset[int]:
+    """Modules, by `id`, whose input follows the attention weights of the layer that they are in.
+
+    The weights of every layer are moved to other keys, while each layer reads what it read in the watched run. A gate that is computed
+    after the softmax, from the stream alone (Laguna, Beam), could be taken for the output projection; its input stays as it was.
+    """
+
+    def move(value: Tensor) -> Tensor:
+        return value.roll(1, -1) * 0.5 if _keyed(value, probe.shape) else value
+
+    with ExitStack() as hooks, watch(root, move) as moved:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(_given(probe.watched.of(layer)[0].entered), with_kwargs=True).remove)
+        root(input_ids=tokens, use_cache=False)
+    before, after = ({id(call.module): call.entered for call in one.calls} for one in (probe.watched, moved))
+    return frozenset(module for module in before.keys() & after.keys() if _moved(before[module], after[module]))
+
+
+def _given(stream: Any) -> Any:
+    def enter(_module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return ((stream.clone(), *args[1:]), named) if args else (args, {**named, "hidden_states": stream.clone()})
+
+    return enter
+
+
+def _moved(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and not torch.equal(a, b)
 
 
 def find_parts(layer: Any, probe: Probe) -> LayerParts:
@@ -117,7 +158,7 @@ class _Mlp:
 
 def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerParts, tuple[Any, ...]] | None:
     """The module in which one softmax over keys runs, its output projection, and the modules around it, outermost first."""
-    mine = [one for one in probe.watched.softmaxes if any(part is layer for part in one.inside) and _over_keys(one, probe.shape)]
+    mine = [one for one in probe.watched.softmaxes if any(part is layer for part in one.inside) and _keyed(one.value, probe.shape)]
     if len(mine) != 1:
         return None
     (softmax,) = mine
@@ -127,8 +168,9 @@ def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerPa
     for end in range(len(path), 0, -1):
         module = path[end - 1]
         after = [
-            c for c in _outer_maps(inner, module) if c.began > softmax.when and c.entered is not None and not c.entered.shape[-1] % heads
-        ]
+            c for c in _outer_maps(inner, module)
+            if c.began > softmax.when and id(c.module) in probe.mixed and c.entered is not None and not c.entered.shape[-1] % heads
+        ]  # fmt: skip
         if after:
             first = after[0]
             width = int(first.entered.shape[-1]) // heads  # type: ignore[union-attr]
@@ -137,9 +179,9 @@ def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerPa
     return None
 
 
-def _over_keys(one: Softmax, shape: tuple[int, int]) -> bool:
+def _keyed(value: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether the result of a softmax has the shape of attention weights."""
     prompts, length = shape
-    value = one.value
     fits = value.shape[0] == prompts if value.ndim == 4 else value.shape[0] % prompts == 0  # noqa: PLR2004
     return fits and value.shape[-2] == length and value.shape[-1] in {length, length + 1}
 

@@ -7,7 +7,7 @@ numbers first, so that a test does not depend on what the weights happen to be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ _PLACE = 2
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
-def attention_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site, str]:
-    """Sites inside attention that are not what they should be, with what was seen.
+def attention_faults(root: Any, parts: ModelParts, tokens: Tensor, known: Collection[Site] = ()) -> dict[Site, str]:
+    """Sites inside attention that are not what they should be, with what was seen; those ``known`` to be faulty are not tried.
 
     ``tokens`` is one prompt, (1, pos). Asked are: a query changes its own head's weights at its own position only; a key changes its
     group's weights from its own position on; a value changes z of its group and nothing else; weights change z of their own
@@ -37,7 +37,7 @@ def attention_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site,
     tests: dict[Site, Callable[[_Trial], str]] = {Site.PATTERN: _pattern, Site.Q: _query, Site.K: _key, Site.V: _value}
     faults: dict[Site, str] = {}
     for site, test in tests.items():
-        if all(_has(layer, site) for layer in parts.layers):
+        if site not in known and all(_has(layer, site) for layer in parts.layers):
             fault = test(_Trial(root, parts, tokens, site))
             if fault:
                 faults[site] = fault

@@ -221,15 +221,20 @@ def _load_model(folder: Path, config: Any, dtype: Any, stored: dict[str, StoredT
 
 def _check_floats(model: Any, stored: dict[str, StoredTensor]) -> None:
     """Refuse integer and eight-bit tensors; masks and position ids that old checkpoints carry as buffers are no weights."""
-    buffers = tuple(name for name, _ in model.named_buffers())
+    buffers = {_tail(name) for name, _ in model.named_buffers()}
     ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]  # noqa: SLF001
     ignored += [re.compile(r"rotary_emb\.inv_freq$"), re.compile(r"(^|\.)position_ids$")]
     for name, tensor in stored.items():
         if tensor.dtype in _FLOATS or any(pattern.search(name) for pattern in ignored):
             continue
-        if not any(buffer == name or buffer.endswith(f".{name}") for buffer in buffers):
+        if _tail(name) not in buffers:
             what = f"{tensor.file} holds {name!r} as {tensor.dtype}; quantised weights do not compute what plain ones do."
             raise WeightsError(what, "Save the model dequantised, in float32 or bfloat16.")
+
+
+def _tail(name: str) -> str:
+    """The last two parts of a tensor's name; what stands before them differs between files and models (a prefix, ffn for mlp)."""
+    return ".".join(name.rsplit(".", 2)[-2:])
 
 
 def _check_finite(folder: Path, model: Any, stored: dict[str, StoredTensor]) -> None:
