@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,20 +12,19 @@ import torch
 
 from circuitlab.core.errors import ModelError
 from circuitlab.core.html import html_table
-from circuitlab.model.anatomy.build import model_parts
 from circuitlab.model.attention import attention_of_head
 from circuitlab.model.decoder.build import build_decoder
 from circuitlab.model.edit_tap import EditTap, require_site
 from circuitlab.model.engine import Engine
 from circuitlab.model.generate import Decoding, Writer, cache_is_exact
 from circuitlab.model.hooks import HookedRun, full_precision, own_modes
-from circuitlab.model.identity import Fingerprint, hash_weights
+from circuitlab.model.identity import Fingerprint
 from circuitlab.model.inside import require_tokens, token_grid
+from circuitlab.model.loaded import LoadedModel
 from circuitlab.model.places import Places, Tap
 from circuitlab.model.prompts import read_prompts
 from circuitlab.model.readout import Readout
 from circuitlab.model.sites import Edit, Site
-from circuitlab.model.spec_of import spec_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -44,33 +43,6 @@ if TYPE_CHECKING:
     from circuitlab.scores.attention import AttentionPattern
 
 __all__ = ["HookedModel"]
-
-
-@dataclass(eq=False)
-class _Loaded:
-    """What one look at a Hugging Face model found; shared by the model and its edited variants, and renewed when the weights change."""
-
-    root: Any
-    name: str
-    weights: str | None
-    seen: Fingerprint
-    parts: ModelParts
-    spec: ModelSpec
-    decoder: Decoder | ModelError | None = None
-    readout: Readout | None = None
-    cache_exact: dict[frozenset[tuple[Site, int]], bool] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, root: Any, name: str, weights: str | None) -> _Loaded:
-        with own_modes(root):
-            known = weights or hash_weights(root)  # first: weights that are no numbers would fail every test of the parts
-            parts = model_parts(root)
-            spec = spec_of(root, parts, name, known)
-        return cls(root, name, weights, Fingerprint.of(root, deep=True), parts, spec)
-
-    def renew(self) -> None:
-        """Look again."""
-        self.__dict__.update(vars(_Loaded.of(self.root, self.name, None)))
 
 
 class HookedModel:
@@ -100,7 +72,7 @@ class HookedModel:
 
     def __init__(self, root: Any, tokenizer: PreTrainedTokenizerBase | None, name: str, weights: str | None = None) -> None:
         self.tokenizer = tokenizer
-        self._loaded = _Loaded.of(root, name, weights)
+        self._loaded = LoadedModel.of(root, name, weights)
         self._standing: Standing | None = None
         self._edited: tuple[object, Decoder] | None = None
 
@@ -184,7 +156,7 @@ class HookedModel:
             if Fingerprint.of(loaded.root, deep=True) != loaded.seen:
                 loaded.renew()
 
-    def _current(self) -> _Loaded:
+    def _current(self) -> LoadedModel:
         loaded = self._loaded
         if Fingerprint.of(loaded.root).places != loaded.seen.places:
             self.refresh()
