@@ -81,7 +81,7 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
         been run are left out, named in the report and in ``missing``.
     """
     runs = collect(study_file, store)
-    folder = folder_of(runs.study, out)
+    folder = _folder_of(runs.study, out)
     drawings = draw_all(runs)
     files = _files(runs, drawings)
     pictures, said = _images(drawings)
@@ -102,7 +102,7 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     return BuildResult(str(folder), names, [run.run_id for run in runs.runs], said, records, missing)
 
 
-def folder_of(study: StudySpec, out: str | Path | None) -> Path:
+def _folder_of(study: StudySpec, out: str | Path | None) -> Path:
     """Where a study's figures go: every study has a folder of its own."""
     return Path("figures/built") / study.id if out is None else Path(out)
 
@@ -117,7 +117,7 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     StoreError
         If the folder has no manifest, or runs are missing.
     """
-    folder = folder_of(load_study(study_file), out)
+    folder = _folder_of(load_study(study_file), out)
     manifest = read_manifest(folder)
     if manifest is None:
         what = f"{folder} has no {MANIFEST}."
