@@ -14,6 +14,7 @@ _G = _S | {"num_key_value_heads": 2}
 _GH = _G | {"head_dim": 8}
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 _WINDOW = {"sliding_window": 4, "layer_types": _MIXED}
+_SWA = {"sliding_window_size": 4, "swa_head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2}
 _TOP = {"num_experts_per_tok": 2}
 _EXPERTS = _TOP | {"num_experts": 4, "moe_intermediate_size": 24}
 _LOCAL = _TOP | {"num_local_experts": 4}
@@ -100,8 +101,8 @@ _MIXTURES: dict[str, Entry] = {
     "granitemoeshared": ("GraniteMoeSharedConfig", _G | {"num_local_experts": 4, "shared_intermediate_size": 24}),
     "hunyuan_v1_moe": ("HunYuanMoEV1Config", _GH | _LOCAL),
     "hy_v3": ("HYV3Config", _GH | _LOCALS),
-    "inkling2_text": ("Inkling2TextConfig", _GH | _LOCAL | {"sliding_window": 4, "swa_head_dim": 8}),
-    "inkling_text": ("InklingTextConfig", _GH | _LOCALS | {"sliding_window": 4, "n_shared_experts": 1, "swa_head_dim": 8}),
+    "inkling2_text": ("Inkling2TextConfig", _GH | _LOCAL | _SWA),
+    "inkling_text": ("InklingTextConfig", _GH | _LOCALS | _SWA | {"n_shared_experts": 1}),
     "jetmoe": (
         "JetMoeConfig",
         {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 40, "max_position_embeddings": 64}
