@@ -120,6 +120,7 @@ def page(lines: list[dict[str, Any]]) -> str:
     parts = [
         "# Every method on every task\n",
         "Made by `benchmarks/bench_matrix.py --table`. Cells are seconds for eight pairs, without loading the model and judging the task.",
+        "Each is one run, beside whatever else the machine did: read them as orders of magnitude.",
         "A cell stands in *italics* where the model does not do the task well enough (`circuitlab tasks check`). A number leads to a note",
         "under the table, where a self-check failed or the method refused. The scores of every cell with seconds are finite.\n",
     ]
