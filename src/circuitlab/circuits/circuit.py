@@ -39,7 +39,7 @@ class Circuit:
     sources : tuple of str
         Run ids it was picked from.
     ready : bool
-        False where the model could not do the task: such a circuit describes noise.
+        False where the model could not do the task: such a circuit is none for the ability.
 
     Raises
     ------

@@ -104,7 +104,7 @@ def circuit_diagram(
         subtitle or circuit.rule,
         width=width,
         height=height,
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so these nodes and edges describe noise.",
+        banner="" if circuit.ready else "near chance: the model cannot do this task, so this is no circuit for the ability.",
         shrinks=1.0,
         margin_left=56,
         margin_bottom=64,

@@ -16,7 +16,7 @@ __all__ = ["blank", "grid_figure", "heat", "limits_text", "overlap_matrix", "sid
 
 _CELL = 88
 _SMALL = "<span style='font-size:10px'>"
-_DAGGER = "† near chance: the model cannot do this task, so its heads and their overlaps describe noise."
+_DAGGER = "† near chance: the model cannot do this task, so its heads are no circuit for the ability."
 
 
 def overlap_matrix(

@@ -101,7 +101,7 @@ def recursion_diagram(
         subtitle or circuit.rule,
         width=width,
         height=height,
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so these heads describe noise.",
+        banner="" if circuit.ready else "near chance: the model cannot do this task, so these heads are no circuit for the ability.",
         shrinks=1.0,
         margin_left=56,
         margin_bottom=84,

@@ -132,7 +132,7 @@ def upset(
     left_out = f" · {len(found) - most} smaller intersections left out" if len(found) > most else ""
     said = subtitle or f"{len(set().union(*(c.nodes for c in circuits.values())))} heads in {len(names)} circuits"
     near = any(not circuit.ready for circuit in circuits.values())
-    banner = "† near chance: the model cannot do this task, so its heads describe noise." if near else ""
+    banner = "† near chance: the model cannot do this task, so its heads are no circuit for the ability." if near else ""
     frame = Frame(title, said + left_out, max(340, _COLUMN * len(places)), height + upper, banner, margin_left=190, margin_bottom=76)
     return finish(figure, frame, theme)
 

@@ -74,7 +74,7 @@ def fake_scores(
     total = sum(values.reshape(n, -1).sum(1) for values in arrays.values()) if additive else np.full(n, 3.0) + np.arange(n) * 0.01
     arrays |= {"total": total, "clean": total, "corrupt": np.zeros(n)}
     interval = {"mean": 0.9 if ready else 0.5, "low": 0.8 if ready else 0.4, "high": 0.95 if ready else 0.6}
-    reason = "fake can do it." if ready else f"fake on {task} is at chance: a circuit for it would describe noise."
+    reason = "fake can do it." if ready else f"fake on {task} is at chance: there is no ability that a circuit could carry."
     gap = {"mean": 3.0, "low": 2.9, "high": 3.1}
     flag = None
     if ready is not None:

@@ -199,7 +199,7 @@ def judge(right: np.ndarray, gap: np.ndarray, chance: float, min_accuracy: float
     gate = (1 + chance) / 2 if min_accuracy is None else min_accuracy
     said = f"accuracy {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}], chance {chance:.2f}, gate {gate:.2f}"
     if accuracy.low <= chance:
-        verdict, ready = f"{who} is at chance ({said}): a circuit for it would describe noise.", False
+        verdict, ready = f"{who} is at chance ({said}): there is no ability that a circuit could carry.", False
     elif accuracy.mean < gate:
         verdict, ready = f"{who} is near chance and below its gate ({said}): read its scores with caution.", False
     elif not spread.low > 0:

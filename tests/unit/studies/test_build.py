@@ -140,7 +140,7 @@ def test_report_says_what_a_reader_needs_without_scripts(built) -> None:
     said = re.sub(r"\s+", " ", " ".join(Page((out / "report.html").read_text(encoding="utf-8")).text))
     order = [said.index(part) for part in ("How to read this", "Can the model do the tasks?", "Are they the same heads?", "Task by task")]
     assert order == sorted(order)
-    assert "at chance: a circuit for it would describe noise" in said and "The sequence is:" in said
+    assert "at chance: there is no ability that a circuit could carry" in said and "The sequence is:" in said
     assert all(run_id in said for run_id in result.runs)
     assert store.read(result.runs[0]).provenance.task.digest[:16] in said
     assert "A made-up study <of> nothing & nobody" in said
@@ -278,3 +278,14 @@ def test_every_study_builds_into_a_folder_of_its_own_and_never_over_another(tmp_
     second = build_figures(other, store=store)
     assert Path(second.out).name.startswith("other-")
     assert {path: path.read_bytes() for path in Path(first.out).iterdir()} == before
+
+
+def test_the_report_opens_with_what_was_found(built) -> None:
+    page = Page((built[2] / "report.html").read_text(encoding="utf-8"))
+    said = " ".join(" ".join(page.text).split())
+    opening = said[said.rindex("What was found") :]
+    opening = opening[: opening.index("Every task comes as pairs of prompts")]
+    assert "can do 2 of 3 tasks, and not " in opening
+    assert "near chance, no circuit for the ability." in opening
+    assert re.search(r"By activation patching, \d+ of 24 heads differ from zero, the strongest a4\.h1 \+1\.\d\d \[", opening)
+    assert re.search(r"Jaccard \d\.\d\d \[.*by chance \d\.\d\d, q = |no two tasks that the model can do share more heads", opening)

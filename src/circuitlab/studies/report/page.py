@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from circuitlab.figures.page import inline_script, plot_script, plotly_js
 from circuitlab.studies.report.analyses import analysis_sections
+from circuitlab.studies.report.findings import findings
 from circuitlab.studies.report.parts import (
     anchor,
     escape,
@@ -49,6 +50,7 @@ def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
         is escaped.
     """
     placed = [
+        (-1, "findings", "What was found", findings(runs)),
         (0, "read", "How to read this", how_to_read(runs)),
         (10, "fitness", "Can the model do the tasks?", _fitness(runs, drawings)),
         (_OVERLAP, "overlap", "Are they the same heads?", _overlap(runs, drawings)),
@@ -90,7 +92,7 @@ def _fitness(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
         said = "is a task" if len(weak) == 1 else "are tasks"
         warning = (
             f'<p class="note">{names} {said} this model does not do reliably. A model near chance has no circuit for the task: heads '
-            "and overlaps shown for it below describe noise, or at best half a skill, and carry a banner.</p>"
+            "and overlaps shown for it below are no circuit for the ability, only for what the prompts differ in, and carry a banner.</p>"
         )
     else:
         warning = "<p>The model does every task of this study well above chance.</p>"

@@ -60,7 +60,7 @@ def null_text(runs: StudyRuns) -> str:
         "<b>An overlap counts only as far as it exceeds what those draws give</b>, and its p-value is corrected over all pairs of tasks "
         "(q).</p><p>Below the diagonal: the observed index with its 95 % interval. Above: how much it exceeds chance; * q &lt; 0.05, "
         "** q &lt; 0.01, *** q &lt; 0.001, ns otherwise. On the diagonal, in italics: the index between two random halves of a task's own "
-        "prompts. Halves hold half the pairs, so this is a cautious ceiling for what any overlap could reach.</p>"
+        "prompts. Halves hold half the pairs and are noisier than the circuits compared, so an overlap may well exceed it.</p>"
     )
 
 
