@@ -64,7 +64,8 @@ def _shared(runs: StudyRuns, method_key: str) -> str:
     if not sound:
         return ""
     if not clear:
-        return f"By {escape(method)}, no two tasks that the model can do share more heads than chance gives ({len(sound)} pairs, q ≥ 0.05)."
+        counted = f"q ≥ 0.05; compared: {len(sound)}"
+        return f"By {escape(method)}, no two tasks that the model can do share more heads than chance gives ({counted})."
     most = max(clear, key=lambda row: row.jaccard["mean"] - row.null_mean)
     value = most.jaccard
     return (
