@@ -193,9 +193,10 @@ def _decoder(intervention: Intervention, model: Model, batch: ContrastBatch) -> 
 
 
 def _refusal(model: Model) -> str:
-    """Why a model has no functional decoder; empty where it has one."""
+    """Why a model has no functional decoder, or none whose stream leads to the logits; empty where it has one."""
     try:
         model.decoder  # noqa: B018 - built and checked on first use
+        model.weights.final_norm  # noqa: B018 - the way to the logits
     except ModelError as error:
         return error.what
     return ""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from circuitlab.core.progress import is_listened_to, report_progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["CellProgress", "Progress", "SilentProgress", "TerminalProgress", "announce", "format_seconds"]
+__all__ = ["CellProgress", "NotebookProgress", "Progress", "SilentProgress", "TerminalProgress", "announce", "format_seconds"]
 
 _LONG = 20.0
 """Seconds from which on a duration is announced."""
@@ -142,7 +143,7 @@ class CellProgress:
 
     def __enter__(self) -> CellProgress:
         if not is_listened_to() and _watched():
-            shown = TerminalProgress()
+            shown: Progress = NotebookProgress() if _in_notebook() else TerminalProgress()
             shown.start([1.0])
             self._stack.callback(shown.stop)
             shown.cell(0, self._label)
@@ -153,9 +154,63 @@ class CellProgress:
         self._stack.close()
 
 
+class NotebookProgress:
+    """One line below a notebook's cell that counts up and goes when all is over."""
+
+    _EVERY = 0.5
+
+    def __init__(self) -> None:
+        self._label, self._began, self._said = "", time.monotonic(), 0.0
+        self._line: Any = None
+
+    def start(self, weights: Sequence[float]) -> None:  # noqa: ARG002 - one cell
+        """Open the line."""
+        from IPython.display import display  # noqa: PLC0415 - only a notebook has it
+
+        self._began = time.monotonic()
+        self._line = display(_Line(""), display_id=True)
+
+    def cell(self, index: int, label: str) -> None:  # noqa: ARG002 - one cell
+        """Name what is running."""
+        self._label = label
+        self.step(0, 1)
+
+    def step(self, done: int, total: int) -> None:
+        """Count up, twice a second at most."""
+        now = time.monotonic()
+        if self._line is None or now - self._said < self._EVERY:
+            return
+        self._said, share = now, done / max(1, total)
+        left = f", {format_seconds((now - self._began) * (1 - share) / share)} left" if share > 0 else ""
+        self._line.update(_Line(f"{self._label}: {share:.0%}{left}"))
+
+    def note(self, line: str) -> None:
+        """Put a line into place of the count."""
+        if self._line is not None:
+            self._line.update(_Line(line))
+
+    def stop(self) -> None:
+        """Take the line away."""
+        if self._line is not None:
+            self._line.update(_Line(""))
+
+
+class _Line:
+    """A line of text that a notebook shows as it is."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_html_(self) -> str:
+        return f"<small>{html.escape(self._text)}</small>"
+
+
 def announce(label: str, seconds: float) -> None:
     """Say how long something will take, where somebody is watching and it takes long."""
-    if seconds >= _LONG and _watched():
+    if seconds >= _LONG and sys.stderr.isatty():
         sys.stderr.write(f"{label} will take about {format_seconds(seconds)}.\n")
         sys.stderr.flush()
 
