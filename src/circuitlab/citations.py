@@ -204,5 +204,10 @@ def cite(name: str) -> str:
     ------
     UnknownNameError
         If nothing has that name; the nearest known name is suggested.
+
+    Examples
+    --------
+    >>> cite("activation_patching").splitlines()[0]
+    '@misc{heimersheim2024,'
     """
     return "\n\n".join(map(bibtex, keys_for(name)))

@@ -1,4 +1,9 @@
-"""Circuits: sets of nodes, how they are picked from scores, and files other tools read."""
+"""Circuits: sets of nodes, how they are picked from scores, and files other tools read.
+
+>>> import circuitlab as cl
+>>> cl.circuits.published_circuit("ioi_gpt2_small").of_class("name mover")
+Circuit of 3 nodes, published: ioi_gpt2_small, class name mover: a9.h6, a9.h9, a10.h0
+"""
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.graphml import read_graphml, write_graphml

@@ -95,7 +95,7 @@ class Circuit:
             If the circuit has not met a model yet.
         """
         if self.universe is None:
-            what = f"Of what model this circuit is is not known: {self!r}."
+            what = f"It is not known which model this circuit belongs to: {self!r}."
             raise BadParameterError(what, "Say so: circuit.within(scores.universe), or Circuit(nodes, universe).")
         return self.universe
 

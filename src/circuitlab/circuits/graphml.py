@@ -25,6 +25,12 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     Nodes carry ``kind``, ``layer`` and ``head``; edges carry ``port``. Ends of edges are listed also where the circuit does not
     count them as nodes, with ``in_circuit`` false. The graph's own data ``circuitlab`` holds the model's shape, the rule and the run
     ids as JSON, so that `read_graphml` gives back an equal circuit.
+
+    Examples
+    --------
+    >>> circuit = Circuit(["a0.h1"], Universe(1, 2, 2), ["a0.h1->logits"])
+    >>> read_graphml(write_graphml(circuit, "graph.graphml")) == circuit
+    True
     """
     root = ET.Element("graphml", xmlns=_NAMESPACE)
     keys = {"kind": "string", "layer": "int", "head": "int", "in_circuit": "boolean"}
@@ -68,6 +74,12 @@ def read_graphml(path: str | Path, universe: Universe | None = None) -> Circuit:
         If the file is no such graph, names unknown nodes or edges, or holds no shape where none is given.
     IncompatibleError
         If the file's circuit belongs to a model of another shape than ``universe``.
+
+    Examples
+    --------
+    >>> path = write_graphml(Circuit(["a0.h1", "m0"], Universe(1, 2, 2)), "graph.graphml")
+    >>> read_graphml(path)
+    Circuit of 2 nodes, given: a0.h1, m0
     """
     with reading(path, "a circuit in GraphML", "Give a file that write_graphml wrote."):
         root = ET.parse(Path(path)).getroot()  # noqa: S314 - no outside entity is read, and expat limits expansion

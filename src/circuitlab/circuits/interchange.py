@@ -51,6 +51,12 @@ def to_graph(circuit: Circuit, model: ModelSpec | None = None, scores: EdgeScore
         edges from or into them.
     IncompatibleError
         If the scores belong to a model of another shape.
+
+    Examples
+    --------
+    >>> graph = to_graph(Circuit(["a0.h1"], Universe(1, 2, 2), ["a0.h1->logits"]))
+    >>> graph["nodes"]["a0.h1"], graph["edges"]
+    ({'in_graph': True}, {'a0.h1->logits': {'in_graph': True, 'score': 1.0}})
     """
     universe, edges = circuit.shape, sorted(circuit.edges or ())
     named = {*circuit.nodes, *(edge.sender for edge in edges), *(edge.receiver for edge in edges if not isinstance(edge.receiver, KVHead))}
@@ -75,7 +81,14 @@ def to_graph(circuit: Circuit, model: ModelSpec | None = None, scores: EdgeScore
 
 
 def write_graph_json(circuit: Circuit, path: str | Path, model: ModelSpec | None = None, scores: EdgeScores | None = None) -> Path:
-    """Write `to_graph` to a file and return its path; raises `StoreError` if the file cannot be written."""
+    """Write `to_graph` to a file and return its path; raises `StoreError` if the file cannot be written.
+
+    Examples
+    --------
+    >>> circuit = Circuit(["a0.h1"], Universe(1, 2, 2), ["a0.h1->logits"])
+    >>> read_graph_json(write_graph_json(circuit, "graph.json")) == circuit
+    True
+    """
     from circuitlab.core.files import replace_file  # noqa: PLC0415 - scores are slow to import
 
     target, text = Path(path), json.dumps(to_graph(circuit, model, scores), indent=1)
@@ -104,6 +117,12 @@ def read_graph_json(path: str | Path, universe: Universe | None = None) -> Circu
         If the file is no such graph, names unknown nodes or edges, or was changed after `write_graph_json` wrote it.
     IncompatibleError
         If the file's circuit belongs to a model of another shape than ``universe``.
+
+    Examples
+    --------
+    >>> path = write_graph_json(Circuit(["a0.h1"], Universe(1, 2, 2)), "graph.json")
+    >>> read_graph_json(path, Universe(1, 2, 2))
+    Circuit of 1 nodes, given: a0.h1
     """
     with reading(path, "a circuit graph", "Give a JSON file with cfg, nodes and edges."):
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -136,6 +155,12 @@ def read_graph_scores(path: str | Path, universe: Universe | None = None) -> dic
         If the file is no such graph, names unknown nodes or edges, or holds no score, or one that is no finite number.
     IncompatibleError
         If the file's circuit belongs to a model of another shape than ``universe``.
+
+    Examples
+    --------
+    >>> path = write_graph_json(Circuit(["a0.h1"], Universe(1, 2, 2), ["a0.h1->logits"]), "graph.json")
+    >>> {str(edge): score for edge, score in read_graph_scores(path).items()}
+    {'a0.h1->logits': 1.0}
     """
     space = read_graph_json(path, universe).shape
     with reading(path, "a circuit graph with scores", "Give a file whose edges have scores."):

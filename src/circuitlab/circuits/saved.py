@@ -29,6 +29,12 @@ class SavedCircuit:
     circuit : Circuit
     runs : tuple of Provenance
         Model, task, method, parameters, metric and fitness of the runs it was picked from, as far as they were saved with it.
+
+    Examples
+    --------
+    >>> saved = SavedCircuit(Circuit(["a9.h6"], Universe(12, 12, 12)))
+    >>> len(saved.circuit), saved.runs
+    (1, ())
     """
 
     circuit: Circuit
@@ -55,6 +61,12 @@ def save_circuit(circuit: Circuit, path: str | Path, runs: Sequence[Provenance] 
         If a run's model has another shape than the circuit.
     StoreError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> path = save_circuit(Circuit(["a9.h6", "a9.h9"], Universe(12, 12, 12)), "movers.json")
+    >>> load_circuit(path).circuit
+    Circuit of 2 nodes, given: a9.h6, a9.h9
     """
     from circuitlab.core.files import replace_file  # noqa: PLC0415 - scores are slow to import
 
@@ -87,6 +99,12 @@ def load_circuit(path: str | Path, universe: Universe | None = None) -> SavedCir
         If the file is no circuit file, comes from a newer circuitlab, names unknown nodes, or was changed so that its parts disagree.
     IncompatibleError
         If the circuit belongs to a model of another shape than ``universe``.
+
+    Examples
+    --------
+    >>> circuit = Circuit(["a9.h6"], Universe(12, 12, 12))
+    >>> load_circuit(save_circuit(circuit, "mover.json"), Universe(12, 12, 12)).circuit == circuit
+    True
     """
     with reading(path, "a circuit file", "Give a file that save_circuit wrote."):
         data = json.loads(Path(path).read_text(encoding="utf-8"))

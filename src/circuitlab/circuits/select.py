@@ -125,6 +125,14 @@ class Threshold:
         ``"fraction"`` raises `EmptyGapError` where the total may be 0.
     mark : str, optional
         Which mark, where scores are resolved by mark.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> scores = fake_scores(np.array([[[5.0, 0.1], [3.0, -2.0]]] * 4))  # four pairs, two layers of two heads
+    >>> Threshold(2.5)(scores)
+    Circuit of 2 nodes, absolute mean score >= 2.5 logits: a0.h0, a1.h0
     """
 
     value: float
@@ -164,6 +172,14 @@ class Cumulative:
     -----
     The sum runs over magnitudes of mean effects, not over the clean-corrupt gap: it says how concentrated the scores are and not how
     much of the behaviour the nodes explain (see faithfulness for that). Noise in many small scores makes the set larger.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> scores = fake_scores(np.array([[[5.0, 0.1], [3.0, -2.0]]] * 4))  # four pairs, two layers of two heads
+    >>> Cumulative(0.75)(scores)
+    Circuit of 2 nodes, fewest attention heads with 0.75 of the summed absolute mean score: a0.h0, a1.h0
     """
 
     share: float = 0.9
@@ -202,6 +218,14 @@ class Significant:
         Which part of the scores.
     mark : str, optional
         Which mark, where scores are resolved by mark.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> steady, shaky = [1.0, 1.1, 0.9, 1.0], [3.0, -2.0, -4.0, 3.5]
+    >>> Significant(0.05)(fake_scores(np.array([steady, shaky]).T[:, None]))  # four pairs, one layer of two heads
+    Circuit of 1 nodes, mean score not 0 at false-discovery rate 0.05: a0.h0
     """
 
     rate: float = 0.05
@@ -269,5 +293,12 @@ def top_heads(scores: HeadScores, k: int = 20, *, by: Ranking = "absolute", mark
         What strong means.
     mark : str, optional
         Which position, for scores by mark.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> top_heads(fake_scores(np.array([[[5.0, 0.1], [3.0, -2.0]]] * 4)), 2, by="positive")
+    Circuit of 2 nodes, top 2 attention heads by positive mean score: a0.h0, a1.h0
     """
     return TopK(k, by=by, mark=mark)(scores)

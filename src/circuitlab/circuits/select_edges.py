@@ -39,6 +39,15 @@ class TopEdges:
     -----
     Nodes are the senders and the receivers of the edges. A key/value head that an edge enters is an end of that edge and not a node: it
     stands for the query heads that read it, and these are nodes where they send something on.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")  # a head that copies, and one that works against it
+    >>> scores = cl.score_edges(planted.model, planted.batch(4))
+    >>> sorted(map(str, TopEdges(2)(scores).edges))
+    ['a1.h1->logits', 'embed->a1.kv0<v>']
     """
 
     k: int = 100
@@ -84,6 +93,15 @@ class GreedyEdges:
     References
     ----------
     Hanna, Pezzelle and Belinkov (2024), Have Faith in Faithfulness, arXiv:2403.17806.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> grown = GreedyEdges(4)(cl.score_edges(planted.model, planted.batch(4)))
+    >>> grown.edges == planted.edges
+    True
     """
 
     k: int = 100
@@ -125,6 +143,13 @@ def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
     frozenset of Edge
         Every remaining sender but the embedding has an edge into it, and every remaining receiver but the logits has one out of it.
         Residual points and whole attention layers are nodes like any other.
+
+    Examples
+    --------
+    >>> from circuitlab.core.nodes import parse_edge
+    >>> edges = map(parse_edge, ["embed->a0.h1<q>", "a0.h1->logits", "embed->a0.h0<q>"])
+    >>> sorted(map(str, pruned_edges(edges, Universe(1, 2, 1))))
+    ['a0.h1->logits', 'embed->a0.h1<q>']
     """
     kept = frozenset(edges)
     while True:

@@ -40,6 +40,14 @@ class Families:
         Its mean over random splits of the same sizes.
     warning : str
         What to say where the task mixes mechanisms; empty where nothing shows it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> families: Families = prompt_families(fake_scores(np.ones((12, 2, 3))), k=2)
+    >>> families.family.tolist(), families.warning
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], '')
     """
 
     family: np.ndarray
@@ -93,6 +101,17 @@ def prompt_families(
     ----------
     Ward (1963), JASA 58. Liu, Hayes, Nobel and Marron (2008), Statistical Significance of Clustering, JASA 103. Anderson (2001), A new
     method for non-parametric multivariate analysis of variance, Austral Ecology 26.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(16, 2, 4)) * 0.1
+    >>> effects[:10, 0, 1] += 3.0  # ten prompts use one head,
+    >>> effects[10:, 1, 2] += 3.0  # and six another
+    >>> found = prompt_families(fake_scores(effects), k=2)
+    >>> found.family.tolist(), found.p < 0.01
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], True)
     """
     one = score_map(scores, mark)
     pairs = len(one.values)

@@ -61,6 +61,17 @@ def compare_tasks(
         ranks are compared, and noted in the table.
     BadParameterError
         If there are fewer than two tasks, or a task has fewer than two pairs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.comparison import Sampling
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(2, 16, 3, 4)) * 0.1  # (task, pair, layer, head)
+    >>> effects[:, :, 1, 2] += 3.0  # one head serves both tasks
+    >>> scores = {name: fake_scores(one, task=name) for name, one in zip(["a", "b"], effects)}
+    >>> compare_tasks(scores, TopK(1), Sampling(n_boot=200, n_null=200)).row("a", "b").shared
+    ['a1.h2']
     """
     return _compare(scores, rule, sampling or Sampling(n_boot, seed=seed), "task", _WEIGHTS | _METHOD)
 
@@ -69,6 +80,16 @@ def compare_methods(scores: Mapping[str, Scores], rule: TopK | TopEdges | None =
     """Compare what several methods pick on one task and one model.
 
     Prompts are the same, so their noise is shared: pairs are resampled together. Raises as `compare_tasks`, for tasks in place of methods.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.comparison import Sampling
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(16, 3, 4))
+    >>> scores = {"exact": fake_scores(effects), "estimate": fake_scores(effects * 0.9)}
+    >>> compare_methods(scores, TopK(4), Sampling(n_boot=200, n_null=200)).row("exact", "estimate").jaccard["mean"]
+    1.0
     """
     return _compare(scores, rule, sampling or Sampling(), "method", _WEIGHTS | _TASK)
 
@@ -78,6 +99,16 @@ def compare_models(scores: Mapping[str, Scores], rule: TopK | TopEdges | None = 
 
     A head's name means the same thing only in models that share their ancestry; between models trained apart the overlap by chance
     is all that can be expected. Raises as `compare_tasks`, and for models of different shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.comparison import Sampling
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(16, 3, 4))
+    >>> scores = {"before": fake_scores(effects), "after": fake_scores(-effects)}  # of two checkpoints
+    >>> compare_models(scores, TopK(4), Sampling(n_boot=200, n_null=200)).row("before", "after").spearman["mean"]
+    1.0
     """
     return _compare(scores, rule, sampling or Sampling(), "model", _METHOD | _TASK)
 

@@ -23,6 +23,11 @@ def jaccard(first: Circuit, second: Circuit, level: Level = "nodes") -> float:
         If the circuits belong to models of different shape.
     BadParameterError
         If both are empty, or edges are asked for and a circuit has none.
+
+    Examples
+    --------
+    >>> jaccard(Circuit(["a0.h1", "a1.h0"]), Circuit(["a1.h0", "a1.h3"]))
+    0.3333333333333333
     """
     one, two = _sets(first, second, level)
     if not one | two:
@@ -31,7 +36,13 @@ def jaccard(first: Circuit, second: Circuit, level: Level = "nodes") -> float:
 
 
 def containment(first: Circuit, second: Circuit, level: Level = "nodes") -> float:
-    """Share of the first circuit that lies in the second, between 0 and 1; not symmetric (Broder 1997). Raises as `jaccard`."""
+    """Share of the first circuit that lies in the second, between 0 and 1; not symmetric (Broder 1997). Raises as `jaccard`.
+
+    Examples
+    --------
+    >>> containment(Circuit(["a1.h0"]), Circuit(["a1.h0", "a1.h3"]))
+    1.0
+    """
     one, two = _sets(first, second, level)
     if not one:
         raise BadParameterError("An empty circuit has no containment.", "Select at least one node.")
@@ -39,7 +50,13 @@ def containment(first: Circuit, second: Circuit, level: Level = "nodes") -> floa
 
 
 def overlap_coefficient(first: Circuit, second: Circuit, level: Level = "nodes") -> float:
-    """Shared nodes over the smaller circuit: 1 where one contains the other (Szymkiewicz-Simpson). Raises as `jaccard`."""
+    """Shared nodes over the smaller circuit: 1 where one contains the other (Szymkiewicz-Simpson). Raises as `jaccard`.
+
+    Examples
+    --------
+    >>> overlap_coefficient(Circuit(["a0.h1", "a1.h0", "a2.h2"]), Circuit(["a1.h0", "a1.h3"]))
+    0.5
+    """
     one, two = _sets(first, second, level)
     if not one or not two:
         raise BadParameterError("An empty circuit has no overlap coefficient.", "Select at least one node.")

@@ -37,6 +37,11 @@ class Sampling:
         Seed of both.
     null : {"layer_stratified", "uniform", "within_layer_scores"}
         Which null model the p-value of the Jaccard index comes from.
+
+    Examples
+    --------
+    >>> Sampling(n_boot=200, seed=1).null
+    'layer_stratified'
     """
 
     n_boot: int = 1000

@@ -41,6 +41,13 @@ class SelectionStability:
         Jaccard index of a resample's top k with that of all pairs: mean, and 2.5 and 97.5 % quantiles.
     inclusion : dict of str to float
         Share of resamples that pick an element, for all that any picks, most often picked first.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> found: SelectionStability = bootstrap_stability(fake_scores(np.arange(12.0).reshape(1, 3, 4) + np.zeros((8, 1, 1))), 2)
+    >>> found.inclusion
+    {'a2.h2': 1.0, 'a2.h3': 1.0}
     """
 
     jaccard: Interval
@@ -61,6 +68,12 @@ class StabilityCurve:
         What two unrelated lists with as many heads in each layer would share.
     k : int
         Length of the lists.
+
+    Examples
+    --------
+    >>> curve = StabilityCurve(np.array([2, 4, 8]), np.array([0.5, 0.7, 0.9]), np.zeros(3), np.ones(3), chance=0.1, k=20)
+    >>> curve.enough(0.8)
+    8
     """
 
     sizes: np.ndarray
@@ -92,6 +105,14 @@ class Sweep:
         Its layer-stratified expectation; NaN on the diagonal.
     inclusion : dict of str to float
         Share of runs that pick an element, most often picked first.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(8, 3, 4)) + 5 * np.arange(4)
+    >>> sweep: Sweep = sweep_stability({"seed 0": fake_scores(effects), "seed 1": fake_scores(effects[::-1])}, 3)
+    >>> sweep.core == tuple(sweep.inclusion), sweep.agreement
+    (True, (1.0, 1.0, 1.0))
     """
 
     names: tuple[str, ...]
@@ -124,6 +145,14 @@ def top_k_stability(
 
     This is the ceiling for an overlap between tasks: lists that half the prompts reproduce poorly cannot agree with anything.
     Halves hold half the pairs, so the stability of the full list is higher.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.zeros((8, 3, 4))
+    >>> effects[:, 1, 2] = 2.0  # one head acts on every prompt
+    >>> float(top_k_stability(fake_scores(effects), 1).mean)
+    1.0
     """
     one = score_map(scores, mark)
     found = _disjoint(one, len(one.values) // 2, (k, by), n, seed)
@@ -144,6 +173,14 @@ def bootstrap_stability(
 
     A resample repeats pairs, so it is noisier than a new set of prompts of the same size would be. An inclusion share is not the
     probability that an element belongs to the circuit; it says how much the pick depends on the prompts at hand.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.zeros((8, 3, 4))
+    >>> effects[:, 1, 2], effects[:, 2, 0] = 2.0, 1.0
+    >>> bootstrap_stability(fake_scores(effects), 1).inclusion
+    {'a1.h2': 1.0}
     """
     one = score_map(scores, mark)
     masks = top_mask(resampled_means(one.values, n, np.random.default_rng(seed)), k, by)
@@ -178,6 +215,14 @@ def sample_size_curve(
     ------
     BadParameterError
         If there are fewer than four pairs, or sizes do not increase from at least 1 to at most half the pairs.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(32, 3, 4)) + np.arange(4)
+    >>> curve = sample_size_curve(fake_scores(effects), 3, sizes=[2, 16])
+    >>> curve.sizes.tolist(), bool(curve.mean[1] > curve.mean[0])
+    ([2, 16], True)
     """
     one = score_map(scores, mark)
     most = len(one.values) // 2
@@ -207,6 +252,14 @@ def sweep_stability(
         If there are fewer than two runs.
     IncompatibleError
         If they score different elements.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.zeros((8, 3, 4))
+    >>> effects[:, 1, 2] = 2.0
+    >>> sweep_stability({"seed 0": fake_scores(effects), "seed 1": fake_scores(effects)}, 1).core
+    ('a1.h2',)
     """
     names = tuple(runs)
     if len(names) <= 1:

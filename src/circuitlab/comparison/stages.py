@@ -45,6 +45,15 @@ def stage_circuits(stages: Stages, top: float = 0.02) -> list[Circuit]:
     References
     ----------
     Merullo, Eickhoff and Pavlick (2024), arXiv:2310.08744.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> first, second = np.zeros((4, 2, 3)), np.zeros((4, 2, 3))
+    >>> first[:, 1, 2], second[:, 0, 1] = 2.0, 1.0
+    >>> stages = [{"logits": fake_scores(first)}, {"a1.h2<q>": fake_scores(second)}]
+    >>> [[str(head) for head in circuit] for circuit in stage_circuits(stages, top=0.1)]
+    [['a1.h2'], ['a0.h1']]
     """
     found = []
     for number, one in enumerate(_strongest(stages, top)):
@@ -58,7 +67,16 @@ def stage_circuits(stages: Stages, top: float = 0.02) -> list[Circuit]:
 
 
 def union_of_stages(stages: Stages, top: float = 0.02) -> Circuit:
-    """Every head that some stage keeps; see `stage_circuits`."""
+    """Every head that some stage keeps; see `stage_circuits`.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> first, second = np.zeros((4, 2, 3)), np.zeros((4, 2, 3))
+    >>> first[:, 1, 2], second[:, 0, 1] = 2.0, 1.0
+    >>> union_of_stages([{"logits": fake_scores(first)}, {"a1.h2<q>": fake_scores(second)}], top=0.1)
+    Circuit of 2 nodes, top 0.1 of heads in each of 2 stages of path patching: a0.h1, a1.h2
+    """
     circuits = stage_circuits(stages, top)
     whole = circuits[0]
     for one in circuits[1:]:
@@ -97,6 +115,14 @@ def compare_stages(tasks: Mapping[str, Stages], top: float = 0.02, sampling: Sam
     -----
     Intervals resample pairs and pick each stage's heads again. What is held fixed: the receivers, which the stage before chose, and each
     head's strongest receiver.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(8, 2, 3)) + np.arange(3)
+    >>> tasks = {name: [{"logits": fake_scores(effects, task=name)}] for name in ["a", "b"]}
+    >>> compare_stages(tasks, top=0.3, sampling=Sampling(n_boot=200))["pairs"][0]["stages"]["union"]["jaccard"]
+    1.0
     """
     if len(tasks) <= 1:
         what = f"Comparing needs at least two tasks; got {list(tasks)}."

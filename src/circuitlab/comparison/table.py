@@ -30,6 +30,17 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     quantile of the Jaccard index by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all
     rows (Benjamini-Hochberg); ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot
     do one of the tasks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.circuits import TopK
+    >>> from circuitlab.comparison import compare_tasks
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(16, 3, 4))
+    >>> row: PairRow = compare_tasks({name: fake_scores(effects, task=name) for name in ["a", "b"]}, TopK(4)).row("a", "b")
+    >>> row.jaccard["mean"], row.null
+    (1.0, 'layer_stratified')
     """
 
     task_a: str
@@ -77,6 +88,17 @@ class OverlapTable:
         What the names of the table name.
     level : {"nodes", "edges"}
         What overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.circuits import TopK
+    >>> from circuitlab.comparison import compare_tasks
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> effects = np.random.default_rng(0).normal(size=(16, 3, 4))
+    >>> table: OverlapTable = compare_tasks({name: fake_scores(effects, task=name) for name in ["a", "b"]}, TopK(4))
+    >>> table.matrix("jaccard").tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
     """
 
     tasks: tuple[str, ...]

@@ -1,4 +1,12 @@
-"""The error tree: every message says what happened, with which values, where, and what to do next."""
+"""The error tree: every message says what happened, with which values, where, and what to do next.
+
+>>> import circuitlab as cl
+>>> try:
+...     cl.load_task("ioo")
+... except cl.errors.UnknownNameError as error:
+...     isinstance(error, KeyError), error.what
+(True, "Unknown task 'ioo'.")
+"""
 
 from __future__ import annotations
 

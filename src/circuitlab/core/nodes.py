@@ -92,7 +92,13 @@ class KVHead(_Ordered):
 
 @dataclass(frozen=True, slots=True)
 class Head(_Ordered):
-    """A query head with its output projection."""
+    """A query head with its output projection.
+
+    Examples
+    --------
+    >>> Head(9, 6) == parse_node("a9.h6"), str(Head(9, 6))
+    (True, 'a9.h6')
+    """
 
     layer: int
     head: int

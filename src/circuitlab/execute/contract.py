@@ -55,6 +55,12 @@ class Method(Protocol):
     ``causal = False``, scores are 0 or more and say what a node writes, not what that does to the answer (a node that nothing reads
     scores, too); ``in_metric_units = False``, scores do not grow with the logits. What only some of its parameters ask of a model is named
     by an optional property ``more_needs``, in the words of ``needs``.
+
+    Examples
+    --------
+    >>> from circuitlab.methods import AttributionPatching
+    >>> isinstance(AttributionPatching(), Method), AttributionPatching.needs
+    (True, ('gradients',))
     """
 
     name: ClassVar[str]

@@ -49,6 +49,14 @@ def code_map(
         If scores are resolved by mark and none is named.
     BadParameterError
         If a score is negative, or p-values have another shape or are none.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> counts = np.zeros((4, 2, 3))  # (pair, layer, head)
+    >>> counts[:, 1, 2] = 3.0
+    >>> code_map(fake_scores(counts)).data[0].zmax
+    3.0
     """
     values = scores.values("heads", mark=mark)
     if values.ndim != 3:  # noqa: PLR2004 - pair, layer and head
@@ -141,6 +149,12 @@ def code_table(
     ------
     BadParameterError
         If the shapes do not fit.
+
+    Examples
+    --------
+    >>> clean, corrupt = np.array([[7, -1], [3, -1]]), np.array([[3, 4], [5, -1]])  # (pair, node)
+    >>> [list(row) for row in code_table(clean, corrupt, ["a0.h1", "a1.h0"]).data[0].text]
+    [['7', '-'], ['3', '-'], ['3', '4'], ['5', '-']]
     """
     clean, corrupt = np.asarray(clean), np.asarray(corrupt)
     rows = len(clean) + len(corrupt)

@@ -38,6 +38,11 @@ class Removal:
         Metric of the circuit without K, in metric units.
     model : float
         Metric of the whole model without K.
+
+    Examples
+    --------
+    >>> Removal("name movers", "class", circuit=1.2, model=2.9).kind
+    'class'
     """
 
     name: str
@@ -85,6 +90,12 @@ def completeness_scatter(
     References
     ----------
     Wang et al. (2022), arXiv:2211.00593, section 4.
+
+    Examples
+    --------
+    >>> figure = completeness_scatter([Removal("name movers", "class", 1.2, 2.9), Removal("5 heads", "random", 3.0, 3.1)])
+    >>> figure.layout.xaxis.title.text
+    'model without K (logits)'
     """
     if not removals:
         raise BadParameterError("No nodes were removed, so there is no point to draw.", "Give at least one removal.")

@@ -34,6 +34,12 @@ class SizeCurve:
     ------
     BadParameterError
         If there is no size, the shapes differ, or sizes do not increase.
+
+    Examples
+    --------
+    >>> curve = SizeCurve(np.array([0, 5, 20]), np.array([0.0, 0.6, 0.9]), np.array([0.0, 0.5, 0.8]), np.array([0.0, 0.7, 1.0]))
+    >>> curve.above_zero().sizes.tolist()
+    [5, 20]
     """
 
     sizes: np.ndarray
@@ -91,6 +97,13 @@ def faithfulness_curve(
         If there is no curve.
     UnknownNameError
         If the unit is neither of the two.
+
+    Examples
+    --------
+    >>> curve = SizeCurve(np.array([5, 10, 20]), np.array([0.3, 0.6, 0.9]), np.array([0.2, 0.5, 0.8]), np.array([0.4, 0.7, 1.0]))
+    >>> figure = faithfulness_curve({"activation patching": curve})
+    >>> figure.layout.xaxis.title.text
+    'size of the circuit (nodes)'
     """
     if unit not in {"nodes", "edges"}:
         raise UnknownNameError("unit", unit, ["nodes", "edges"])

@@ -83,6 +83,14 @@ def circuit_diagram(
     ------
     BadParameterError
         If the circuit is empty, or has more than 3,000 edges.
+
+    Examples
+    --------
+    >>> from circuitlab.core.nodes import Universe
+    >>> circuit = Circuit(["a0.h1", "a1.h0"], Universe(2, 2, 2), ["a0.h1->a1.h0<q>", "a1.h0->logits"])
+    >>> figure = circuit_diagram(circuit, title="Two heads")
+    >>> figure.layout.meta["title"]
+    'Two heads'
     """
     if not circuit.nodes and not circuit.edges:
         raise BadParameterError("The circuit is empty, so there is nothing to draw.", "Select at least one node or edge.")

@@ -49,6 +49,15 @@ def fitness_table(
     ------
     BadParameterError
         If there is no task.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_scores
+    >>> flag = fake_scores(np.zeros((2, 1, 1))).provenance.fitness
+    >>> figure = fitness_table({"a task": flag, "the same": flag})
+    >>> len(figure.layout.yaxis.ticktext)
+    2
     """
     if not flags:
         what = "There is no task to judge."

@@ -39,6 +39,15 @@ def mark_heatmap(scores: HeadScores, part: str = "heads", *, title: str = "", th
     ------
     BadParameterError
         If the scores are not resolved by mark, or the part has no layers.
+
+    Examples
+    --------
+    >>> from circuitlab.testing.fakes import fake_provenance
+    >>> effects = np.random.default_rng(0).normal(size=(4, 2, 3, 4))  # (pair, mark, layer, head)
+    >>> gap = {"total": np.ones(4), "clean": np.ones(4), "corrupt": np.zeros(4)}
+    >>> scores = HeadScores.build({"heads": effects, **gap}, fake_provenance(3, 4), marks=["S2", "END"])
+    >>> [note.text for note in mark_heatmap(scores).layout.annotations if note.text in scores.marks]
+    ['S2', 'END']
     """
     if scores.marks is None:
         what = "These scores cover all positions at once: they have no mark axis."

@@ -27,7 +27,15 @@ _WIDTHS = (1.0, 2.0, 3.2, 4.6)
 
 
 class StageLike(Protocol):
-    """One stage of a discovery, such as `circuitlab.methods.decomposition.discovery.RecursionStage`."""
+    """One stage of a discovery, such as `circuitlab.methods.decomposition.discovery.RecursionStage`.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> stage: StageLike = SimpleNamespace(added=[Head(1, 0)], edges={(Head(1, 0), Logits()): 0.8}, value=2.1)
+    >>> stage.added, stage.value
+    ([Head(layer=1, head=0)], 2.1)
+    """
 
     @property
     def added(self) -> Sequence[Head]:
@@ -78,6 +86,16 @@ def recursion_diagram(
     ------
     BadParameterError
         If no stage brought in a head, or ``strongest`` is less than 1.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from circuitlab.core.nodes import Universe
+    >>> last = SimpleNamespace(added=[Head(1, 0)], edges={(Head(1, 0), Logits()): 0.8}, value=2.1)
+    >>> before = SimpleNamespace(added=[Head(0, 1)], edges={(Head(0, 1), Head(1, 0)): 0.5}, value=2.6)
+    >>> figure = recursion_diagram([last, before], Circuit(["a0.h1", "a1.h0"], Universe(2, 2, 2)))
+    >>> figure.layout.meta["title"]
+    '2 heads in 2 stages'
     """
     first = _first_stage(stages)
     if not first or strongest < 1:

@@ -51,6 +51,12 @@ def relevance_heatmap(
     ------
     BadParameterError
         If the values are no map of heads, or one is negative or infinite.
+
+    Examples
+    --------
+    >>> figure = relevance_heatmap(np.array([[0.1, 0.7], [np.nan, np.nan]]), "a1.h0<q>")
+    >>> figure.layout.meta["title"]
+    'Relevance of heads to a1.h0<q>'
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or not values.size:  # noqa: PLR2004 - layer and head
@@ -116,6 +122,12 @@ def phrase_highlights(
     ------
     BadParameterError
         If there is no phrase, the counts differ, or a value is not finite.
+
+    Examples
+    --------
+    >>> figure = phrase_highlights(["not", " a", " good", " film"], [-1.2, 0.0, 0.9, 0.1])
+    >>> sum(note.name == "phrase" for note in figure.layout.annotations)
+    4
     """
     numbers = np.asarray(values, dtype=float)
     if not len(texts) or numbers.shape != (len(texts),) or not np.isfinite(numbers).all():

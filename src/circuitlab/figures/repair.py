@@ -50,6 +50,14 @@ def repair_bars(
     ------
     BadParameterError
         If no condition was measured.
+
+    Examples
+    --------
+    >>> accuracy = {"mean": 0.4, "low": 0.3, "high": 0.5}
+    >>> row = {"name": "no edit", "heads": [], "accuracy": accuracy, "random": None, "errors": {}}
+    >>> figure = repair_bars([row | {"repaired": 0, "new_mistakes": 0, "p_change": 1.0}], chance=1 / 3)
+    >>> list(figure.data[0].y)
+    [0.4]
     """
     rows = [row for row in conditions if row["accuracy"] is not None]
     if not rows:

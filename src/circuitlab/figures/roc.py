@@ -37,6 +37,14 @@ def roc_curves(tasks: Mapping[str, Mapping[str, RocCurve]], *, title: str = "", 
     ------
     BadParameterError
         If there is no task, or a task without a curve.
+
+    Examples
+    --------
+    >>> from circuitlab.circuits.roc import roc_of_values
+    >>> curve = roc_of_values(np.array([3.0, 2.0, 1.0, 0.0]), np.array([True, False, True, False]))
+    >>> figure = roc_curves({"ioi": {"eap": curve}})
+    >>> curve.auroc, [line.name for line in figure.data]
+    (0.75, ['blind guess', 'eap'])
     """
     if not tasks or not all(tasks.values()):
         raise BadParameterError(f"Tasks {list(tasks)} leave no curve to draw.", "Give at least one curve for every task.")
@@ -110,6 +118,13 @@ def auroc_by_examples(
     ------
     BadParameterError
         If there is no curve, or an area does not lie between 0 and 1.
+
+    Examples
+    --------
+    >>> curve = SizeCurve(np.array([2, 8, 32]), np.array([0.6, 0.7, 0.9]), np.array([0.5, 0.6, 0.8]), np.array([0.7, 0.8, 1.0]))
+    >>> figure = auroc_by_examples({"ioi": curve}, {"eap": 0.85})
+    >>> [line.name for line in figure.data]
+    ['ioi']
     """
     areas = [*(baselines or {}).values(), *(float(value) for curve in curves.values() for value in curve.mean)]
     if not curves or min(areas) < 0 or max(areas) > 1:

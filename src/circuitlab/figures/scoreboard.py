@@ -47,6 +47,13 @@ def scoreboard_table(
     ------
     BadParameterError
         If there is no row, or two rows are about one method on one model.
+
+    Examples
+    --------
+    >>> auroc = {"mean": 0.98, "low": 0.95, "high": 1.0}
+    >>> row = {"model": "copy-gqa", "method": "eap", "auroc": auroc, "visible": True, "reason": ""}
+    >>> scoreboard_table([row]).layout.yaxis.ticktext
+    ('eap',)
     """
     if not rows:
         raise BadParameterError("There is no result to draw.", "Run circuitlab bench planted first.")

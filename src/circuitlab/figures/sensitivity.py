@@ -49,6 +49,22 @@ def sensitivity_dots(
     ------
     BadParameterError
         If the card has no task.
+
+    Examples
+    --------
+    >>> from circuitlab.circuits import Circuit
+    >>> from circuitlab.comparison.sensitivity import sensitivity_card
+    >>> from circuitlab.core.nodes import Universe
+    >>> from circuitlab.evaluation import NodeCircuitRunner
+    >>> from circuitlab.metrics import LogitDiff
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted, circuit = build_planted("copy-gqa"), Circuit(["a1.h1", "a1.h2"], Universe(2, 4, 2))
+    >>> given = planted.model, planted.batch(4), LogitDiff()
+    >>> runs = {how: {"copy": NodeCircuitRunner(*given, ablation=how)} for how in ("resample", "zero")}
+    >>> card = sensitivity_card(runs, {"copy": circuit})
+    >>> figure = sensitivity_dots(card)
+    >>> [row.recovery for row in card.rows], card.verdicts
+    (['recovers', 'recovers'], {'copy': 'stable'})
     """
     if not card.verdicts:
         raise BadParameterError("The card has no task to draw.", "Give circuits of at least one task.")

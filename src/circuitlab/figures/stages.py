@@ -53,6 +53,13 @@ def stage_heatmaps(
     ------
     BadParameterError
         If there is no stage to draw.
+
+    Examples
+    --------
+    >>> stage = {"receivers": ["logits"], "kept": ["a1.h0"], "effects": [[0.0, 0.1], [2.0, 0.3]], "edges": []}
+    >>> figure = stage_heatmaps({"ioi": [stage], "docstring": [stage]})
+    >>> len(figure.data)
+    2
     """
     if not tasks or not any(tasks.values()):
         raise BadParameterError("No stage of path patching was found, so there is nothing to draw.", "Give at least one stage of a task.")

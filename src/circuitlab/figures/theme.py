@@ -47,6 +47,11 @@ def template(theme: Theme = "light") -> go.layout.Template:
     ------
     UnknownNameError
         If the theme is neither ``"light"`` nor ``"dark"``.
+
+    Examples
+    --------
+    >>> template("dark").layout.colorway[0] == template().layout.colorway[0]
+    True
     """
     if theme not in _INK:
         raise UnknownNameError("theme", theme, _INK)
@@ -79,7 +84,14 @@ def template(theme: Theme = "light") -> go.layout.Template:
 
 
 def themed(figure: go.Figure, theme: Theme) -> go.Figure:
-    """The same figure in another theme; the one given is left as it was."""
+    """The same figure in another theme; the one given is left as it was.
+
+    Examples
+    --------
+    >>> figure = go.Figure(layout={"template": template("light")})
+    >>> themed(figure, "dark").layout.template == template("dark"), figure.layout.template == template("light")
+    (True, True)
+    """
     return go.Figure(figure).update_layout(template=template(theme))
 
 

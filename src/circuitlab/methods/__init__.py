@@ -21,7 +21,13 @@ MethodLike: TypeAlias = str | Method | type[Method]
 
 @functools.cache
 def method_classes() -> dict[str, type[Any]]:
-    """Every method class by name, found by looking through the modules of this package."""
+    """Every method class by name, found by looking through the modules of this package.
+
+    Examples
+    --------
+    >>> method_classes()["eap"].__name__
+    'EdgeAttributionPatching'
+    """
     found: dict[str, type[Any]] = {}
     for module in pkgutil.iter_modules(__path__):
         members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
@@ -32,7 +38,13 @@ def method_classes() -> dict[str, type[Any]]:
 
 
 def list_methods() -> list[str]:
-    """Names of every method."""
+    """Names of every method.
+
+    Examples
+    --------
+    >>> list_methods()[:3]
+    ['activation_patching', 'atp_star', 'attribution_patching']
+    """
     return list(method_classes())
 
 
@@ -52,6 +64,13 @@ def get_method(name: MethodLike, params: Mapping[str, Any] | None = None) -> Met
         If the method or a parameter does not exist; the nearest known name is suggested.
     BadParameterError
         If a parameter has a value the method cannot use.
+
+    Examples
+    --------
+    >>> from circuitlab.methods import ActivationPatching
+    >>> given: list[MethodLike] = ["activation_patching", ActivationPatching, ActivationPatching(parts="heads")]
+    >>> [get_method(one).parts for one in given]
+    [('heads', 'mlps'), ('heads', 'mlps'), ('heads',)]
     """
     classes = method_classes()
     if not isinstance(name, str | type):

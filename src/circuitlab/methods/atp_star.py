@@ -82,6 +82,15 @@ class AttributionPatchingStar:
     References
     ----------
     Kramar et al. (2024), AtP*: An efficient and scalable method for localizing LLM behaviour to components, arXiv:2403.00745.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(4), AttributionPatchingStar())
+    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
     name: ClassVar[str] = "atp_star"

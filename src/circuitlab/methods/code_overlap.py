@@ -83,6 +83,15 @@ class CodeOverlap:
     ----------
     O'Neill and Bui (2024), Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models, arXiv:2405.12522.
     Shapley (1953), A value for n-person games.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(12), CodeOverlap(trials=1))
+    >>> scores.mean("heads").shape, bool((scores.mean("heads") >= 0).all())
+    ((2, 4), True)
     """
 
     name: ClassVar[str] = "code_overlap"

@@ -76,6 +76,15 @@ class ContextualDecomposition:
     References
     ----------
     Hsu et al. (2024), Efficient Automated Circuit Discovery in Transformers using Contextual Decomposition, arXiv:2407.00886.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(4), ContextualDecomposition())
+    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
     name: ClassVar[str] = "contextual_decomposition"

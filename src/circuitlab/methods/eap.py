@@ -60,6 +60,15 @@ class EdgeAttributionPatching:
     References
     ----------
     Syed, Rager and Conmy (2023), Attribution Patching Outperforms Automated Circuit Discovery, arXiv:2310.10348.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(4), EdgeAttributionPatching())
+    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
     name: ClassVar[str] = "eap"

@@ -65,6 +65,15 @@ class EdgeAttributionPatchingIG:
     ----------
     Hanna, Pezzelle and Belinkov (2024), Have Faith in Faithfulness, arXiv:2403.17806. Sundararajan, Taly and Yan (2017),
     arXiv:1703.01365.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(4), EdgeAttributionPatchingIG())
+    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
     name: ClassVar[str] = "eap_ig"

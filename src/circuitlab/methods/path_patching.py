@@ -75,6 +75,15 @@ class PathPatching:
     ----------
     Wang et al. (2022), arXiv:2211.00593. Goldowsky-Dill et al. (2023), Localizing model behavior with path patching,
     arXiv:2304.05969. Merullo, Eickhoff and Pavlick (2024), arXiv:2310.08744.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(4), PathPatching())
+    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
     name: ClassVar[str] = "path_patching"

@@ -43,6 +43,15 @@ class RandomScores:
     References
     ----------
     Mueller et al. (2025), MIB: A Mechanistic Interpretability Benchmark, arXiv:2504.13151, which ranks methods beside random circuits.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> first, again = (cl.score(planted.model, planted.batch(4), RandomScores(seed=1)) for _ in range(2))
+    >>> first["a0.h1"] == again["a0.h1"]
+    True
     """
 
     name: ClassVar[str] = "random"

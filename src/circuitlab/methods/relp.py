@@ -69,6 +69,15 @@ class RelevancePatching:
     ----------
     Jafari et al. (2025), RelP: Faithful and Efficient Circuit Discovery in Language Models via Relevance Patching, arXiv:2508.21258.
     Ali et al. (2022), XAI for Transformers: Better Explanations through Conservative Propagation.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> scores = cl.score(planted.model, planted.batch(4), RelevancePatching())
+    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
     name: ClassVar[str] = "relp"

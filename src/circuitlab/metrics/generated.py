@@ -34,7 +34,7 @@ def exact_match(texts: Sequence[str], expected: Sequence[str | Sequence[str]], *
 
     Examples
     --------
-    >>> exact_match([" Mary\\n", "John."], ["mary", ["John", "Paul"]])
+    >>> exact_match([" Mary\n", "John."], ["mary", ["John", "Paul"]])
     [True, False]
     """
     pairs = zip(texts, _alternatives(texts, expected, case=case), strict=True)

@@ -29,6 +29,12 @@ class Metric(Protocol):
     ``whole_vocabulary`` says whether it reads every logit; if not, it only reads those of answers and foils, and a method may
     unembed nothing else. ``needs_reference`` says whether it compares with the clean run, whose distribution ``batch.reference``
     then has to hold.
+
+    Examples
+    --------
+    >>> metric: Metric = LogitDiff(reduce="max")
+    >>> metric.name, metric.units, metric.linear
+    ('logit_diff', 'logits', False)
     """
 
     name: ClassVar[str]
@@ -94,7 +100,16 @@ class LogitDiff:
 
 @dataclass(frozen=True)
 class AnswerLogit:
-    """Mean logit of the answer set. Not invariant to a shift of all logits: a weak metric on its own."""
+    """Mean logit of the answer set. Not invariant to a shift of all logits: a weak metric on its own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from circuitlab.model.batch import ContrastBatch
+    >>> batch = ContrastBatch.from_tokens([[0, 1]], [[0, 2]], answers=[[1, 2]], foils=[3])
+    >>> AnswerLogit()(torch.tensor([[0.0, 3.0, 1.0, 0.5]]), batch).tolist()
+    [2.0]
+    """
 
     name: ClassVar[str] = "answer_logit"
     units: ClassVar[str] = "logits"
@@ -113,7 +128,16 @@ class AnswerLogit:
 
 @dataclass(frozen=True)
 class ProbDiff:
-    """Probability of the answer set minus probability of the foil set, softmax over the whole vocabulary (Hanna et al. 2023)."""
+    """Probability of the answer set minus probability of the foil set, softmax over the whole vocabulary (Hanna et al. 2023).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from circuitlab.model.batch import ContrastBatch
+    >>> batch = ContrastBatch.from_tokens([[0, 1]], [[0, 2]], answers=[1], foils=[2])
+    >>> round(ProbDiff()(torch.tensor([[0.5, 0.4, 0.1]]).log(), batch).item(), 3)
+    0.3
+    """
 
     name: ClassVar[str] = "prob_diff"
     units: ClassVar[str] = "probability"
@@ -130,7 +154,16 @@ class ProbDiff:
 
 @dataclass(frozen=True)
 class LogProb:
-    """Log-probability (nats) of the answer set, softmax over the whole vocabulary."""
+    """Log-probability (nats) of the answer set, softmax over the whole vocabulary.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from circuitlab.model.batch import ContrastBatch
+    >>> batch = ContrastBatch.from_tokens([[0, 1]], [[0, 2]], answers=[[1, 2]], foils=[0])
+    >>> round(LogProb()(torch.tensor([[0.5, 0.4, 0.1]]).log(), batch).exp().item(), 3)
+    0.5
+    """
 
     name: ClassVar[str] = "log_prob"
     units: ClassVar[str] = "nats"
@@ -159,6 +192,16 @@ class KLDivergence:
     References
     ----------
     Conmy et al. (2023), Towards Automated Circuit Discovery for Mechanistic Interpretability, arXiv:2304.14997.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from circuitlab.model.batch import ContrastBatch
+    >>> batch = ContrastBatch.from_tokens([[0, 1]], [[0, 2]], answers=[1], foils=[2])
+    >>> clean = torch.tensor([[0.5, 0.5]]).log()
+    >>> batch = dataclasses.replace(batch, reference=clean)
+    >>> KLDivergence()(clean, batch).item(), round(KLDivergence()(torch.tensor([[0.9, 0.1]]).log(), batch).item(), 3)
+    (0.0, -0.511)
     """
 
     name: ClassVar[str] = "kl"
@@ -181,7 +224,13 @@ METRICS: dict[str, type[Any]] = {cls.name: cls for cls in (LogitDiff, ProbDiff, 
 
 
 def get_metric(name: str | Metric) -> Any:
-    """The metric of this name with its default parameters (an instance as it is); an unknown name raises `UnknownNameError`."""
+    """The metric of this name with its default parameters (an instance as it is); an unknown name raises `UnknownNameError`.
+
+    Examples
+    --------
+    >>> get_metric("logit_diff"), sorted(METRICS)
+    (LogitDiff(reduce='mean'), ['answer_logit', 'kl', 'log_prob', 'logit_diff', 'prob_diff'])
+    """
     if not isinstance(name, str):
         return name
     if name not in METRICS:
@@ -190,12 +239,27 @@ def get_metric(name: str | Metric) -> Any:
 
 
 def metric_params(metric: Metric) -> dict[str, Any]:
-    """Every effective parameter of a metric."""
+    """Every effective parameter of a metric.
+
+    Examples
+    --------
+    >>> metric_params(LogitDiff())
+    {'reduce': 'mean'}
+    """
     return dataclasses.asdict(metric)  # type: ignore[call-overload]
 
 
 def correct(logits: Float[Tensor, "pair vocab"], batch: ContrastBatch) -> list[bool]:
-    """Whether the best answer beats every foil and distractor, per pair."""
+    """Whether the best answer beats every foil and distractor, per pair.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from circuitlab.model.batch import ContrastBatch
+    >>> batch = ContrastBatch.from_tokens([[0, 1]] * 2, [[0, 2]] * 2, answers=[1, 2], foils=[2, 1])
+    >>> correct(torch.tensor([[0.0, 3.0, 1.0], [0.0, 3.0, 1.0]]), batch)
+    [True, False]
+    """
     best = _reduce(_gather(logits, batch.answers), batch.answers, "max")
     rivals = _concat(batch.foils, batch.distractors)
     return (best > _reduce(_gather(logits, rivals), rivals, "max")).tolist()

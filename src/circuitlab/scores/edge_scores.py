@@ -54,6 +54,19 @@ class EdgeScores:
         metric of the two unedited runs; ``total (pair)``, the gap between them. Build it with `EdgeScores.build`.
     provenance : Provenance
         Method, parameters, model, prompts and metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_provenance
+    >>> about = fake_provenance(1, 2)  # one layer of two heads
+    >>> layout = EdgeLayout.of(about.model)
+    >>> edges = np.zeros((3, *layout.shape))  # three pairs
+    >>> edges[:, *layout.index("a0.h1->logits")] = 1.5
+    >>> gap = {"total": np.ones(3), "clean": np.ones(3), "corrupt": np.zeros(3)}
+    >>> scores = EdgeScores.build({"edges": edges, **gap}, about)
+    >>> str(scores.top(1)[0].edge), scores.top(1)[0].mean
+    ('a0.h1->logits', 1.5)
     """
 
     dataset: xr.Dataset

@@ -54,6 +54,16 @@ class HeadScores:
         ``bias (pair)``, what an additive method assigns to no node. Build it with `HeadScores.build`.
     provenance : Provenance
         Method, parameters, model, prompts and metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from circuitlab.testing.fakes import fake_provenance
+    >>> heads = np.array([[[0.1, 2.0]], [[-0.1, 2.4]]])  # two pairs, one layer of two heads
+    >>> gap = {"total": np.ones(2), "clean": np.ones(2), "corrupt": np.zeros(2)}
+    >>> scores = HeadScores.build({"heads": heads, **gap}, fake_provenance(1, 2))
+    >>> round(scores["a0.h1"].mean, 2), str(scores.top(1)[0].node)
+    (2.2, 'a0.h1')
     """
 
     dataset: xr.Dataset

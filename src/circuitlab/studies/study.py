@@ -40,9 +40,19 @@ class Study:
 
     Examples
     --------
-    >>> study = Study("figures/quick.toml")  # doctest: +SKIP
+    >>> _ = Path("mine.toml").write_text('''
+    ... id = "mine"
+    ... title = "One task, one method"
+    ... model = "smollm2-135m"
+    ... n = 4
+    ... methods = [{ name = "logit_attribution" }]
+    ... tasks = [{ id = "successor" }]
+    ... ''')
+    >>> study = Study("mine.toml")
+    >>> study.spec.title, [task.id for task in study.spec.tasks]
+    ('One task, one method', ['successor'])
     >>> study.run()  # doctest: +SKIP
-    >>> study.scores()["successor", "activation_patching"]  # doctest: +SKIP
+    >>> study.scores()["successor", "logit_attribution"]  # doctest: +SKIP
     """
 
     file: str | Path

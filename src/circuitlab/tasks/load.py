@@ -69,6 +69,12 @@ def load_task(name: str | Path) -> Task:
     TaskFileError
         If the file is not UTF-8 or no TOML, a field is missing, unknown or of the wrong kind, the file name is not the id, or a name could
         not be that of a file.
+
+    Examples
+    --------
+    >>> task = load_task("ioi")
+    >>> task.title, task.default_variant
+    ('Indirect object identification', 's2_io')
     """
     path = task_file(name)
     if path.suffix.lower() in ENDINGS:

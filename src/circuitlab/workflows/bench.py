@@ -75,7 +75,9 @@ def bench(methods: Sequence[str] = (), models: Sequence[str] = (), *, seeds: int
     Examples
     --------
     >>> import circuitlab as cl
-    >>> cl.bench(["attribution_patching"], ["mover-mha"], seeds=1)  # doctest: +SKIP
+    >>> cl.bench(["attribution_patching"], ["copy-mha"], seeds=2)
+    Scoreboard: 1 methods on 1 planted models
+      attribution_patching       mean AUROC 1.00, 1.00 or more on the 1 models that it can see
     """
     with CellProgress("planted models"):
         return Scoreboard(tuple(scoreboard(methods, models, seeds=seeds, pairs=pairs, progress=step)))

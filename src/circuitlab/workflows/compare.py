@@ -70,6 +70,11 @@ def compare(
     Examples
     --------
     >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")  # a small model whose circuit is known
+    >>> table = cl.compare(planted.model, [planted.batch(4), planted.batch(4, seed=1)], rule=2)
+    >>> table.rows[0].shared
+    ['a1.h1', 'a1.h2']
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.compare(model, ["ioi", "successor"])  # doctest: +SKIP
     """
@@ -146,6 +151,11 @@ def transfer(
     Examples
     --------
     >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")  # a small model whose circuit is known
+    >>> found = cl.transfer(planted.model, [planted.batch(4), planted.batch(4, seed=1)], rule=2)
+    >>> [f"{cell.faithfulness['mean']:.2f}" for cell in found.transfer.cells]
+    ['0.97', '0.99', '0.97', '0.99']
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.transfer(model, ["ioi", "successor"]).transfer  # doctest: +SKIP
     """

@@ -101,6 +101,11 @@ def score(
     Examples
     --------
     >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")  # a small model whose circuit is known
+    >>> scores = cl.score(planted.model, planted.batch(4), cl.methods.AttributionPatching())
+    >>> str(scores.top(1)[0].node)
+    'a1.h1'
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.score(model, "ioi", cl.methods.AttributionPatching())  # doctest: +SKIP
     """
@@ -184,6 +189,15 @@ def score_edges(
     ------
     BadParameterError
         If the method scores nodes alone; the methods that score edges are named.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> edges = cl.score_edges(planted.model, planted.batch(4), cl.methods.EdgeAttributionPatching())
+    >>> str(edges.top(1)[0].edge)
+    'a1.h1->logits'
     """
     built, cache = edge_method(method), as_cache(store)
     batch, fitness = prompts_with_fitness(model, prompts, Draws(n, variant, seed))

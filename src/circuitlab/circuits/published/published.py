@@ -59,6 +59,12 @@ class PublishedCircuit:
         Where exactly the list stands.
     uncertain : str
         What is not sure about the list; empty where it was read in the paper or its code without contradiction.
+
+    Examples
+    --------
+    >>> ioi: PublishedCircuit = published_circuit("ioi_gpt2_small")
+    >>> ioi.of_class("name mover")
+    Circuit of 3 nodes, published: ioi_gpt2_small, class name mover: a9.h6, a9.h9, a10.h0
     """
 
     name: str
@@ -86,7 +92,13 @@ class PublishedCircuit:
 
 
 def list_published() -> list[str]:
-    """Names of every published circuit."""
+    """Names of every published circuit.
+
+    Examples
+    --------
+    >>> "ioi_gpt2_small" in list_published()
+    True
+    """
     return sorted(file.stem for file in _FOLDER.glob("*.toml"))
 
 

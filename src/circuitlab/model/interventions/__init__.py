@@ -1,8 +1,10 @@
 """Interventions: what can be changed in a model's forward pass, for one run or for good.
 
 >>> import circuitlab as cl
->>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
->>> model.edited(cl.interventions.Knockout("a20.h0"))  # doctest: +SKIP
+>>> from circuitlab.model.toy import build_planted
+>>> model = build_planted("copy-gqa").model
+>>> model.edited(cl.interventions.Knockout("a1.h1"))
+HookedModel(copy-gqa: llama, 2 layers x 4 heads, edited: knock out (zero) a1.h1)
 """
 
 from circuitlab.model.interventions.base import Intervention

@@ -30,7 +30,14 @@ Make = Callable[[int, "Tensor"], "Tensor"]
 
 
 class Intervention(ABC):
-    """A change of a model's forward pass. Subclass it, or use those of `circuitlab.interventions`."""
+    """A change of a model's forward pass. Subclass it, or use those of `circuitlab.interventions`.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> isinstance(cl.interventions.Knockout("a0.h1"), Intervention), cl.interventions.Knockout("a0.h1").describe()
+    (True, 'knock out (zero) a0.h1')
+    """
 
     kind: ClassVar[str]
 

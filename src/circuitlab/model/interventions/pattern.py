@@ -62,6 +62,11 @@ class EditPattern(Intervention):
     -----
     Which keys a query sees comes from the model, once the intervention is bound to one (`resolved`). Unbound, keys of weight exactly 0
     count as not seen. The row of a model with attention sinks may sum to less than 1; a sink's own share is never edited.
+
+    Examples
+    --------
+    >>> EditPattern("a1.h1", "block", keys="CONTENT").describe()
+    'pattern block CONTENT a1.h1'
     """
 
     kind: ClassVar[str] = "pattern"

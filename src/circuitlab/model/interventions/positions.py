@@ -34,6 +34,11 @@ class Positions:
         ``"all"``: every position, generated ones too. ``"prompt"``: up to the prompt's last token. ``"generated"``: after it.
         ``"last"`` (or ``"END"``): the prompt's last token. Another string: a mark of the batch, or a place beside one (``"S1+1"``).
         A number: that position; negative ones count from the prompt's end, so that -1 is its last token.
+
+    Examples
+    --------
+    >>> Positions.of("S2"), Positions.of(["S1+1", -1]).names
+    (Positions(names=('S2',)), ('S1+1', -1))
     """
 
     names: tuple[str | int, ...]

@@ -23,7 +23,15 @@ __all__ = ["Applied", "Composed", "Standing", "compose"]
 
 @dataclass(frozen=True, eq=False)
 class Composed(Intervention):
-    """Interventions made one after the other; where two meet at one site, the later one sees what the earlier one made."""
+    """Interventions made one after the other; where two meet at one site, the later one sees what the earlier one made.
+
+    Examples
+    --------
+    >>> from circuitlab.model.interventions import Knockout, Scale
+    >>> both = Composed((Knockout("a0.h1"), Scale("m1", 0.5)))
+    >>> both.describe()
+    'knock out (zero) a0.h1; scale by 0.5 m1'
+    """
 
     kind: ClassVar[str] = "composed"
     parts: tuple[Intervention, ...]
@@ -62,6 +70,12 @@ def compose(interventions: Sequence[Intervention]) -> Composed:
     ------
     BadParameterError
         If there are none, or one is no intervention.
+
+    Examples
+    --------
+    >>> from circuitlab.model.interventions import Knockout, Scale
+    >>> [part.kind for part in compose([Knockout("a0.h1"), Scale("m1", 0.5)]).parts]
+    ['knockout', 'scale']
     """
     return Composed(_flat(interventions))
 
@@ -96,6 +110,16 @@ class Applied:
     interventions : sequence of Intervention
     met, changed : list of set of (Site, int)
         For each intervention, the sites and layers whose values it was shown, and those where it changed one.
+
+    Examples
+    --------
+    >>> from circuitlab.model.interventions import Scale
+    >>> applied = Applied([Scale("m1", 0.5)])  # no run has met it yet
+    >>> try:
+    ...     applied.check()
+    ... except EditDidNotFireError as error:
+    ...     error.what
+    '1 of 1 interventions never met their site (scale by 0.5 m1: mlp_out of layer 1).'
     """
 
     interventions: Sequence[Intervention]
@@ -135,6 +159,12 @@ class Standing:
     ----------
     interventions : sequence of Intervention
         In order, bound to a model where they need one (`Intervention.resolved`).
+
+    Examples
+    --------
+    >>> from circuitlab.model.interventions import Knockout, Scale
+    >>> Standing([Knockout("a0.h1"), Scale("m1", 0.5)])
+    Standing(knock out (zero) a0.h1; scale by 0.5 m1)
     """
 
     def __init__(self, interventions: Sequence[Intervention]) -> None:

@@ -72,6 +72,12 @@ class Replace(_Holding):
         with an entry for each node. A Parameter trains.
     batch : ContrastBatch, optional
         Whose clean prompts the value's prompts are; prompts of a run are found by their tokens.
+
+    Examples
+    --------
+    >>> from circuitlab.model.toy import build_planted
+    >>> build_planted("copy-gqa").model.edited(Replace("m0", 0.0))
+    HookedModel(copy-gqa: llama, 2 layers x 4 heads, edited: replace m0)
     """
 
     kind: ClassVar[str] = "replace"
@@ -119,6 +125,14 @@ class Add(_Holding):
     offset : Tensor or float
         A number, (width,), or (pos, width) by position from 0. For several nodes: one vector for all, or a first axis with an entry for
         each node. A Parameter trains. Zero changes nothing.
+
+    Examples
+    --------
+    >>> from circuitlab.model.toy import build_planted
+    >>> model = build_planted("copy-gqa").model
+    >>> steering = torch.zeros(model.spec.d_model)
+    >>> model.edited(Add("m1", steering, positions="last"))
+    HookedModel(copy-gqa: llama, 2 layers x 4 heads, edited: add to m1@last)
     """
 
     kind: ClassVar[str] = "add"
@@ -156,6 +170,12 @@ class Scale(NodeEdit):
     nodes : str, Node, or several
     factor : float or Tensor
         One factor, or one for each node. A Parameter trains. 1 changes nothing, to the last bit.
+
+    Examples
+    --------
+    >>> from circuitlab.model.toy import build_planted
+    >>> build_planted("copy-gqa").model.edited(Scale(["a1.h1", "a1.h2"], 0.5))
+    HookedModel(copy-gqa: llama, 2 layers x 4 heads, edited: scale by 0.5 a1.h1,a1.h2)
     """
 
     kind: ClassVar[str] = "scale"
@@ -210,6 +230,14 @@ class Project(NodeEdit):
     ------
     BadParameterError
         If the vectors depend on each other linearly.
+
+    Examples
+    --------
+    >>> from circuitlab.model.toy import build_planted
+    >>> model = build_planted("copy-gqa").model
+    >>> direction = torch.ones(model.spec.d_model)
+    >>> model.edited(Project("m1", direction, keep=False))
+    HookedModel(copy-gqa: llama, 2 layers x 4 heads, edited: project off m1 (1 directions))
     """
 
     kind: ClassVar[str] = "project"
