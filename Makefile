@@ -40,8 +40,8 @@ lint: setup  ## Ruff, mypy and the import contracts
 test: weights lint  ## Everything continuous integration checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-notebooks: weights  ## Execute the notebooks in place
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+notebooks: weights  ## Execute the notebooks in place (a test says when their outputs are stale)
+	$(BIN)/python notebooks/execute.py
 
 picture: setup  ## Redraw the README's picture from the stored runs (needs Chrome or Chromium)
 	$(PIP) install -c constraints.txt -e '.[images]'

@@ -1,7 +1,8 @@
-"""Every notebook runs from top to bottom, with few pairs."""
+"""Every notebook runs from top to bottom, with few pairs, and its committed outputs are those of its code."""
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SPEC = importlib.util.spec_from_file_location("notebooks_execute", FOLDER / "execute.py")
+assert SPEC is not None and SPEC.loader is not None
+execute = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(execute)
 
 
 @pytest.mark.real_model
@@ -34,3 +39,26 @@ def test_there_is_a_tour_and_every_notebook_is_small() -> None:
         cells = nbformat.read(path, as_version=4).cells
         assert max(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code") <= 8, "notebooks hold no logic"
         assert path.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_outputs_are_those_of_the_code(path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert execute.why_stale(notebook) == "", f"{path.name}: run `make notebooks`"
+    assert notebook.metadata[execute.KEY]["pairs"] >= 8, "a reader sees numbers of more than a handful of pairs"
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) >= 3
+
+
+def test_stale_outputs_would_be_noticed() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("a"), nbformat.v4.new_code_cell("1 + 1", execution_count=1)])
+    assert "never been executed" in execute.why_stale(notebook)
+    notebook.metadata[execute.KEY] = {"code": execute.code_digest(notebook), "pairs": 16}
+    assert execute.why_stale(notebook) == ""
+    notebook.cells[0].source = "text may change"
+    assert execute.why_stale(notebook) == ""
+    notebook.cells[1].execution_count = 2
+    assert "top to bottom" in execute.why_stale(notebook)
+    notebook.cells[1].source = "1 + 2"
+    assert "code has changed" in execute.why_stale(notebook)
