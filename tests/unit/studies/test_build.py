@@ -221,7 +221,18 @@ def test_a_manifest_that_lists_foreign_files_removes_none(built, tmp_path) -> No
     for path in foreign:
         path.write_text("x")
     (copy / "link.csv").symlink_to(tmp_path / "target.csv")
-    names = ["../outside.csv", str(outside), "folder.html/inside.csv", "notes.txt", "link.csv", "folder.html", "..", ".", "", "MANIFEST.json"]
+    names = [
+        "../outside.csv",
+        str(outside),
+        "folder.html/inside.csv",
+        "notes.txt",
+        "link.csv",
+        "folder.html",
+        "..",
+        ".",
+        "",
+        "MANIFEST.json",
+    ]
     listing(copy, **dict.fromkeys(names, "x"))
     assert not set(check_figures(file, store=store, out=copy).differing).isdisjoint(names)
     build_figures(file, store=store, out=copy)
