@@ -147,7 +147,7 @@ def _name(figure: go.Figure, removals: Sequence[Removal], limits: list[float]) -
     if not named:
         return
     at, points = (np.array([[one.model, one.circuit] for one in some], dtype=float) for some in (named, removals))
-    diagonal = np.linspace(*limits, 40)[:, None].repeat(2, axis=1)
+    diagonal = np.linspace(limits[0], limits[1], 40)[:, None].repeat(2, axis=1)
     narrow = 0.75 * (_SIDE + _MARGIN) - _MARGIN
     ends = (limits[0], limits[1])
     canvas = Canvas(ends, ends, (narrow, (narrow + _SIDE) / 2, _SIDE), _SIDE)
