@@ -45,7 +45,7 @@ notebooks: weights  ## Execute the notebooks in place (a test says when their ou
 
 picture: setup  ## Redraw the README's picture from the stored runs (needs Chrome or Chromium)
 	$(PIP) install -c constraints.txt -e '.[images]'
-	$(BIN)/circuitlab figures build $(STUDY)
+	$(BIN)/circuitlab figures build figures/core.toml
 	mkdir -p docs/images
 	cp figures/built/core/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
 

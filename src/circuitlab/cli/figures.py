@@ -13,6 +13,7 @@ __all__ = ["app", "report"]
 app = typer.Typer(help="Figures from stored runs; no model is loaded.", no_args_is_help=True)
 _STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
 _OUT = typer.Option(None, "--out", help="Where the files go: figures/built/<study id> otherwise.")
+_REPORT = typer.Option(None, "--out", help="The HTML file: <study id>.html otherwise.")
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
@@ -46,7 +47,7 @@ def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
         raise typer.Exit(2)
 
 
-def report(file: Path, store: Path = _STORE, out: Path = typer.Option(Path("report.html"), "--out", help="The HTML file.")) -> None:
+def report(file: Path, store: Path = _STORE, out: Path = _REPORT) -> None:
     """Write only the self-contained report of a study."""
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.build import write_report  # noqa: PLC0415

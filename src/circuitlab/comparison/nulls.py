@@ -67,6 +67,16 @@ class OverlapNull:
         """Expected Jaccard index by chance."""
         return float((self.jaccards * self.probabilities).sum())
 
+    @property
+    def mean_shared(self) -> float:
+        """Expected number of shared heads by chance."""
+        return float((np.arange(self.probabilities.size) * self.probabilities).sum())
+
+    @property
+    def high_shared(self) -> int:
+        """Smallest number of shared heads that chance stays at or below in 95 % of draws."""
+        return min(int(np.searchsorted(np.cumsum(self.probabilities), 0.95 - 1e-12)), self.probabilities.size - 1)
+
     def quantile(self, level: float) -> float:
         """Smallest Jaccard index that chance stays at or below with the given probability."""
         index = int(np.searchsorted(np.cumsum(self.probabilities), level - 1e-12))

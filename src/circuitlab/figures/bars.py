@@ -7,13 +7,16 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line
-from circuitlab.figures.theme import HELPS, HINDERS, Theme
+from circuitlab.figures.significance import differs_from_zero
+from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
 from circuitlab.scores.head_scores import HeadScores, NodeScore
 from circuitlab.scores.parts import PARTS
 
 __all__ = ["top_heads"]
 
 _ROW = 23
+_CLEAR, _FAINT = 0.9, 0.35
+_PALE = "pale: may be 0 (5 % false discovery rate)"
 
 
 def top_heads(
@@ -43,7 +46,8 @@ def top_heads(
     Returns
     -------
     Figure
-        Colour is the sign; pale bars have an interval that holds zero. Intervals are per node, not corrected for choosing the top.
+        Colour is the sign. Pale bars do not differ from zero by the rule of every map: `differs_from_zero` over all nodes of the part, not
+        over those drawn. Intervals are of one node alone, so that a pale bar's may leave out zero.
 
     Raises
     ------
@@ -53,13 +57,18 @@ def top_heads(
     if k < 1:
         what = f"k={k} leaves nothing to draw."
         raise BadParameterError(what, "Ask for at least one head.")
+    nodes = scores.nodes(part, mark=mark)
+    differ = differs_from_zero(scores.values(part, mark=mark)).ravel()
+    sure = {entry.node for entry, known in zip(nodes, differ, strict=True) if known}
     chosen = sorted(scores.top(k, part, mark=mark), key=lambda entry: -entry.mean)
     where = scores.provenance
     figure = go.Figure()
     for helps in (True, False):
         rows = [entry for entry in chosen if (entry.mean >= 0) == helps]
         if rows:
-            figure.add_trace(_bars(rows, scores, helps=helps))
+            figure.add_trace(_bars(rows, scores, [entry.node in sure for entry in rows], helps=helps))
+    if any(entry.node not in sure for entry in chosen):
+        figure.add_bar(x=[None], y=[None], name=_PALE, marker={"color": NEUTRAL, "opacity": _FAINT}, orientation="h", meta="legend")
     figure.update_xaxes(title_text=f"mean score ({plain(where.units)}), 95 % interval", zeroline=True)
     order = [str(entry.node) for entry in chosen]
     figure.update_yaxes(
@@ -84,10 +93,9 @@ def top_heads(
     return finish(figure, frame, theme)
 
 
-def _bars(rows: list[NodeScore], scores: HeadScores, *, helps: bool) -> go.Bar:
+def _bars(rows: list[NodeScore], scores: HeadScores, sure: list[bool], *, helps: bool) -> go.Bar:
     units, n = plain(scores.provenance.units), scores.n_pairs
     arms = np.nan_to_num(np.array([[row.high - row.mean, row.mean - row.low] for row in rows]))
-    sure = [row.low > 0 or row.high < 0 for row in rows]
     texts = [
         f"<b>{row.node}</b><br>mean {row.mean:+.4g} {units}<br>95 % interval {row.low:+.3g} to {row.high:+.3g}<br>n = {n}" for row in rows
     ]
@@ -97,7 +105,7 @@ def _bars(rows: list[NodeScore], scores: HeadScores, *, helps: bool) -> go.Bar:
         orientation="h",
         name="helps the answer" if helps else "hinders the answer",
         showlegend=True,
-        marker={"color": HELPS if helps else HINDERS, "opacity": [0.9 if known else 0.35 for known in sure]},
+        marker={"color": HELPS if helps else HINDERS, "opacity": [_CLEAR if known else _FAINT for known in sure]},
         error_x={"type": "data", "symmetric": False, "array": rounded(arms[:, 0]), "arrayminus": rounded(arms[:, 1])},
         hovertext=texts,
         hoverinfo="text",

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.labels import Canvas, name_points
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
 
 __all__ = ["Removal", "completeness_scatter"]
@@ -20,8 +21,8 @@ _LOOKS = {
     "greedy": ("greedy subset", HINDERS, "diamond", 11),
 }
 
-_EDGE = 0.3
-"""Share of the plot at either side in which a name would run out of it."""
+_SIDE, _MARGIN = 440, 100
+"""Pixels of the square, and of both margins beside it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def completeness_scatter(
     )
     for kind in _LOOKS:
         if rows := [one for one in removals if one.kind == kind]:
-            figure.add_trace(_points(rows, units, limits))
+            figure.add_trace(_points(rows, units))
+    _name(figure, removals, limits)
     figure.update_xaxes(title_text=f"model without K ({plain(units)})", range=limits, zeroline=False)
     figure.update_yaxes(title_text=f"circuit without K ({plain(units)})", range=limits, zeroline=False)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
@@ -123,15 +125,15 @@ def completeness_scatter(
     frame = Frame(
         title or "Is the circuit complete?",
         subtitle or told,
-        width=440,
-        height=440,
+        width=_SIDE,
+        height=_SIDE,
         margin_left=76,
         margin_bottom=104,
     )
     return finish(figure, frame, theme)
 
 
-def _points(rows: Sequence[Removal], units: str, limits: Sequence[float]) -> go.Scatter:
+def _points(rows: Sequence[Removal], units: str) -> go.Scatter:
     name, colour, symbol, size = _LOOKS[rows[0].kind]
     named = rows[0].kind != "random"
     texts = [
@@ -139,25 +141,25 @@ def _points(rows: Sequence[Removal], units: str, limits: Sequence[float]) -> go.
         f"<br>model without it {one.model:+.3g} {plain(units)}<br>difference {one.circuit - one.model:+.3g}"
         for one in rows
     ]
-    trace = go.Scatter(
+    return go.Scatter(
         x=rounded([one.model for one in rows]),
         y=rounded([one.circuit for one in rows]),
-        mode="markers+text" if named else "markers",
+        mode="markers",
         marker={"size": size, "color": colour, "symbol": symbol, "opacity": 0.95 if named else 0.45},
         name=name,
         hovertext=texts,
         hoverinfo="text",
     )
-    if named:
-        # Names stand away from the diagonal, where fewer points lie, and inside the plot.
-        places = [(one.model - limits[0]) / (limits[1] - limits[0]) for one in rows]
-        sides = [_side(one, place) for one, place in zip(rows, places, strict=True)]
-        trace.update(text=[plain(one.name) for one in rows], textposition=sides, textfont={"size": 11})
-    return trace
 
 
-def _side(one: Removal, place: float) -> str:
-    """Where a name stands; ``place`` is how far to the right the point lies, 0 to 1."""
-    if one.circuit >= one.model:
-        return "top right" if place < _EDGE else "top left"
-    return "bottom left" if place > 1 - _EDGE else "bottom right"
+def _name(figure: go.Figure, removals: Sequence[Removal], limits: list[float]) -> None:
+    """Names of all sets but the random ones, those farthest from the diagonal first."""
+    named = sorted((one for one in removals if one.kind != "random"), key=lambda one: -abs(one.circuit - one.model))
+    if not named:
+        return
+    at, points = (np.array([[one.model, one.circuit] for one in some], dtype=float) for some in (named, removals))
+    diagonal = np.linspace(limits[0], limits[1], 40)[:, None].repeat(2, axis=1)
+    narrow = 0.75 * (_SIDE + _MARGIN) - _MARGIN
+    ends = (limits[0], limits[1])
+    canvas = Canvas(ends, ends, (narrow, (narrow + _SIDE) / 2, _SIDE), _SIDE)
+    name_points(figure, [one.name for one in named], at, np.concatenate([points, diagonal]), canvas)

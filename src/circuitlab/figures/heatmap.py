@@ -25,6 +25,7 @@ def head_heatmap(
     part: str = "heads",
     mark: str | None = None,
     *,
+    limit: float | None = None,
     title: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
@@ -38,6 +39,8 @@ def head_heatmap(
         Which heads. Whole attention layers and MLPs, where scored, stand beside them with their values written in.
     mark : str, optional
         Position, for scores that are resolved by mark.
+    limit : float, optional
+        End of the colour scale, for maps that are read side by side; the largest magnitude drawn otherwise.
     title : str
         Heading; the task id and the method otherwise.
     theme : {"light", "dark"}
@@ -72,7 +75,7 @@ def head_heatmap(
     columns = n_heads + (_SIDE_WIDTH * len(side) + 0.2 if side else 0)
     cell = float(np.clip(640 / columns, 12, 36))
     _axes(figure, (n_layers, n_heads), side, part)
-    figure.update_layout(coloraxis=colour_axis(symmetric_limit([mean]), scores.provenance.units))
+    figure.update_layout(coloraxis=colour_axis(limit or symmetric_limit([mean]), scores.provenance.units))
     where = scores.provenance
     at = f" at {mark}" if mark else ""
     heading = title or f"{where.task.id}: {method_title(where)}, {PARTS[part].title}{at}"

@@ -16,7 +16,9 @@ from circuitlab.scores.parts import PARTS
 __all__ = ["mark_heatmap"]
 
 
-def mark_heatmap(scores: HeadScores, part: str = "heads", *, title: str = "", theme: Theme = "light") -> go.Figure:
+def mark_heatmap(
+    scores: HeadScores, part: str = "heads", *, limit: float | None = None, title: str = "", theme: Theme = "light"
+) -> go.Figure:
     """Mean score by position: one layer-by-head panel per mark, or one layer-by-mark map for parts without a head axis.
 
     Parameters
@@ -25,6 +27,8 @@ def mark_heatmap(scores: HeadScores, part: str = "heads", *, title: str = "", th
         Scores with a mark axis.
     part : str
         Which part, for example ``"heads"`` or ``"resid_pre"``.
+    limit : float, optional
+        End of the colour scale, for maps that are read side by side; the largest magnitude drawn otherwise.
     title : str
         Heading; task and method otherwise.
     theme : {"light", "dark"}
@@ -66,7 +70,7 @@ def mark_heatmap(scores: HeadScores, part: str = "heads", *, title: str = "", th
     figure.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False, tickvals=_every(n_layers))
     figure.update_yaxes(title_text="layer", col=1)
     figure.update_layout(
-        coloraxis=colour_axis(symmetric_limit([v.mean(axis=0) for v in values]), where.units),
+        coloraxis=colour_axis(limit or symmetric_limit([v.mean(axis=0) for v in values]), where.units),
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}},
     )
     frame = Frame(

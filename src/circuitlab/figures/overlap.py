@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from circuitlab.comparison import OverlapTable
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
 from circuitlab.figures.theme import Theme
 
-__all__ = ["blank", "grid_figure", "heat", "limits_text", "overlap_matrix", "side_bar", "stars"]
+__all__ = ["overlap_matrix", "overlap_scale", "stars"]
 
-_CELL = 88
+_CELL, _NARROWEST, _LOWEST = 88, 260, 300
+"""Pixels of a cell, and of the smallest square: two colour bars stand beside it."""
 _SMALL = "<span style='font-size:10px'>"
 _DAGGER = "† near chance: the model cannot do this task, so its heads are no circuit for the ability."
 
@@ -25,6 +26,7 @@ def overlap_matrix(
     titles: Mapping[str, str] | None = None,
     title: str = "Are they the same heads?",
     subtitle: str = "",
+    scale: tuple[float, float] | None = None,
     theme: Theme = "light",
 ) -> go.Figure:
     """Observed Jaccard overlap below the diagonal, what it exceeds chance by above it, each task's own stability on it.
@@ -37,6 +39,8 @@ def overlap_matrix(
         What to print for a task's name.
     title, subtitle : str
         Heading; the subtitle says model, method and rule otherwise.
+    scale : tuple of float, optional
+        Ends of the two colour scales, from `overlap_scale` of all matrices that are read side by side.
     theme : {"light", "dark"}
         Template.
 
@@ -50,17 +54,26 @@ def overlap_matrix(
     shown = dict(titles or {})
     names = [shown.get(name, name) for name in table.tasks]
     lower, upper = _triangles(table, names)
-    figure = go.Figure([heat(lower, "coloraxis", "observed"), heat(upper, "coloraxis2", "above chance")])
-    excess = max(0.1, *(abs(z) for line in upper["z"] for z in line if z is not None))
+    figure = go.Figure([_heat(lower, "coloraxis", "observed"), _heat(upper, "coloraxis2", "above chance")])
+    highest, excess = scale or overlap_scale([table])
     figure.update_layout(
-        coloraxis=side_bar("Jaccard<br>(below diagonal)", 0, max(0.5, _largest(lower)), 0.5),
-        coloraxis2=side_bar("above chance<br>(above diagonal)", -excess, excess, 1.0),
+        coloraxis=_side_bar("Jaccard<br>(below diagonal)", 0, highest, 0.5),
+        coloraxis2=_side_bar("above chance<br>(above diagonal)", -excess, excess, 1.0),
     )
     said = subtitle or f"{table.model} · {table.method.replace('_', ' ')} · {table.rule}"
-    return grid_figure(figure, table, names, (title, said), theme)
+    return _square(figure, table, names, (title, said), theme)
 
 
-def grid_figure(figure: go.Figure, table: OverlapTable, names: list[str], heading: tuple[str, str], theme: Theme) -> go.Figure:
+def overlap_scale(tables: Iterable[OverlapTable]) -> tuple[float, float]:
+    """Ends of the two colour scales that hold every cell of some matrices: highest Jaccard index, farthest from chance."""
+    tables = list(tables)
+    observed = [row.jaccard["mean"] for table in tables for row in table.rows]
+    observed += [own["mean"] for table in tables for own in table.stability.values()]
+    beyond = [abs(row.jaccard["mean"] - row.null_mean) for table in tables for row in table.rows]
+    return rounded(max(0.5, *observed)), rounded(max(0.1, *beyond))
+
+
+def _square(figure: go.Figure, table: OverlapTable, names: list[str], heading: tuple[str, str], theme: Theme) -> go.Figure:
     """Axes, size and heading (title, subtitle) of a square of cells; names of tasks the model cannot do get a dagger."""
     flagged = [not table.circuits[name].ready for name in table.tasks]
     daggers = [" †" if near else "" for near in flagged]
@@ -72,11 +85,11 @@ def grid_figure(figure: go.Figure, table: OverlapTable, names: list[str], headin
     figure.update_xaxes(showgrid=False, zeroline=False, range=[-0.5, len(names) - 0.5])
     figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False, range=[len(names) - 0.5, -0.5])
     figure.update_yaxes(title_text=table.over)
-    side = max(_CELL * len(names), 240)
+    side = max(_CELL * len(names), _NARROWEST)
     frame = Frame(
         *heading,
         width=side,
-        height=int(side * 0.8),
+        height=max(int(side * 0.8), _LOWEST),
         margin_left=138,
         margin_right=130,
         margin_bottom=130,
@@ -92,44 +105,40 @@ def stars(q: float) -> str:
 
 
 def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    lower, upper = blank(len(names)), blank(len(names))
+    lower, upper = _blank(len(names)), _blank(len(names))
     for i, task in enumerate(table.tasks):
         own = table.stability[task]["mean"]
         lower["z"][i][i], lower["text"][i][i] = rounded(own), f"<i>{own:.2f}</i>"
-        limits = limits_text(table.stability[task])
+        limits = _limits_text(table.stability[task])
         lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {own:.2f} ({limits})"
     for row in table.rows:
         i, j = sorted((table.tasks.index(row.task_a), table.tasks.index(row.task_b)))
         found, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
         told = (
-            f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({limits_text(found)})"
+            f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({_limits_text(found)})"
             f"<br>corrected for noise {row.corrected['jaccard']:.3f}"
             f"<br>by chance {row.null_mean:.3f}, at most {row.null_high:.3f} in 95 % of draws<br>q = {row.q:.2g}"
         )
         lower["z"][j][i], upper["z"][i][j] = rounded(found["mean"]), rounded(excess)
-        lower["text"][j][i] = f"{found['mean']:.2f}<br>{_SMALL}{limits_text(found)}<br>chance {row.null_mean:.2f}</span>"
+        lower["text"][j][i] = f"{found['mean']:.2f}<br>{_SMALL}{_limits_text(found)}<br>chance {row.null_mean:.2f}</span>"
         upper["text"][i][j] = f"{excess:+.2f}<br>{stars(row.q) or 'ns'}"
         lower["hover"][j][i] = upper["hover"][i][j] = told
     return lower, upper
 
 
-def blank(n: int) -> dict[str, Any]:
+def _blank(n: int) -> dict[str, Any]:
     """Empty ``z``, ``text`` and ``hover`` of a square of n by n cells."""
     return {key: [[empty] * n for _ in range(n)] for key, empty in (("z", None), ("text", ""), ("hover", ""))}
 
 
-def limits_text(found: Mapping[str, float]) -> str:
+def _limits_text(found: Mapping[str, float]) -> str:
     """``0.12 to 0.34``."""
     if np.isnan(found["low"]) or np.isnan(found["high"]):
         return "no interval"
     return f"{found['low']:.2f} to {found['high']:.2f}"
 
 
-def _largest(layer: Mapping[str, Any]) -> float:
-    return max(z for line in layer["z"] for z in line if z is not None)
-
-
-def heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
+def _heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
     """Cells of one triangle on their own colour axis, with their text written in."""
     return go.Heatmap(
         z=layer["z"],
@@ -145,7 +154,7 @@ def heat(layer: Mapping[str, Any], axis: str, name: str) -> go.Heatmap:
     )
 
 
-def side_bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
+def _side_bar(title: str, low: float, high: float, top: float) -> dict[str, Any]:
     """A colour axis with a short bar whose upper end is at ``top``; centred on 0 where it spans it."""
     bar = {"title": {"text": title + "<br> <br> ", "side": "top", "font": {"size": 11}}, "len": 0.46, "y": top, "yanchor": "top"}
     bar |= {"thickness": 12, "x": 1.03, "outlinewidth": 0, "tickfont": {"size": 11}, "ticks": ""}

@@ -18,8 +18,18 @@ __all__ = ["PLOTLY_VERSION", "figure_json", "figure_page", "inline_json", "inlin
 PLOTLY_VERSION: str = plotly.__version__
 """Version of the library that draws; its plotly.js is what pages carry."""
 
+_BUTTONS = 28
+"""Pixels above every plot of a page in which its buttons stand, so that they cover nothing of it."""
+
+_HINT = '<p class="cl-hint" hidden>Wider than the screen: scroll sideways to see all of it.</p>'
+
 _DRAW = """
 (function () {
+  var hint = function () {
+    document.querySelectorAll(".cl-wide").forEach(function (box) {
+      box.previousElementSibling.hidden = box.scrollWidth <= box.clientWidth + 1;
+    });
+  };
   var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
   var templates = read("cl-templates");
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -27,13 +37,15 @@ _DRAW = """
   var draw = function (div) {
     var figure = read(div.dataset.figure);
     figure.layout.template = templates[dark.matches ? "dark" : "light"];
-    return Plotly.react(div, figure.data, figure.layout, config).then(function () { div.dataset.drawn = "yes"; });
+    return Plotly.react(div, figure.data, figure.layout, config).then(function () { div.dataset.drawn = "yes"; hint(); });
   };
   var plots = Array.prototype.slice.call(document.querySelectorAll(".cl-plot"));
   var next = function (i) {
     if (i < plots.length) { draw(plots[i]).then(function () { setTimeout(next, 0, i + 1); }); }
   };
   next(0);
+  window.addEventListener("resize", hint);
+  hint();
   dark.addEventListener("change", function () { plots.forEach(draw); });
 })();
 """
@@ -49,6 +61,8 @@ _PAGE = """<!doctype html>
 :root {{ background: #ffffff; color: #1f2328; }}
 @media (prefers-color-scheme: dark) {{ :root {{ background: #0d1117; color: #e6edf3; }} }}
 body {{ margin: 0; padding: 16px; font-family: system-ui, sans-serif; }}
+.cl-wide {{ overflow-x: auto; overflow-y: hidden; }}
+.cl-hint {{ margin: 0 0 8px; font-size: 14px; opacity: 0.8; }}
 </style>
 </head>
 <body>
@@ -104,7 +118,7 @@ def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:
     size = f"min-width:{plain['layout']['meta']['min_width']}px;max-width:{figure.layout.width}px;height:{plain['layout']['height']}px"
     key = html.escape(name, quote=True)
     return (
-        f'<div class="cl-plot" id="plot-{key}" data-figure="data-{key}" style="{size}"></div>\n'
+        f'{_HINT}\n<div class="cl-wide"><div class="cl-plot" id="plot-{key}" data-figure="data-{key}" style="{size}"></div></div>\n'
         f'<script type="application/json" id="data-{key}">{inline_json(plain)}</script>'
     )
 
@@ -137,4 +151,6 @@ def _page_figure(figure: go.Figure, *, titled: bool) -> dict[str, Any]:
         layout["annotations"] = [note for note in layout["annotations"] if note.get("name") not in {"title", "subtitle"}]
         layout["margin"]["t"] -= room
         layout["height"] -= room
+    layout["margin"]["t"] += _BUTTONS
+    layout["height"] += _BUTTONS
     return plain

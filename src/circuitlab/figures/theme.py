@@ -70,7 +70,7 @@ def template(theme: Theme = "light") -> go.layout.Template:
         "hoverlabel": {"align": "left", "bgcolor": ink["hover"], "bordercolor": ink["line"], "font": {"color": ink["text"]}},
         "hovermode": "closest",
         "shapedefaults": {"line": {"color": ink["text"]}},
-        "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": ink["line"], "activecolor": ink["text"]},
+        "modebar": {"orientation": "h", "bgcolor": "rgba(0,0,0,0)", "color": ink["line"], "activecolor": ink["text"]},
         "xaxis": axis,
         "yaxis": axis,
     }

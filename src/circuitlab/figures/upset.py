@@ -18,7 +18,8 @@ from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
 
 __all__ = ["Intersection", "intersections", "upset"]
 
-_COLUMN, _ROW = 36, 30
+_COLUMN, _ROW, _UPPER, _GAP = 36, 30, 190, 34
+"""Pixels of a column, of a row, of the bars, and between bars and rows, where the numbers of heads stand."""
 _NAMED = 14  # heads named on hover
 
 
@@ -104,8 +105,9 @@ def upset(
     Returns
     -------
     Figure
-        Columns are intersections: a bar with the number of heads, a tick where chance would put it (each circuit keeps its number of
-        heads in every layer), and below it the circuits that hold these heads and no others. A dagger marks tasks the model cannot do.
+        Columns are intersections: a bar over the number of heads, a tick where chance would put it (each circuit keeps its number of
+        heads in every layer), and below it the circuits that hold these heads and no others. The number stands under the axis, where it
+        cannot be taken for the tick's. A dagger marks tasks the model cannot do.
     """
     found = intersections(circuits)
     shown, names = found[:most], list(circuits)
@@ -113,27 +115,27 @@ def upset(
     places = list(range(len(shown)))
     figure.add_trace(_bars(shown, titles or {}), row=1, col=1)
     figure.add_trace(_ticks(shown), row=1, col=1)
-    figure.add_trace(_counts(shown), row=1, col=1)
     for trace in _dots(shown, names):
         figure.add_trace(trace, row=2, col=1)
     labels = [_label(name, circuits[name], titles or {}) for name in names]
     highest = max(max(len(one.heads), one.chance) for one in shown)
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, range=[-0.7, len(places) - 0.3])
+    counts = [f"<b>{len(one.heads)}</b>" for one in shown]
+    figure.update_xaxes(showticklabels=True, tickvals=places, ticktext=counts, tickangle=0, row=1, col=1)
     figure.update_xaxes(title_text="heads in exactly these circuits", row=2, col=1)
-    figure.update_yaxes(title_text="heads", range=[0, 1.18 * highest], row=1, col=1)
+    figure.update_yaxes(title_text="heads", range=[0, rounded(1.08 * highest)], row=1, col=1)
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[len(names) - 0.5, -0.5], row=2, col=1)
     figure.update_yaxes(showgrid=False, zeroline=False, row=2, col=1)
     height = max(150, _ROW * len(names))
-    upper = 190
-    gap = 0.03
-    figure.update_yaxes(domain=[0, (1 - gap) * height / (height + upper)], row=2, col=1)
-    figure.update_yaxes(domain=[1 - (1 - gap) * upper / (height + upper), 1], row=1, col=1)
+    total = height + _GAP + _UPPER
+    figure.update_yaxes(domain=rounded([0, height / total]), row=2, col=1)
+    figure.update_yaxes(domain=rounded([1 - _UPPER / total, 1]), row=1, col=1)
     figure.update_layout(bargap=0.35, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"})
     left_out = f" · {len(found) - most} smaller intersections left out" if len(found) > most else ""
     said = subtitle or f"{len(set().union(*(c.nodes for c in circuits.values())))} heads in {len(names)} circuits"
     near = any(not circuit.ready for circuit in circuits.values())
     banner = "† near chance: the model cannot do this task, so its heads are no circuit for the ability." if near else ""
-    frame = Frame(title, said + left_out, max(340, _COLUMN * len(places)), height + upper, banner, margin_left=190, margin_bottom=76)
+    frame = Frame(title, said + left_out, max(340, _COLUMN * len(places)), total, banner, margin_left=190, margin_bottom=76)
     return finish(figure, frame, theme)
 
 
@@ -177,19 +179,6 @@ def _ticks(shown: list[Intersection]) -> go.Scatter:
         marker={"symbol": "line-ew", "size": 24, "line": {"width": 2.5, "color": NEUTRAL}},
         hoverinfo="skip",
         name="expected by chance (same number in every layer)",
-    )
-
-
-def _counts(shown: list[Intersection]) -> go.Scatter:
-    """The number of heads, above the bar and its tick."""
-    return go.Scatter(
-        x=list(range(len(shown))),
-        y=rounded([max(len(one.heads), one.chance) for one in shown]),
-        text=[str(len(one.heads)) for one in shown],
-        mode="text",
-        textposition="top center",
-        hoverinfo="skip",
-        showlegend=False,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from circuitlab.studies.tables import fitness_csv, heads_csv, overlap_csv
 from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell, StudyFigure, StudySpec
 
 __all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "write_report"]
+
+_MADE = frozenset({".html", ".json", ".csv", ".svg", ".png", ".js"})
+"""Endings of the files that a build writes."""
 
 
 class BuildResult(msgspec.Struct, frozen=True):
@@ -65,8 +68,8 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     store : Cache
         Holds the finished runs.
     out : str or Path, optional
-        Folder; ``figures/built/<study id>`` otherwise. Each file is replaced in one step; files of an earlier build of the same study that
-        are no longer made are removed.
+        Folder; ``figures/built/<study id>`` otherwise. Each file is replaced in one step. Files of an earlier build of the same study that
+        are no longer made are removed where they still hold what that build wrote; nothing else ever is.
 
     Returns
     -------
@@ -77,25 +80,21 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     ------
     StoreError
         If score cells are missing (they are named, with the command that runs them), a file cannot be written, or the folder holds the
-        figures of another study. Analyses that have not
-        been run are left out, named in the report and in ``missing``.
+        figures of another study. Analyses that have not been run are left out, named in the report and in ``missing``.
     """
     runs = collect(study_file, store)
     folder = _folder_of(runs.study, out)
+    before = _earlier_files(folder, runs.study)
     drawings = draw_all(runs)
     files = _files(runs, drawings)
     pictures, said = _images(drawings)
-    before = read_manifest(folder)
-    if before is not None and before.study["id"] != runs.study.id:
-        what = f"{folder} holds the figures of study {before.study['id']!r}, not of {runs.study.id!r}."
-        raise StoreError(what, "Build into another folder: nothing of another study is replaced or removed.")
     entries = {name: _entry(file) for name, file in files.items()}
     entries |= {name: msgspec.structs.replace(_entry(file), checked=False) for name, file in pictures.items()}
     manifest = Manifest.of(runs, dict(sorted(entries.items())), said)
     for name, file in (files | pictures).items():
         _write(folder / name, file.data)
     _write(folder / MANIFEST, manifest.encode())
-    _remove(folder / name for name in (before.files if before else {}) if name not in entries and Path(name).name == name)
+    _remove_stale(folder, {name: entry for name, entry in before.items() if name not in entries})
     names = [*sorted(entries), MANIFEST]
     records = [one.record_id for _, found in runs.results for one in found]
     missing = [planned.label for planned in runs.missing]
@@ -105,6 +104,15 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
 def _folder_of(study: StudySpec, out: str | Path | None) -> Path:
     """Where a study's figures go: every study has a folder of its own."""
     return Path("figures/built") / study.id if out is None else Path(out)
+
+
+def _earlier_files(folder: Path, study: StudySpec) -> dict[str, FileEntry]:
+    """What an earlier build of this study wrote into a folder; a folder that another study was built into is refused."""
+    manifest = read_manifest(folder)
+    if manifest is not None and manifest.study.get("id") != study.id:
+        what = f"{folder} holds the figures of study {manifest.study.get('id')!r}, not of {study.id!r}."
+        raise StoreError(what, f"Build into another folder, such as {_folder_of(study, None)}: nothing of another study is replaced.")
+    return {} if manifest is None else manifest.files
 
 
 def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> CheckResult:
@@ -128,15 +136,16 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     expected = {name: entry.sha256 for name, entry in wanted.items()}
     expected[MANIFEST] = sha256(Manifest.of(runs, dict(sorted(wanted.items())), manifest.images).encode())
     names = sorted({*expected, *manifest.files})
-    differing = [name for name in names if _hash_of(folder / name) != expected.get(name)]
+    differing = [name for name in names if _hash_of(folder, name) != expected.get(name)]
     return CheckResult(not differing, len(names), differing)
 
 
-def write_report(study_file: str | Path, *, store: Cache, out: str | Path = "report.html") -> Path:
-    """Write only the self-contained report; see `build_figures` for what it raises."""
+def write_report(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> Path:
+    """Write only the self-contained report, ``<study id>.html`` otherwise; see `build_figures` for what it raises."""
     runs = collect(study_file, store)
-    _write(Path(out), report_page(runs, draw_all(runs)).encode())
-    return Path(out)
+    path = Path(f"{runs.study.id}.html") if out is None else Path(out)
+    _write(path, report_page(runs, draw_all(runs)).encode())
+    return path
 
 
 def _files(runs: StudyRuns, drawings: list[StudyFigure]) -> dict[str, _File]:
@@ -191,10 +200,15 @@ def _write(path: Path, data: bytes) -> None:
     replace_file(path, lambda target: target.write_bytes(data))
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _remove_stale(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Remove what a build wrote. A manifest is a file that anybody may have written: what it lists is believed only by its hash."""
+    for name, entry in files.items():
+        if Path(name).suffix in _MADE and name != MANIFEST and _hash_of(folder, name) == entry.sha256:
+            (folder / name).unlink()
 
 
-def _hash_of(path: Path) -> str | None:
-    return sha256(path.read_bytes()) if path.is_file() else None
+def _hash_of(folder: Path, name: str) -> str | None:
+    """Hash of a plain file that lies in the folder itself; None for links and for anything elsewhere, which is not even read."""
+    path = folder / name
+    own = Path(name).name == name and path.is_file() and not path.is_symlink()
+    return sha256(path.read_bytes()) if own else None

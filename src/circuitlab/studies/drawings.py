@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
+import numpy as np
+
 from circuitlab import figures
 from circuitlab.circuits import TopK
 from circuitlab.comparison import OverlapTable, compare_tasks
 from circuitlab.core.provenance import FitnessFlag
-from circuitlab.figures.frame import method_title
+from circuitlab.figures.frame import method_title, symmetric_limit
+from circuitlab.figures.overlap import overlap_scale
 from circuitlab.studies.results import StudyRuns
 from circuitlab.studies.types import ScoredCell, StudyFigure
 
-__all__ = ["compare_method", "draw_all", "fitness_flags"]
+__all__ = ["compare_method", "draw_all", "fitness_flags", "top_k"]
 
 
-_FEW = 2
-"""Tasks whose overlap one number tells."""
+_FEW, _TOP = 2, 20
+"""Tasks whose overlap one number tells, and heads in a list where the study does not say."""
 
 
 def draw_all(runs: StudyRuns) -> list[StudyFigure]:
@@ -26,15 +29,17 @@ def draw_all(runs: StudyRuns) -> list[StudyFigure]:
     Fitness; the overlap matrix of each method that scored heads on two or more tasks (the study's own choice first); and for
     each task a heatmap and the top heads of every method, and the first two methods against each other; then those of every analysis.
     """
-    drawings = []
+    drawings: list[StudyFigure] = []
     if flags := fitness_flags(runs):
         shown = figures.fitness_table(flags, units=_units(runs), subtitle=runs.runs[0].scores.provenance.model.name)
         drawings.append(StudyFigure("task_fitness", "fitness", shown, runs.runs))
     main = runs.study.compare.method if runs.study.compare else ""
+    tables = {key: table for key in runs.methods() if (table := compare_method(runs, key)) is not None}
+    scale = overlap_scale(tables.values()) if tables else None
     for key, group in sorted(runs.methods().items(), key=lambda item: item[1][0].cell.method.name != main):
-        if (table := compare_method(runs, key)) is not None:
+        if (table := tables.get(key)) is not None:
             titles = {run.task_key: run.title for run in group}
-            shown = figures.overlap_matrix(table, titles=titles, title=f"Are they the same heads? {_by(group)}")
+            shown = figures.overlap_matrix(table, titles=titles, title=f"Are they the same heads? {_by(group)}", scale=scale)
             drawings.append(StudyFigure(f"overlap.{key}", "overlap", shown, tuple(group)))
             if len(table.circuits) > _FEW:
                 shown = figures.upset(
@@ -42,10 +47,11 @@ def draw_all(runs: StudyRuns) -> list[StudyFigure]:
                 )
                 caption = "Each column counts the heads that exactly the marked tasks have in common; the tick is what chance would give."
                 drawings.append(StudyFigure(f"upset.{key}", "upset", shown, tuple(group), caption))
+    limits = _colour_limits(runs)
     for group in runs.tasks().values():
         for run in group:
-            drawings += _of_run(run)
-        drawings += _methods_of(group)
+            drawings += _of_run(run, limits[_scale_of(run)])
+        drawings += _methods_of(group, top_k(runs))
     return drawings + [drawing for analysis, found in runs.results if found for drawing in analysis.draw(found)]
 
 
@@ -57,7 +63,7 @@ def compare_method(runs: StudyRuns, method_key: str) -> OverlapTable | None:
         return None
     chosen = runs.study.compare
     size = group[0].scores.values("heads")[0].size
-    rule = TopK(min(chosen.top_k, size), by=chosen.by) if chosen else TopK(min(20, size))  # type: ignore[arg-type]
+    rule = TopK(min(top_k(runs), size), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
     return compare_tasks({run.task_key: run.scores for run in group}, rule)
 
 
@@ -75,22 +81,45 @@ def _units(runs: StudyRuns) -> str:
     return " or ".join(dict.fromkeys(run.scores.provenance.units for run in runs.runs))
 
 
-def _of_run(run: ScoredCell) -> Iterator[StudyFigure]:
+def top_k(runs: StudyRuns) -> int:
+    """How many heads make a list that is compared with another."""
+    return runs.study.compare.top_k if runs.study.compare else _TOP
+
+
+def _scale_of(run: ScoredCell) -> tuple[str, str]:
+    """Maps of one method in one unit are read side by side, and share a colour scale."""
+    return run.method_key, run.scores.provenance.units
+
+
+def _main_part(run: ScoredCell) -> str:
+    return "heads" if "heads" in run.scores.parts else run.scores.parts[0]
+
+
+def _colour_limits(runs: StudyRuns) -> dict[tuple[str, str], float]:
+    """End of the colour scale of every group of maps."""
+    means: dict[tuple[str, str], list[np.ndarray]] = {}
+    for run in runs.runs:
+        means.setdefault(_scale_of(run), []).append(run.scores.mean(_main_part(run)))
+    return {scale: symmetric_limit(some) for scale, some in means.items()}
+
+
+def _of_run(run: ScoredCell, limit: float) -> Iterator[StudyFigure]:
     scores, said = run.scores, f"{run.title}: {method_title(run.scores.provenance)}"
-    part = "heads" if "heads" in scores.parts else scores.parts[0]
+    part = _main_part(run)
     if scores.marks is not None:
-        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.mark_heatmap(scores, part, title=said), (run,))
+        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.mark_heatmap(scores, part, limit=limit, title=said), (run,))
         for mark in scores.marks:
             shown = figures.top_heads(scores, 15, part, mark, title=f"{said}, top at {mark}")
             yield StudyFigure(f"{run.slug}.top_heads.{mark}", "top_heads", shown, (run,))
         return
     if part == "heads":
-        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.head_heatmap(scores, title=said), (run,))
+        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.head_heatmap(scores, limit=limit, title=said), (run,))
     yield StudyFigure(f"{run.slug}.top_heads", "top_heads", figures.top_heads(scores, 15, part, title=f"{said}, top 15"), (run,))
 
 
-def _methods_of(group: list[ScoredCell]) -> Iterator[StudyFigure]:
+def _methods_of(group: list[ScoredCell], k: int) -> Iterator[StudyFigure]:
     usable = [run for run in group if "heads" in run.scores.parts and run.scores.marks is None]
     if len(usable) > 1:
-        shown = figures.scatter_methods(usable[0].scores, usable[1].scores, title=f"{usable[0].title}: two methods, the same heads?")
+        title = f"{usable[0].title}: two methods, the same heads?"
+        shown = figures.scatter_methods(usable[0].scores, usable[1].scores, k=k, title=title)
         yield StudyFigure(f"{usable[0].task_key}.methods", "methods", shown, tuple(usable[:2]))

@@ -14,6 +14,7 @@ from circuitlab.circuits import Circuit, TopK
 from circuitlab.comparison import Sampling, StabilityCurve, compare_methods, compare_tasks, sample_size_curve
 from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.nodes import Head, Universe
+from circuitlab.figures.overlap import overlap_scale
 from circuitlab.figures.upset import intersections
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_scores
@@ -58,24 +59,33 @@ def test_overlap_cells_say_interval_and_chance() -> None:
     assert f"{row.jaccard['low']:.2f} to {row.jaccard['high']:.2f}" in text
 
 
-def test_method_agreement_has_overlap_below_and_correlation_above(methods) -> None:
+def test_method_agreement_is_overlap_beside_chance_and_not_a_correlation_of_all_heads(methods) -> None:
     figure = figures.method_agreement(methods)
     lower, upper = data(figure)["data"]
     row = methods.row("activation_patching", "logit_attribution")
     assert lower["z"][2][0] == pytest.approx(row.jaccard["mean"], rel=1e-5)
-    assert upper["z"][0][2] == pytest.approx(row.spearman["mean"], rel=1e-5)
-    assert lower["z"][0][2] is None and upper["z"][2][0] is None
+    assert upper["z"][0][2] == pytest.approx(row.jaccard["mean"] - row.null_mean, rel=1e-4)
+    assert "Spearman" not in plotly.io.to_json(figure, engine="json")
     assert f"chance {row.null_mean:.2f}" in lower["text"][2][0]
-    assert f"chance {row.nulls['spearman']['within_layer_scores']['mean']:.2f}" in upper["text"][0][2]
-    assert f"{row.spearman['low']:.2f} to {row.spearman['high']:.2f}" in upper["text"][0][2]
-    assert lower["z"][1][1] == pytest.approx(methods.stability["relp"]["mean"], rel=1e-5)
-    axis = figure.layout.coloraxis2
-    assert (axis.cmin, axis.cmid, axis.cmax) == (-1, 0, 1)
     assert figure.layout.xaxis.title.text == "method"
-    assert (
-        list(figure.layout.yaxis.ticktext) == ["activation patching", "relp", "logit attribution"]
-        or "<br>" in figure.layout.yaxis.ticktext[0]
-    )
+    assert [label.replace("<br>", " ") for label in figure.layout.yaxis.ticktext] == ["activation patching", "relp", "logit attribution"]
+
+
+def test_matrices_read_side_by_side_share_their_scales(methods) -> None:
+    few = compare_methods({name: scores(i + 7, method=name) for i, name in enumerate("ab")}, TopK(8), Sampling(100, 100))
+    scale = overlap_scale([methods, few])
+    axes = [figures.method_agreement(table, scale=scale).layout for table in (methods, few)]
+    assert {(one.coloraxis.cmax, one.coloraxis2.cmax) for one in axes} == {scale}
+    alone = [overlap_scale([table]) for table in (methods, few)]
+    assert scale == tuple(map(max, zip(*alone, strict=True))) and alone[0] != alone[1]
+
+
+def test_a_matrix_of_two_leaves_room_for_both_colour_bars() -> None:
+    table = compare_tasks({name: scores(i, name) for i, name in enumerate("ab")}, TopK(8), Sampling(100, 100))
+    layout = figures.overlap_matrix(table).layout
+    area = layout.height - layout.margin.t - layout.margin.b
+    lengths = [axis.colorbar.len * area for axis in (layout.coloraxis, layout.coloraxis2)]
+    assert min(lengths) >= 130, "a title of four lines and a scale below it"
 
 
 def test_intersections_are_exclusive(circuits) -> None:
@@ -106,11 +116,13 @@ def test_chance_of_an_intersection_is_what_random_circuits_give(circuits) -> Non
 
 def test_upset_draws_sizes_members_and_chance(circuits) -> None:
     figure = figures.upset(circuits)
-    bars, ticks, counts, faint, lines, members = figure.data
+    bars, ticks, faint, lines, members = figure.data
     assert list(bars.y) == [2, 1, 1, 1] and sum(bars.y) == len(set().union(*(c.nodes for c in circuits.values())))
     assert list(ticks.y) == pytest.approx([one.chance for one in intersections(circuits)], rel=1e-5)
     assert set(zip(members.x, members.y, strict=True)) == {(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 1)}
-    assert list(counts.text) == ["2", "1", "1", "1"] and all(y >= z for y, z in zip(counts.y, ticks.y, strict=True))
+    axis = figure.layout.xaxis
+    assert list(axis.ticktext) == [f"<b>{n}</b>" for n in (2, 1, 1, 1)] and axis.showticklabels, "below the bars, away from the ticks"
+    assert not [trace for trace in figure.data if trace.text is not None]
     assert len(faint.x) == 12 and lines.x.count(None) == 4
     labels = list(figure.layout.yaxis2.ticktext)
     assert labels[0] == "ioi (4)" and labels[2] == "years † (1)"

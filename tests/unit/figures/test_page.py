@@ -8,7 +8,7 @@ import re
 import plotly.graph_objects as go
 
 from circuitlab.figures.frame import Frame, finish
-from circuitlab.figures.page import figure_json, figure_page, inline_json, inline_script, plot_block
+from circuitlab.figures.page import figure_json, figure_page, inline_json, inline_script, plot_block, plot_script
 
 
 def picture(title: str = "A title") -> go.Figure:
@@ -46,3 +46,17 @@ def test_figure_json_is_a_whole_figure() -> None:
     again = go.Figure(json.loads(figure_json(picture())))
     assert again.layout.template.layout.font.family
     assert figure_json(picture()) == figure_json(picture())
+
+
+def test_buttons_have_a_band_of_their_own_above_everything() -> None:
+    figure = picture()
+    plain = json.loads(re.search(r'application/json" id="data-p">(.*?)</script>', plot_block(figure, "p", titled=True), re.S)[1])
+    assert plain["layout"]["margin"]["t"] == figure.layout.margin.t + 28 and plain["layout"]["height"] == figure.layout.height + 28
+    assert figure.layout.template.layout.modebar.orientation == "h", "two buttons beside each other fit the band"
+
+
+def test_a_plot_that_scrolls_says_so() -> None:
+    block = plot_block(picture(), "p", titled=False)
+    hint, wide = block.index('<p class="cl-hint" hidden>'), block.index('<div class="cl-wide">')
+    assert hint < wide < block.index('id="plot-p"')
+    assert "scrollWidth" in plot_script() and "previousElementSibling.hidden" in plot_script()

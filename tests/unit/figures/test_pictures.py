@@ -11,6 +11,7 @@ import pytest
 from circuitlab import figures
 from circuitlab.circuits import TopK
 from circuitlab.comparison import compare_tasks
+from circuitlab.comparison.nulls import overlap_null
 from circuitlab.core.errors import BadParameterError, IncompatibleError, UnknownNameError
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_provenance, fake_scores
@@ -118,7 +119,7 @@ def test_top_heads_are_ranked_coloured_by_sign_and_have_both_arms() -> None:
     figure = figures.top_heads(scores(), k=6)
     order = list(figure.layout.yaxis.categoryarray)[::-1]
     assert order[0] == "a2.h1" and order[-1] == "a4.h3" and len(order) == 6
-    helps, hinders = figure.data
+    helps, hinders = (trace for trace in figure.data if trace.meta != "legend")
     assert helps.marker.color != hinders.marker.color
     assert all(x >= 0 for x in helps.x) and all(x < 0 for x in hinders.x)
     entry = scores().top(1)[0]
@@ -128,13 +129,23 @@ def test_top_heads_are_ranked_coloured_by_sign_and_have_both_arms() -> None:
     assert "logits" in figure.layout.xaxis.title.text
 
 
-def test_heads_whose_interval_holds_zero_are_pale() -> None:
-    figure = figures.top_heads(scores(), k=LAYERS * HEADS)
-    entries = {str(entry.node): entry for entry in scores().nodes()}
-    for trace in figure.data:
-        for node, opacity in zip(trace.y, trace.marker.opacity, strict=True):
-            entry = entries[node]
-            assert (opacity > 0.5) == (entry.low > 0 or entry.high < 0)
+def test_bars_and_dots_follow_one_rule_of_significance() -> None:
+    one = scores()
+    dots = next(trace for trace in figures.head_heatmap(one).data if trace.type == "scatter")
+    dotted = {f"a{layer}.h{head}" for layer, head in zip(dots.y, dots.x, strict=True)}
+    figure = figures.top_heads(one, k=LAYERS * HEADS)
+    *bars, legend = figure.data
+    full = {node for trace in bars for node, opacity in zip(trace.y, trace.marker.opacity, strict=True) if opacity > 0.5}
+    assert full == dotted
+    alone = {str(entry.node) for entry in one.nodes() if entry.low > 0 or entry.high < 0}
+    assert alone > dotted, "the made-up scores must hold a head that only an uncorrected rule would take"
+    assert "false discovery rate" in legend.name
+    assert [trace.meta for trace in figures.top_heads(one, k=2).data] == [None, None], "nothing is pale, so nothing is explained"
+
+
+def test_maps_read_side_by_side_share_a_scale() -> None:
+    assert figures.head_heatmap(scores(), limit=5.0).layout.coloraxis.cmax == 5.0
+    assert figures.mark_heatmap(by_mark(), limit=5.0).layout.coloraxis.cmin == -5.0
 
 
 def test_marks_share_one_centred_scale() -> None:
@@ -184,10 +195,13 @@ def test_fitness_draws_chance_gate_and_both_intervals() -> None:
     assert "near chance" in figure.layout.yaxis.ticktext[1]
 
 
-def test_scatter_gives_rank_correlation_and_refuses_other_tasks() -> None:
-    same = figures.scatter_methods(scores(), scores())
-    assert "Spearman 1.00" in same.layout.meta["subtitle"]
-    assert "a2.h1" in same.data[1].text
+def test_scatter_counts_shared_heads_beside_chance_and_refuses_other_tasks() -> None:
+    same = figures.scatter_methods(scores(), scores(), k=4)
+    expected = overlap_null(*[np.isin(np.arange(24), np.argsort(-np.abs(scores().mean().ravel()))[:4]).reshape(LAYERS, HEADS)] * 2)
+    chance = (np.arange(expected.probabilities.size) * expected.probabilities).sum()
+    assert f"the 4 strongest of each: 4 in both, {chance:.1f} by chance" in same.layout.meta["subtitle"]
+    assert "Spearman" not in same.layout.meta["subtitle"]
+    assert "a2.h1" in {entry.text for entry in same.layout.annotations if entry.name == "label"}
     with pytest.raises(IncompatibleError, match="not the same heads and task"):
         figures.scatter_methods(scores("a"), scores("b"))
 

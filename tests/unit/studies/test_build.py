@@ -192,18 +192,52 @@ def test_check_sees_a_changed_a_missing_and_a_stale_file(built, tmp_path) -> Non
         check_figures(file, store=store, out=tmp_path)
 
 
+def listing(copy: Path, **files: str) -> None:
+    """A manifest that also lists the given files, each with the SHA-256 of its text."""
+    manifest = json.loads((copy / "MANIFEST.json").read_bytes())
+    some = manifest["files"]["heads.csv"]
+    manifest["files"] |= {name: some | {"sha256": hashlib.sha256(text.encode()).hexdigest()} for name, text in files.items()}
+    (copy / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
 def test_rebuilding_removes_files_that_are_no_longer_made(built, tmp_path) -> None:
     file, store, out, _ = built
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
-    manifest = json.loads((copy / "MANIFEST.json").read_bytes())
-    manifest["files"] |= dict.fromkeys(("old.html", "../outside.txt"), manifest["files"]["heads.csv"])
-    (copy / "MANIFEST.json").write_text(json.dumps(manifest))
-    for name in ("old.html", "mine.txt", "../outside.txt"):
-        (copy / name).write_text("x")
+    listing(copy, **{"old.html": "old", "edited.html": "as it was built"})
+    for name, text in (("old.html", "old"), ("edited.html", "edited by hand"), ("mine.txt", "mine")):
+        (copy / name).write_text(text)
     build_figures(file, store=store, out=copy)
     assert not (copy / "old.html").exists()
-    assert (copy / "mine.txt").exists() and (tmp_path / "outside.txt").exists()
+    assert (copy / "mine.txt").exists() and (copy / "edited.html").read_text() == "edited by hand"
+
+
+def test_a_manifest_that_lists_foreign_files_removes_none(built, tmp_path) -> None:
+    file, store, out, _ = built
+    copy, outside = tmp_path / "copy", tmp_path / "outside.csv"
+    shutil.copytree(out, copy)
+    (copy / "folder.html").mkdir()
+    foreign = [outside, copy / "folder.html" / "inside.csv", copy / "notes.txt", tmp_path / "target.csv"]
+    for path in foreign:
+        path.write_text("x")
+    (copy / "link.csv").symlink_to(tmp_path / "target.csv")
+    names = [
+        "../outside.csv",
+        str(outside),
+        "folder.html/inside.csv",
+        "notes.txt",
+        "link.csv",
+        "folder.html",
+        "..",
+        ".",
+        "",
+        "MANIFEST.json",
+    ]
+    listing(copy, **dict.fromkeys(names, "x"))
+    assert not set(check_figures(file, store=store, out=copy).differing).isdisjoint(names)
+    build_figures(file, store=store, out=copy)
+    assert all(path.read_text() == "x" for path in foreign) and (copy / "link.csv").is_symlink()
+    assert check_figures(file, store=store, out=copy).ok
 
 
 def test_a_failed_write_leaves_the_old_file_whole(built, tmp_path, monkeypatch) -> None:

@@ -21,7 +21,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
-    """Overlap and rank correlation of methods on one task. No model is run.
+    """Overlap of the heads that methods pick on one task. No model is run.
 
     Parameters
     ----------
@@ -66,29 +66,33 @@ class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
     def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One matrix per task."""
         from circuitlab.figures import method_agreement  # noqa: PLC0415 - plotly
+        from circuitlab.figures.overlap import overlap_scale  # noqa: PLC0415
 
         caption = (
-            "Below the diagonal the overlap of the picked heads, above it the correlation of all scores; chance is written in each cell."
+            "Below the diagonal the overlap of the picked heads, above it how far that exceeds chance; stars are corrected over the pairs "
+            "of methods of one task."
         )
+        tables = [read_table(one.result) for one in found]
+        scale = overlap_scale(tables) if tables else None
         drawings = []
-        for one in found:
-            figure = method_agreement(read_table(one.result), title=f"{one.runs[0].title}: do the methods agree?")
+        for one, table in zip(found, tables, strict=True):
+            figure = method_agreement(table, title=f"{one.runs[0].title}: do the methods agree?", scale=scale)
             drawings.append(StudyFigure(f"agreement.{one.cell.key}", "agreement", figure, one.runs, caption, (one.record_id,)))
         return drawings
 
     def table(self, found: Sequence[AnalysisResult]) -> Table:
         """One row per task and pair of methods."""
-        headings = ("Task", "Method", "Other method", "Jaccard", "By chance", "q", "Spearman", "Shared heads")
+        headings = ("Task", "Method", "Other method", "Jaccard", "By chance", "q", "Shared heads")
         rows = [
-            (one.runs[0].title, row["task_a"], row["task_b"], unsure(row["jaccard"]), row["null_mean"], row["q"], *_rest(row))
+            (one.runs[0].title, row["task_a"], row["task_b"], unsure(row["jaccard"]), row["null_mean"], row["q"], _shared(row))
             for one in found
             for row in one.result["pairs"]
         ]
         return Table(headings, tuple(rows))
 
 
-def _rest(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return unsure(row["spearman"]), ", ".join(row["shared"]) or "none"
+def _shared(row: Mapping[str, Any]) -> str:
+    return ", ".join(row["shared"]) or "none"
 
 
 def read_table(data: Mapping[str, Any]) -> OverlapTable:

@@ -1,4 +1,4 @@
-"""The report's sections of analyses: a heading, what is asked, each figure with a sentence, and the numbers."""
+"""The report's sections of analyses, and their numbers as CSV."""
 
 from __future__ import annotations
 
@@ -8,40 +8,33 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlab.studies.report.parts import escape, interval, number, table, told_figure
+from circuitlab.studies.report.render import NARROW
+from circuitlab.studies.report.rows import value_cell
 from circuitlab.studies.results import StudyRuns
 from circuitlab.studies.types import Analysis, AnalysisResult, StudyFigure, Table
 
-__all__ = ["analysis_sections", "analysis_tables"]
+__all__ = ["analysis_contexts", "analysis_tables"]
 
-_TINY = 0.001
-_NARROW = 720
-"""Figures up to this width, in pixels, share a row where the page has room."""
-
-
-def analysis_sections(runs: StudyRuns, drawings: Sequence[StudyFigure]) -> list[tuple[int, str, str, str]]:
-    """One section per kind of analysis: place, id, title and HTML; cells that have not been run are named."""
-    sections = []
+def analysis_contexts(runs: StudyRuns, drawings: Sequence[StudyFigure]) -> list[tuple[Analysis, dict[str, Any]]]:
+    """What the template of a section of analyses is filled with, one per kind of analysis; cells that have not been run are named."""
+    contexts = []
     for name, group in _by_name(runs).items():
         kind = group[0][0]
         found = [one for _, some in group for one in some]
-        waiting = [planned.label for planned in runs.missing if planned.analysis.name == name]
-        parts = [f"<p>{escape(kind.about)}</p>"]
-        if waiting:
-            command = escape(f"circuitlab study run {runs.file}")
-            parts.append(f'<p class="note">Not run yet: {escape(", ".join(waiting))}. Run <code>{command}</code>.</p>')
+        numbers = kind.table(found) if found else None
         own = (drawing for drawing in drawings if drawing.kind == name)
-        for narrow, some in itertools.groupby(own, lambda drawing: drawing.figure.layout.width <= _NARROW):
-            shown = [f"<div>{told_figure(drawing)}</div>" for drawing in some]
-            parts.append(f'<div class="figures">{"".join(shown)}</div>' if narrow else "".join(shown))
-        if found and (numbers := kind.table(found)) is not None:
-            rows = [[_cell(value) for value in row] for row in numbers.rows]
-            parts.append(f"<details><summary>All numbers as a table</summary>{table(numbers.headings, rows)}</details>")
-        if found:
-            made = "; ".join(f"{escape(one.cell.key or name)} <code>{one.record_id}</code>" for one in found)
-            parts.append(f'<p class="soft">Records: {made}.</p>')
-        sections.append((kind.place, name, kind.title, "".join(parts)))
-    return sections
+        context = {
+            "name": name,
+            "about": kind.about,
+            "file": runs.file,
+            "waiting": [planned.label for planned in runs.missing if planned.analysis.name == name],
+            "narrow_and_wide": [list(some) for _, some in itertools.groupby(own, lambda drawing: drawing.figure.layout.width <= NARROW)],
+            "numbers": numbers,
+            "rows": [[value_cell(value) for value in row] for row in numbers.rows] if numbers else [],
+            "found": found,
+        }
+        contexts.append((kind, context))
+    return contexts
 
 
 def analysis_tables(runs: StudyRuns) -> dict[str, str]:
@@ -59,17 +52,6 @@ def _by_name(runs: StudyRuns) -> dict[str, list[tuple[Analysis, tuple[AnalysisRe
     for analysis, found in runs.results:
         groups.setdefault(analysis.name, []).append((analysis, found))
     return groups
-
-
-def _cell(value: Any) -> str:
-    """A value of a table as HTML: intervals, p-values and numbers in short, text as it is."""
-    if value is None:
-        return '<span class="soft">none</span>'
-    if isinstance(value, Mapping):
-        return interval(value)
-    if isinstance(value, float):
-        return "&lt; 0.001" if 0 <= value < _TINY else number(value)
-    return escape(value)
 
 
 def _csv(numbers: Table) -> str:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+from markupsafe import Markup
+
+from circuitlab.citations import CITATIONS
 from circuitlab.figures.page import inline_script, plot_script, plotly_js
-from circuitlab.studies.report.analyses import analysis_sections
-from circuitlab.studies.report.findings import findings
-from circuitlab.studies.report.parts import (
-    anchor,
-    escape,
-    example_block,
-    figure_block,
+from circuitlab.studies.drawings import compare_method, top_k
+from circuitlab.studies.manifest import citation_keys
+from circuitlab.studies.report.analyses import analysis_contexts
+from circuitlab.studies.report.findings import find, overlap_sentences
+from circuitlab.studies.report.render import render
+from circuitlab.studies.report.rows import (
+    OVERLAP_HEADINGS,
+    check_table,
+    example_prompt,
     fitness_rows,
-    number,
     overlap_rows,
     run_rows,
-    table,
-    told_figure,
     top_rows,
 )
 from circuitlab.studies.report.style import STYLE
-from circuitlab.studies.report.text import checks_section, how_to_read, methods_section, null_text, overlap_notes, summary
 from circuitlab.studies.results import StudyRuns
 from circuitlab.studies.types import ScoredCell, StudyFigure
 
 __all__ = ["report_page"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 
-_OVERLAP = 50
-"""Place of the overlap among the sections; analyses name theirs."""
+@dataclass(frozen=True)
+class _Section:
+    """A section of the report; ``place`` is its order, as analyses name theirs."""
+
+    place: int
+    id: str
+    title: str
+    body: Markup
 
 
 def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
@@ -46,119 +53,111 @@ def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
     Returns
     -------
     str
-        HTML with plotly.js inlined once. A content policy in the page forbids every request. All text of tasks, prompts and runs
-        is escaped.
+        HTML with plotly.js inlined once, which opens with what was found. A content policy in the page forbids every request. All text of
+        tasks, prompts and runs is escaped.
     """
-    placed = [
-        (-1, "findings", "What was found", findings(runs)),
-        (0, "read", "How to read this", how_to_read(runs)),
-        (10, "fitness", "Can the model do the tasks?", _fitness(runs, drawings)),
-        (_OVERLAP, "overlap", "Are they the same heads?", _overlap(runs, drawings)),
-        (80, "tasks", "Task by task", "".join(_task(group, drawings) for group in runs.tasks().values())),
-        (100, "methods", "Methods and citations", methods_section(runs)),
-        (101, "checks", "Self-checks", checks_section(runs)),
-        (102, "runs", "Runs", _runs(runs)),
-        *analysis_sections(runs, drawings),
+    context = {
+        "title": runs.study.title,
+        "lead": _lead(runs),
+        "style": Markup(STYLE),  # noqa: S704 - ours
+        "findings": render("findings.html", find(runs)),
+        "sections": sorted(_sections(runs, drawings), key=lambda section: section.place),
+        "tasks": runs.tasks(),
+        "library": Markup(inline_script(plotly_js())),  # noqa: S704 - escaped for scripts
+        "script": Markup(plot_script()),  # noqa: S704 - escaped for scripts
+    }
+    return str(render("page.html", context))
+
+
+def _sections(runs: StudyRuns, drawings: list[StudyFigure]) -> list[_Section]:
+    units = " or ".join(dict.fromkeys(run.scores.provenance.units for run in runs.runs))
+    tasks = Markup().join(render("task.html", _task(group, drawings)) for group in runs.tasks().values())
+    sections = [
+        _Section(0, "read", "How to read this", render("how_to_read.html", {"units": units})),
+        _Section(80, "tasks", "Task by task", tasks),
+        _Section(100, "methods", "Methods and citations", render("methods.html", _methods(runs))),
+        _Section(101, "checks", "Self-checks", render("checks.html", check_table(runs))),
+        _Section(102, "runs", "Runs", render("runs.html", _runs(runs))),
     ]
-    sections = [section[1:] for section in sorted(placed, key=lambda section: section[0])]
-    sections = [section for section in sections if section[2]]
-    body = "\n".join(f'<section id="{key}"><h2>{escape(title)}</h2>\n{content}</section>' for key, title, content in sections)
-    title = escape(runs.study.title)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n'
-        f'<body>\n<div class="page">\n<header><h1>{title}</h1>\n{summary(runs)}</header>\n<div class="columns">\n'
-        f"{_contents(sections, runs)}\n<main>\n{body}\n</main>\n</div>\n</div>\n"
-        f"{inline_script(plotly_js())}\n{plot_script()}\n</body>\n</html>\n"
-    )
+    if rows := fitness_rows(runs):
+        body = render("fitness.html", {"rows": rows, "weak": _weak(runs), "drawings": _of_kind(drawings, "fitness")})
+        sections.append(_Section(10, "fitness", "Can the model do the tasks?", body))
+    if methods := _overlaps(runs, drawings):
+        body = render("overlap.html", {"k": top_k(runs), "methods": methods})
+        sections.append(_Section(50, "overlap", "Are they the same heads?", body))
+    for kind, about in analysis_contexts(runs, drawings):
+        sections.append(_Section(kind.place, kind.name, kind.title, render("analysis.html", about)))
+    return sections
 
 
-def _contents(sections: list[tuple[str, str, str]], runs: StudyRuns) -> str:
-    tasks = "".join(f'<li><a href="#task-{anchor(key)}">{escape(group[0].title)}</a></li>' for key, group in runs.tasks().items())
-    items = "".join(
-        f'<li><a href="#{key}">{escape(title)}</a>{f"<ol>{tasks}</ol>" if key == "tasks" else ""}</li>' for key, title, _ in sections
-    )
-    return f'<nav aria-label="Contents"><strong>Contents</strong><ol>{items}</ol></nav>'
-
-
-def _fitness(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
-    rows = fitness_rows(runs)
-    if not rows:
-        return ""
-    weak = [group[0] for group in runs.tasks().values() if (flag := group[0].scores.provenance.fitness) is not None and not flag.ready]
-    if weak:
-        names = ", ".join(f"<b>{escape(run.title)}</b>" for run in weak)
-        said = "is a task" if len(weak) == 1 else "are tasks"
-        warning = (
-            f'<p class="note">{names} {said} this model does not do reliably. A model near chance has no circuit for the task: heads '
-            "and overlaps shown for it below are no circuit for the ability, only for what the prompts differ in, and carry a banner.</p>"
-        )
-    else:
-        warning = "<p>The model does every task of this study well above chance.</p>"
-    explained = (
-        "<p>Before any head is blamed or praised: accuracy is the share of prompts on which the answer beats every rival answer, with "
-        "its 95 % Wilson interval. The gap is how much the metric drops from the clean to the corrupt prompt. A task is ready when its "
-        "accuracy interval lies above chance, its accuracy reaches the gate, and its gap is surely above zero.</p>"
-    )
-    headings = ["Task", "Accuracy", "Chance", "Gate", "Gap", "Verdict"]
-    return warning + explained + _figures(drawings, "fitness") + table(headings, rows)
-
-
-def _overlap(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
-    shown = [drawing for drawing in drawings if drawing.kind == "overlap"]
-    parts = []
-    for drawing in shown:
-        key = drawing.runs[0].method_key
-        headings = ["Task", "Task", "Jaccard", "By chance", "q", "Containment", "Rank-biased overlap", "Spearman", "Shared heads"]
-        numbers = table(headings, overlap_rows(runs, key))
-        sets = "".join(told_figure(other) for other in drawings if other.kind == "upset" and other.runs == drawing.runs)
-        parts.append(figure_block(drawing) + overlap_notes(runs, key) + sets)
-        parts.append(f"<details><summary>All pairs as a table</summary>{numbers}</details>")
-    return null_text(runs) + "".join(parts) if parts else ""
-
-
-def _task(group: list[ScoredCell], drawings: list[StudyFigure]) -> str:
-    first = group[0]
-    where, flag = first.scores.provenance, first.scores.provenance.fitness
-    badge = ""
-    if flag is not None:
-        badge = ' <span class="badge good">ready</span>' if flag.ready else ' <span class="badge warn">near chance</span>'
-    parts = [f'<section id="task-{anchor(first.task_key)}"><h3>{escape(first.title)}{badge}</h3>']
-    if flag is not None and not flag.ready:
-        parts.append(f'<p class="note">{escape(flag.reason)}</p>')
-    parts.append(f"<p>{escape(first.task.about)}</p>")
-    dropped = ", ".join(f"{count} {escape(reason.replace('_', ' '))}" for reason, count in sorted(where.task.dropped.items()) if count)
-    parts.append(
-        f'<p class="soft">{first.scores.n_pairs} prompt pairs, corruption <code>{escape(where.task.variant)}</code>'
-        f"{f'; rows turned away: {dropped}' if dropped else ''}. Prompts digest <code>{escape(where.task.digest[:16])}</code>.</p>"
-    )
-    parts.append(example_block(first))
-    for run in group:
-        own = [drawing for drawing in drawings if drawing.runs == (run,)]
-        scores = run.scores
-        numbers = table(["Node", "Mean", "95 % interval"], top_rows(scores)) if scores.marks is None else ""
-        details = f"<details><summary>Top heads as a table</summary>{numbers}</details>" if numbers else ""
-        total = number(float(scores.dataset["total"].values.mean()))
-        parts.append(
-            f"<h4>{escape(scores.provenance.method.replace('_', ' ').capitalize())}</h4>"
-            f'<p class="soft">Run <code>{run.run_id}</code>. What the scores are a share of: {total} {escape(scores.provenance.units)} '
-            f'on average.</p><div class="figures">{"".join(map(figure_block, own))}</div>{details}'
-        )
-    parts += [figure_block(drawing) for drawing in drawings if drawing.kind == "methods" and drawing.runs[0] in group]
-    return "".join(parts) + "</section>"
-
-
-def _runs(runs: StudyRuns) -> str:
-    headings = ["Run", "Task", "Method", "Pairs", "Prompts digest", "Made", "Seconds"]
+def _lead(runs: StudyRuns) -> str:
+    """What was studied, in one sentence under the title."""
     spec = runs.runs[0].scores.provenance.model
-    about = (
-        f"<p>Every number above can be traced: the run id names a file in the store, and is the hash of method, parameters, weights, "
-        f"prompts and metric. Weights of {escape(spec.name)}: <code>{escape(spec.weights)}</code>, {escape(spec.dtype)}, "
-        f"processing {escape(spec.processing)}.</p>"
+    sizes = sorted({run.scores.n_pairs for run in runs.runs})
+    pairs = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    methods = ", ".join(dict.fromkeys(run.scores.provenance.method.replace("_", " ") for run in runs.runs))
+    sharing = f" sharing {spec.n_kv_heads} key/value heads" if spec.n_kv_heads != spec.n_heads else ""
+    return (
+        f"{spec.name} ({spec.family}: {spec.n_layers} layers of {spec.n_heads} heads{sharing}) on {len(runs.tasks())} tasks, {pairs} prompt "
+        f"pairs each, scored by {methods}."
     )
-    return about + table(headings, run_rows(runs.runs))
 
 
-def _figures(drawings: Iterable[StudyFigure], kind: str) -> str:
-    return "".join(figure_block(drawing) for drawing in drawings if drawing.kind == kind)
+def _of_kind(drawings: list[StudyFigure], kind: str) -> list[StudyFigure]:
+    return [drawing for drawing in drawings if drawing.kind == kind]
+
+
+def _weak(runs: StudyRuns) -> list[str]:
+    """Titles of the tasks that the model was judged not to do."""
+    flags = {group[0].title: group[0].scores.provenance.fitness for group in runs.tasks().values()}
+    return [title for title, flag in flags.items() if flag is not None and not flag.ready]
+
+
+def _overlaps(runs: StudyRuns, drawings: list[StudyFigure]) -> list[dict[str, Any]]:
+    found = []
+    for drawing in _of_kind(drawings, "overlap"):
+        key = drawing.runs[0].method_key
+        if compare_method(runs, key) is not None:
+            sets = [other for other in _of_kind(drawings, "upset") if other.runs == drawing.runs]
+            about = {"matrix": drawing, "sets": sets, "notes": overlap_sentences(runs, key)}
+            found.append(about | {"headings": OVERLAP_HEADINGS, "rows": overlap_rows(runs, key)})
+    return found
+
+
+def _task(group: list[ScoredCell], drawings: list[StudyFigure]) -> dict[str, Any]:
+    first = group[0]
+    where = first.scores.provenance.task
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(where.dropped.items()) if count)
+    return {
+        "first": first,
+        "flag": first.scores.provenance.fitness,
+        "where": where,
+        "dropped": dropped,
+        "example": example_prompt(first),
+        "runs": [_run(run, drawings) for run in group],
+        "methods": [drawing for drawing in _of_kind(drawings, "methods") if drawing.runs[0] in group],
+    }
+
+
+def _run(run: ScoredCell, drawings: list[StudyFigure]) -> dict[str, Any]:
+    where = run.scores.provenance
+    return {
+        "id": run.run_id,
+        "method": where.method.replace("_", " ").capitalize(),
+        "total": float(run.scores.dataset["total"].values.mean()),
+        "units": where.units,
+        "drawings": [drawing for drawing in drawings if drawing.runs == (run,) and drawing.kind in {"heatmap", "top_heads"}],
+        "rows": top_rows(run.scores),
+    }
+
+
+def _methods(runs: StudyRuns) -> dict[str, Any]:
+    citations = []
+    for key in citation_keys(runs):
+        title, authors, year, venue = CITATIONS.get(key, ("", "", "", ""))
+        citations.append({"key": key, "title": title, "people": "; ".join(authors.split(" and ")), "year": year, "venue": venue})
+    return {"methods": [group[0].scores.provenance for group in runs.methods().values()], "citations": citations}
+
+
+def _runs(runs: StudyRuns) -> dict[str, Any]:
+    return {"spec": runs.runs[0].scores.provenance.model, "rows": run_rows(runs.runs)}

@@ -53,7 +53,11 @@ td.wide { min-width: 20em; }
   max-width: 52em; border-radius: 0 6px 6px 0;
 }
 .figures { display: grid; gap: 1.5rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 470px), 1fr)); align-items: start; }
-figure { margin: 1rem 0; min-width: 0; overflow-x: auto; overflow-y: hidden; }
+figure { margin: 1rem 0; min-width: 0; }
+.cl-wide { overflow-x: auto; overflow-y: hidden; }
+.cl-hint { color: var(--soft); font-size: .84rem; margin: .25rem 0; }
+.cl-hint::before { content: "\\2194\\00a0"; }
+.cl-hint[hidden] { display: none; }
 figcaption { font-size: .88rem; color: var(--soft); margin-bottom: .25rem; }
 figcaption b { color: var(--ink); display: block; font-size: .98rem; }
 .cl-plot { width: 100%; }
