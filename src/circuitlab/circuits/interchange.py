@@ -223,7 +223,7 @@ def _scored(scores: EdgeScores, universe: Universe) -> dict[str, dict[str, Any]]
     if space != universe:
         what = f"A circuit of {universe} cannot carry edge scores of {space}."
         raise IncompatibleError(what, "Give the scores of the model that the circuit belongs to.")
-    means = zip(layout.edges(), scores.mean()[layout.places].tolist(), strict=True)
+    means = zip(layout.edges(), scores.mean()[layout.edge_indices].tolist(), strict=True)
     return {name: {"in_graph": False, "score": mean} for edge, mean in means for name in _edge_names(edge, universe)}
 
 

@@ -114,4 +114,4 @@ def roc_of_edges(scores: EdgeScores, circuit: Circuit, *, by: Ranking = "absolut
     truth = np.zeros(scores.layout.shape, dtype=bool)
     for edge in circuit.edges:
         truth[scores.layout.index(edge)] = True
-    return roc_of_values(ranked(scores.mean()[scores.layout.places], by), truth[scores.layout.places])
+    return roc_of_values(ranked(scores.mean()[scores.layout.edge_indices], by), truth[scores.layout.edge_indices])

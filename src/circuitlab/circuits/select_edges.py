@@ -66,7 +66,7 @@ class TopEdges:
             If the model has fewer than ``k`` edges.
         """
         layout, order = scores.layout, _order(scores, self)
-        senders, receivers = layout.places
+        senders, receivers = layout.edge_indices
         edges = frozenset(layout.edge(int(senders[i]), int(receivers[i])) for i in order[: self.k])
         words = f"top {self.k} edges by {self.by} mean score"
         if self.prune:
@@ -183,7 +183,7 @@ def _readers(receiver: Node, universe: Universe) -> tuple[Node, ...]:
 def _grown(layout: EdgeLayout, place: np.ndarray, k: int) -> list[Edge]:
     """Edges in the order they join, backwards from the logits; `place` ranks edges, lowest first."""
     by_receiver = np.full(layout.shape, -1)
-    by_receiver[layout.places] = np.arange(layout.n_edges)
+    by_receiver[layout.edge_indices] = np.arange(layout.n_edges)
     waiting: list[tuple[int, int]] = []
     opened: set[int] = set()
     chosen: list[Edge] = []
@@ -195,7 +195,7 @@ def _grown(layout: EdgeLayout, place: np.ndarray, k: int) -> list[Edge]:
                 if index >= 0:
                     heapq.heappush(waiting, (int(place[index]), int(index)))
         _, best = heapq.heappop(waiting)
-        sender, receiver = (int(axis[best]) for axis in layout.places)
+        sender, receiver = (int(axis[best]) for axis in layout.edge_indices)
         chosen.append(layout.edge(sender, receiver))
         inputs = _inputs(layout, layout.senders[sender])
     return chosen
@@ -214,12 +214,12 @@ def _inputs(layout: EdgeLayout, node: Node) -> list[int]:
 
 
 def _order(scores: EdgeScores, rule: TopEdges | GreedyEdges) -> np.ndarray:
-    """Indices of the edges, best first, in the numbering of ``layout.places``."""
+    """Indices of the edges, best first, in the numbering of ``layout.edge_indices``."""
     layout = scores.layout
     if rule.k > layout.n_edges:
         what = f"{type(rule).__name__}(k={rule.k}) asks for more than the {layout.n_edges} edges there are."
         raise BadParameterError(what, "Use a smaller k.")
-    return np.argsort(-ranked(scores.mean()[layout.places], rule.by), kind="stable")
+    return np.argsort(-ranked(scores.mean()[layout.edge_indices], rule.by), kind="stable")
 
 
 def _check(rule: TopEdges | GreedyEdges) -> None:

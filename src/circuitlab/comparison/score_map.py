@@ -80,7 +80,7 @@ def score_map(scores: HeadScores | EdgeScores, mark: str | None = None) -> Score
 
 def _edges(scores: EdgeScores) -> ScoreMap:
     layout = scores.layout
-    senders, receivers = layout.places
+    senders, receivers = layout.edge_indices
     sent = _codes([_kind(node) for node in layout.senders])
     read = _codes([(*_kind(node), port) for node, port in layout.receivers])
     strata = np.unique(sent[senders] * (read.max() + 1) + read[receivers], return_inverse=True)[1].ravel()

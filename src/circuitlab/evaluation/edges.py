@@ -139,7 +139,7 @@ class EdgeCircuitRunner(MaskedRuns):
         if circuit.edges is None:
             what = "This circuit has nodes and no edges."
             raise BadParameterError(what, "Evaluate it at node level, or give its edges.")
-        return self._dense(circuit.edges)[self.layout.places]
+        return self._dense(circuit.edges)[self.layout.edge_indices]
 
     def _dense(self, edges: Iterable[Edge]) -> np.ndarray:
         """Edges as a mask, (sender, receiver)."""
@@ -170,7 +170,7 @@ class EdgeCircuitRunner(MaskedRuns):
     def run(self, masks: np.ndarray) -> np.ndarray:
         """Metric of each circuit, (circuit, pair); the full model is run as it is."""
         dense = np.zeros((len(masks), *self.layout.shape), dtype=bool)
-        dense[:, *self.layout.places] = masks
+        dense[:, *self.layout.edge_indices] = masks
         batch = with_reference(self.model, self.metric, self.batch)
         out = np.empty((len(masks), batch.n_pairs))
         full = masks.all(1)

@@ -221,7 +221,7 @@ def _values(runs: MaskedRuns, scores: HeadScores | EdgeScores) -> np.ndarray:
         if not isinstance(scores, EdgeScores):
             what = "A curve over edges needs scores of edges."
             raise IncompatibleError(what, "Give EdgeScores, from eap(...).edges for example, or evaluate a circuit of nodes.")
-        return scores.mean()[runs.layout.places]
+        return scores.mean()[runs.layout.edge_indices]
     if isinstance(scores, EdgeScores) or not isinstance(runs, NodeCircuitRunner):
         what = "A curve over nodes needs scores of nodes."
         raise IncompatibleError(what, "Give HeadScores, for example EdgeScores.to_head_scores().")
