@@ -89,7 +89,7 @@ class FaithfulnessScale:
         return np.divide(sums, gap[:, None], out=np.full_like(sums, np.nan), where=gap[:, None] != 0)
 
     def interval(self, draws: np.ndarray) -> Interval:
-        """The first row of ``draws`` as the estimate, with a 95 % percentile interval of the other rows; with one pair the limits are NaN."""
+        """The first row of ``draws`` as the estimate, with a 95 % percentile interval of the others; NaN limits if there is one pair."""
         estimate = draws[0]
         if len(self.full) == 1:
             missing = np.full_like(estimate, np.nan)

@@ -89,7 +89,7 @@ def transfer_matrix(
 
 def _told(table: TransferTable) -> str:
     said, first = table.conventions, table.cells[0]
-    pairs = sorted({len(ends.full) for ends in table.ends.values()})
+    pairs = sorted({len(scale.full) for scale in table.scales.values()})
     parts = [f"{' or '.join(map(str, pairs))} prompt pairs per task", f"other heads: {said.get('ablated_value', 'ablated')}"]
     return " · ".join([*parts, f"{first.random['n']:.0f} random circuits per size"])
 
