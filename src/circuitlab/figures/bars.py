@@ -61,8 +61,7 @@ def top_heads(
     differ = differs_from_zero(scores.values(part, mark=mark)).ravel()
     sure = {entry.node for entry, known in zip(nodes, differ, strict=True) if known}
     chosen = sorted(scores.top(k, part, mark=mark), key=lambda entry: -entry.mean)
-    about = scores.provenance
-    figure = go.Figure()
+    about, figure = scores.provenance, go.Figure()
     for helps in (True, False):
         rows = [entry for entry in chosen if (entry.mean >= 0) == helps]
         if rows:
