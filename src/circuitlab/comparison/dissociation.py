@@ -31,7 +31,7 @@ _CONVENTIONS = {
     "p": "larger of p_a and p_b (intersection-union): both tasks must depend more on their own heads",
     "q": "Benjamini-Hochberg over pairs of tasks",
     "verdict": "double: q below alpha; single: one of p_a, p_b below alpha and q not; none: neither; same: no heads of its own; "
-    "no gap: the 95 % interval (Student's t) of some task's gap holds 0, so that shares of it mean nothing",
+    "no gap: the 95 % interval (Student's t) of the gap of one of the tasks contains 0, so that shares of it have no meaning",
 }
 
 

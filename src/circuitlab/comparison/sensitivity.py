@@ -21,7 +21,7 @@ __all__ = ["SensitivityCard", "SensitivityRow", "sensitivity_card"]
 _CONVENTIONS = {
     "faithfulness": "(mean m(C) - mean m(empty)) / (mean m(full) - mean m(empty)): a ratio of means over pairs, never clamped",
     "interval": "95 %, percentiles of a bootstrap over pairs",
-    "recovery": "recovers: the whole interval lies above the threshold; fails: below it; unclear: it holds the threshold; "
+    "recovery": "recovers: the interval is above the threshold; fails: below it; unclear: it contains the threshold; "
     "no gap: ablating everything changes nothing",
     "chance": "p = (r + 1) / (n + 1), r of n random circuits of the same size at least as faithful; better than chance: p below alpha",
     "verdict": "flips: one ablation says recovers and another fails, or better than chance under one and not under another; "

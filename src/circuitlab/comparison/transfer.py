@@ -25,7 +25,7 @@ _CONVENTIONS = {
     "loss": "faithfulness of the task's own circuit minus that of the transferred one, on the same resamples of pairs",
     "relative": "(f - r) / (own f - r), r the mean faithfulness of random circuits of the same size; null unless own f exceeds its r "
     "in 97.5 % of resamples",
-    "core": "heads that both circuits hold, run alone on the evaluated task",
+    "core": "the heads in both circuits, run alone on the evaluated task",
     "p": "(r + 1) / (n + 1), r of n random circuits of the transferred circuit's size at least as faithful",
     "q": "Benjamini-Hochberg over all pairs of different tasks; for a task's own circuit over all own circuits",
 }

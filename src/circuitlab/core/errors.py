@@ -140,4 +140,4 @@ class IncompatibleError(CircuitlabError, ValueError):
 
 
 class EmptyGapError(CircuitlabError, ValueError):
-    """The clean-corrupt gap cannot be told from zero, so a fraction of it means nothing."""
+    """A clean-corrupt gap that cannot be distinguished from zero, so that a fraction of it has no meaning."""

@@ -198,7 +198,7 @@ class _Search:
 
     def run(self) -> Recursion:
         """Stage after stage until it ends."""
-        full, empty = (float(metric.mean()) for metric in self.runs.full_and_empty)
+        full, empty = (float(end.mean()) for end in self.runs.ends)
         scores = self.method(self.model, self.batch, self.metric)
         relevance = {cast("Head", entry.node): entry.mean for entry in scores.nodes()}
         ranking = _Ranking(("logits",), relevance, {(head, Logits()): value for head, value in relevance.items()})
