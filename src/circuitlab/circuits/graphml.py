@@ -1,4 +1,4 @@
-"""Circuits as GraphML, for Gephi, Cytoscape, yEd or networkx."""
+"""Circuits as GraphML files, for Gephi, Cytoscape, yEd or networkx."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SPACE = {"g": _NAMESPACE}
 
 
 def write_graphml(circuit: Circuit, path: str | Path) -> Path:
-    """Write the circuit's nodes and edges as GraphML; returns the path.
+    """Write a circuit's nodes and edges as GraphML and return the path.
 
-    Nodes carry ``kind``, ``layer`` and ``head``; edges carry ``port``. Ends of edges are listed also where the circuit does not
-    count them as nodes, with ``in_circuit`` false. The graph's own data ``circuitlab`` holds the model's shape, the rule and the run
-    ids as JSON, so that `read_graphml` gives back an equal circuit.
+    Nodes have the attributes ``kind``, ``layer`` and ``head``, edges have ``port``. Ends of edges that are not nodes of the circuit are
+    listed with ``in_circuit`` false. The graph attribute ``circuitlab`` holds the model's shape, the rule and the run ids as JSON, so that
+    `read_graphml` returns an equal circuit.
 
     Examples
     --------
@@ -44,8 +44,8 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     edges = sorted(circuit.edges or ())
     for node in _all_ends(circuit.nodes, edges):
         entry = ET.SubElement(graph, "node", id=str(node))
-        facts = {"kind": type(node).__name__.lower(), "layer": getattr(node, "layer", None), "head": getattr(node, "head", None)}
-        for key, value in (facts | {"in_circuit": str(node in circuit.nodes).lower()}).items():
+        attributes = {"kind": type(node).__name__.lower(), "layer": getattr(node, "layer", None), "head": getattr(node, "head", None)}
+        for key, value in (attributes | {"in_circuit": str(node in circuit.nodes).lower()}).items():
             if value is not None:
                 ET.SubElement(entry, "data", key=key).text = str(value)
     for edge in edges:
@@ -59,19 +59,19 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
 
 
 def read_graphml(path: str | Path, universe: Universe | None = None) -> Circuit:
-    """Read a GraphML file, written by `write_graphml` and perhaps changed by another tool since.
+    """Read a circuit from a GraphML file that `write_graphml` or another tool wrote.
 
     Parameters
     ----------
     path : str or Path
-        The file. Node ids are node names (``a9.h6``); ``in_circuit`` is taken as true where it is missing.
+        The file. Node ids are node names (``a9.h6``); a node without ``in_circuit`` is in the circuit.
     universe : Universe, optional
-        The model's shape, which files of other tools do not hold; otherwise the file must agree with it.
+        The model's shape. Needed for files of other tools, which do not contain it; the shape in any other file must agree with it.
 
     Raises
     ------
     BadParameterError
-        If the file is no such graph, names unknown nodes or edges, or holds no shape where none is given.
+        If the file is not such a graph, names unknown nodes or edges, or contains no shape and none is given.
     IncompatibleError
         If the file's circuit belongs to a model of another shape than ``universe``.
 
@@ -82,25 +82,25 @@ def read_graphml(path: str | Path, universe: Universe | None = None) -> Circuit:
     Circuit of 2 nodes, given: a0.h1, m0
     """
     with reading(path, "a circuit in GraphML", "Give a file that write_graphml wrote."):
-        root = ET.parse(Path(path)).getroot()  # noqa: S314 - no outside entity is read, and expat limits expansion
+        root = ET.parse(Path(path)).getroot()  # noqa: S314 - no external entity is read, and expat limits expansion
         graph = root.find("g:graph", _SPACE)
         if graph is None:
             raise BadParameterError("it holds no graph.", "Give a file that write_graphml wrote.")
-        # Other tools number their keys, so data is found by the name that the key declares.
+        # Other tools number their keys, so data are looked up by the name that a key declares.
         names = {str(key.get("id")): str(key.get("attr.name")) for key in root.findall("g:key", _SPACE)}
         about = _about(graph, names, universe, Path(path).name)
-        listed = graph.findall("g:node", _SPACE)
-        inside = [entry.attrib["id"] for entry in listed if (_data(entry, "in_circuit", names) or "true").lower() != "false"]
+        entries = graph.findall("g:node", _SPACE)
+        inside = [entry.attrib["id"] for entry in entries if (_data(entry, "in_circuit", names) or "true").lower() != "false"]
         edges = [str(_edge(entry, names)) for entry in graph.findall("g:edge", _SPACE)]
         circuit = Circuit.from_dict(about | {"nodes": inside} | ({"edges": edges} if edges else {}))
     return require_universe(circuit, universe, path)
 
 
 def _about(graph: ET.Element, names: dict[str, str], universe: Universe | None, file: str) -> dict[str, Any]:
-    """Everything but nodes and edges."""
-    kept = _data(graph, "circuitlab", names)
-    if kept is not None:
-        about: dict[str, Any] = json.loads(kept)
+    """The circuit's data without its nodes and edges, as `Circuit.to_dict` writes them."""
+    text = _data(graph, "circuitlab", names)
+    if text is not None:
+        about: dict[str, Any] = json.loads(text)
         return about
     if universe is None:
         raise BadParameterError("it does not say how many layers and heads the model has.", "Give the universe.")

@@ -1,4 +1,4 @@
-"""Pictures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
+"""Figures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
 
 from circuitlab.figures.agreement import method_agreement
 from circuitlab.figures.attention import attention_pattern

@@ -28,26 +28,26 @@ def top_heads(
     title: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """The ``k`` nodes with the largest mean magnitude, from most helpful to most hindering, with 95 % intervals.
+    """The ``k`` nodes with the largest mean magnitude, from most helpful to most harmful, with 95 % intervals.
 
     Parameters
     ----------
     scores : HeadScores
-        What to draw.
+        Scores of one method on one task.
     k : int
-        How many nodes; fewer if the part is smaller.
+        Number of nodes; all nodes if the part has fewer.
     part, mark : str
-        Which scores.
+        The part, and the mark if scores are resolved by mark.
     title : str
-        Heading; task and method otherwise.
+        Heading; task and method if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Colour is the sign. Pale bars do not differ from zero by the rule of every map: `differs_from_zero` over all nodes of the part, not
-        over those drawn. Intervals are of one node alone, so that a pale bar's may leave out zero.
+        Colour shows the sign. Pale bars do not differ from zero by the rule that all figures use: `differs_from_zero` over all nodes of the
+        part, not only those drawn. Each interval is of one node alone, so the interval of a pale bar may exclude zero.
 
     Raises
     ------
@@ -61,14 +61,14 @@ def top_heads(
     differ = differs_from_zero(scores.values(part, mark=mark)).ravel()
     sure = {entry.node for entry, known in zip(nodes, differ, strict=True) if known}
     chosen = sorted(scores.top(k, part, mark=mark), key=lambda entry: -entry.mean)
-    where, figure = scores.provenance, go.Figure()
+    about, figure = scores.provenance, go.Figure()
     for helps in (True, False):
         rows = [entry for entry in chosen if (entry.mean >= 0) == helps]
         if rows:
             figure.add_trace(_bars(rows, scores, [entry.node in sure for entry in rows], helps=helps))
     if any(entry.node not in sure for entry in chosen):
         figure.add_bar(x=[None], y=[None], name=_PALE, marker={"color": NEUTRAL, "opacity": _FAINT}, orientation="h", meta="legend")
-    figure.update_xaxes(title_text=f"mean score ({plain(scores.provenance.units)}), 95 % interval", zeroline=True)
+    figure.update_xaxes(title_text=f"mean score ({plain(about.units)}), 95 % interval", zeroline=True)
     order = [str(entry.node) for entry in chosen]
     figure.update_yaxes(
         title_text="node" if part != "heads" else "head",
@@ -81,11 +81,11 @@ def top_heads(
     figure.update_layout(bargap=0.28, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"})
     at = f" at {mark}" if mark else ""
     frame = Frame(
-        title or f"{where.task.id}: {method_title(where)}, top {PARTS[part].title}{at}",
+        title or f"{about.task.id}: {method_title(about)}, top {PARTS[part].title}{at}",
         source_line(scores),
         width=520,
         height=_ROW * len(chosen) + 12,
-        banner=near_chance(where.fitness),
+        banner=near_chance(about.fitness),
         margin_left=76,
         margin_bottom=84,
     )

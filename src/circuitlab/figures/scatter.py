@@ -1,4 +1,4 @@
-"""Two methods on the same heads: where they agree and where they do not."""
+"""Scores of the same heads by two methods: where they agree and where they differ."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["scatter_methods", "shared_top"]
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT = 460, 400, 76, 24
 _PAD = 0.08
-"""Empty share of the plot at every side."""
+"""Empty share of the plot on every side."""
 
 
 def shared_top(x: HeadScores, y: HeadScores, k: int) -> OverlapNull:
-    """How many of the ``k`` strongest heads of two runs are the same, and how many would be by chance."""
-    first, second = (top_mask(one.mean().ravel(), k, "absolute").reshape(one.mean().shape) for one in (x, y))
+    """The number of shared heads among the ``k`` strongest of two runs, and its distribution by chance."""
+    first, second = (top_mask(scores.mean().ravel(), k, "absolute").reshape(scores.mean().shape) for scores in (x, y))
     return overlap_null(first, second)
 
 
@@ -32,49 +32,49 @@ def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20
     Parameters
     ----------
     x, y : HeadScores
-        The two runs. Units may differ; each axis carries its own.
+        The two runs. Their units may differ; each axis shows its own.
     label : int
-        How many of the heads farthest from the origin (each axis in its own spread) to name and give intervals.
+        Number of heads that get a name and intervals: those farthest from the origin, with each axis divided by its standard deviation.
     k : int
-        Length of the lists that are compared: all heads where there are fewer.
+        Number of strongest heads that are compared; all heads if there are fewer.
     title : str
-        Heading; the task otherwise.
+        Heading; the task if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        The subtitle says how many of the ``k`` strongest heads are the same, beside chance; a correlation over all heads would count how
-        the many near zero happen to be ordered.
+        The subtitle says how many of the ``k`` strongest heads are the same, and how many would be by chance. A correlation over all heads
+        would mostly reflect the order of the many heads near zero, which is noise.
 
     Raises
     ------
     IncompatibleError
         If the runs differ in model or task.
     """
-    one, two = x.provenance, y.provenance
-    if one.model.identity() != two.model.identity() or one.task.id != two.task.id:
-        what = f"{one.task.id} on {one.model.name} and {two.task.id} on {two.model.name} are not the same heads and task."
+    first, second = x.provenance, y.provenance
+    if first.model.identity() != second.model.identity() or first.task.id != second.task.id:
+        what = f"{first.task.id} on {first.model.name} and {second.task.id} on {second.model.name} are not the same heads and task."
         raise IncompatibleError(what, "Compare two methods on one task and one model.")
     a, b = x.mean().ravel(), y.mean().ravel()
     top = min(k, a.size)
-    found = shared_top(x, y, top)
+    overlap = shared_top(x, y, top)
     reach = np.hypot(a / (a.std() or 1), b / (b.std() or 1))
     named = np.argsort(-reach, kind="stable")[:label]
     rest = np.setdiff1d(np.arange(a.size), named)
     figure = go.Figure([_points(x, y, rest, named=False), _points(x, y, named, named=True)])
-    figure.update_xaxes(title_text=f"{plain(method_title(one))} ({plain(one.units)})", zeroline=True)
-    figure.update_yaxes(title_text=f"{plain(method_title(two))} ({plain(two.units)})", zeroline=True)
+    figure.update_xaxes(title_text=f"{plain(method_title(first))} ({plain(first.units)})", zeroline=True)
+    figure.update_yaxes(title_text=f"{plain(method_title(second))} ({plain(second.units)})", zeroline=True)
     figure.update_layout(showlegend=False)
     _name(figure, x, y, named)
     frame = Frame(
-        title or f"{one.task.id}: two methods, the same heads?",
-        f"{one.model.name} · one point per head · the {top} strongest of each: {found.shared} in both, {found.mean_shared:.1f} by "
-        f"chance (95 % of draws: at most {found.high_shared}) · bars: 95 % intervals of the named heads",
+        title or f"{first.task.id}: two methods, the same heads?",
+        f"{first.model.name} · one point per head · the {top} strongest of each: {overlap.shared} in both, {overlap.mean_shared:.1f} by "
+        f"chance (95 % of draws: at most {overlap.high_shared}) · bars: 95 % intervals of the named heads",
         width=_WIDTH,
         height=_HEIGHT,
-        banner=near_chance(one.fitness),
+        banner=near_chance(first.fitness),
         margin_left=_LEFT,
         margin_right=_RIGHT,
     )
@@ -82,12 +82,12 @@ def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20
 
 
 def _name(figure: go.Figure, x: HeadScores, y: HeadScores, named: np.ndarray) -> None:
-    """Fix both ranges and write the names of heads where they cover nothing."""
+    """Fix both ranges, and write the names of heads where they cover nothing."""
     sides = [[scores.nodes()[i] for i in named] for scores in (x, y)]
     means = [scores.mean().ravel() for scores in (x, y)]
     ranges = []
     for entries, mean in zip(sides, means, strict=True):
-        ends = np.nan_to_num([value for one in entries for value in (one.low, one.high)])
+        ends = np.nan_to_num([value for score in entries for value in (score.low, score.high)])
         low, high = min(mean.min(), 0.0, *ends), max(mean.max(), 0.0, *ends)
         pad = _PAD * (high - low) or 1.0
         ranges.append((float(low - pad), float(high + pad)))
@@ -99,11 +99,11 @@ def _name(figure: go.Figure, x: HeadScores, y: HeadScores, named: np.ndarray) ->
         for axis, entries in enumerate(sides):
             for sign in (-1, 1):
                 arm = at.copy()
-                arm[:, axis] += sign * share * np.nan_to_num([one.high - one.mean for one in entries])
+                arm[:, axis] += sign * share * np.nan_to_num([score.high - score.mean for score in entries])
                 busy.append(arm)
     narrow = 0.75 * (_LEFT + _WIDTH + _RIGHT) - _LEFT - _RIGHT
     canvas = Canvas(ranges[0], ranges[1], (narrow, (narrow + _WIDTH) / 2, _WIDTH), _HEIGHT)
-    name_points(figure, [str(one.node) for one in sides[0]], at, np.concatenate(busy), canvas)
+    name_points(figure, [str(score.node) for score in sides[0]], at, np.concatenate(busy), canvas)
 
 
 def _points(x: HeadScores, y: HeadScores, chosen: np.ndarray, *, named: bool) -> go.Scatter:

@@ -1,4 +1,4 @@
-"""HeadScores: what every method returns. One value per pair and node, one sign convention, with its provenance."""
+"""HeadScores: the result of every method. One value per prompt pair and node, one sign convention, with provenance."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["HeadScores", "NodeScore"]
 _PER_PAIR = ("total", "clean", "corrupt", "bias")
 _FORMAT = "circuitlab HeadScores"
 _SHOWN, _LISTED = 5, 10
-"""Nodes that a text names, and those of a table in a notebook."""
+"""Number of nodes in the text repr, and in the table of a notebook."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeScore:
-    """One node's mean score with its interval."""
+    """The mean score of one node over pairs with its confidence interval, in the units of the scores."""
 
     node: Node
     mean: float
@@ -49,9 +49,9 @@ class HeadScores:
     ----------
     dataset : xarray.Dataset
         ``heads (pair[, mark], layer, head)`` and any other variable of `circuitlab.scores.parts.PARTS`;
-        ``clean (pair)`` and ``corrupt (pair)``, the metric of the two unedited runs; ``total (pair)``, what the scores are a
-        share of (the clean-corrupt gap for contrastive methods, the clean metric for attribution of one run); and
-        ``bias (pair)``, what an additive method assigns to no node. Build it with `HeadScores.build`.
+        ``clean (pair)`` and ``corrupt (pair)``, the metric of the two unedited runs; ``total (pair)``, the whole of which the scores are
+        shares (the clean-corrupt gap for contrastive methods, the clean metric for methods that attribute one run); and
+        ``bias (pair)``, what an additive method attributes to no node. Build it with `HeadScores.build`.
     provenance : Provenance
         Method, parameters, model, prompts and metric.
 
@@ -81,10 +81,10 @@ class HeadScores:
         Parameters
         ----------
         arrays : mapping of str to ndarray
-            Part name (``"heads"``, ``"mlps"``, ...) or per-pair name (``"total"``, ``"clean"``, ``"corrupt"``, ``"bias"``) to
-            its values; parts have shape (pair, layer, ...) or, with ``marks``, (pair, mark, layer, ...).
+            Values by name: parts (``"heads"``, ``"mlps"``, ...), of shape (pair, layer, ...) or, with ``marks``,
+            (pair, mark, layer, ...), and ``"total"``, ``"clean"``, ``"corrupt"`` and optionally ``"bias"``, of shape (pair,).
         provenance : Provenance
-            Kept with the scores.
+            Stored with the scores; its model gives the number of layers and heads.
         marks : sequence of str, optional
             Names along the mark axis of every part.
 
@@ -92,6 +92,8 @@ class HeadScores:
         ------
         BadParameterError
             If a shape does not fit the model or the other arrays, a value is not finite, or a required array is missing.
+        UnknownNameError
+            If an array has another name.
         """
         import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s; only results need it
 
@@ -122,12 +124,12 @@ class HeadScores:
         return cls(xr.Dataset(variables, coords=coords), provenance)
 
     def __repr__(self) -> str:
-        return _described(self)
+        return _describe(self)
 
     def _repr_html_(self) -> str:
         about, mark = self.provenance, self.marks[0] if self.marks else None
         part = self.parts[0]
-        rows = [[str(one.node), f"{one.mean:+.3g}", f"[{one.low:+.3g}, {one.high:+.3g}]"] for one in self.top(_LISTED, part, mark=mark)]
+        rows = [[str(top.node), f"{top.mean:+.3g}", f"[{top.low:+.3g}, {top.high:+.3g}]"] for top in self.top(_LISTED, part, mark=mark)]
         notes = [f"{about.estimand}; in {about.units}; positive helps the answer. Run {about.run_id()}."]
         if self.marks:
             notes.append(f"At {mark}; further marks: {', '.join(self.marks[1:]) or 'none'}.")
@@ -141,31 +143,31 @@ class HeadScores:
         )
 
     def __getitem__(self, node: Node | str) -> NodeScore:
-        """One node's mean score with its 95 % interval: ``scores["a9.h6"]``; scores by mark have `nodes` instead.
+        """The mean score of one node with its 95 % interval: ``scores["a9.h6"]``. For scores that are resolved by mark, use `nodes`.
 
         Raises
         ------
         UnknownNameError
             If the node was not scored.
         BadParameterError
-            If this is not the name of a node, or scores are resolved by mark.
+            If the text is not the name of a node, or the scores are resolved by mark.
         """
-        wanted = parse_node(node) if isinstance(node, str) else node
+        parsed = parse_node(node) if isinstance(node, str) else node
         for part in self.parts:
-            for one in self.nodes(part):
-                if one.node == wanted:
-                    return one
-        raise UnknownNameError("scored node", str(wanted), [f"nodes of {part}" for part in self.parts])
+            for score in self.nodes(part):
+                if score.node == parsed:
+                    return score
+        raise UnknownNameError("scored node", str(parsed), [f"nodes of {part}" for part in self.parts])
 
     @property
     def universe(self) -> Universe:
-        """The nodes that the scored model has."""
+        """All nodes of the scored model."""
         spec = self.provenance.model
         return Universe(spec.n_layers, spec.n_heads, spec.n_kv_heads)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the parts that were scored, in table order."""
+        """Names of the parts that were scored, in the order of `circuitlab.scores.parts.PARTS`."""
         return tuple(name for name in PARTS if name in self.dataset)
 
     @property
@@ -175,7 +177,7 @@ class HeadScores:
 
     @property
     def marks(self) -> tuple[str, ...] | None:
-        """Names along the mark axis, or None where scores cover all positions at once."""
+        """Names along the mark axis, or None if each score covers all positions at once."""
         return tuple(map(str, self.dataset["mark"].values)) if "mark" in self.dataset.coords else None
 
     def values(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
@@ -196,7 +198,7 @@ class HeadScores:
         return np.asarray(array.values)
 
     def mean(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
-        """Mean over pairs, shape (layer, ...)."""
+        """Mean over pairs, shape (layer, ...) or, with a mark axis and no ``mark``, (mark, layer, ...); float64."""
         return self.values(part, mark=mark).mean(axis=0, dtype=np.float64)
 
     def interval(
@@ -211,17 +213,17 @@ class HeadScores:
         return mean_interval(self.values(part, mark=mark), confidence=confidence, method=method)
 
     def gap(self, *, confidence: float = 0.95) -> Interval:
-        """Mean clean-minus-corrupt metric with its interval."""
+        """Mean over pairs of the clean minus the corrupt metric, with its interval."""
         difference = self.dataset["clean"].values - self.dataset["corrupt"].values
         return mean_interval(difference, confidence=confidence)
 
     def fraction(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
-        """Mean score as a fraction of the mean of ``total`` (a view: raw units are what is stored).
+        """Mean score divided by the mean of ``total``; scores are stored in raw units.
 
         Raises
         ------
         EmptyGapError
-            If the interval of the mean total holds 0, so that the fraction has no meaning.
+            If the interval of the mean total contains 0, so that the fraction has no meaning.
         """
         total = mean_interval(self.dataset["total"].values)
         if not bool(total.excludes_zero()):
@@ -230,7 +232,7 @@ class HeadScores:
         return self.mean(part, mark=mark) / float(total.mean)
 
     def residual(self) -> np.ndarray:
-        """Total minus the sum of all parts and the bias, per pair; zero up to rounding for an additive method.
+        """The total minus the sum of all parts and the bias, shape (pair,); zero up to rounding for an additive method.
 
         Raises
         ------
@@ -245,12 +247,17 @@ class HeadScores:
         return total - parts - (self.dataset["bias"].values if "bias" in self.dataset else 0.0)
 
     def nodes(self, part: str = "heads", *, mark: str | None = None, confidence: float = 0.95) -> list[NodeScore]:
-        """Every node of a part with mean and interval, in forward order; give ``mark`` where scores have a mark axis."""
+        """Every node of a part with mean and interval, in forward order.
+
+        Raises
+        ------
+        BadParameterError
+            If the scores have a mark axis and no ``mark`` is given.
+        """
         if self.marks is not None and mark is None:
             what = f"These scores are resolved by mark ({', '.join(self.marks)})."
             raise BadParameterError(what, "Name one: mark=...")
-        found = self.interval(part, mark=mark, confidence=confidence)
-        mean, low, high = (np.asarray(x) for x in found)
+        mean, low, high = map(np.asarray, self.interval(part, mark=mark, confidence=confidence))
         build = PARTS[part].node
         return [NodeScore(build(*map(int, i)), float(mean[i]), float(low[i]), float(high[i])) for i in np.ndindex(mean.shape)]
 
@@ -260,9 +267,9 @@ class HeadScores:
         Parameters
         ----------
         k : int
-            How many; fewer if the part is smaller.
+            Number of nodes; all nodes if the part has fewer.
         part, mark : str
-            Which scores.
+            The part, and the mark if scores are resolved by mark.
         by : {"absolute", "positive", "negative"}
             Rank by magnitude, by most helpful, or by most harmful.
         """
@@ -272,19 +279,19 @@ class HeadScores:
         return sorted(self.nodes(part, mark=mark), key=orders[by])[:k]
 
     def sel(self, pairs: Sequence[int] | np.ndarray) -> HeadScores:
-        """The same scores on a subset of pairs (indices or a boolean mask); provenance is kept."""
+        """The same scores on some of the pairs, given as indices or as a boolean mask; the provenance is unchanged."""
         index = np.asarray(pairs)
         index = np.flatnonzero(index) if index.dtype == bool else index
         return HeadScores(self.dataset.isel(pair=index), self.provenance)
 
     def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
-        """Tidy table, one row per node (and mark): part, node, layer, head, mark, mean, low, high, n, and provenance keys."""
+        """Tidy table with one row per node and mark: part, node, layer, head, mark, mean, low, high, units, n, and where it comes from."""
         import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
         return pd.DataFrame(_rows(self, confidence)).astype({"layer": "Int64", "head": "Int64"})
 
     def save(self, path: str | Path) -> Path:
-        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write_dataset`."""
+        """Write one netCDF file in one step and return its path; see `circuitlab.scores.netcdf.write_dataset`."""
         return write_dataset(Path(path), self.dataset, self.provenance, _FORMAT)
 
     @classmethod
@@ -293,8 +300,8 @@ class HeadScores:
         return cls(*read_dataset(Path(path), _FORMAT))
 
 
-def _described(scores: HeadScores) -> str:
-    """Where scores come from, what they mean, their parts and strongest nodes, on a few lines."""
+def _describe(scores: HeadScores) -> str:
+    """Where scores come from, what they mean, their parts and their strongest nodes, in a few lines."""
     about = scores.provenance
     first = scores.marks[0] if scores.marks else None
     lines = [
@@ -305,7 +312,7 @@ def _described(scores: HeadScores) -> str:
     if scores.marks:
         lines.append(f"  marks: {', '.join(scores.marks)} (choose one with mark=...)")
     part = scores.parts[0]
-    strongest = ", ".join(f"{one.node} {one.mean:+.3g} [{one.low:+.3g}, {one.high:+.3g}]" for one in scores.top(_SHOWN, part, mark=first))
+    strongest = ", ".join(f"{top.node} {top.mean:+.3g} [{top.low:+.3g}, {top.high:+.3g}]" for top in scores.top(_SHOWN, part, mark=first))
     lines.append(f"  strongest {part}{f' at {first}' if first else ''}: {strongest}")
     if about.fitness is not None and not about.fitness.ready:
         lines.append(f"  NOT READY: {about.fitness.reason}")
@@ -313,11 +320,11 @@ def _described(scores: HeadScores) -> str:
 
 
 def _rows(scores: HeadScores, confidence: float) -> list[dict[str, Any]]:
-    """One row per node and mark with mean, interval and where the number comes from."""
-    where = scores.provenance
-    ready = None if where.fitness is None else where.fitness.ready
-    shared = {"units": where.units, "n": scores.n_pairs, "method": where.method, "task": where.task.id, "variant": where.task.variant}
-    shared |= {"model": where.model.name, "run_id": where.run_id(), "task_ready": ready}
+    """One row per node and mark, with its mean, its interval and where the number comes from."""
+    about = scores.provenance
+    ready = None if about.fitness is None else about.fitness.ready
+    shared = {"units": about.units, "n": scores.n_pairs, "method": about.method, "task": about.task.id, "variant": about.task.variant}
+    shared |= {"model": about.model.name, "run_id": about.run_id(), "task_ready": ready}
     rows: list[dict[str, Any]] = []
     for part in scores.parts:
         for mark in scores.marks or (None,):

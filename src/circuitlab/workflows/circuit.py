@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Head, Node
 from circuitlab.evaluation import Evaluate
-from circuitlab.evaluation.identity import Measured, batch_identity, evaluation_identity
+from circuitlab.evaluation.identity import EvaluationInput, batch_identity, evaluation_identity
 from circuitlab.execute.routes import universe_of
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.metrics import get_metric
@@ -229,12 +229,12 @@ def evaluate(
     else:
         batch, which = held_out(model, prompts, scores.provenance.task)
         metric = metric or scores.provenance.metric
-    measured = Measured(circuit.within(universe_of(model)), model, batch, get_metric(metric or batch.metric), scores)
+    measured = EvaluationInput(circuit.within(universe_of(model)), model, batch, get_metric(metric or batch.metric), scores)
     with CellProgress(f"{batch.task.id} x evaluation"):
         return evaluate_batch(measured, which, settings or Evaluate(), as_cache(store))
 
 
-def evaluate_batch(measured: Measured, which: str, settings: Evaluate, cache: Cache | None) -> CircuitEvaluation:
+def evaluate_batch(measured: EvaluationInput, which: str, settings: Evaluate, cache: Cache | None) -> CircuitEvaluation:
     """Evaluate a circuit on a batch that is ready, or find its evaluation in the cache; ``which`` says what pairs these are."""
 
     def measure() -> dict[str, Any]:

@@ -184,7 +184,7 @@ class Circuits(Analysis, frozen=True, forbid_unknown_fields=True):
             random_masks(np.arange(found.n_elements) < size, np.zeros(found.n_elements, dtype=int), self.n_band, seed=evaluate.seed + size)
             for size in sizes
         ]
-        shares = found.ends.draws(runs.metric_of(np.concatenate(drawn)))[0].reshape(len(sizes), -1) if sizes else np.empty((0, 1))
+        shares = found.scale.draws(runs.metric_of(np.concatenate(drawn)))[0].reshape(len(sizes), -1) if sizes else np.empty((0, 1))
         rows = [_spread(size, row) for size, row in zip(sizes, shares, strict=True)]
         own = found.random_faithfulness
         return sorted([*rows, *([_spread(len(found.elements), own)] if own.size else [])], key=lambda row: row["size"])
