@@ -310,7 +310,7 @@ def test_padded_prompts_and_two_bos_are_refused(worded) -> None:
 
 
 def test_a_model_without_a_tokenizer_takes_no_text(llama) -> None:
-    with pytest.raises(TokenizationError, match="no tokenizer, and was given text"):
+    with pytest.raises(TokenizationError, match="no tokenizer, but a prompt is text"):
         llama.generate("one", 2)
     with pytest.raises(TokenizationError, match="no tokenizer, and a stop string"):
         llama.generate([1, 2], 2, stop="x")

@@ -263,6 +263,6 @@ def test_strings_that_cannot_name_a_model_are_refused(hub, name) -> None:
 
 def test_a_weights_file_is_not_its_folder(tmp_path) -> None:
     tiny_hf("llama").save_pretrained(tmp_path / "tiny")
-    with pytest.raises(WeightsError, match=r"not a GGUF file.*Give the folder that holds it"):
+    with pytest.raises(WeightsError, match=r"not a GGUF file.*Give the folder that contains it"):
         open_source(tmp_path / "tiny" / "model.safetensors", torch.float32)
     assert open_source(tmp_path / "tiny", torch.float32).name == "tiny"

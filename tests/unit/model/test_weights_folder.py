@@ -141,13 +141,13 @@ def test_a_file_that_is_text_and_an_index_that_lies_are_named(folder, tmp_path) 
     index = tmp_path / "shards" / "model.safetensors.index.json"
     whole = json.loads(index.read_text())
     first = sorted(set(whole["weight_map"].values()))[0]
-    for name, message in (("../tiny/model.safetensors", "no safetensors file of its folder"), ("pytorch_model.bin", "no safetensors file"),
-                          (7, "names 7, which is no safetensors file"), ("gone.safetensors", "gone.safetensors is missing")):  # fmt: skip
+    for name, message in (("../tiny/model.safetensors", "not a safetensors file of its folder"), ("pytorch_model.bin", "not a safetensors file"),
+                          (7, "names 7, which is not a"), ("gone.safetensors", "gone.safetensors is missing")):  # fmt: skip
         index.write_text(json.dumps({"weight_map": whole["weight_map"] | {"lm_head.weight": name}}))
         with pytest.raises(WeightsError, match=message):
             opened(tmp_path / "shards")
     index.write_text("{")
-    with pytest.raises(WeightsError, match="no index of safetensors files"):
+    with pytest.raises(WeightsError, match="not an index of safetensors files"):
         opened(tmp_path / "shards")
     index.write_text(json.dumps(whole))
     (tmp_path / "shards" / first).unlink()
