@@ -141,7 +141,7 @@ def test_a_file_that_is_text_and_an_index_that_lies_are_named(folder, tmp_path) 
     index = tmp_path / "shards" / "model.safetensors.index.json"
     whole = json.loads(index.read_text())
     first = sorted(set(whole["weight_map"].values()))[0]
-    for name, message in (("../tiny/model.safetensors", "not a safetensors file of its folder"), ("pytorch_model.bin", "not a safetensors file"),
+    for name, message in (("../tiny/model.safetensors", "not a safetensors file of its folder"), ("pytorch_model.bin", "not a safetensors"),
                           (7, "names 7, which is not a"), ("gone.safetensors", "gone.safetensors is missing")):  # fmt: skip
         index.write_text(json.dumps({"weight_map": whole["weight_map"] | {"lm_head.weight": name}}))
         with pytest.raises(WeightsError, match=message):
