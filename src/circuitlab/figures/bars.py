@@ -61,15 +61,14 @@ def top_heads(
     differ = differs_from_zero(scores.values(part, mark=mark)).ravel()
     sure = {entry.node for entry, known in zip(nodes, differ, strict=True) if known}
     chosen = sorted(scores.top(k, part, mark=mark), key=lambda entry: -entry.mean)
-    where = scores.provenance
-    figure = go.Figure()
+    where, figure = scores.provenance, go.Figure()
     for helps in (True, False):
         rows = [entry for entry in chosen if (entry.mean >= 0) == helps]
         if rows:
             figure.add_trace(_bars(rows, scores, [entry.node in sure for entry in rows], helps=helps))
     if any(entry.node not in sure for entry in chosen):
         figure.add_bar(x=[None], y=[None], name=_PALE, marker={"color": NEUTRAL, "opacity": _FAINT}, orientation="h", meta="legend")
-    figure.update_xaxes(title_text=f"mean score ({plain(where.units)}), 95 % interval", zeroline=True)
+    figure.update_xaxes(title_text=f"mean score ({plain(scores.provenance.units)}), 95 % interval", zeroline=True)
     order = [str(entry.node) for entry in chosen]
     figure.update_yaxes(
         title_text="node" if part != "heads" else "head",
