@@ -12,7 +12,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
@@ -130,7 +130,7 @@ class ActivationPatching:
         return tuple(dict.fromkeys(self._site(part) for part in self.parts))
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         if self.direction not in {"denoising", "noising"}:
             raise UnknownNameError("direction", self.direction, ["denoising", "noising"])
         if self.site not in _INSIDE:

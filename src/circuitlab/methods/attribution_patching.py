@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.execute.contract import take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples
 from circuitlab.execute.first_order import check_direction, first_order
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
@@ -82,7 +82,7 @@ class AttributionPatching:
     pairs_per_pass: int = field(default=8, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         check_direction(self.direction, self.pairs_per_pass)
         self.chosen.check(_PARTS, _SITES)
 

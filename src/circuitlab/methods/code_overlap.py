@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.core.progress import step
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.reference import answer_logits, with_reference
 from circuitlab.methods.sae.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
@@ -120,7 +120,7 @@ class CodeOverlap:
     decoder: Literal["free", "unit"] = "free"
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         for kind, given, known in (
             ("level", self.level, ["nodes", "edges"]),
             ("softmax", self.softmax, ["none", "nodes", "across_layer"]),

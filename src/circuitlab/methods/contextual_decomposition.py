@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Node
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.methods.decomposition import Options, Rule, Source
@@ -101,7 +101,7 @@ class ContextualDecomposition:
     tokens_together: int = field(default=6144, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         object.__setattr__(self, "rule", str(Rule.parse(self.rule)))
         for part in self.parts:
             if part not in _PARTS:

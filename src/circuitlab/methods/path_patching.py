@@ -11,7 +11,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.paths import RunPair
@@ -108,7 +108,7 @@ class PathPatching:
         return True
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         for part in self.senders:
             if part not in _PARTS:
                 raise UnknownNameError("sender", part, _PARTS)

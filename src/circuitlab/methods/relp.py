@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
-from circuitlab.execute.contract import take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples
 from circuitlab.execute.first_order import EffectEstimator, check_direction, first_order
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
@@ -95,7 +95,7 @@ class RelevancePatching:
     pairs_per_pass: int = field(default=16, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         check_direction(self.direction, self.pairs_per_pass)
         self.chosen.check(_PARTS, _SITES)
         if self.pattern not in {"frozen", "gradient"}:

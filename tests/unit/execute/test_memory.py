@@ -138,7 +138,7 @@ def test_the_budget_comes_from_the_block_the_environment_or_the_default(monkeypa
 @pytest.mark.parametrize("value", ["much", "0", "-1", "nan", "inf", ""])
 def test_a_budget_that_is_no_amount_is_refused(monkeypatch, value: str) -> None:
     monkeypatch.setenv("CIRCUITLAB_MEMORY_GB", value)
-    with pytest.raises(BadParameterError, match="no amount of memory"):
+    with pytest.raises(BadParameterError, match="not an amount of memory"):
         pass_bytes()
 
 

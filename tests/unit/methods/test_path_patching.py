@@ -148,8 +148,8 @@ def test_wrong_names_are_explained(name, said) -> None:
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"receivers": ()}, "ends nowhere"),
-        ({"receivers": ("logits", "m2")}, "cannot be measured together"),
+        ({"receivers": ()}, "has no receiver"),
+        ({"receivers": ("logits", "m2")}, "cannot be combined"),
         ({"via": ("r1.pre",)}, "cannot lead via r1.pre"),
         ({"senders": ()}, "cannot be patched"),
         ({"positions": ("all", "END")}, "cannot be patched"),
