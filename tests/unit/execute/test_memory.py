@@ -114,7 +114,7 @@ def test_a_pair_that_no_memory_holds_is_refused_before_any_work(model, monkeypat
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     batch, ran = tiny_batch(model, 2), []
     monkeypatch.setattr(type(model.decoder), "embed", property(lambda _self: ran.append(1)), raising=False)
-    with memory_budget(1e-9), pytest.raises(ModelError, match=r"attribution_patching takes about .* for one pair of 9 tokens"):
+    with memory_budget(1e-9), pytest.raises(ModelError, match=r"attribution_patching needs about .* for one pair of 9 tokens"):
         get_method("attribution_patching")(model, batch, METRIC)
     assert ran == []
 

@@ -134,7 +134,7 @@ def test_a_batch_stands_for_its_clean_prompts_with_their_marks(llama) -> None:
         llama.edited(Add("r0.pre", torch.linspace(-3, 3, 32), positions=at)).generate(row, NEW) for at, row in zip((1, 3), few, strict=True)
     ]
     assert [one.ids for one in edited.generate(batch, NEW)] == [one.ids for one in expected]
-    with pytest.raises(BadParameterError, match="'S' was asked for on prompts that carry no marks"):
+    with pytest.raises(BadParameterError, match="'S' cannot be found: these prompts have no marks"):
         edited.generate(few, NEW)
 
 

