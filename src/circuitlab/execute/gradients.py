@@ -55,7 +55,7 @@ class GradientRun:
         import torch  # noqa: PLC0415
 
         if self.flat:
-            what = f"{self.flat!r} compares with the clean run, so it has its maximum and zero gradient there."
+            what = f"{self.flat!r} has zero gradient at the clean run: it compares with that run, so it has its maximum there."
             raise BadParameterError(what, "Differentiate at the corrupt run (direction='denoising'), or use logit_diff, or eap_ig.")
         raw = torch.autograd.grad(self.value.sum(), list(at), retain_graph=keep, allow_unused=True)
         gradients = [torch.zeros_like(value) if gradient is None else gradient for gradient, value in zip(raw, at, strict=True)]
