@@ -11,7 +11,9 @@ import torch
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every", action="store_true", help="everything on every family, not a changing share on the families that came later")
+    parser.addoption(
+        "--every", action="store_true", help="everything on every family, not a changing share of it on later ones"
+    )
 
 
 @pytest.fixture(scope="session")

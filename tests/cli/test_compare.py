@@ -88,7 +88,7 @@ def test_edges_are_compared_where_a_method_scores_them(world, checkpoint) -> Non
         ("colors --methods eap,eap_ig --param steps=3", "does not say which"),
         ("colors --methods eap,eap_ig --transfer", "not with --methods"),
         ("colors shades --method eap --edges 5 --transfer", "not with --edges"),
-        ("colors shades --edges 5", "scores of edges are asked for"),
+        ("colors shades --edges 5", "scores of edges were requested"),
         ("", "got none"),
         ("--tasks colors", "needs two different tasks; got colors"),
         ("--tasks colors,colors", "needs two different tasks"),

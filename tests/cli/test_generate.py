@@ -104,7 +104,7 @@ def test_sampling_and_stop_reach_the_model(world, checkpoint, plain) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("x --scale a0.h0", "'a0.h0' does not say by what to scale"),
+        ("x --scale a0.h0", "'a0.h0' has no factor"),
         ("x --scale a0.h0=much", "'a0.h0=much' does not say"),
         ("x --scale a0.h0=nan", "'a0.h0=nan' does not say"),
         ("x --scale head9=1", "head9"),

@@ -122,7 +122,7 @@ def test_a_circuit_of_edges_is_run_and_drawn_with_its_edges(world, study, monkey
     more = f"[circuits]\n{chosen}\nn_random = 4\nn_subsets = 2\nn_band = 2\n"
     study.write_text(study.read_text().replace("logit_attribution", "eap") + more)
     document("study", "run", str(study))
-    ((_, key), record) = next(iter(Study(study).found().items()))
+    ((_, key), record) = next(iter(Study(study).results().items()))
     assert key == "colors.eap.top_edges" and len(record["circuit"]["edges"]) == 6 == len(record["scores"])
     assert record["size"]["elements"] == 6 and record["full"]["faithfulness"] == 1
     assert f"circuits.{key}.diagram.html" in document("figures", "build", str(study), "--out", "built")["files"]

@@ -19,7 +19,7 @@ from circuitlab.evaluation.evaluation import Evaluation
 from circuitlab.evaluation.nodes import NodeCircuitRunner
 from circuitlab.evaluation.runs import MaskedRuns
 from circuitlab.evaluation.values import Ablation, require_ablation
-from circuitlab.execute.contract import take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples
 from circuitlab.model.inside import require_fit
 from circuitlab.scores.edge_scores import EdgeScores
 
@@ -101,7 +101,7 @@ class Evaluate:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         require_ablation(self.ablation)
         if self.matching not in {"size", "layer"}:
             raise UnknownNameError("matching", self.matching, ["size", "layer"])

@@ -1,4 +1,4 @@
-"""What every node gives out at the answer position: all that a readout of direct contributions needs of a run."""
+"""The output of every node at the answer position: what a readout of direct contributions needs of a run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ class AnswerValues:
     Parameters
     ----------
     embed : Tensor, shape (pair, d_model)
+        The residual stream entering layer 0.
     z : Tensor, shape (pair, layer, head, d_head)
+        Each head's attention-weighted values.
     mlp_out : Tensor, shape (pair, layer, d_model)
+        What each MLP adds to the residual stream.
     final : Tensor, shape (pair, d_model)
         The residual stream that leaves the last layer.
     total : Tensor, shape (pair,)
@@ -47,50 +50,50 @@ class AnswerValues:
 
     @classmethod
     def by_hooks(cls, model: Model, metric: Metric, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
-        """Of a model that cannot be taken apart: one pass for the values and another for the logits."""
-        read = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end, marks=batch.marks)
-        values = read[Site.RESID_PRE][:, 0], read[Site.Z], read[Site.MLP_OUT], read[Site.RESID_POST][:, -1]
+        """For a model without a functional forward: one pass for the values and another for the logits."""
+        captured = model.capture(tokens, [Site.Z, Site.MLP_OUT, Site.RESID_PRE, Site.RESID_POST], at=batch.end, marks=batch.marks)
+        values = captured[Site.RESID_PRE][:, 0], captured[Site.Z], captured[Site.MLP_OUT], captured[Site.RESID_POST][:, -1]
         embed, z, mlp_out, final = (value.double() for value in values)
         return cls(embed, z, mlp_out, final, metric(model.logits(tokens, batch.end, marks=batch.marks).double(), batch))
 
     @classmethod
     def on(cls, runs: WindowedRunner, tokens: Int[Tensor, "pair pos"]) -> AnswerValues:
-        """From one pass over the window; nothing but the answer positions is kept."""
+        """From one pass over the window; only the answer positions are kept."""
         batch, rows = runs.batch, torch.arange(runs.batch.n_pairs)
         at = batch.end - runs.start
-        read: dict[Site, list[Tensor]] = {Site.Z: [], Site.MLP_OUT: []}
+        at_answer: dict[Site, list[Tensor]] = {Site.Z: [], Site.MLP_OUT: []}
 
         def record(site: Site, _layer: int, value: Tensor) -> Tensor:
-            if site in read:
-                read[site].append(value[rows, at])
+            if site in at_answer:
+                at_answer[site].append(value[rows, at])
             return value
 
         embed = runs.embed(tokens)
         final = runs.decoder.forward(embed, cache=runs.past.copy(), tap=in_turn(runs.tap(tokens), record))[rows, at]
-        ids, placed = (None, batch) if runs.metric.whole_vocabulary else batch.over_tokens()
-        total = runs.metric(runs.model.unembed(final, ids).double(), placed)
-        z, mlp_out = (torch.stack(read[site], dim=1) for site in read)
+        ids, token_batch = (None, batch) if runs.metric.whole_vocabulary else batch.over_tokens()
+        total = runs.metric(runs.model.unembed(final, ids).double(), token_batch)
+        z, mlp_out = (torch.stack(at_answer[site], dim=1) for site in at_answer)
         return cls(embed[rows, at].double(), z.double(), mlp_out.double(), final.double(), total)
 
 
 @torch.no_grad()
 def answer_values(model: Model, metric: Metric, batch: ContrastBatch) -> tuple[AnswerValues, AnswerValues]:
-    """Values of the clean and of the corrupt run: about one forward pass each, what both prompts share run once."""
+    """Values of the clean and of the corrupt run, in about one forward pass each; their common prefix is run once."""
     try:
         decoder = model.decoder.refusing(STREAM, NO_SUM)
     except ModelError:
         decoder = None
     batch = replace(batch, one_length=model.length_dependent)
-    found: list[list[AnswerValues]] = [[], []]
+    values_of_runs: list[list[AnswerValues]] = [[], []]
     order: list[int] = []
     for pairs in batch_by_length(batch, 2 * unedited_together(batch), alike=False):
-        few = batch.select(pairs)
-        runs = None if decoder is None else WindowedRunner.of(model, metric, few, decoder)
-        for values, tokens in zip(found, (few.clean, few.corrupt), strict=True):
-            values.append(AnswerValues.by_hooks(model, metric, few, tokens) if runs is None else AnswerValues.on(runs, tokens))
+        group = batch.select(pairs)
+        runs = None if decoder is None else WindowedRunner.of(model, metric, group, decoder)
+        for values, tokens in zip(values_of_runs, (group.clean, group.corrupt), strict=True):
+            values.append(AnswerValues.by_hooks(model, metric, group, tokens) if runs is None else AnswerValues.on(runs, tokens))
         order += pairs
     back = torch.tensor(order).argsort()
-    clean, corrupt = (_joined(values, back) for values in found)
+    clean, corrupt = (_joined(values, back) for values in values_of_runs)
     return clean, corrupt
 
 

@@ -1,4 +1,4 @@
-"""Rows that a long run has finished, kept outside the method, so that an interrupted run goes on where it stopped."""
+"""Finished rows of a long run, saved outside the method, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _checkpoint: contextvars.ContextVar[Checkpoint | None] = contextvars.ContextVar(
 
 @contextmanager
 def keeping_rows(checkpoint: Checkpoint) -> Iterator[None]:
-    """Let methods inside the ``with`` block keep their finished rows, and find those of an earlier, interrupted run."""
+    """Let methods inside the ``with`` block save their finished rows, and load those of an earlier, interrupted run."""
     token = _checkpoint.set(checkpoint)
     try:
         yield
@@ -39,7 +39,9 @@ class PairRows:
     Parameters
     ----------
     arrays : dict of str to ndarray, shape (pair, ...)
+        The arrays by name.
     done : ndarray of bool, shape (pair,)
+        Whether each row is finished.
     """
 
     arrays: dict[str, np.ndarray]
@@ -48,17 +50,17 @@ class PairRows:
 
     @classmethod
     def of(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> PairRows:
-        """Rows as an interrupted run left them, or none finished; what was kept in another shape is not used."""
+        """The rows of an interrupted run, or empty rows; saved arrays of another shape are not used."""
         checkpoint = _checkpoint.get()
-        kept = checkpoint.load() if checkpoint is not None else {}
-        wanted = {name: (pairs, *shape) for name, shape in shapes.items()} | {"done": (pairs,)}
-        if {name: value.shape for name, value in kept.items()} == wanted:
-            return cls({name: kept[name] for name in shapes}, kept["done"].astype(bool))
+        saved = checkpoint.load() if checkpoint is not None else {}
+        expected = {name: (pairs, *shape) for name, shape in shapes.items()} | {"done": (pairs,)}
+        if {name: value.shape for name, value in saved.items()} == expected:
+            return cls({name: saved[name] for name in shapes}, saved["done"].astype(bool))
         return cls.empty(pairs, shapes)
 
     @classmethod
     def empty(cls, pairs: int, shapes: Mapping[str, tuple[int, ...]]) -> PairRows:
-        """Rows of which none is finished."""
+        """Rows of zeros, none of them finished."""
         return cls({name: np.zeros((pairs, *shape)) for name, shape in shapes.items()}, np.zeros(pairs, dtype=bool))
 
     @property
@@ -67,7 +69,7 @@ class PairRows:
         return [int(i) for i in np.flatnonzero(~self.done)]
 
     def put(self, pairs: Sequence[int], values: Mapping[str, np.ndarray]) -> None:
-        """Finish rows; saved at most every few seconds."""
+        """Set rows and mark them as finished; they are saved at most every few seconds."""
         rows = list(pairs)
         for name, value in values.items():
             self.arrays[name][rows] = value
@@ -76,7 +78,7 @@ class PairRows:
             self.save()
 
     def save(self) -> None:
-        """Keep the finished rows now, where somebody keeps them: for a run that cannot go on."""
+        """Save the finished rows now, inside `keeping_rows`: for a run that cannot continue."""
         checkpoint = _checkpoint.get()
         if checkpoint is not None:
             checkpoint.save({**self.arrays, "done": self.done})

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Method",
     "effective_params",
-    "looked_at",
+    "fields_as_tuples",
     "provenance_of",
     "require_additive",
     "require_linear",
-    "take_one_as_several",
+    "weights_checked",
 ]
 
 
@@ -36,13 +36,13 @@ class Method(Protocol):
     Class variables
     ---------------
     name : str
-        The name the command line and the store use.
+        Its name for the command line and the store.
     estimand : str
-        In words, what the number estimates.
+        What the scores estimate, in words.
     additive : bool
         Whether the scores (with the bias) sum to ``total`` on every pair.
     needs : tuple of str
-        What it asks of the model, by the names of `circuitlab.execute.needs.NEEDS`; what a model lacks is refused before work starts.
+        What it needs of the model, by the names in `circuitlab.execute.needs.NEEDS`; a model that lacks one is refused before work starts.
     cost : str
         Forward passes as a function of pairs, layers and heads.
     cite : tuple of str
@@ -50,11 +50,11 @@ class Method(Protocol):
 
     Notes
     -----
-    A method whose scores are of another kind says so by optional class variables, and `check_method` asks for other laws: ``pooled =
-    True``, the score of a pair depends on the other pairs of the batch (it must not change when every pair stands in it twice);
-    ``causal = False``, scores are 0 or more and say what a node writes, not what that does to the answer (a node that nothing reads
-    scores, too); ``in_metric_units = False``, scores do not grow with the logits. What only some of its parameters ask of a model is named
-    by an optional property ``more_needs``, in the words of ``needs``.
+    A method whose scores are of another kind declares it by optional class variables, and `check_method` tests other laws. ``pooled =
+    True``: the score of a pair depends on the other pairs of the batch (it must not change when every pair occurs twice). ``causal =
+    False``: scores are non-negative and measure what a node writes, not its effect on the answer (a node that nothing reads can score,
+    too). ``in_metric_units = False``: scores do not scale with the logits. An optional property ``more_needs`` names what only some
+    parameter values need of a model, in the names of ``needs``.
 
     Examples
     --------
@@ -83,32 +83,32 @@ class Method(Protocol):
 def effective_params(method: Method) -> dict[str, Any]:
     """Every parameter that can change a score, defaults included.
 
-    Fields declared with ``metadata={"identity": False}`` (chunk sizes and the like) are left out: they change the cost of
-    a run and not its result.
+    Fields declared with ``metadata={"identity": False}`` (such as chunk sizes) are left out: they change the cost of a run and not its
+    result.
     """
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     values = {f.name: getattr(method, f.name) for f in fields if f.metadata.get("identity", True)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def take_one_as_several(built: Any) -> None:
-    """Make tuples of the texts and lists that were given for a dataclass' fields of several texts: ``parts="heads"`` is ``("heads",)``."""
+def fields_as_tuples(built: Any) -> None:
+    """Turn strings and lists in a dataclass' fields of type ``tuple[str, ...]`` into tuples: ``parts="heads"`` becomes ``("heads",)``."""
     for entry in dataclasses.fields(built):
         value = getattr(built, entry.name)
         if str(entry.type).startswith("tuple[str") and isinstance(value, str | list):
             object.__setattr__(built, entry.name, (value,) if isinstance(value, str) else tuple(value))
 
 
-looked_at: contextvars.ContextVar[bool] = contextvars.ContextVar("looked at", default=False)
-"""Whether the model's weights were looked at when the running method began: reading every weight takes a tenth of a second."""
+weights_checked: contextvars.ContextVar[bool] = contextvars.ContextVar("weights checked", default=False)
+"""Whether the model's weights were checked for changes when the running method began; reading every weight takes a tenth of a second."""
 
 
 def provenance_of(method: Method, model: Model, batch: ContrastBatch, metric: Metric) -> Provenance:
-    """The provenance a run will carry; known before it starts, so that a stored run can be found instead.
+    """The provenance of a run. It is known before the run starts, so that a stored run can be found instead.
 
-    The model's weights are looked at once: what has changed since they were loaded is another model.
+    The model's weights are checked for changes first (once per method call): a changed model has another identity.
     """
-    if not looked_at.get():
+    if not weights_checked.get():
         model.refresh()
     return Provenance(
         method=method.name,
@@ -132,16 +132,16 @@ def require_linear(method: Method, metric: Metric) -> None:
 
 
 _RESIDUAL = {"float64": 1e-3, "float32": 1e-3}
-"""Largest residual of an additive method, as a share of the total..."""
+"""Largest residual of an additive method, as a share of the total."""
 
 _RESIDUAL_16_BIT = 0.2
-"""...and where the residual stream itself is rounded to 16 bits."""
+"""The same for models whose residual stream is rounded to 16 bits."""
 
 
 def require_additive(scores: HeadScores) -> HeadScores:
-    """Return the scores of an additive method, or raise `AdditivityError` where they and the bias do not sum to the total on some pair.
+    """Return the scores of an additive method; raise `AdditivityError` if scores and bias do not sum to the total on some pair.
 
-    The residual may be 1e-3 of the total, or of 1 where the total is smaller; more in 16-bit models.
+    The residual may be 1e-3 of the total, or of 1 if the total is smaller; more in 16-bit models.
     """
     about, total = scores.provenance, scores.dataset["total"].values.astype(np.float64)
     share = np.abs(scores.residual()) / np.maximum(1.0, np.abs(total))
@@ -153,6 +153,6 @@ def require_additive(scores: HeadScores) -> HeadScores:
             f"{about.model.name} ({about.model.family}): on pair {worst} they miss {total[worst]:.4g} by {scores.residual()[worst]:.4g}."
         )
         raise AdditivityError(
-            what, "`circuitlab doctor` says which part of this model is not what it seems; activation_patching needs no sum."
+            what, "`circuitlab doctor` shows which part of this model is not as assumed; activation_patching does not need a sum."
         )
     return scores

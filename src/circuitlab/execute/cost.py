@@ -1,4 +1,4 @@
-"""About what a run costs before it starts, in forward passes, as the method itself says."""
+"""Estimate the cost of a run before it starts, in forward passes, from the method's own formula."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 __all__ = ["RunSize", "forward_passes"]
 
 _UNSAID = 4.0
-"""Forward passes per pair of a method that does not say."""
+"""Forward passes per pair of a method without a formula."""
 
 
 @dataclass(frozen=True)
 class RunSize:
-    """What a run is about to do; shapes are those of a model of 135 million parameters where no model has been loaded.
+    """The size of a run. By default the shapes are those of a model of 135 million parameters, for when no model is loaded.
 
     Parameters
     ----------
     pairs : int
+        Number of pairs.
     length : float
-        Tokens of a prompt.
+        Tokens in a prompt.
     changed : float
-        Share of a prompt from the first token on at which clean and corrupt differ, in (0, 1]. Most methods leave out what comes before.
+        Share of a prompt from the first token at which clean and corrupt differ, in (0, 1]. Most methods skip what comes before.
     n_layers, n_heads, n_kv_heads, d_model : int
         Shapes of the model.
     """
@@ -35,25 +36,25 @@ class RunSize:
     d_model: int = 576
 
     def nodes(self, parts: tuple[str, ...], site: str = "z") -> int:
-        """How many nodes some parts have: heads (or the key/value heads that hold the site), or one a layer; the embedding is one."""
+        """Number of nodes in some parts: all heads (key/value heads for sites k and v), one per layer of other parts, one embedding."""
         heads = self.n_kv_heads if site in {"k", "v"} else self.n_heads
         per_layer = {"heads": heads, "kv_heads": self.n_kv_heads}
         return sum(1 if part == "embed" else self.n_layers * per_layer.get(part, 1) for part in parts)
 
     def places(self, positions: tuple[str, ...]) -> float:
-        """At how many positions each node is scored."""
+        """Number of positions at which each node is scored."""
         return self.changed * self.length if positions == ("each",) else float(len(positions))
 
     def traced(self, forward: float, backward: float) -> float:
-        """Passes of all pairs from the first difference on, of which those backward count twice; what comes before is run once."""
+        """Cost of passes of all pairs from the first difference on, where a backward pass counts twice; the prefix is run once."""
         return self.pairs * (1 - self.changed + self.changed * (forward + 2 * backward))
 
     def rerun(self, runs: float) -> float:
-        """So many runs of every pair, each above its own layer and from the first difference on; and the two unedited ones."""
+        """Cost of ``runs`` edited runs of every pair, each from its own layer and the first difference on, and of two unedited runs."""
         return self.pairs * (2 + runs * self.changed / 2)
 
 
 def forward_passes(method: Any, size: RunSize) -> float:
-    """About how many forward passes a run takes: the method's own ``passes``, or four per pair where it has none."""
-    said = getattr(method, "passes", None)
-    return _UNSAID * size.pairs if said is None else float(said(size))
+    """Estimated number of forward passes of a run: the method's own ``passes``, or four per pair if it has none."""
+    passes = getattr(method, "passes", None)
+    return _UNSAID * size.pairs if passes is None else float(passes(size))

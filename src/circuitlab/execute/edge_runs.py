@@ -1,7 +1,7 @@
-"""Runs of a few pairs on the positions that attribution needs: those from the first place where clean and corrupt differ.
+"""Runs of a few pairs on the positions that attribution needs: from the first position at which clean and corrupt differ.
 
-Before that place both runs, and every mixture of their embeddings, are the same: senders write no difference there, and nothing there
-can change. Those positions are run once, and hand on their keys and values.
+Before that position both runs, and every mixture of their embeddings, are the same: senders write no difference there, and nothing can
+change. Those positions are run once, and their keys and values are cached.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class WindowedRunner:
 
     Parameters
     ----------
-    model, metric, batch
-        What is run and read.
+    model, metric, batch : Model, Metric, ContrastBatch
+        The model, the metric and the pairs.
     start : int
-        First position of the window: no clean and corrupt prompt differ before it, and no answer position lies before it.
+        First position of the window: before it no pair differs, and no answer position lies there.
     past : Cache
         Keys and values of the positions before the window.
     forward : Decoder, optional
-        A forward with the model's values and another backward pass, or one that refuses some edits; if it has an ``unembed``, that makes
-        the logits.
+        Another functional forward with the same values, for example with another backward pass or one that refuses some edits. If it has
+        an ``unembed``, that computes the logits.
     """
 
     model: Model
@@ -63,7 +63,7 @@ class WindowedRunner:
         *,
         start: int | None = None,
     ) -> WindowedRunner:
-        """Run the positions that clean and corrupt share; or, with ``start``, those before it."""
+        """Run the positions before the first difference (or before ``start``), and keep their keys and values."""
         first = int(torch.minimum(batch.first_difference(), batch.end).min()) if start is None else start
         decoder = model.decoder
         with torch.no_grad():
@@ -81,7 +81,7 @@ class WindowedRunner:
         return self.decoder.embed(tokens)[:, self.start :]
 
     def tap(self, tokens: Int[Tensor, "pair pos"] | None = None) -> Tap | None:
-        """The standing edits of an edited model on the window of some prompts, the clean ones by default."""
+        """The standing edits of an edited model on the window of prompts (the clean ones by default)."""
         places = Places.of(self.batch, tokens).window(self.start, self.batch.clean.shape[1])
         return self.decoder.tap(places)
 
@@ -97,23 +97,23 @@ class WindowedRunner:
         flat: str = "",
         tokens: Int[Tensor, "pair pos"] | None = None,
     ) -> GradientRun:
-        """Run from a residual stream entering layer 0 on the window, in a graph; ``flat`` as in `GradientRun`.
+        """Run from a residual stream entering layer 0 on the window, in an autograd graph; ``flat`` as in `GradientRun`.
 
-        ``tokens`` are the prompts that the edits of an edited model take it for, the clean ones by default.
+        ``tokens`` are the prompts that the edits of an edited model see, the clean ones by default.
         """
         leaf = embed.detach().clone().requires_grad_(True)
         return replace(self._on(Trace(leaf, []), self.tap(tokens)), flat=flat)
 
     @torch.enable_grad()
     def from_heads(self, base: Trace, layer: int, z: Float[Tensor, "pair pos head d_head"]) -> GradientRun:
-        """Go on from a clean run in which every head of one layer has this output, in a graph; what comes before is not run again."""
+        """Continue a clean run with this z of one layer, in an autograd graph; earlier layers are not run again."""
         leaf, tap = z.detach().clone().requires_grad_(True), self.tap()
         new = self._layer(base, layer, tap).written(replace(base.layers[layer], z=leaf))
         return replace(self._on(Trace(base.embed, [*base.layers[:layer], new]), tap), embed=leaf)
 
     @torch.enable_grad()
     def from_mlp(self, base: Trace, layer: int, mlp_out: Float[Tensor, "pair pos d_model"]) -> GradientRun:
-        """Go on from a clean run in which one MLP has this output, in a graph."""
+        """Continue a clean run with this output of one MLP, in an autograd graph."""
         leaf, tap = mlp_out.detach().clone().requires_grad_(True), self.tap()
         old = base.layers[layer]
         new = replace(old, mlp_out=leaf, resid_post=self._layer(base, layer, tap).left(old.resid_mid, leaf))
@@ -123,7 +123,7 @@ class WindowedRunner:
         return self.decoder.at_layer(layer, base.embed.shape[1], self.past, tap)
 
     def _on(self, done: Trace, tap: Tap | None) -> GradientRun:
-        """Run the layers that are not done yet, and read the metric."""
+        """Run the remaining layers, and compute the metric."""
         trace = self.decoder.traced_on(done, cache=self.past.copy(), tap=tap)
         return GradientRun(done.embed, trace, self._value(trace))
 
@@ -131,6 +131,6 @@ class WindowedRunner:
         """The metric at the answer positions."""
         batch = self.batch
         last = trace.final[torch.arange(batch.n_pairs), (batch.end - self.start).to(trace.final.device)]
-        ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
+        ids, token_batch = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
         unembed = getattr(self.forward, "unembed", self.model.unembed)
-        return self.metric(unembed(last, ids), placed)
+        return self.metric(unembed(last, ids), token_batch)

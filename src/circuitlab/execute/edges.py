@@ -1,4 +1,4 @@
-"""What edge attribution shares: what senders wrote differently, gradients as each receiver's input reads them, and their products."""
+"""Edge attribution: the change of each sender's output, the gradient at each receiver's input, and their products."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["EdgeChunk", "NodeChange", "change_between", "edge_products", "score_
 
 
 class EdgeChunk(NamedTuple):
-    """Edges of a few pairs, (pair, sender, receiver), the metric of both runs, and whether any gradient was not zero."""
+    """Edge scores of a few pairs, (pair, sender, receiver), the metric of both runs, and whether any gradient was not zero."""
 
     edges: Float[Tensor, "pair sender receiver"]
     clean: Float[Tensor, " pair"]
@@ -50,8 +50,11 @@ class NodeChange:
     Parameters
     ----------
     embed : Tensor, shape (pair, pos, d_model)
+        Change of the residual stream entering layer 0.
     z : list of Tensor, shape (pair, pos, head, d_head)
+        Change of every head's z.
     mlp : list of Tensor, shape (pair, pos, d_model)
+        Change of every MLP's output.
     """
 
     embed: Float[Tensor, "pair pos d_model"]
@@ -64,8 +67,8 @@ def change_between(clean: Trace, corrupt: Trace) -> NodeChange:
     both = list(zip(clean.layers, corrupt.layers, strict=True))
     return NodeChange(
         (clean.embed - corrupt.embed).detach(),
-        [(one.z - other.z).detach() for one, other in both],
-        [(one.mlp_out - other.mlp_out).detach() for one, other in both],
+        [(in_clean.z - in_corrupt.z).detach() for in_clean, in_corrupt in both],
+        [(in_clean.mlp_out - in_corrupt.mlp_out).detach() for in_clean, in_corrupt in both],
     )
 
 
@@ -79,14 +82,14 @@ def sender_writes(
 ) -> Float[Tensor, "sender pair pos d_model"]:
     """What the change of each sender (of those in ``rows``, if given) adds to the residual stream.
 
-    Where a norm stands between attention and the residual stream (Gemma 2 and 3), a head's share passes linearly through that norm's
-    Jacobian at the run of ``trace``, so that a head's edges sum to the gradient at its z times the change of z.
+    With a post-norm of attention (Gemma 2 and 3), a head's part passes linearly through that norm's Jacobian at the run of ``trace``, so
+    that a head's edges sum to the gradient at its z times the change of z.
     """
-    wanted = rows or slice(0, layout.shape[0])
+    senders = rows or slice(0, layout.shape[0])
     writes = change.embed.new_empty(layout.shape[0], *change.embed.shape)
     writes[0] = change.embed
     for layer, block in enumerate(blocks):
-        if layout.mlp(layer) < wanted.start or layout.heads(layer).start >= wanted.stop:
+        if layout.mlp(layer) < senders.start or layout.heads(layer).start >= senders.stop:
             continue
         heads = writes[layout.heads(layer)]
         z = change.z[layer].permute(2, 0, 1, 3).flatten(1, 2)
@@ -95,7 +98,7 @@ def sender_writes(
             raw = block.o(trace.layers[layer].z.flatten(-2))
             writes[layout.heads(layer)] = block.post_attn.jvp(heads, raw)
         writes[layout.mlp(layer)] = change.mlp[layer]
-    return writes[wanted]
+    return writes[senders]
 
 
 def edge_products(
@@ -105,38 +108,40 @@ def edge_products(
     writes: Float[Tensor, "sender pair pos d_model"],
     rows: slice | None = None,
 ) -> tuple[Float[Tensor, "pair sender receiver"], bool]:
-    """Each sender's write times the metric's gradient as each receiver's input reads it; and whether any gradient was not zero.
+    """Each sender's write times the metric's gradient at each receiver's input, and whether any gradient was not zero.
 
     Parameters
     ----------
-    blocks, layout
-        The layers, and which edges exist.
+    blocks : sequence of Block
+        The layers.
+    layout : EdgeLayout
+        The edges that exist.
     run : GradientRun
-        The run that is differentiated; its graph is used up. Receivers outside the graph get 0.
-    writes : Tensor
-        Of the senders in ``rows``.
+        The run that is differentiated; its graph is freed. Receivers outside the graph get 0.
+    writes : Tensor, shape (sender, pair, pos, d_model)
+        Change of the residual stream by each sender in ``rows``.
     rows : slice, optional
-        Which senders; all by default.
+        The senders; all by default.
 
     Notes
     -----
-    For each layer one matrix product, (sender, pos x d_model) by (pos x d_model, receiver), per pair.
+    For each layer and pair there is one matrix product, (sender, pos x d_model) by (pos x d_model, receiver).
     """
     first, stop = (0, layout.shape[0]) if rows is None else (rows.start, rows.stop)
     layers = run.trace.layers
     inputs = [value for layer in layers for value in (*layer.projected, layer.mlp_in)] + [run.trace.final]
-    asked = [i for i, value in enumerate(inputs) if value.requires_grad]
-    found = dict(zip(asked, run.gradients([inputs[i] for i in asked], allow_zero=True), strict=True))
+    tracked = [i for i, value in enumerate(inputs) if value.requires_grad]
+    gradients = dict(zip(tracked, run.gradients([inputs[i] for i in tracked], allow_zero=True), strict=True))
     out = writes.new_zeros(writes.shape[1], stop - first, layout.shape[1])
     with torch.no_grad():
         for layer, block in enumerate(blocks):
-            read = min(layout.heads(layer).stop, stop) - first
-            mine = [found.get(4 * layer + part) for part in range(4)]
-            if read > 0 and any(one is not None for one in mine):
-                out[:, :read, layout.inputs(layer)] = _product(writes[:read], _pull_back(block, layers[layer], mine))
-        out[:, :, -1:] = _product(writes, found[len(inputs) - 1][None])
+            stop_row = min(layout.heads(layer).stop, stop) - first
+            of_layer = [gradients.get(4 * layer + part) for part in range(4)]
+            if stop_row > 0 and any(gradient is not None for gradient in of_layer):
+                out[:, :stop_row, layout.inputs(layer)] = _product(writes[:stop_row], _pull_back(block, layers[layer], of_layer))
+        out[:, :, -1:] = _product(writes, gradients[len(inputs) - 1][None])
         exists = torch.from_numpy(layout.mask[first:stop]).to(out.device)
-        return out.masked_fill_(~exists, 0.0), any(bool(one.any()) for one in found.values())
+        return out.masked_fill_(~exists, 0.0), any(bool(gradient.any()) for gradient in gradients.values())
 
 
 def _product(writes: Float[Tensor, "sender pair pos d_model"], pulled: Float[Tensor, "receiver pair pos d_model"]) -> Tensor:
@@ -144,15 +149,15 @@ def _product(writes: Float[Tensor, "sender pair pos d_model"], pulled: Float[Ten
     return torch.bmm(writes.flatten(2).transpose(0, 1), pulled.flatten(2).permute(1, 2, 0))
 
 
-def _pull_back(block: Block, layer: LayerTrace, found: Sequence[Tensor | None]) -> Float[Tensor, "receiver pair pos d_model"]:
-    """Gradients at the inputs of one layer (q, k, v, mlp_in) as gradients at the residual stream, head by head, through the norms."""
+def _pull_back(block: Block, layer: LayerTrace, gradients: Sequence[Tensor | None]) -> Float[Tensor, "receiver pair pos d_model"]:
+    """Gradients at the inputs of one layer (q, k, v, mlp_in), carried back through the norms to the residual stream, head by head."""
     parts = []
-    for gradient, value, linear in zip(found[:3], layer.projected, (block.q, block.k, block.v), strict=True):
+    for gradient, value, linear in zip(gradients[:3], layer.projected, (block.q, block.k, block.v), strict=True):
         at_input = torch.zeros_like(value) if gradient is None else gradient
         weight = linear.weight.unflatten(1, (-1, block.d_head)).permute(1, 2, 0)
         parts.append(torch.bmm(at_input.permute(2, 0, 1, 3).flatten(1, 2), weight))
     heads = torch.cat(parts).unflatten(1, layer.resid_pre.shape[:2])
-    at_mlp = torch.zeros_like(layer.mlp_in) if found[3] is None else found[3]
+    at_mlp = torch.zeros_like(layer.mlp_in) if gradients[3] is None else gradients[3]
     mlp = block.norm_mlp.vjp(at_mlp, layer.resid_pre if block.parallel else layer.resid_mid)
     return torch.cat([block.norm_attn.vjp(heads, layer.resid_pre), mlp[None]])
 
@@ -165,9 +170,9 @@ def score_edges(
     pairs_per_pass: int,
     chunk: Callable[[WindowedRunner, EdgeLayout], EdgeChunk],
 ) -> EdgeScores:
-    """Score a few pairs at a time with ``chunk`` and put them together.
+    """Score a few pairs at a time with ``chunk``, and join the results.
 
-    So many pairs go together as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
+    A pass holds as many pairs as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
 
     Raises
     ------
@@ -182,10 +187,10 @@ def score_edges(
     decoder, sizes = model.decoder.refusing(STREAM, NO_SUM), PassSizes.of(model)
     fits = fits_in(lambda window, length: sizes.edges(window, length, runs=3), method.name)
     for pairs in batch_by_length(batch, pairs_per_pass, fits=fits):
-        found = chunk(WindowedRunner.of(model, metric, batch.select(pairs), decoder), layout)
-        for name, values in (("edges", found.edges), ("clean", found.clean), ("corrupt", found.corrupt)):
+        edge_chunk = chunk(WindowedRunner.of(model, metric, batch.select(pairs), decoder), layout)
+        for name, values in (("edges", edge_chunk.edges), ("clean", edge_chunk.clean), ("corrupt", edge_chunk.corrupt)):
             arrays[name][pairs] = values.detach().to(torch.float64 if name != "edges" else torch.float32).cpu().numpy()
-        live |= found.live
+        live |= edge_chunk.live
         done += len(pairs)
         step(done, batch.n_pairs)
     if not live:

@@ -1,4 +1,4 @@
-"""First-order effects: what a gradient says about giving a node the value it has in the other run."""
+"""First-order effects: a gradient's estimate of the effect of giving a node the value that it has in the other run."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class GradientMethod(Method, Protocol):
 
     @property
     def direction(self) -> str:
-        """``"denoising"`` differentiates the corrupt run, ``"noising"`` the clean run."""
+        """``"denoising"`` differentiates at the corrupt run, ``"noising"`` at the clean run."""
         ...
 
     @property
     def pairs_per_pass(self) -> int:
-        """Pairs that one graph holds."""
+        """Most pairs in one autograd graph."""
         ...
 
     @property
     def chosen(self) -> NodeSelection:
-        """What is scored."""
+        """The nodes and positions that are scored."""
         ...
 
 
@@ -62,11 +62,11 @@ class GradientRunPair:
     batch : ContrastBatch
         The pairs.
     chosen : NodeSelection
-        What is scored.
+        The nodes and positions that are scored.
     sign : int
-        1 where the source is the clean run, else -1.
+        1 if the source is the clean run, else -1.
     start : int
-        Position at which the traces begin; nothing differs before it.
+        First position of the traces; nothing differs before it.
     """
 
     edited: GradientRun
@@ -77,19 +77,19 @@ class GradientRunPair:
     start: int = 0
 
     def difference(self, point: Point) -> Tensor:
-        """Clean minus corrupt value, whichever of them is differentiated."""
+        """Clean minus corrupt value, in either direction."""
         return self.sign * (value_at(self.source, point) - value_at(self.edited.trace, point).detach())
 
     def effect(self, point: Point, gradient: Tensor) -> Float[Tensor, "pair ..."]:
         """``(clean - corrupt) . gradient`` of each node of a point, (pair[, mark][, head])."""
         import torch  # noqa: PLC0415
 
-        found = per_position(point, self.difference(point), gradient)
-        return self.chosen.placed(torch.cat([found.new_zeros(len(found), self.start, *found.shape[2:]), found], dim=1), self.batch)
+        effects = per_position(point, self.difference(point), gradient)
+        return self.chosen.placed(torch.cat([effects.new_zeros(len(effects), self.start, *effects.shape[2:]), effects], dim=1), self.batch)
 
 
 Effects = Callable[[GradientRunPair, Sequence[Point]], Mapping[Point, "Tensor"]]
-"""Effects of points, each (pair[, mark][, head])."""
+"""From two runs and some points to their effects, each of shape (pair[, mark][, head])."""
 
 
 def check_direction(direction: str, pairs_per_pass: int) -> None:
@@ -97,7 +97,7 @@ def check_direction(direction: str, pairs_per_pass: int) -> None:
     if direction not in {"denoising", "noising"}:
         raise UnknownNameError("direction", direction, ["denoising", "noising"])
     if pairs_per_pass < 1:
-        what = f"pairs_per_pass={pairs_per_pass} leaves nothing to run."
+        what = f"pairs_per_pass={pairs_per_pass} is less than 1."
         raise BadParameterError(what, "Use 1 or more.")
 
 
@@ -110,16 +110,16 @@ def plain_effects(contrast: GradientRunPair, points: Sequence[Point]) -> dict[Po
 
 @dataclass(frozen=True, eq=False)
 class EffectEstimator:
-    """How effects are found.
+    """How effects are estimated.
 
     Parameters
     ----------
     effects : callable
-        Effects of points from the two runs.
+        From the two runs and some points to the effects of the points.
     decoder : Decoder, optional
-        A forward with another backward pass, used for both runs.
+        A functional forward with another backward pass, used for both runs.
     whole : bool
-        Trace whole prompts. Otherwise the traces begin where clean and corrupt first differ, which costs less time and memory.
+        Whether whole prompts are traced. Otherwise traces begin where clean and corrupt first differ, which takes less time and memory.
     """
 
     effects: Effects = plain_effects
@@ -128,43 +128,53 @@ class EffectEstimator:
 
 
 def first_order(
-    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: EffectEstimator | None = None
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, estimator: EffectEstimator | None = None
 ) -> HeadScores:
-    """Score a batch: for every few pairs one run with a graph, one without, and the effects of all points.
+    """Score a batch: for each group of pairs one run with a graph, one without, and the effects of all points.
 
-    So many pairs go together as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
+    A pass holds as many pairs as ``pairs_per_pass`` and the memory of a pass (`memory_budget`) allow.
 
     Parameters
     ----------
     method : GradientMethod
         Its fields choose nodes, positions and direction, and identify the scores.
-    way : EffectEstimator, optional
-        How effects are found; by the gradient of the run itself otherwise.
+    model : Model
+        The model.
+    batch : ContrastBatch
+        The pairs.
+    metric : Metric
+        The metric that is differentiated.
+    estimator : EffectEstimator, optional
+        How effects are estimated; by default from the gradient of the run itself.
     """
     method.chosen.require(model)
     marks = method.chosen.marks(batch)
-    held = with_reference(model, metric, batch)
+    reference_batch = with_reference(model, metric, batch)
     points = method.chosen.points(model.spec.n_layers)
-    found: list[dict[str, np.ndarray]] = []
+    arrays_of_groups: list[dict[str, np.ndarray]] = []
     order: list[int] = []
-    chosen_way = way or EffectEstimator()
-    for pairs in batch_by_length(held, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen_way.whole)):
-        found.append(_scored(method, model, held.select(pairs), metric, chosen_way))
+    chosen = estimator or EffectEstimator()
+    for pairs in batch_by_length(
+        reference_batch, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen.whole)
+    ):
+        arrays_of_groups.append(_scored(method, model, reference_batch.select(pairs), metric, chosen))
         order += pairs
         step(len(order), batch.n_pairs)
     back = np.argsort(order)
-    arrays = {name: np.concatenate([one[name] for one in found])[back] for name in found[0]}
+    arrays = {name: np.concatenate([group[name] for group in arrays_of_groups])[back] for name in arrays_of_groups[0]}
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
 
 
-def _scored(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: EffectEstimator) -> dict[str, np.ndarray]:
-    """The arrays of a few pairs. Both runs are let go on return, before the next pass begins."""
-    contrast, values = _contrast(method, model, batch, metric, way)
-    return values | method.chosen.stacked(way.effects(contrast, method.chosen.points(model.spec.n_layers)))
+def _scored(
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, estimator: EffectEstimator
+) -> dict[str, np.ndarray]:
+    """The arrays of a few pairs. The memory of both runs is freed on return, before the next pass begins."""
+    contrast, values = _contrast(method, model, batch, metric, estimator)
+    return values | method.chosen.stacked(estimator.effects(contrast, method.chosen.points(model.spec.n_layers)))
 
 
 def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whole: bool) -> Fits:
-    """How many pairs fit the memory of one pass; traces of whole prompts are those whose gradient is taken at patterns."""
+    """Whether pairs fit in the memory of one pass; methods that trace whole prompts also take gradients at patterns."""
     sizes = PassSizes.of(model)
     fields = {point.field for point in points} | ({"pattern"} if whole else set())
 
@@ -175,7 +185,7 @@ def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whol
 
 
 def _contrast(
-    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, way: EffectEstimator
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, estimator: EffectEstimator
 ) -> tuple[GradientRunPair, dict[str, np.ndarray]]:
     """The two runs of a few pairs, and the metric of both and their difference, each (pair,)."""
     from circuitlab.execute.edge_runs import WindowedRunner  # noqa: PLC0415 - torch
@@ -183,14 +193,14 @@ def _contrast(
     denoising = method.direction == "denoising"
     edited, source = (batch.corrupt, batch.clean) if denoising else (batch.clean, batch.corrupt)
     sign, start = (1 if denoising else -1), 0
-    if way.whole:
-        other = gradient_run(model, metric, batch, source, way.decoder, track=False)
-        run = gradient_run(model, metric, batch, edited, way.decoder)
+    if estimator.whole:
+        other = gradient_run(model, metric, batch, source, estimator.decoder, track=False)
+        run = gradient_run(model, metric, batch, edited, estimator.decoder)
     else:
-        runs = WindowedRunner.of(model, metric, batch, way.decoder)
+        runs = WindowedRunner.of(model, metric, batch, estimator.decoder)
         start, other = runs.start, runs.plain(source)
         run = runs.from_embed(runs.embed(edited), flat=metric.name if metric.needs_reference and not denoising else "", tokens=edited)
-    values = [one.value.detach().double().cpu().numpy() for one in (run, other)]
+    values = [either.value.detach().double().cpu().numpy() for either in (run, other)]
     corrupt, clean = values if denoising else values[::-1]
     contrast = GradientRunPair(run, other.trace, batch, method.chosen, sign, start)
     return contrast, {"total": clean - corrupt, "clean": clean, "corrupt": corrupt}

@@ -1,4 +1,4 @@
-"""Memory: how much one pass may take, what a pair takes at its length, and so how many pairs go together."""
+"""Memory: the budget of one pass, what a pair needs at its length, and how many pairs fit together."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_GIB", "Fits", "PassSizes", "available_bytes", "fits_in", "memory_budget", "pass_bytes", "started_fits"]
 
 DEFAULT_GIB = 4.0
-"""What one pass may hold beside the model, unless `memory_budget` or the environment variable says otherwise."""
+"""Default memory of one pass in addition to the model, in GiB; `memory_budget` or the environment variable override it."""
 
 _VARIABLE = "CIRCUITLAB_MEMORY_GB"
 _GIB = 2**30
 _budget: contextvars.ContextVar[float | None] = contextvars.ContextVar("memory budget", default=None)
 
 Fits: TypeAlias = Callable[[int, int, int], bool]
-"""(pairs, positions that are computed, positions that are seen) -> whether so many pairs may go through the model together."""
+"""From a number of pairs, of computed positions and of positions attended to, to whether these pairs fit in one pass."""
 
 
 @contextmanager
 def memory_budget(gib: float) -> Iterator[None]:
-    """Passes inside the ``with`` block hold at most so many GiB beside the model; a pass is never less than one pair.
+    """Limit the memory of each pass inside the ``with`` block, in GiB in addition to the model; a pass has at least one pair.
 
-    It changes how many pairs go together, not results. Outside of any block the environment variable ``CIRCUITLAB_MEMORY_GB`` holds, and
-    without it 4 GiB.
+    The limit changes how many pairs share a pass, but not results. Outside of a block the environment variable ``CIRCUITLAB_MEMORY_GB``
+    applies, or else 4 GiB.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def memory_budget(gib: float) -> Iterator[None]:
 
 
 def pass_bytes() -> int:
-    """Bytes that one pass may hold beside the model.
+    """Bytes that one pass may use in addition to the model.
 
     Raises
     ------
@@ -66,19 +66,19 @@ def _positive(value: float | str, name: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        what = f"{name}={value!r} is no amount of memory."
+        what = f"{name}={value!r} is not an amount of memory."
         raise BadParameterError(what, f"Give a positive number of GiB, such as {DEFAULT_GIB:g}.")
     return number
 
 
 def available_bytes() -> int | None:
-    """Memory that could be taken now without swapping; None on systems that do not say.
+    """Bytes of memory that can be used now without swapping; None on systems that do not report it.
 
-    Linux counts what its caches would give back; elsewhere all physical memory stands in for it.
+    On Linux this includes memory that caches would free; on other systems it is all physical memory.
     """
-    told = Path("/proc/meminfo")
-    if told.exists():
-        lines = dict(line.split(":", 1) for line in told.read_text(encoding="ascii").splitlines())
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
         if "MemAvailable" in lines:
             return int(lines["MemAvailable"].split()[0]) * 1024
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -88,7 +88,7 @@ def available_bytes() -> int | None:
 
 @dataclass(frozen=True)
 class PassSizes:
-    """What a model's activations take, in numbers of one prompt; ``window`` positions are computed, ``length`` are seen.
+    """Memory of a model's activations for one prompt, in bytes; ``window`` positions are computed, ``length`` are attended to.
 
     Parameters
     ----------
@@ -108,10 +108,10 @@ class PassSizes:
 
     @classmethod
     def of(cls, model: Model) -> PassSizes:
-        """Of a model that can be taken apart."""
+        """The sizes of a model that has a functional forward."""
         spec, blocks = model.spec, model.decoder.blocks
         itemsize = blocks[0].q.weight.element_size()
-        # A mixture of experts names no width; what its few experts hold for a position is of the size of a dense MLP.
+        # A mixture of experts has no single width; the activations of its active experts are about those of a dense MLP.
         d_mlp = max(block.down.weight.shape[0] or 4 * spec.d_model for block in blocks)
         return cls(spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.d_model, spec.d_head, d_mlp, itemsize)
 
@@ -122,34 +122,34 @@ class PassSizes:
 
     @property
     def shared(self) -> int:
-        """Width of all keys, or values, together."""
+        """Width of all key heads together, and of all value heads."""
         return self.n_kv_heads * self.d_head
 
     @property
     def senders(self) -> int:
-        """Nodes that edges leave: the embedding, every head and every MLP."""
+        """Number of nodes that send edges: the embedding, every head and every MLP."""
         return 1 + self.n_layers * (self.n_heads + 1)
 
     def traced(self, window: int, length: int) -> int:
-        """A run whose `Trace` is held, without a graph: streams, projections and patterns of every layer."""
+        """A run whose `Trace` is kept, without a graph: streams, projections and patterns of every layer."""
         layer = window * (6 * self.d_model + 2 * self.heads + 2 * self.shared) + self.n_heads * window * length
         return self.itemsize * self.n_layers * layer
 
     def graph(self, window: int, length: int) -> int:
-        """What a graph holds beside the trace.
+        """What an autograd graph keeps in addition to the trace.
 
-        Of every layer: norms keep their scaled inputs, attention turned queries and, for each query head, the keys and values it sees,
-        and the MLP its gate, its activation and its values.
+        In every layer, norms keep their scaled inputs, attention keeps rotated queries and, for each query head, its keys and values, and
+        the MLP keeps its gate, its activation and its values.
         """
         layer = window * (2 * self.d_model + 2 * self.heads + 3 * self.d_mlp) + length * (2 * self.heads + 2 * self.shared)
         return self.itemsize * self.n_layers * layer
 
     def working(self, window: int, length: int) -> int:
-        """What one layer takes while it is computed, and given back: scores on their way to a pattern, and the MLP."""
+        """What one layer uses temporarily while it is computed: attention scores and the MLP."""
         return self.itemsize * (4 * self.n_heads * window * length + 4 * window * self.d_mlp)
 
     def gradients(self, fields: Collection[str], window: int, length: int) -> int:
-        """Gradients at these values of every layer, named as in `LayerTrace`."""
+        """Gradients at these values of every layer; ``fields`` are names in `LayerTrace`."""
         widths = {"q": self.heads, "z": self.heads, "k": self.shared, "v": self.shared, "pattern": self.n_heads * length}
         return self.itemsize * self.n_layers * window * sum(widths.get(field, self.d_model) for field in fields)
 
@@ -159,9 +159,9 @@ class PassSizes:
         return runs + self.working(window, length) + self.gradients(fields, window, length)
 
     def edges(self, window: int, length: int, runs: int = 2) -> int:
-        """Edge products of ``runs`` runs, one of them in a graph.
+        """Edge attribution with ``runs`` runs, one of them in a graph.
 
-        They hold what every sender writes differently, the gradients at every input, and those of one layer pulled back to the stream.
+        It keeps the change of every sender's output, the gradients at every input, and those of one layer carried back to the stream.
         """
         change = self.gradients(("z", "mlp_out"), window, length)
         layer = 3 * (self.n_heads + 2 * self.n_kv_heads + 1) * self.d_model
@@ -170,49 +170,49 @@ class PassSizes:
         return self.differentiated(("q", "k", "v", "mlp_in"), window, length) + change + products + more
 
     def source(self, window: int) -> int:
-        """What one source of a decomposition takes on one prompt: its streams and its heads before and after a layer.
+        """One source of a decomposition on one prompt: its streams and its heads before and after a layer.
 
-        What a layer computes on the way is small beside the two traces: it takes a few sources at a time.
+        Temporary values within a layer are small in comparison, because only a few sources are computed at a time.
         """
         return self.itemsize * window * (4 * self.d_model + 2 * self.heads)
 
     def started(self, window: int, length: int, sites: int) -> int:
-        """Two unedited runs from which edited runs start: streams, keys, values and sites of every layer, and what one layer takes."""
+        """Two unedited runs from which edited runs start: streams, keys, values and sites of every layer, and one layer's temporaries."""
         held = length * (self.d_model + 2 * self.shared + 2 * sites * max(self.heads, self.d_model))
         return 2 * (self.itemsize * self.n_layers * held + self.working(window, length))
 
 
 def fits_in(pair_bytes: Callable[[int, int], int], name: str) -> Fits:
-    """Whether so many pairs fit the budget; one pair always may go alone, if memory holds it at all.
+    """A function that decides whether pairs fit in the budget. A single pair always does, if there is enough memory at all.
 
     Parameters
     ----------
     pair_bytes : callable
-        (positions computed, positions seen) -> bytes of one pair.
+        From the number of computed positions and of positions attended to, to the bytes of one pair.
     name : str
-        Of the method, for the error.
+        Name of the method, for the error.
 
     Raises
     ------
     ModelError
-        When asked about a single pair that takes more than all memory that is left.
+        When called for a single pair that needs more than the available memory.
     """
     budget = pass_bytes()
 
     def fits(pairs: int, window: int, length: int) -> bool:
-        wanted = pair_bytes(window, length)
-        if pairs == 1 and wanted > budget and (left := available_bytes()) is not None and wanted > left:
-            what = f"{name} takes about {wanted / _GIB:.1f} GiB for one pair of {length} tokens; {left / _GIB:.1f} GiB are free."
+        needed = pair_bytes(window, length)
+        if pairs == 1 and needed > budget and (available := available_bytes()) is not None and needed > available:
+            what = f"{name} needs about {needed / _GIB:.1f} GiB for one pair of {length} tokens; {available / _GIB:.1f} GiB are free."
             raise ModelError(what, "Use shorter prompts, prompts that differ later, or a machine with more memory.")
-        return pairs * wanted <= budget or pairs == 1
+        return pairs * needed <= budget or pairs == 1
 
     return fits
 
 
 def started_fits(model: Model, sites: int, name: str) -> Fits | None:
-    """Whether so many pairs fit as the unedited runs of a sweep that keep ``sites`` sites; None where a model cannot be taken apart.
+    """`fits_in` for the unedited runs of a sweep that keep ``sites`` sites; None for a model without a functional forward.
 
-    Such a model runs through hooks, which keep what is asked for and no more.
+    Such a model runs with hooks, which keep only the requested values.
     """
     try:
         sizes = PassSizes.of(model)

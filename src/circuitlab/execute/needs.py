@@ -1,4 +1,4 @@
-"""What a method asks of a model, and the refusal before any work where the model does not have it."""
+"""What a method needs of a model; a model that lacks it is refused before any work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from circuitlab.core.errors import ModelError, UnknownNameError
-from circuitlab.execute.contract import looked_at
+from circuitlab.execute.contract import weights_checked
 from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
@@ -47,35 +47,37 @@ def _writes(model: Model) -> str:
 
 
 def _neurons(model: Model) -> str:
-    found = _decoder(model)
-    if not found and any(block.experts is not None for block in model.decoder.blocks):
-        found = f"MLPs of {model.spec.name} are run as they are (mixtures of experts, or an activation of their own), without neurons."
-    return found
+    reason = _decoder(model)
+    if not reason and any(block.experts is not None for block in model.decoder.blocks):
+        reason = f"MLPs of {model.spec.name} are run as whole modules (mixtures of experts, or a custom activation), without neurons."
+    return reason
 
 
 def _heads_apart(model: Model) -> str:
-    found = _decoder(model)
-    if not found and not all(block.heads_apart for block in model.decoder.blocks):
-        found = f"{model.spec.name} norms the queries and keys of all heads together, so that one head's change is not its own."
-    return found
+    reason = _decoder(model)
+    if not reason and not all(block.heads_apart for block in model.decoder.blocks):
+        reason = (
+            f"{model.spec.name} normalises the queries and keys of all heads together, so that a change in one head reaches the others."
+        )
+    return reason
 
 
 def _no_sinks(model: Model) -> str:
-    found = _decoder(model)
-    if not found and any(block.sinks is not None for block in model.decoder.blocks):
-        found = f"Attention of {model.spec.name} has sinks: a share of its softmax goes to no key."
-    return found
+    reason = _decoder(model)
+    if not reason and any(block.sinks is not None for block in model.decoder.blocks):
+        reason = f"Attention of {model.spec.name} has sinks: part of its softmax goes to no key."
+    return reason
 
 
 def _plain_softmax(model: Model) -> str:
-    found = _no_sinks(model)
-    if not found and any(where.bias is not None for where in model.decoder.geometry(1)):
-        found = f"Attention of {model.spec.name} adds a bias of positions to its scores."
-    return found
+    reason = _no_sinks(model)
+    if not reason and any(where.bias is not None for where in model.decoder.geometry(1)):
+        reason = f"Attention of {model.spec.name} adds a position bias to its scores."
+    return reason
 
 
 def _unedited(model: Model) -> str:
-    return f"{model.spec.name} is edited, and there are no rules for edits." if model.spec.edits else ""
+    return f"{model.spec.name} is edited, and the method has no rules for edits." if model.spec.edits else ""
 
 
 NEEDS: dict[str, Callable[[Model], str]] = {
@@ -89,14 +91,14 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "plain_softmax": _plain_softmax,
     "unedited": _unedited,
 }
-"""What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
-there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
-``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys alone;
+"""The names that `Method.needs` may contain: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and
+the readout of the logits; ``decoder``, the functional forward; ``gradients``, that and the readout; ``neurons``, MLPs made of linear maps;
+``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys only;
 ``plain_softmax``, that and no position bias; ``unedited``, a model without interventions."""
 
 
 def refusal(method: Method, model: Model) -> str:
-    """Why a method cannot run on a model with its own parameters; empty where it can."""
+    """Why a method with its parameters cannot run on a model; empty if it can."""
     for need in (*method.needs, *getattr(method, "more_needs", ())):
         if need not in NEEDS:
             raise UnknownNameError("need of a method", need, NEEDS)
@@ -108,19 +110,19 @@ def refusal(method: Method, model: Model) -> str:
 
 
 def require(method: Method, model: Model) -> None:
-    """Raise `ModelError` where a method cannot run on a model."""
+    """Raise `ModelError` if a method cannot run on a model."""
     if reason := refusal(method, model):
         what = f"{method.name} cannot run on this model: {reason}"
-        less = f" {method.name} asks for less with its default parameters." if getattr(method, "more_needs", ()) else ""
+        less = f" {method.name} needs less with its default parameters." if getattr(method, "more_needs", ()) else ""
         raise ModelError(what, f"`circuitlab doctor MODEL` lists the methods that can.{less}")
 
 
 def prepared(run: _Call) -> _Call:
-    """A method's call that first refuses what it cannot do, and then runs in torch's own modes, whatever the caller has set.
+    """Decorate a method's call: refuse what it cannot do, then run it in fixed torch modes, whatever the caller has set.
 
-    Answers outside the vocabulary, prompts longer than the model's positions and padded prompts are refused here, too. Inside, gradients
-    are enabled, inference mode and autocast are off; tensors of the batch that were made in inference mode are copied, since autograd may
-    not keep them.
+    Answers outside the vocabulary, prompts longer than the model's context and padded prompts are refused, too. Inside, gradients are
+    enabled, and inference mode and autocast are off. Tensors of the batch that were made in inference mode are copied, because autograd
+    cannot save them.
     """
 
     @functools.wraps(run)
@@ -129,22 +131,22 @@ def prepared(run: _Call) -> _Call:
 
         from circuitlab.model.hooks import full_precision  # noqa: PLC0415
 
-        if looked_at.get():  # a method's call that goes on in another of its calls
+        if weights_checked.get():  # a call from within another method's call
             return run(method, model, batch, metric)
         require_fit(model, batch)
         with torch.inference_mode(mode=False), torch.enable_grad(), full_precision():
             model.refresh()
-            token = looked_at.set(True)
+            token = weights_checked.set(True)
             try:
                 require(method, model)
-                return run(method, model, _own(batch), metric)
+                return run(method, model, _without_inference_tensors(batch), metric)
             finally:
-                looked_at.reset(token)
+                weights_checked.reset(token)
 
     return cast("_Call", call)
 
 
-def _own(batch: ContrastBatch) -> ContrastBatch:
+def _without_inference_tensors(batch: ContrastBatch) -> ContrastBatch:
     """The same batch without tensors of inference mode."""
     import torch  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Which nodes a gradient method scores, where their values lie in a trace, and at which positions they are summed."""
+"""The nodes that a gradient method scores, their values in a trace, and the positions over which they are summed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _EACH = "each"
 
 
 class Point(NamedTuple):
-    """All nodes of one part in one layer: they share a tensor of the trace.
+    """All nodes of one part in one layer, which share a tensor of the trace.
 
-    ``part`` is the name in the scores (``"kv_heads"`` for keys and values), ``field`` that of the tensor in `LayerTrace`.
+    ``part`` is the name in the scores (``"kv_heads"`` for keys and values), ``field`` the name of the tensor in `LayerTrace`.
     """
 
     part: str
@@ -44,14 +44,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class NodeSelection:
-    """What to score.
+    """The nodes and positions to score.
 
     Parameters
     ----------
     parts : tuple of str
-        Of heads, attns, mlps, resid_pre, resid_mid, resid_post, embed.
+        Among heads, attns, mlps, resid_pre, resid_mid, resid_post and embed.
     site : str
-        What of a head: z, q, k, v or pattern.
+        The value of a head: z, q, k, v or pattern.
     positions : tuple of str
         ``("all",)``, ``("each",)``, or marks of the task.
     """
@@ -61,7 +61,7 @@ class NodeSelection:
     positions: tuple[str, ...]
 
     def check(self, parts: Collection[str], sites: Collection[str]) -> None:
-        """Raise unless every name is among those a method knows, and the positions make sense together."""
+        """Raise unless every name is among those that a method knows, and the positions can be combined."""
         if self.site not in sites:
             raise UnknownNameError("site", self.site, sites)
         for part in self.parts:
@@ -73,23 +73,23 @@ class NodeSelection:
             raise BadParameterError(what, "Name at least one part, and either ('all',), ('each',) or marks of the task.")
 
     def require(self, model: Model) -> None:
-        """Raise `ModelError` where the model lacks a part."""
+        """Raise `ModelError` if the model lacks a part."""
         has = {site.value for site in model.sites}
         if missing := [part for part in self.parts if part != "heads" and _FIELDS[part] not in has]:
             what = f"{model.spec.name} ({model.spec.family}) has no {', '.join(missing)} to score."
-            raise ModelError(what, f"Leave it out of parts; this model has {sorted(has)}.")
+            raise ModelError(what, f"Remove it from parts; this model has {sorted(has)}.")
 
     def points(self, n_layers: int) -> list[Point]:
-        """Every point, part by part in forward order."""
+        """Every point, part by part, in forward order."""
         heads = "kv_heads" if self.site in {"k", "v"} else "heads"
-        found = []
+        points = []
         for part in self.parts:
             name, field = (heads, self.site) if part == "heads" else (part, _FIELDS[part])
-            found += [Point(name, field, layer) for layer in range(1 if part == "embed" else n_layers)]
-        return found
+            points += [Point(name, field, layer) for layer in range(1 if part == "embed" else n_layers)]
+        return points
 
     def marks(self, batch: ContrastBatch) -> tuple[str, ...] | None:
-        """Names along the mark axis, or None where positions are summed; unequal lengths raise for ``("each",)``."""
+        """Names along the mark axis, or None if positions are summed; unequal lengths raise for ``("each",)``."""
         if self.positions == ("all",):
             return None
         if self.positions == (_EACH,):
@@ -103,15 +103,15 @@ class NodeSelection:
         return self.positions
 
     def placed(self, values: Float[Tensor, "pair pos *head"], batch: ContrastBatch) -> Float[Tensor, "pair ..."]:
-        """Sum over positions, or choose those of every mark, (pair, mark, ...)."""
+        """Values summed over positions, or at each mark, (pair, mark, ...)."""
         import torch  # noqa: PLC0415 - methods are named by light commands that must not import torch
 
         if self.positions == ("all",):
             return values.sum(1)
         if self.positions == (_EACH,):
             return values
-        places: Int[Tensor, "pair mark"] = torch.stack([batch.mark(mark) for mark in self.positions], dim=1).to(values.device)
-        return values[torch.arange(len(values), device=values.device)[:, None], places]
+        positions: Int[Tensor, "pair mark"] = torch.stack([batch.mark(mark) for mark in self.positions], dim=1).to(values.device)
+        return values[torch.arange(len(values), device=values.device)[:, None], positions]
 
     def stacked(self, effects: Mapping[Point, Float[Tensor, "pair ..."]]) -> dict[str, np.ndarray]:
         """Join the layers of every part, (pair[, mark], layer[, head]), as float64."""
@@ -123,7 +123,7 @@ class NodeSelection:
 
 
 def value_at(trace: Trace, point: Point) -> Tensor:
-    """The tensor of the trace that holds a point's nodes."""
+    """The tensor of the trace with a point's nodes."""
     value: Tensor = getattr(trace.layers[point.layer], point.field)
     return value
 

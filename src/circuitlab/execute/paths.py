@@ -1,4 +1,4 @@
-"""Path patching: the effect of swapping a sender's output along a route, and nowhere else."""
+"""Path patching: the effect of replacing a sender's output along a route, and nowhere else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PathEffect", "RunPair", "path_effect"]
 
-_LARGEST = 1 << 25  # numbers that the edits, or the logits, of one piece of a sweep may hold
+_LARGEST = 1 << 25  # most entries in the edits, or the logits, of one part of a sweep
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +36,13 @@ class RunPair:
     Parameters
     ----------
     model, metric, batch : Model, Metric, ContrastBatch
-        What was run.
+        The model, the metric and the pairs.
     edited, source : Trace
         The run that is edited, and the run that outputs are taken from.
     clean, corrupt : ndarray, shape (pair,)
         The metric of the unedited runs.
     direction : {"denoising", "noising"}
+        Whether the corrupt run is edited with clean outputs, or the clean run with corrupt ones.
     """
 
     model: Model
@@ -71,39 +72,39 @@ class RunPair:
     def effects(self, route: Route, senders: Sequence[Sender], mark: str | None = None) -> np.ndarray:
         """Effect of every sender along a route, (sender, pair), positive where the node helps; exactly 0 where nothing changes.
 
-        ``mark`` swaps outputs at that position only; all positions otherwise.
+        With ``mark``, outputs are replaced at that position only, otherwise at all positions.
         """
         import torch  # noqa: PLC0415
 
         with torch.no_grad():
-            found = self._arrivals(route, senders, mark)
+            arrivals = self._arrivals(route, senders, mark)
             if route.to_logits:
-                return self._to_logits(found[route.receivers[0]], len(senders))
-            # A receiver is set wherever outputs were swapped; behind a hop that is everywhere.
+                return self._to_logits(arrivals[route.receivers[0]], len(senders))
+            # A receiver is set where outputs were replaced; after a hop that can be any position.
             place = None if mark is None or route.via else self.batch.mark(mark)
-            return self._downstream(route, found, len(senders), place)
+            return self._downstream(route, arrivals, len(senders), place)
 
     def _arrivals(self, route: Route, senders: Sequence[Sender], mark: str | None) -> dict[Receiver, Change]:
-        """The change of the residual stream that each receiver sees."""
+        """The change of the residual stream at each receiver."""
         from circuitlab.model.decoder.paths import carry, join_point, sender_changes  # noqa: PLC0415 - torch
         from circuitlab.model.decoder.receivers import hop  # noqa: PLC0415 - torch
 
         decoder, size = self.model.decoder, route.rows_per_block
-        stops: list[tuple[Receiver, ...]] = [*((one,) for one in route.via), route.receivers]
-        latest = max(one.point(decoder) for one in stops[0])
+        steps: list[tuple[Receiver, ...]] = [*((receiver,) for receiver in route.via), route.receivers]
+        latest = max(receiver.point(decoder) for receiver in steps[0])
         early = {i: sender for i, sender in enumerate(senders) if join_point(sender) <= latest}
-        joins = sender_changes(decoder, self.edited, self.source, early, self._places(mark, stops[0]))
-        for number, receivers in enumerate(stops):
-            points = {one: one.point(decoder) for one in receivers}
+        joins = sender_changes(decoder, self.edited, self.source, early, self._places(mark, steps[0]))
+        for number, receivers in enumerate(steps):
+            points = {receiver: receiver.point(decoder) for receiver in receivers}
             recompute = route.mlps == "recomputed"
-            seen = carry(decoder, self.edited, joins, set(points.values()), recompute=recompute, rows_per_block=size)
-            if number + 1 < len(stops):
-                (one,) = receivers
-                joins = hop(decoder, self.edited, one, seen[points[one]], self._places(None, stops[number + 1]), size)
-        return {one: seen[point] for one, point in points.items()}
+            changes = carry(decoder, self.edited, joins, set(points.values()), recompute=recompute, rows_per_block=size)
+            if number + 1 < len(steps):
+                (receiver,) = receivers
+                joins = hop(decoder, self.edited, receiver, changes[points[receiver]], self._places(None, steps[number + 1]), size)
+        return {receiver: changes[point] for receiver, point in points.items()}
 
     def _places(self, mark: str | None, receivers: Sequence[Receiver]) -> Tensor:
-        """Positions where a change can matter, (pair, pos): from the first difference to the answer position, or one mark."""
+        """Positions at which a change can have an effect, (pair, pos): from the first difference to the answer position, or one mark."""
         import torch  # noqa: PLC0415
 
         batch = self.batch
@@ -111,7 +112,7 @@ class RunPair:
         keep = (pos >= batch.first_difference()[:, None]) & batch.mask
         if mark is not None:
             keep = keep & (pos == batch.mark(mark)[:, None])
-        if all(isinstance(one.node, Logits) for one in receivers):
+        if all(isinstance(receiver.node, Logits) for receiver in receivers):
             keep = keep & (pos == batch.end[:, None])
         return keep.to(self.edited.final.device)
 
@@ -121,30 +122,30 @@ class RunPair:
         return np.where(touched, effect, 0.0)
 
     def _to_logits(self, change: Change, n_senders: int) -> np.ndarray:
-        """Effects where the path ends at the answer position of the last residual stream."""
+        """Effects of a path that ends at the logits, read at the answer position of the last residual stream."""
         final = _at_end(self.edited.final, self.batch)
-        found = np.zeros((n_senders, len(final)))
+        effects = np.zeros((n_senders, len(final)))
         width = self.model.spec.d_vocab if self.metric.whole_vocabulary else final.shape[-1]
         live = change.sender.unique()
-        for some in live.split(max(1, _LARGEST // (len(final) * width))):
-            rows, slot = _slots(change, some)
-            resid = final.repeat(len(some), 1, 1)
+        for senders in live.split(max(1, _LARGEST // (len(final) * width))):
+            rows, slot = _slots(change, senders)
+            resid = final.repeat(len(senders), 1, 1)
             resid[slot, rows.pair] += rows.value
-            touched = _touched(rows, slot, len(some), len(final))
-            found[some.cpu().numpy()] = self._signed(_read(self.model, self.metric, self.batch, resid), touched)
-        return found
+            touched = _touched(rows, slot, len(senders), len(final))
+            effects[senders.cpu().numpy()] = self._signed(_read(self.model, self.metric, self.batch, resid), touched)
+        return effects
 
     def _downstream(self, route: Route, changes: dict[Receiver, Change], n_senders: int, place: Tensor | None) -> np.ndarray:
-        """Effects of giving the receivers what arrives at them and recomputing everything after."""
+        """Effects of setting the receivers to their new values and recomputing everything downstream."""
         import torch  # noqa: PLC0415
 
         pairs, length = self.batch.clean.shape
-        found = np.zeros((n_senders, pairs))
-        width = sum(one.unedited(self.edited).shape[-1] for one in changes)
+        effects = np.zeros((n_senders, pairs))
+        width = sum(receiver.unedited(self.edited).shape[-1] for receiver in changes)
         live = torch.cat([change.sender for change in changes.values()]).unique()
-        for some in live.split(max(1, _LARGEST // (pairs * length * width))):
-            found[some.cpu().numpy()] = self._sweep(route, changes, some, place)
-        return found
+        for senders in live.split(max(1, _LARGEST // (pairs * length * width))):
+            effects[senders.cpu().numpy()] = self._sweep(route, changes, senders, place)
+        return effects
 
     def _sweep(self, route: Route, changes: dict[Receiver, Change], senders: Tensor, place: Tensor | None) -> np.ndarray:
         from circuitlab.model.sites import Edit, EditSet  # noqa: PLC0415
@@ -162,7 +163,7 @@ class RunPair:
             touched |= _touched(rows, slot, len(senders), self.batch.n_pairs)
             for index in slot.unique().tolist():
                 edits[index].append(receiver.edit(value[index], place))
-        sweep = [EditSet(tuple(some), start) for some in edits]
+        sweep = [EditSet(tuple(edits_of_sender), start) for edits_of_sender in edits]
         tokens = self.batch.corrupt if self.direction == "denoising" else self.batch.clean
         return self._signed(metric_of_sweep(self.model, self.metric, self.batch, tokens, sweep), touched)
 
@@ -172,13 +173,13 @@ def _at_end(whole: Tensor, batch: ContrastBatch) -> Tensor:
 
 
 def _read(model: Model, metric: Metric, batch: ContrastBatch, resid: Tensor) -> np.ndarray:
-    """The metric of residual streams (..., pair, d_model) that left the last layer."""
-    ids, placed = (None, batch) if metric.whole_vocabulary else batch.over_tokens()
-    return np.asarray(metric(model.unembed(resid, ids).double(), placed).cpu())
+    """The metric, from residual streams (..., pair, d_model) leaving the last layer."""
+    ids, token_batch = (None, batch) if metric.whole_vocabulary else batch.over_tokens()
+    return np.asarray(metric(model.unembed(resid, ids).double(), token_batch).cpu())
 
 
 def _slots(change: Change, senders: Tensor) -> tuple[Change, Tensor]:
-    """The rows of some senders (sorted), and which of them each row belongs to."""
+    """The rows of some senders (sorted), and the index of each row's sender among them."""
     import torch  # noqa: PLC0415
 
     rows = change.select(torch.isin(change.sender, senders))
@@ -186,9 +187,9 @@ def _slots(change: Change, senders: Tensor) -> tuple[Change, Tensor]:
 
 
 def _touched(rows: Change, slot: Tensor, n_senders: int, n_pairs: int) -> np.ndarray:
-    found = np.zeros((n_senders, n_pairs), dtype=bool)
-    found[slot.cpu().numpy(), rows.pair.cpu().numpy()] = True
-    return found
+    touched = np.zeros((n_senders, n_pairs), dtype=bool)
+    touched[slot.cpu().numpy(), rows.pair.cpu().numpy()] = True
+    return touched
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,15 +219,16 @@ def path_effect(
     direction: Direction = "denoising",
     mlps: MlpRule = "recomputed",
 ) -> PathEffect:
-    """The effect of swapping one node's output along one path, at all positions.
+    """The effect of replacing one node's output along one path, at all positions.
 
     Parameters
     ----------
     model, batch, metric : Model, ContrastBatch, Metric
+        The model, the pairs and the metric.
     path : str or sequence of str
-        Sender, inputs on the way and the receiver: ``"a2.h1->a9.h1<q>->a12.kv1<k>->logits"``, or the same names in a sequence.
+        Sender, intermediate inputs and receiver: ``"a2.h1->a9.h1<q>->a12.kv1<k>->logits"``, or a sequence of these names.
     direction : {"denoising", "noising"}
-        Whether the corrupt run is given the sender's clean output, or the clean run its corrupt one.
+        Whether the corrupt run gets the sender's clean output, or the clean run its corrupt output.
     mlps : {"recomputed", "frozen"}
         Whether MLPs between the named nodes respond.
 
@@ -237,13 +239,13 @@ def path_effect(
 
     Notes
     -----
-    At every input on the way only that input takes its new value while all other heads are frozen; at the last name, if it is not the
-    logits, everything downstream is recomputed (Wang et al. 2022; Goldowsky-Dill et al. 2023, arXiv:2304.05969).
+    At each intermediate input only that input takes its new value, with all other heads frozen. After the receiver, unless it is the
+    logits, everything downstream is recomputed (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969).
     """
     names = [name.strip() for name in (path.split("->") if isinstance(path, str) else path)]
     if len(names) < 2:  # noqa: PLR2004 - both ends
         what = f"{path!r} is not a path."
-        raise BadParameterError(what, "Name a sender and a receiver: a9.h6->logits.")
+        raise BadParameterError(what, "Name a sender and a receiver, for example a9.h6->logits.")
     sender = parse_node(names[0])
     if not isinstance(sender, Head | Mlp | Embed):
         what = f"{sender} cannot send a path."

@@ -1,4 +1,4 @@
-"""The QK fix: what changed queries or keys do to attention exactly, and to everything after it to first order."""
+"""The QK fix: changed queries or keys act exactly on attention, and to first order on everything after it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Attention", "attention_of", "fixed_effect"]
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """How one layer turns queries and keys into attention, for prompts of one length.
+    """The map from queries and keys to attention in one layer, for prompts of one length.
 
     Parameters
     ----------
     block : Block
         Norms of queries and keys, scale and softcap of the scores.
     angles : (Tensor, Tensor) or None
-        Rotation of every position.
+        Rotary angles of every position.
     hidden : Tensor of bool, shape (query, key)
-        Keys that a query does not see.
+        Keys that a query cannot attend to.
     bias : Tensor, shape (head, query or 1, key), optional
         Added to the scores (ALiBi).
     """
@@ -39,7 +39,7 @@ class Attention:
     bias: Tensor | None = None
 
     def scores(self, q: Float[Tensor, "pair query head d_head"], k: Float[Tensor, "pair key kv_head d_head"]) -> Tensor:
-        """Attention scores before the mask, (pair, head, query, key), in float64: a saturated softmax hides what float32 cannot hold."""
+        """Attention scores before the mask, (pair, head, query, key), in float64: float32 is too coarse where softmax saturates."""
         block = self.block
         plain = block.scores(block.rotated_q(q.double(), self.angles), block.rotated_k(k.double(), self.angles))
         return plain if self.bias is None else plain + self.bias
@@ -50,7 +50,7 @@ class Attention:
 
 
 def attention_of(decoder: Decoder, layer: int, length: int) -> Attention:
-    """Attention of one layer, which has no sinks (`circuitlab.execute.needs`), on prompts of some length."""
+    """Attention of one layer on prompts of one length; it must have no sinks (`circuitlab.execute.needs`)."""
     block, where = decoder.blocks[layer], decoder.geometry(length)[layer]
     bias = None if where.bias is None else where.biased(0, length)
     return Attention(block, where.angles_of(0, length), ~where.visible[:length, :length], bias)
@@ -64,8 +64,8 @@ def fixed_effect(
 ) -> Float[Tensor, "pair ..."]:
     """Effect of queries or keys: the true change of attention times the gradient at the pattern, (pair[, mark], head or kv_head).
 
-    Queries change their own rows. Keys of all positions together change every row; the key of one position changes one column of the
-    scores, whose effect on each row is `_column_effect`. A key/value head collects what happens in all its query heads.
+    Queries change their own rows. Keys of all positions together change every row; the key at one position changes one column of the
+    scores, whose effect on each row is `_column_effect`. The effect of a key/value head is the sum over its query heads.
     """
     edited, source = contrast.edited.trace.layers[point.layer], contrast.source.layers[point.layer]
     q, k = edited.q.detach(), edited.k.detach()
@@ -87,11 +87,11 @@ def _column_effect(
     changed: Float[Tensor, "pair head query key"],
     weight: Float[Tensor, "pair head query key"],
 ) -> Float[Tensor, "pair head query key"]:
-    """First-order effect, by query and key, of giving one key alone its changed score.
+    """First-order effect, by query and key, of changing the score of that key only.
 
-    With p the old and p' the new weight of key t, all other weights shrink by (1 - p') / (1 - p). So the row's change times the gradient
-    G is (p' - p) (G_t - M_t), where M_t is the mean of G over the other keys, by their weights. p' = sigmoid(log p + change - log(1 - p)).
-    1 - p is summed from the other weights, not subtracted: where attention is saturated, a difference would be rounding noise.
+    With p the old and p' the new weight of key t, all other weights are scaled by (1 - p') / (1 - p). The row's change times the gradient
+    G is therefore (p' - p) (G_t - M_t), where M_t is the weighted mean of G over the other keys, and p' = sigmoid(log p + change - log(1
+    - p)). 1 - p is computed as the sum of the other weights: a subtraction would be rounding noise where attention is saturated.
     """
     import torch  # noqa: PLC0415
 
@@ -104,7 +104,7 @@ def _column_effect(
 
 
 def _all_but_one(values: Float[Tensor, "*rows key"]) -> Float[Tensor, "*rows key"]:
-    """At every place the sum of all other places, without subtraction."""
+    """For every entry the sum of all other entries, without subtraction."""
     import torch  # noqa: PLC0415
 
     before = torch.nn.functional.pad(values.cumsum(-1)[..., :-1], (1, 0))

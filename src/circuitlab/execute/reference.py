@@ -1,4 +1,4 @@
-"""Logits of unedited prompts, and the clean run's distribution for metrics that compare with it."""
+"""Logits of unedited prompts, and the clean run's log-probabilities for metrics that compare with them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["answer_logits", "with_reference"]
 
 _TOKENS = 4096
-"""Tokens that are run together: memory grows with them, and more are no faster."""
+"""Tokens in one pass; more would take more memory and be no faster."""
 
 
 def answer_logits(model: Model, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"]) -> Float[Tensor, "pair vocab"]:
-    """Logits at the answer position of the prompts of a batch (clean or corrupt ones), some prompts at a time."""
+    """Logits at the answer position of a batch's clean or corrupt prompts, a few prompts at a time."""
     import torch  # noqa: PLC0415 - listing methods must not load torch
 
     rows = max(1, _TOKENS // tokens.shape[1])
-    shares = [slice(first, first + rows) for first in range(0, len(tokens), rows)]
-    marks = [{name: places[some] for name, places in batch.marks.items()} for some in shares]
-    return torch.cat([model.logits(tokens[some], batch.end[some], marks=named) for some, named in zip(shares, marks, strict=True)])
+    chunks = [slice(first, first + rows) for first in range(0, len(tokens), rows)]
+    marks = [{name: positions[chunk] for name, positions in batch.marks.items()} for chunk in chunks]
+    return torch.cat([model.logits(tokens[chunk], batch.end[chunk], marks=named) for chunk, named in zip(chunks, marks, strict=True)])
 
 
 def with_reference(model: Model, metric: Metric, batch: ContrastBatch) -> ContrastBatch:
-    """The batch as a model runs it: prompts of one length only in a pass where positions turn by the length of the prompt.
+    """The batch with ``one_length`` set for the model, and with ``reference`` if the metric needs it.
 
-    And with the clean run's log-probabilities, (pair, vocab), if the metric needs them.
-
-    Every method calls this first. One forward pass, and pair x vocab numbers held in the model's dtype (float32 at least). A reference
-    that is already there is computed anew: it may be another model's.
+    ``one_length`` is true for models whose rotary angles depend on the length of the prompt. ``reference`` holds the clean run's
+    log-probabilities, (pair, vocab), in the model's dtype (at least float32), and costs one forward pass. A reference that is already
+    there is computed again, because it may be another model's. Every method calls this first.
     """
     if batch.one_length != model.length_dependent:
         batch = replace(batch, one_length=model.length_dependent)

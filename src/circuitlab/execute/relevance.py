@@ -1,4 +1,4 @@
-"""A decoder that computes the same values and propagates relevance backwards instead of gradients (LRP rules for transformers)."""
+"""A decoder with the same values whose backward pass propagates relevance instead of gradients (LRP rules for transformers)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SMALL = 1e-3  # a slope over this distance is the slope at 0 up to 1e-6
 
 
 def secant(function: Callable[[Tensor], Tensor], x: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """``function(x)``, elementwise with function(0) = 0, whose backward pass multiplies by ``function(x) / x`` (the identity rule)."""
+    """An elementwise function with function(0) = 0, whose backward pass multiplies by ``function(x) / x`` (the identity rule)."""
     with torch.no_grad():
         value = function(x)
         step = torch.full((1,), _SMALL, dtype=x.dtype, device=x.device)
         at_zero = (function(step) - function(-step)) / (2 * _SMALL)
         slope = torch.where(x == 0, at_zero, value / torch.where(x == 0, 1.0, x))
-    return value + slope * (x - x.detach())  # the second term is 0, and carries the slope
+    return value + slope * (x - x.detach())  # the second term is 0, but its gradient is the slope
 
 
 class _HeldNorm(FrozenNorm):
@@ -46,8 +46,14 @@ class _HeldNorm(FrozenNorm):
 class RelevanceBlock(Block):
     """A layer with the values of `Block` and the backward pass of relevance propagation.
 
-    Norms are linear maps with the scale of this run. Attention weights are constants where ``frozen_pattern`` is true. An activation
-    multiplies by its output over its input. A product of gate and value gives half to each factor. Linear maps are themselves.
+    Norms are linear maps with the scale of this run. Attention weights are constants if ``frozen_pattern`` is true. The backward pass of
+    an activation multiplies by output over input. A product of gate and value gives half of the relevance to each factor. Linear maps are
+    not changed.
+
+    Parameters
+    ----------
+    frozen_pattern : bool
+        Whether attention weights are constants of the backward pass; the other fields are those of `Block`.
     """
 
     frozen_pattern: bool = True
@@ -57,11 +63,11 @@ class RelevanceBlock(Block):
         pattern: Float[Tensor, "*rows head query key"],
         v: Float[Tensor, "*rows key kv_head d_head"],
     ) -> Float[Tensor, "*rows query head d_head"]:
-        """Attention-weighted values; a frozen pattern passes nothing back to queries and keys."""
+        """The attention-weighted sum of values; a frozen pattern passes nothing back to queries and keys."""
         return super().mix(pattern.detach() if self.frozen_pattern else pattern, v)
 
     def neurons(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
-        """Activations by the identity rule, their product with the gate by the half rule."""
+        """Neuron activations: the activation by the identity rule, the product with the gate by the half rule."""
         up = self.up(normed)
         if self.gate is None:
             return secant(self.activation, up)
@@ -71,12 +77,12 @@ class RelevanceBlock(Block):
 
 @dataclass(frozen=True, eq=False)
 class RelevanceDecoder(Decoder):
-    """A decoder of `RelevanceBlock`, whose final norm is held and whose final softcap follows the identity rule.
+    """A decoder of `RelevanceBlock`, whose final norm has a fixed scale and whose final softcap follows the identity rule.
 
     Parameters
     ----------
     weights : Weights
-        The readout.
+        Weights of the readout; the other fields are those of `Decoder`.
     """
 
     weights: Weights
@@ -91,7 +97,7 @@ class RelevanceDecoder(Decoder):
 
 
 def relevance_decoder(model: Model, *, frozen_pattern: bool = True) -> RelevanceDecoder:
-    """The functional forward of a model with the backward pass of relevance propagation; shares the weights."""
+    """The functional forward of a model with the backward pass of relevance propagation; weights are shared."""
     plain = model.decoder
     blocks = [_relevance_block(block, frozen_pattern) for block in plain.blocks]
     return RelevanceDecoder(blocks, plain.embed, plain.geometry, model.weights, standing=plain.standing)
@@ -99,8 +105,8 @@ def relevance_decoder(model: Model, *, frozen_pattern: bool = True) -> Relevance
 
 def _relevance_block(block: Block, frozen_pattern: bool) -> RelevanceBlock:
     parts: dict[str, Any] = {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
-    held = {name: _held(part) for name, part in parts.items() if isinstance(part, FrozenNorm)}
-    return RelevanceBlock(**(parts | held), frozen_pattern=frozen_pattern)
+    held_norms = {name: _held(part) for name, part in parts.items() if isinstance(part, FrozenNorm)}
+    return RelevanceBlock(**(parts | held_norms), frozen_pattern=frozen_pattern)
 
 
 def _held(norm: FrozenNorm) -> _HeldNorm:

@@ -1,4 +1,4 @@
-"""Routes of path patching: names of inputs, and which of them a change passes between a sender and the metric."""
+"""Routes of path patching: names of inputs, and the inputs that a change passes between a sender and the metric."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_receiver(text: str) -> Receiver:
     Raises
     ------
     BadParameterError
-        If the text is no node name, a head lacks its port, or the node has no such input.
+        If the text is not a node name, a head lacks its port, or the node has no such input.
     """
     from circuitlab.model.decoder.receivers import Receiver  # noqa: PLC0415 - torch
 
@@ -52,7 +52,7 @@ def parse_receiver(text: str) -> Receiver:
     if not ports:
         what = f"{node} cannot receive a path."
     elif port is None:
-        what = f"Receiver {node} lacks its input: {' or '.join(f'{node}<{one}>' for one in ports)}."
+        what = f"Receiver {node} lacks its input: {' or '.join(f'{node}<{name}>' for name in ports)}."
     elif isinstance(node, Head) and port in {"k", "v"}:
         what = f"Receiver {text!r} names a query head, but keys and values belong to key/value heads, such as a{node.layer}.kv0<{port}>."
     else:
@@ -62,21 +62,21 @@ def parse_receiver(text: str) -> Receiver:
 
 @dataclass(frozen=True)
 class Route:
-    """What a change passes on its way from a sender to the metric.
+    """The inputs that a change passes between a sender and the metric.
 
     Parameters
     ----------
     receivers : tuple of Receiver
-        Where the path ends; they take the recorded values and everything downstream is recomputed.
+        Inputs at which the path ends; they are set to their new values, and everything downstream is recomputed.
     via : tuple of Receiver
-        Inputs that it must pass before, in order. At each, only that input takes its new value, and only what the node makes of it
-        goes on.
+        Inputs that the path passes before, in order. At each, only that input takes its new value, and only the change of that node's
+        output continues.
     direction : {"denoising", "noising"}
         Which run is edited.
     mlps : {"recomputed", "frozen"}
         Whether MLPs between the named nodes respond.
     rows_per_block : int
-        Rows that an MLP works on together. Changes cost, not results.
+        Rows that an MLP computes at once. It affects cost, not results.
     """
 
     receivers: tuple[Receiver, ...]
@@ -91,39 +91,39 @@ class Route:
         if self.mlps not in {"recomputed", "frozen"}:
             raise UnknownNameError("rule for MLPs", self.mlps, ["recomputed", "frozen"])
         if not self.receivers:
-            raise BadParameterError("A path without a receiver ends nowhere.", "Name at least one, such as logits.")
+            raise BadParameterError("A path has no receiver.", "Name at least one, such as logits.")
         if len(self.receivers) > 1 and self.to_logits:
-            what = f"Receivers {', '.join(map(str, self.receivers))} cannot be measured together: the logits are all there is to measure."
-            raise BadParameterError(what, "Name logits alone, or leave it out.")
-        if wrong := [str(one) for one in self.via if isinstance(one.node, Resid | Logits)]:
+            what = f"Receivers {', '.join(map(str, self.receivers))} cannot be combined: a path to the logits ends there."
+            raise BadParameterError(what, "Use logits as the only receiver, or leave it out.")
+        if wrong := [str(receiver) for receiver in self.via if isinstance(receiver.node, Resid | Logits)]:
             what = f"A path cannot lead via {', '.join(wrong)}."
             raise BadParameterError(what, "Lead it via inputs of heads and MLPs; everything passes the residual stream.")
 
     @property
     def to_logits(self) -> bool:
         """Whether a receiver is the logits."""
-        return any(isinstance(one.node, Logits) for one in self.receivers)
+        return any(isinstance(receiver.node, Logits) for receiver in self.receivers)
 
     @property
     def first(self) -> tuple[Receiver, ...]:
-        """What a sender's change reaches first: the first input on the way, or the receivers."""
+        """The inputs that a sender's change reaches first: the first intermediate input, or the receivers."""
         return self.via[:1] or self.receivers
 
     def check(self, model: Model, senders: Sequence[Node]) -> None:
-        """Refuse a route that this model or these senders cannot take.
+        """Raise if this route is not possible in a model with these senders.
 
         Raises
         ------
         BadParameterError
-            If a node lies outside the model, a receiver comes before what should reach it, or every sender comes too late.
+            If a node lies outside the model, a receiver comes before an input that should reach it, or every sender comes too late.
         ModelError
-            If the model lacks a residual point, or cannot be taken apart.
+            If the model lacks a residual point, or has no functional forward.
         """
-        from circuitlab.model.sites import Site  # noqa: PLC0415 - kept beside its one use
+        from circuitlab.model.sites import Site  # noqa: PLC0415 - used only here
 
         named = (*self.via, *self.receivers)
-        _require_inside(model, [one.node for one in named] + list(senders))
-        if Site.RESID_MID not in model.sites and (mid := [str(one) for one in named if str(one.node).endswith(".mid")]):
+        _require_inside(model, [receiver.node for receiver in named] + list(senders))
+        if Site.RESID_MID not in model.sites and (mid := [str(receiver) for receiver in named if str(receiver.node).endswith(".mid")]):
             what = f"{model.spec.name} ({model.spec.family}) has no {mid[0]}: its MLPs read what its attention reads."
             raise ModelError(what, "Use r….pre or r….post.")
         for earlier, later in self._steps():
@@ -137,13 +137,13 @@ class Route:
 
     def _steps(self) -> Iterator[tuple[Receiver, Receiver]]:
         yield from itertools.pairwise(self.via)
-        yield from ((self.via[-1], one) for one in self.receivers if self.via)
+        yield from ((self.via[-1], receiver) for receiver in self.receivers if self.via)
 
     def reached_by(self, model: Model, sender: Sender) -> bool:
-        """Whether a sender comes before anything that it should reach."""
+        """Whether a sender comes before at least one of the inputs that it should reach first."""
         from circuitlab.model.decoder.paths import join_point  # noqa: PLC0415 - torch
 
-        return any(join_point(sender) <= one.point(model.decoder) for one in self.first)
+        return any(join_point(sender) <= receiver.point(model.decoder) for receiver in self.first)
 
 
 def _joins(node: Node) -> Point:

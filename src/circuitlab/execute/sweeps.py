@@ -1,4 +1,4 @@
-"""What methods that intervene share: chunks of like pairs, unedited runs, and the metric of many edited runs."""
+"""Runs for methods that intervene: pairs grouped by length, unedited runs, and the metric of many edited runs."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ EngineName: TypeAlias = Literal["exact", "hooks"]
 Precision: TypeAlias = Literal["full", "bf16_difference"]
 
 _TOKENS_TOGETHER = 6144
-"""Positions of all edited runs that go up together: enough for large matrix products in the lower layers too."""
+"""Positions of edited runs in one sweep: enough for large matrix products in the lower layers, too."""
 
 _TOKENS_UNEDITED = 512
-"""Positions of unedited runs that go through the model together; more only costs memory."""
+"""Positions of unedited runs in one pass; more would only take more memory."""
 
 _SHARED = 0.4
-"""From which share of common positions on the corrupt run starts from the clean run's keys and values..."""
+"""If at least this share of positions is common, the corrupt run starts from the clean run's keys and values, ..."""
 
 _FEWEST = 64
-"""...if at least so many positions are left to run: small matrix products cost more than they save."""
+"""... provided that at least this many positions are left to run; small matrix products cost more than they save."""
 
 _WASTE = 1.15
-"""How much longer the shared window of a chunk may be than the pairs' own windows together."""
+"""Most positions in the shared windows of a chunk, relative to the pairs' own windows."""
 
 
 class Run(Protocol):
-    """An unedited run of some pairs, from which edited runs go on."""
+    """An unedited run of some pairs, from which edited runs start."""
 
     @property
     def metric(self) -> np.ndarray:
@@ -63,11 +63,11 @@ class Run(Protocol):
         ...
 
     def site(self, site: Site) -> Tensor:
-        """One of the sites that were asked for, (pair, layer, ...)."""
+        """The values of a requested site, (pair, layer, ...)."""
         ...
 
     def select(self, pairs: Sequence[int]) -> Run:
-        """The same run of some of its pairs, cut to the longest of them."""
+        """The run of some of its pairs, cut to the longest of them."""
         ...
 
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
@@ -76,16 +76,16 @@ class Run(Protocol):
 
 
 class Sweeps(Protocol):
-    """Runs prompts unedited; many edited runs go on from there."""
+    """Runs prompts unedited; many edited runs start from there."""
 
     def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
-        """The unedited clean and corrupt runs, with these sites read."""
+        """The unedited clean and corrupt runs, with the values of these sites."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class _Exact:
-    """Computes what an edit set can reach."""
+    """The exact engine: computes only what an edit set can change."""
 
     model: Model
     metric: Metric
@@ -112,8 +112,8 @@ class _Exact:
         return _ExactRun(self, batch, base, self.read(batch, base.final))
 
     def read(self, batch: ContrastBatch, final: Tensor) -> np.ndarray:
-        ids, placed = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
-        return np.asarray(self.metric(self.model.unembed(final, ids).double(), placed).cpu())
+        ids, token_batch = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
+        return np.asarray(self.metric(self.model.unembed(final, ids).double(), token_batch).cpu())
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +145,8 @@ class _Hooks:
         return clean, corrupt
 
     def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
-        read = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}
-        return _HookedRun(self, batch, tokens, read, self.read(batch, self.model.logits(tokens, batch.end, marks=batch.marks)))
+        captured = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}
+        return _HookedRun(self, batch, tokens, captured, self.read(batch, self.model.logits(tokens, batch.end, marks=batch.marks)))
 
     def read(self, batch: ContrastBatch, logits: Tensor) -> np.ndarray:
         return np.asarray(self.metric(logits.double(), batch).cpu())
@@ -164,10 +164,10 @@ class _HookedRun:
         return self.sites[site]
 
     def select(self, pairs: Sequence[int]) -> _HookedRun:
-        rows, few = list(pairs), self.batch.select(pairs)
-        stop = few.clean.shape[1]
+        rows, group = list(pairs), self.batch.select(pairs)
+        stop = group.clean.shape[1]
         sites = {site: _trimmed(site, value[rows], stop) for site, value in self.sites.items()}
-        return _HookedRun(self.on, few, self.tokens[rows, :stop], sites, self.metric[rows])
+        return _HookedRun(self.on, group, self.tokens[rows, :stop], sites, self.metric[rows])
 
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
@@ -187,16 +187,16 @@ def require_engine(name: str) -> None:
 
 
 def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precision: Precision = "full") -> Sweeps:
-    """The engine of this name, or hooks (with a warning that says why) where a model cannot be taken apart.
+    """The engine of this name, or hooks with a warning if the model has no functional forward.
 
     Parameters
     ----------
-    model, metric
-        What is run and read.
+    model, metric : Model, Metric
+        The model and the metric.
     engine : {"exact", "hooks"}
-        ``"exact"`` computes what an edit set can reach; ``"hooks"`` reruns the model. They agree up to rounding.
+        ``"exact"`` computes only what an edit set can change; ``"hooks"`` runs the whole model again. They agree up to rounding.
     precision : {"full", "bf16_difference"}
-        Of the exact engine: the model's dtype, or differences from the base run multiplied in bfloat16.
+        Arithmetic of the exact engine: the model's dtype, or differences from the base run multiplied in bfloat16.
     """
     from circuitlab.model.engine import Difference, Engine  # noqa: PLC0415 - torch
 
@@ -205,7 +205,7 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
         return _Hooks(model, metric)
     try:
         decoder = model.decoder
-        model.weights.final_norm  # noqa: B018 - the way from the last layer's stream to the logits, which the exact engine needs, too
+        model.weights.final_norm  # noqa: B018 - raises if the logits cannot be computed from the last layer's stream
     except ModelError as error:
         warnings.warn(f"Falling back to hooks, which are much slower: {error}", stacklevel=2)
         return _Hooks(model, metric)
@@ -220,15 +220,15 @@ def batch_by_length(
     alike: bool = True,
     fits: Fits | None = None,
 ) -> Iterator[list[int]]:
-    """Pairs (those of ``todo``, or all) in chunks of at most ``size``, those of like length and like first difference together.
+    """Pairs (those in ``todo``, or all) in chunks of at most ``size``, sorted by first difference and length.
 
     The edited runs of a chunk share a window, from the earliest first difference to the latest end. With ``alike``, a pair that would
-    make the window much longer than the others need opens a new chunk. With ``fits``, so does one with which the chunk would take too
-    much memory; it is asked about every pair before the first chunk is given out. Where the batch asks for ``one_length``, prompts of
+    make the window much longer than the other pairs need starts a new chunk. With ``fits``, so does a pair with which the chunk would
+    take too much memory; ``fits`` is called for every single pair before the first chunk. With the batch's ``one_length``, prompts of
     different lengths never share a chunk.
     """
     first, end = batch.first_difference().tolist(), batch.end.tolist()
-    first = [min(one, last) for one, last in zip(first, end, strict=True)]
+    first = [min(start, last) for start, last in zip(first, end, strict=True)]
     order = sorted(range(batch.n_pairs) if todo is None else todo, key=lambda i: (first[i], end[i]))
     if fits is not None:
         for pair in order:
@@ -249,14 +249,14 @@ def batch_by_length(
 
 
 def unedited_together(batch: ContrastBatch) -> int:
-    """How many pairs are run unedited together, in even shares: a small rest would run at a fraction of the speed."""
+    """Number of pairs in one unedited pass, such that passes have about equal size: a small remainder would run much slower per pair."""
     most = max(1, round(_TOKENS_UNEDITED / (2 * float((batch.end + 1).float().mean()))))
     shares = -(-batch.n_pairs // most)
     return -(-batch.n_pairs // shares)
 
 
 def pairs_together(batch: ContrastBatch, edit_sets: int) -> int:
-    """How many pairs go up together: with few edit sets more, so that matrix products stay large; with many one at a time."""
+    """Number of pairs in one sweep: many for few edit sets, so that matrix products are large, and one at a time for many edit sets."""
     changed = float((batch.end + 1 - batch.first_difference()).clamp(min=1).float().mean())
     return max(1, min(batch.n_pairs, round(_TOKENS_TOGETHER / (max(1, edit_sets) * changed))))
 

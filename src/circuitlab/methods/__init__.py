@@ -16,25 +16,25 @@ from circuitlab.execute.contract import Method
 __all__ = ["Method", "MethodLike", "get_method", "list_methods", "method_classes"]
 
 MethodLike: TypeAlias = str | Method | type[Method]
-"""What may be given where a method is wanted: its name, its class, or an instance with its parameters set."""
+"""A method: its name, its class, or an instance with its parameters set."""
 
 
 @functools.cache
 def method_classes() -> dict[str, type[Any]]:
-    """Every method class by name, found by looking through the modules of this package.
+    """Every method class by name, found in the modules of this package.
 
     Examples
     --------
     >>> method_classes()["eap"].__name__
     'EdgeAttributionPatching'
     """
-    found: dict[str, type[Any]] = {}
+    classes: dict[str, type[Any]] = {}
     for module in pkgutil.iter_modules(__path__):
         members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
         for cls in members:
             if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and cls.__module__.endswith(module.name) and hasattr(cls, "estimand"):
-                found[cls.name] = cls  # type: ignore[attr-defined]
-    return dict(sorted(found.items()))
+                classes[cls.name] = cls  # type: ignore[attr-defined]
+    return dict(sorted(classes.items()))
 
 
 def list_methods() -> list[str]:
@@ -54,44 +54,44 @@ def get_method(name: MethodLike, params: Mapping[str, Any] | None = None) -> Met
     Parameters
     ----------
     name : str, Method or type
-        For example ``"activation_patching"``, or the class of that name. An instance is given back as it is.
+        For example ``"activation_patching"``, or the class of that name. An instance is returned unchanged.
     params : mapping, optional
-        Fields of the method's dataclass; lists are read as tuples.
+        Fields of the method's dataclass; lists become tuples.
 
     Raises
     ------
     UnknownNameError
-        If the method or a parameter does not exist; the nearest known name is suggested.
+        If the method or a parameter does not exist; the closest known name is suggested.
     BadParameterError
-        If a parameter has a value the method cannot use.
+        If a parameter has a value that the method cannot use.
 
     Examples
     --------
     >>> from circuitlab.methods import ActivationPatching
-    >>> given: list[MethodLike] = ["activation_patching", ActivationPatching, ActivationPatching(parts="heads")]
-    >>> [get_method(one).parts for one in given]
+    >>> same: list[MethodLike] = ["activation_patching", ActivationPatching, ActivationPatching(parts="heads")]
+    >>> [get_method(method).parts for method in same]
     [('heads', 'mlps'), ('heads', 'mlps'), ('heads',)]
     """
     classes = method_classes()
     if not isinstance(name, str | type):
         if params:
-            what = f"{name!r} has its parameters already, and {dict(params)} are given beside it."
-            raise BadParameterError(what, "Set them where the method is made.")
+            what = f"{name!r} is an instance with its parameters set, but {dict(params)} are given as well."
+            raise BadParameterError(what, "Set them when the instance is made.")
         return name
     if isinstance(name, str) and name not in classes:
         raise UnknownNameError("method", name, classes)
     cls: Any = classes[name] if isinstance(name, str) else name
     name = str(cls.name)
-    known = {field.name for field in dataclasses.fields(cls)}
+    fields = {field.name for field in dataclasses.fields(cls)}
     for key in params or {}:
-        if key not in known:
-            raise UnknownNameError(f"parameter of {name}", key, known)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
+        if key not in fields:
+            raise UnknownNameError(f"parameter of {name}", key, fields)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
     try:
-        method: Method = cls(**given)
+        method: Method = cls(**values)
     except TypeError as error:
-        what = f"{name} cannot take {given}: {error}."
-        raise BadParameterError(what, f"Its parameters are {sorted(known)}.") from error
+        what = f"{name} cannot take {values}: {error}."
+        raise BadParameterError(what, f"Its parameters are {sorted(fields)}.") from error
     return method
 
 

@@ -1,4 +1,4 @@
-"""Activation patching: swap one node's activation between the clean and the corrupt run and read the metric."""
+"""Activation patching: swap one node's activation between the clean and the corrupt run, and read the metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
@@ -55,7 +55,7 @@ _SAMPLE_PAIRS, _SAMPLE_PATCHES = 2, 24
 
 
 class _Patch(NamedTuple):
-    """One edit set: a node of a part, and the place it is limited to (None for all positions)."""
+    """One edit set: a node of a part, and the position or mark that is patched (None for all positions)."""
 
     part: str
     layer: int
@@ -67,36 +67,36 @@ class _Patch(NamedTuple):
 class ActivationPatching:
     """Total effect of replacing one node's output (Vig et al. 2020; Meng et al. 2022; Heimersheim and Nanda 2024).
 
-    Denoising runs the corrupt prompt with one activation taken from the clean run: ``metric(patched) - metric(corrupt)``, how
-    much this node alone restores. Noising runs the clean prompt with one activation from the corrupt run:
-    ``metric(clean) - metric(patched)``, how much is lost without it. Either way positive means the node helps the answer, and
+    Denoising runs the corrupt prompt with one activation from the clean run. The score is ``metric(patched) - metric(corrupt)``: how
+    much this node alone restores. Noising runs the clean prompt with one activation from the corrupt run. The score is
+    ``metric(clean) - metric(patched)``: how much is lost without it. In both cases positive means that the node helps the answer, and
     everything downstream is recomputed.
 
     Parameters
     ----------
     direction : {"denoising", "noising"}
-        Which run is edited.
+        Whether the corrupt run (denoising) or the clean run (noising) is edited.
     parts : tuple of str
         Any of heads, attns, mlps, resid_pre, resid_mid, resid_post.
     site : {"z", "q", "k", "v", "pattern"}
-        What of a head is patched: its output before the output projection (z), its query, key or value as projected, or its attention
-        pattern. Keys and values belong to shared key/value heads, so their scores are the part ``kv_heads``.
+        The value of a head that is patched: its output before the output projection (z), its query, key or value as projected, or its
+        attention pattern. Keys and values belong to shared key/value heads, so their scores are the part ``kv_heads``.
     positions : tuple of str
-        ``("all",)`` patches every position at once; ``("each",)`` one position after the other, for prompts of equal length; otherwise
-        one score per named mark (for example ``("S2", "END")``), each patching that position only.
+        ``("all",)`` patches all positions at once; ``("each",)`` patches one position at a time, for prompts of equal length; otherwise
+        there is one score for each named mark (for example ``("S2", "END")``), which patches that position only.
     engine : {"exact", "hooks"}
-        The exact engine recomputes only what a patch can reach; hooks rerun the model. They agree up to rounding.
+        ``"exact"`` recomputes only what a patch can change; ``"hooks"`` runs the whole model again. They agree up to rounding.
     precision : {"full", "bf16_difference"}
-        ``"bf16_difference"`` multiplies what an edit changes in bfloat16, on top of an unedited run in full precision; its error
+        ``"bf16_difference"`` multiplies what an edit changes in bfloat16, on top of an unedited run in full precision. Its error
         against full precision is measured on a sample of every run and stored in ``provenance.measured``.
     pairs_per_pass : int, optional
-        Pairs that go through the model together; chosen by size otherwise. Changes cost, not results.
+        Pairs in one pass; by default chosen by their size. It affects cost, not results.
 
     Notes
     -----
-    Cost: pairs x nodes x positions runs, each only from the patched layer and position on; nothing is approximated. Not additive:
-    redundant nodes score low one by one, jointly needed nodes are counted more than once. Scores are stored in metric units;
-    ``total`` is the clean-corrupt gap.
+    Cost: pairs x nodes x positions runs, each only from the patched layer and position on; nothing is approximated. Scores are not
+    additive: redundant nodes score low one by one, and nodes that are needed jointly are counted more than once. Scores are in metric
+    units; ``total`` is the clean-corrupt gap.
 
     References
     ----------
@@ -121,16 +121,16 @@ class ActivationPatching:
 
     @property
     def contrastive(self) -> bool:
-        """Always: equal prompts leave nothing to swap."""
+        """Always true: equal prompts have no difference to swap."""
         return True
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """What it edits; a model that lacks one is refused."""
+        """The sites that it edits; a model that lacks one is refused."""
         return tuple(dict.fromkeys(self._site(part) for part in self.parts))
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         if self.direction not in {"denoising", "noising"}:
             raise UnknownNameError("direction", self.direction, ["denoising", "noising"])
         if self.site not in _INSIDE:
@@ -147,7 +147,7 @@ class ActivationPatching:
             raise BadParameterError(what, "Name at least one part, and either ('all',), ('each',) or marks of the task.")
 
     def passes(self, size: RunSize) -> float:
-        """One run for every node and position, from its layer on."""
+        """Forward passes: one run for every node and position, from its layer on."""
         return size.rerun(size.nodes(self.parts, self.site) * size.places(self.positions))
 
     @prepared
@@ -168,16 +168,16 @@ class ActivationPatching:
             about = msgspec.structs.replace(about, measured=self._error(effects, sweeps_on(model, metric), batch, patches))
         return HeadScores.build(arrays, about, marks)
 
-    def _error(self, found: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
-        """Error of the effects found, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
+    def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
+        """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
         pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
-        some = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
-        right = self._score(full, batch.select(pairs), [patches[i] for i in some])["effects"]
-        apart = np.abs(found[np.ix_(pairs, some)] - right)
+        sampled = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
+        exact = self._score(full, batch.select(pairs), [patches[i] for i in sampled])["effects"]
+        error = np.abs(effects[np.ix_(pairs, sampled)] - exact)
         return {
-            "precision_error_rms": float(np.sqrt(np.mean(apart**2))),
-            "precision_error_max": float(apart.max()),
-            "precision_effect_rms": float(np.sqrt(np.mean(right**2))),
+            "precision_error_rms": float(np.sqrt(np.mean(error**2))),
+            "precision_error_max": float(error.max()),
+            "precision_effect_rms": float(np.sqrt(np.mean(exact**2))),
         }
 
     def _site(self, part: str) -> Site:
@@ -199,16 +199,16 @@ class ActivationPatching:
         clean, corrupt = sweeps.start(batch, sites)
         edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
         changes = np.zeros((batch.n_pairs, len(patches)))
-        at_one_place = len({(patch.part, patch.layer, patch.head) for patch in patches})
-        for pairs in batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, at_one_place)):
-            few = edited.select(pairs)
+        n_nodes = len({(patch.part, patch.layer, patch.head) for patch in patches})
+        for pairs in batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, n_nodes)):
+            base_run = edited.select(pairs)
             live, edit_sets = self._edit_sets(batch.select(pairs), patches, source.select(pairs))
             if live:
-                changes[np.ix_(pairs, live)] = (few.sweep(edit_sets) - few.metric).T
+                changes[np.ix_(pairs, live)] = (base_run.sweep(edit_sets) - base_run.metric).T
         return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": changes if self.direction == "denoising" else -changes}
 
     def _edit_sets(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[EditSet]]:
-        """The patches that can change anything: those that reach the first position at which the runs differ, or a later one."""
+        """Indices and edit sets of the patches that can have an effect: those at or after the first position at which runs differ."""
         first = int(batch.first_difference().min())
         live, edit_sets = [], []
         values = {self._site(part): source.site(self._site(part)) for part in self.parts}
@@ -251,7 +251,7 @@ class ActivationPatching:
 
 
 def _heads_of(model: Model, site: Site) -> int:
-    """Size of the head axis of a site, 0 for none."""
+    """Size of the head axis of a site; 0 if it has none."""
     if not site.per_head:
         return 0
     return model.spec.n_kv_heads if site in {Site.K, Site.V} else model.spec.n_heads

@@ -1,4 +1,4 @@
-"""AtP*: attribution patching that does not linearise the softmax and does not let direct and indirect effects cancel unseen."""
+"""AtP*: attribution patching that does not linearise the softmax, and that reveals direct and indirect effects that cancel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.core.errors import UnknownNameError
-from circuitlab.execute.contract import take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples
 from circuitlab.execute.first_order import EffectEstimator, GradientRunPair, check_direction, first_order
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, value_at
@@ -35,49 +35,49 @@ _REDUCE = ("signed", "absolute", "none")
 class AttributionPatchingStar:
     """Attribution patching with the QK fix and GradDrop (Kramar et al. 2024).
 
-    *QK fix* (sites q and k): attention is recomputed with the query or key of the other run, and only what follows is linear:
-    ``(new pattern - pattern) . gradient at the pattern``. A saturated softmax has almost no slope, so plain attribution patching misses
-    heads that attend elsewhere once their query changes. *GradDrop*: for each layer in turn, the gradient that flows back through what
-    this layer adds to the residual stream is dropped. A node whose direct effect is cancelled by one later layer shows as soon as that
-    layer is dropped.
+    *QK fix* (sites q and k): attention is recomputed with the query or key of the other run, and only what follows is linearised:
+    ``(new pattern - pattern) . gradient at the pattern``. A saturated softmax has almost zero slope, so that plain attribution patching
+    misses heads that attend elsewhere once their query changes. *GradDrop*: for each layer in turn, the gradient that flows back through
+    what this layer adds to the residual stream is dropped. If a node's direct effect is cancelled by one later layer, it appears when
+    that layer is dropped.
 
     Parameters
     ----------
     direction : {"denoising", "noising"}
-        Where the gradient is taken: at the corrupt run or at the clean run.
+        Whether the gradient is taken at the corrupt run (denoising) or at the clean run (noising).
     parts : tuple of str
         Any of heads, attns, mlps.
     site : {"z", "q", "k", "v"}
-        What of a head. ``"z"`` (default) is the head's output: it lies behind the softmax, so nothing about it needs the QK fix,
-        and it is what `ActivationPatching` patches by default. The paper treats queries, keys and values as nodes of their own,
-        which are to be read side by side and not added up: choose q, k or v for those. Queries and keys get the QK fix; keys and values
-        belong to shared key/value heads (part ``kv_heads``), whose change is followed through all their query heads.
+        The value of a head. ``"z"`` (default) is the head's output, which `ActivationPatching` patches by default; it comes after the
+        softmax and needs no QK fix. The paper treats queries, keys and values as separate nodes, whose scores are read side by side and
+        not added up: choose q, k or v for those. Queries and keys get the QK fix. Keys and values belong to shared key/value heads (part
+        ``kv_heads``), whose change acts through all of their query heads.
     positions : tuple of str
         ``("all",)``, ``("each",)`` or marks of the task. With ``("all",)`` all queries (or keys) of a head change together; otherwise
         those of one position.
     reduce : {"signed", "absolute", "none"}
-        How the scores of the L dropped layers become one. ``"signed"`` (default) is their mean, so that positive still means
-        *helps the answer*, as in every other method. ``"absolute"`` is the paper's mean of absolute values per pair: better at ranking
-        what must not be missed, but without a sign. ``"none"`` leaves GradDrop out: only the QK fix.
+        How the scores of the L dropped layers are combined. ``"signed"`` (default) is their mean, so that positive means *helps the
+        answer*, as in every other method. ``"absolute"`` is the paper's mean of absolute values for each pair: better for finding all
+        important nodes, but without a sign. ``"none"`` is only the QK fix, without GradDrop.
     pairs_per_pass : int
-        Pairs that one graph holds. Changes memory and time, not results.
+        Most pairs in one graph. It affects memory and time, not results.
 
     Notes
     -----
-    A node's own layer is left out of the mean, which divides by L - 1: dropping it leaves nothing. Nothing about a node changes when a
-    layer before it is dropped. The signed mean weighs every path by the share of dropped layers that leave it whole: paths through
-    k later layers count (L - 1 - k) / (L - 1), the direct path counts in full.
+    The mean over dropped layers excludes the node's own layer and divides by L - 1, because dropping it leaves nothing. Dropping a layer
+    before a node does not change its score. The signed mean weights every path by the share of dropped layers that do not interrupt it:
+    a path through k later layers has weight (L - 1 - k) / (L - 1), and the direct path has weight 1.
 
-    Cost: 2 forward passes; 2 backward passes for ``"signed"``, whatever the number of layers, because a mean of gradients is one
-    backward pass from all layers together; L partial ones for ``"absolute"``. Dropping layer l means that the gradient leaving it passes
-    to its input unchanged, so the pass begins there.
+    Cost: 2 forward passes. ``"signed"`` takes 2 backward passes for any number of layers, because a mean of gradients is one backward
+    pass from all layers together; ``"absolute"`` takes L partial ones. When layer l is dropped, the gradient at its output passes to its
+    input unchanged, so that the backward pass begins there.
 
     Raises
     ------
     BadParameterError
         If the metric has no gradient at the run that is differentiated (``kl`` with ``direction="noising"``).
     ModelError
-        If the model cannot be taken apart, or its attention has sinks and queries or keys are asked for.
+        If the model has no functional forward, or its attention has sinks and the site is q or k.
 
     References
     ----------
@@ -89,7 +89,7 @@ class AttributionPatchingStar:
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")
     >>> scores = cl.score(planted.model, planted.batch(4), AttributionPatchingStar())
-    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    >>> [str(entry.node) for entry in scores.top(2)], sorted(map(str, planted.nodes))
     (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
@@ -108,7 +108,7 @@ class AttributionPatchingStar:
     pairs_per_pass: int = field(default=16, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         check_direction(self.direction, self.pairs_per_pass)
         self.chosen.check(_PARTS, _SITES)
         if self.reduce not in _REDUCE:
@@ -116,12 +116,12 @@ class AttributionPatchingStar:
 
     @property
     def contrastive(self) -> bool:
-        """Always: equal prompts leave no difference."""
+        """Always true: equal prompts have no difference."""
         return True
 
     @property
     def more_needs(self) -> tuple[str, ...]:
-        """What its parameters ask of a model beyond `needs`: the effect of one key's score is not that of a softmax with a sink."""
+        """What these parameters need of a model in addition to `needs`: the QK fix has no formula for a softmax with a sink."""
         return ("no_sinks",) if self.site in {"q", "k"} else ()
 
     @property
@@ -130,7 +130,7 @@ class AttributionPatchingStar:
         return NodeSelection(self.parts, self.site, self.positions)
 
     def passes(self, size: RunSize) -> float:
-        """Two forward passes, and backward as many as `reduce` asks for, partial ones counted half."""
+        """Forward passes: two, and the backward passes of `reduce`, where a partial one counts half."""
         return size.traced(2, {"none": 1.0, "signed": 2.0, "absolute": 1.0 + size.n_layers / 2}[self.reduce])
 
     @prepared
@@ -138,10 +138,10 @@ class AttributionPatchingStar:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
         decoder = model.decoder
         if self.site in {"q", "k"}:
-            decoder = decoder.refusing({Site.PATTERN}, "and the QK fix recomputes attention from queries and keys alone")
+            decoder = decoder.refusing({Site.PATTERN}, "and the QK fix recomputes attention from queries and keys only")
         if self.reduce != "none":
             stream = {Site.RESID_PRE, Site.RESID_MID, Site.RESID_POST}
-            decoder = decoder.refusing(stream, "and GradDrop takes the stream that enters a layer for the one that leaves it unchanged")
+            decoder = decoder.refusing(stream, "and GradDrop assumes that a dropped layer passes its input on unchanged")
 
         def effects(contrast: GradientRunPair, points: Sequence[Point]) -> dict[Point, Tensor]:
             return self._effects(contrast, points, decoder)
@@ -152,21 +152,21 @@ class AttributionPatchingStar:
         n_layers = len(contrast.edited.trace.layers)
         if self.reduce == "none" or n_layers == 1:
             plain = contrast.edited.gradients(_levers(contrast, points))
-            return {point: _effect(contrast, point, one, decoder) for point, one in zip(points, plain, strict=True)}
+            return {point: _effect(contrast, point, gradient, decoder) for point, gradient in zip(points, plain, strict=True)}
         if self.reduce == "signed":
             mean = _mean_dropped(contrast, points)
-            return {point: _effect(contrast, point, one, decoder) for point, one in zip(points, mean, strict=True)}
+            return {point: _effect(contrast, point, gradient, decoder) for point, gradient in zip(points, mean, strict=True)}
         sums: dict[Point, Tensor] = {}
         for gradients, weight in _dropped(contrast, points):
             for point, gradient in gradients.items():
-                times = weight if weight is not None else point.layer
-                size = _effect(contrast, point, gradient, decoder).abs() * times
+                factor = weight if weight is not None else point.layer
+                size = _effect(contrast, point, gradient, decoder).abs() * factor
                 sums[point] = sums[point] + size if point in sums else size
         return {point: total / (n_layers - 1) for point, total in sums.items()}
 
 
 def _levers(contrast: GradientRunPair, points: Sequence[Point]) -> list[Tensor]:
-    """Where the gradient of each point is taken: at the pattern for queries and keys, at the node itself otherwise."""
+    """The value at which each point's gradient is taken: the pattern for queries and keys, otherwise the node itself."""
     trace = contrast.edited.trace
     return [trace.layers[point.layer].pattern if point.field in {"q", "k"} else value_at(trace, point) for point in points]
 
@@ -178,29 +178,33 @@ def _effect(contrast: GradientRunPair, point: Point, gradient: Tensor, decoder: 
 
 
 def _plain(contrast: GradientRunPair, points: Sequence[Point]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients at the points; the streams that leave layers 0 to L - 1; and the gradients at those. The graph is kept."""
+    """Gradients at the points, the streams leaving layers 0 to L - 1, and the gradients at those. The graph is kept."""
     trace = contrast.edited.trace
     streams = [*(layer.resid_pre for layer in trace.layers[1:]), trace.final]
-    found = contrast.edited.gradients([*_levers(contrast, points), *streams], keep=True)
-    return found[: len(points)], streams, found[len(points) :]
+    gradients = contrast.edited.gradients([*_levers(contrast, points), *streams], keep=True)
+    return gradients[: len(points)], streams, gradients[len(points) :]
 
 
 def _mean_dropped(contrast: GradientRunPair, points: Sequence[Point]) -> list[Tensor]:
-    """Mean gradient over the dropped layers other than each point's own, in one pass that starts below every layer but the first."""
+    """Mean gradient over all dropped layers except each point's own, in one pass from the inputs of all layers but the first."""
     import torch  # noqa: PLC0415
 
     plain, streams, leaving = _plain(contrast, points)
     at = _levers(contrast, points)
     below = torch.autograd.grad(streams[:-1], at, grad_outputs=leaving[1:], allow_unused=True)
     n_others = len(streams) - 1
-    sums = [one * point.layer if more is None else one * point.layer + more for point, one, more in zip(points, plain, below, strict=True)]
+    sums = [
+        gradient * point.layer if more is None else gradient * point.layer + more
+        for point, gradient, more in zip(points, plain, below, strict=True)
+    ]
     return [total / n_others for total in sums]
 
 
 def _dropped(contrast: GradientRunPair, points: Sequence[Point]) -> Iterator[tuple[dict[Point, Tensor], int | None]]:
     """Gradients with each layer dropped in turn, at the points below it, each with weight 1.
 
-    First come the plain gradients, with weight None: they count once for every layer below a point, as those drops do not change it.
+    The plain gradients come first, with weight None: they count once for every layer below a point, because dropping those does not
+    change the point's score.
     """
     import torch  # noqa: PLC0415
 
@@ -209,5 +213,5 @@ def _dropped(contrast: GradientRunPair, points: Sequence[Point]) -> Iterator[tup
     for layer in range(1, len(streams)):
         below = [point for point in points if point.layer < layer]
         at = _levers(contrast, below)
-        found = torch.autograd.grad(streams[layer - 1], at, grad_outputs=leaving[layer], retain_graph=True)
-        yield dict(zip(below, found, strict=True)), 1
+        gradients = torch.autograd.grad(streams[layer - 1], at, grad_outputs=leaving[layer], retain_graph=True)
+        yield dict(zip(below, gradients, strict=True)), 1

@@ -1,11 +1,11 @@
-"""Attribution patching: activation patching to first order, all nodes from one backward pass."""
+"""Attribution patching: activation patching to first order, for all nodes from one backward pass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from circuitlab.execute.contract import take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples
 from circuitlab.execute.first_order import check_direction, first_order
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
@@ -27,40 +27,40 @@ _SITES = ("z", "q", "k", "v", "pattern")
 class AttributionPatching:
     """First-order estimate of activation patching (Nanda 2023; Kramar et al. 2024).
 
-    The metric of a patched run is expanded around the unpatched run: a node's score is ``(clean - corrupt) . gradient``, the
+    The metric of a patched run is expanded around the unpatched run. A node's score is ``(clean - corrupt) . gradient``: the
     difference of its values in the two runs times the gradient of the metric at the node, summed over positions. Positive means
-    that the node helps the answer, as in `ActivationPatching`, which this estimates and whose fields it shares.
+    that the node helps the answer, as in `ActivationPatching`, which this method estimates and whose fields it shares.
 
     Parameters
     ----------
     direction : {"denoising", "noising"}
-        Where the gradient is taken: at the corrupt run (what would restoring the node give?) or at the clean run (what would be lost?).
+        Whether the gradient is taken at the corrupt run (what would restoring the node give?) or at the clean run (what would be lost?).
     parts : tuple of str
         Any of heads, attns, mlps, resid_pre, resid_mid, resid_post, embed.
     site : {"z", "q", "k", "v", "pattern"}
-        What of a head: its output before the output projection (z), its query, key or value as projected, or its attention pattern.
-        Keys and values belong to shared key/value heads, so their scores are the part ``kv_heads``; the gradient of a shared head
-        holds what all its query heads do with it.
+        The value of a head: its output before the output projection (z), its query, key or value as projected, or its attention
+        pattern. Keys and values belong to shared key/value heads, so their scores are the part ``kv_heads``; the gradient of a shared
+        head includes all of its query heads.
     positions : tuple of str
-        ``("all",)`` sums over positions; ``("each",)`` gives one score per position, for prompts of equal length; otherwise one score
-        per named mark (for example ``("S2", "END")``). A pattern's position is that of the query.
+        ``("all",)`` sums over positions; ``("each",)`` gives one score per position, for prompts of equal length; otherwise there is one
+        score for each named mark (for example ``("S2", "END")``). A pattern's position is that of the query.
     pairs_per_pass : int
-        Pairs that one graph holds. Changes memory and time, not results.
+        Most pairs in one graph. It affects memory and time, not results.
 
     Notes
     -----
-    Cost: 2 forward passes and 1 backward pass per pair, for all nodes and positions together. Exact where the metric is linear in
-    the node between its two values, and in the limit of small differences. Far from that it misleads in known ways: a saturated
-    softmax hides queries and keys, and direct and indirect effects can cancel (see ``atp_star``); norms and gates bend the effect of
-    large early nodes (see ``relp``). Scores of different positions add up to the score of all; scores of different nodes need not
-    add up to ``total``, the clean-corrupt gap.
+    Cost: 2 forward passes and 1 backward pass per pair, for all nodes and positions together. It is exact if the metric is linear in
+    the node between its two values, and in the limit of small differences. Otherwise it fails in known ways: a saturated softmax hides
+    queries and keys, and direct and indirect effects can cancel (see ``atp_star``); norms and gates make the effect of large early
+    nodes nonlinear (see ``relp``). Scores of single positions sum to the score of all positions; scores of nodes need not sum to
+    ``total``, the clean-corrupt gap.
 
     Raises
     ------
     BadParameterError
         If the metric has no gradient at the run that is differentiated (``kl`` with ``direction="noising"``).
     ModelError
-        If the model lacks a part, or cannot be taken apart.
+        If the model lacks a part, or has no functional forward.
 
     References
     ----------
@@ -82,13 +82,13 @@ class AttributionPatching:
     pairs_per_pass: int = field(default=8, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         check_direction(self.direction, self.pairs_per_pass)
         self.chosen.check(_PARTS, _SITES)
 
     @property
     def contrastive(self) -> bool:
-        """Always: equal prompts leave no difference."""
+        """Always true: equal prompts have no difference."""
         return True
 
     @property
@@ -97,7 +97,7 @@ class AttributionPatching:
         return NodeSelection(self.parts, self.site, self.positions)
 
     def passes(self, size: RunSize) -> float:
-        """Two forward passes and one backward."""
+        """Forward passes: two, and one backward."""
         return size.traced(2, 1)
 
     @prepared

@@ -1,4 +1,4 @@
-"""SAE-code overlap: how many discrete codes a head has on clean prompts and on no corrupt one."""
+"""SAE-code overlap: the number of discrete codes that a head has on clean prompts and on no corrupt prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.core.progress import step
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.reference import answer_logits, with_reference
 from circuitlab.methods.sae.counts import edge_counts, listed_edges, pair_codes, pair_shares, unique_counts
@@ -39,45 +39,45 @@ class CodeOverlap:
     """Codes unique to clean prompts, by a small sparse autoencoder over the outputs of all heads (O'Neill and Bui 2024).
 
     Clean prompts are positives, corrupt prompts negatives. Every head's contribution to the residual stream, averaged over positions, is
-    encoded by one sparse autoencoder trained on a handful of prompts; the code of a head on a prompt is its most active unit. With P the
-    set of codes a head has on positives and N on negatives, the published score of the head is ``|P - N|``.
+    encoded by one sparse autoencoder trained on a few prompts; the code of a head on a prompt is its most active unit. With P the set of
+    codes that a head has on positives and N on negatives, the published score of the head is ``|P - N|``.
 
-    The score of a pair is that pair's share in it, times the number of pairs: a code that only positives have counts 1, split evenly among
-    the pairs whose clean prompt has it (the Shapley value of the pair in the count). So the mean over pairs, `HeadScores.mean`, *is* the
-    published score, and pairs say which prompts it comes from. A share depends on the other pairs of the batch, and the interval of the
-    mean describes unequal shares, not what other prompts would give: judge significance by ``sample(...).p_values()``.
+    The score of a pair is its share of that number, times the number of pairs: a code that only positives have counts 1, split evenly
+    among the pairs whose clean prompt has it (the Shapley value of the pair). The mean over pairs, `HeadScores.mean`, is therefore the
+    published score, and the pairs show which prompts it comes from. A share depends on the other pairs of the batch, so the interval of
+    the mean describes unequal shares and not the variation over other prompts: test significance with ``sample(...).p_values()``.
 
-    Scores are 0 or more and count codes: they have no sign, do not grow with the logits, and say where clean and corrupt prompts look
-    different, not what helps the answer.
+    Scores are non-negative numbers of codes. They have no sign and do not scale with the logits; they show where clean and corrupt prompts
+    look different, not what helps the answer.
 
     Parameters
     ----------
     level : {"nodes", "edges"}
-        ``"edges"`` counts pairs of codes that two nodes have together on positives only, lists the strongest node pairs, and gives a
-        node the number of times it stands among the first (heads per layer)^2 / 2 entries of that list, as published (but that edges
-        which tie for the last places share them).
+        ``"nodes"`` is the score above. ``"edges"`` counts pairs of codes that two nodes have together on positives only, lists the
+        strongest node pairs, and scores a node by its number of occurrences in the first (heads per layer)^2 / 2 entries of that list, as
+        published (except that edges which tie for the last places share them).
     normalise : bool
-        Divide by the number of codes (pairs of codes) on either side.
+        Whether to divide by the number of codes (pairs of codes) on both sides.
     softmax : {"none", "nodes", "across_layer"}
-        Softmax of the scores over all nodes, or over those of each layer (which changes the ranking between layers).
+        Softmax of the scores over all nodes, or within each layer (which changes the ranking between layers).
     parts : tuple of str
-        ``"heads"``, or also ``"mlps"`` as one more node of each layer.
+        ``("heads",)``, or ``("heads", "mlps")`` with the MLP as one more node of each layer.
     positions : tuple of str
-        ``("mean",)`` for the mean over positions; marks for one score per marked position (one autoencoder for all).
+        ``("mean",)`` for the mean over positions; marks for one score per marked position (with one autoencoder for all marks).
     examples : int
-        Prompts of either side that the autoencoder is trained on, drawn at random.
+        Prompts of both sides that the autoencoder is trained on, drawn at random.
     trials : int
-        Autoencoders, each with its own examples and initial weights; scores are means over them (10 in the paper).
+        Number of autoencoders, each with its own examples and initial weights; scores are means over them (10 in the paper).
     seed : int
-        Of examples and weights.
+        Seed of examples and weights.
     size, sparsity, rate, epochs, scale, decoder
-        Of the training; see `circuitlab.methods.sae.Training`.
+        Settings of the training; see `circuitlab.methods.sae.Training`.
 
     Notes
     -----
     Two forward passes per pair, then training: about 1.6 Tflop per trial on SmolLM2-135M. ``provenance.measured`` holds the seconds of
-    each stage, the variance that the autoencoders explain, and how well trials agree (mean Spearman correlation): rankings of different
-    trials can differ much. A head whose code varies with the names in positives only scores high for the wrong reason.
+    each stage, the variance that the autoencoders explain, and the agreement of trials (mean Spearman correlation): rankings of different
+    trials can differ a lot. A head whose code varies with the names on positives only scores high for the wrong reason.
 
     References
     ----------
@@ -120,14 +120,14 @@ class CodeOverlap:
     decoder: Literal["free", "unit"] = "free"
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
-        for kind, given, known in (
+        fields_as_tuples(self)
+        for kind, value, choices in (
             ("level", self.level, ["nodes", "edges"]),
             ("softmax", self.softmax, ["none", "nodes", "across_layer"]),
             *(("part", part, _PARTS) for part in self.parts),
         ):
-            if given not in known:
-                raise UnknownNameError(kind, given, known)
+            if value not in choices:
+                raise UnknownNameError(kind, value, choices)
         if "heads" not in self.parts or (MEAN in self.positions and len(self.positions) > 1):
             what = f"parts={self.parts}, positions={self.positions} cannot be scored."
             raise BadParameterError(what, "Name heads among the parts, and either ('mean',) or marks of the task.")
@@ -135,25 +135,25 @@ class CodeOverlap:
 
     @property
     def contrastive(self) -> bool:
-        """Equal prompts have equal codes; a softmax turns even equal scores into shares of one."""
+        """True without a softmax: equal prompts have equal codes, but a softmax of zeros is not zero."""
         return self.softmax == "none"
 
     @property
     def plan(self) -> Plan:
-        """What is encoded and how dictionaries are trained."""
+        """The outputs that are encoded, and the training of dictionaries."""
         training = Training(self.size, self.sparsity, self.rate, self.epochs, self.scale, self.decoder)
         return Plan(self.positions, "mlps" in self.parts, self.examples, self.trials, self.seed, training)
 
     @property
     def units(self) -> str:
-        """What the scores count."""
+        """The unit of the scores."""
         if self.softmax != "none":
             return "share of the softmax"
         counted = "codes" if self.level == "nodes" else "listed edges"
         return "share of codes" if self.normalise and self.level == "nodes" else counted
 
     def passes(self, size: RunSize) -> float:
-        """Both runs of every pair, twice; and training, whatever the number of pairs: ten products of rows x size x d_model an epoch."""
+        """Forward passes: both runs of every pair, twice, and training, which takes ten products of rows x size x d_model per epoch."""
         rows = self.examples * size.nodes(self.parts)
         training = 10.0 * self.trials * self.epochs * rows * self.size * size.d_model
         forward = 24.0 * size.n_layers * size.d_model**2 * size.length
@@ -164,18 +164,18 @@ class CodeOverlap:
         """Score every node; parts have shape (pair[, mark], layer[, head]) and count codes. ``total`` sums a pair's scores."""
         batch = with_reference(model, metric, batch)
         if batch.one_length and len(lengths := set((batch.end + 1).tolist())) > 1:
-            what = f"{model.spec.name} turns positions by the length of the prompt, and these prompts have {sorted(lengths)[:5]} tokens."
-            raise ModelError(what, "Autoencoders learn from all prompts together: give prompts of one length.")
+            what = f"Rotary angles of {model.spec.name} depend on the length of the prompt, and prompts have {sorted(lengths)[:5]} tokens."
+            raise ModelError(what, "Autoencoders learn from all prompts together: use prompts of one length.")
         clean, corrupt = (
             metric(answer_logits(model, batch, tokens).double(), batch).cpu().numpy() for tokens in (batch.clean, batch.corrupt)
         )
-        found, seconds = learn_codes(model, batch, self.plan)
+        sample, seconds = learn_codes(model, batch, self.plan)
         step(1, 2)
         started = time.perf_counter()
         columns = model.spec.n_heads + ("mlps" in self.parts)
-        values = self.shares(found, columns).reshape(batch.n_pairs, len(self.positions), model.spec.n_layers, columns)
-        measured = seconds | {"explained_variance": float(np.mean(found.explained)), "scoring_seconds": time.perf_counter() - started}
-        if not np.isnan(agreement := found.agreement()):
+        values = self.shares(sample, columns).reshape(batch.n_pairs, len(self.positions), model.spec.n_layers, columns)
+        measured = seconds | {"explained_variance": float(np.mean(sample.explained)), "scoring_seconds": time.perf_counter() - started}
+        if not np.isnan(agreement := sample.agreement()):
             measured["trial_agreement"] = agreement
         marks = None if self.positions == (MEAN,) else self.positions
         if marks is None:
@@ -189,18 +189,19 @@ class CodeOverlap:
         return HeadScores.build(arrays, about, marks)
 
     def sample(self, model: Model, batch: ContrastBatch, dictionaries: Sequence[Dictionary] = ()) -> CodeSample:
-        """The codes themselves, for inspection, p-values, edges and spread; by these dictionaries instead of trained ones where given."""
+        """The codes, for inspection, p-values, edges and spread; ``dictionaries`` are used instead of trained ones if given."""
         return learn_codes(model, batch, self.plan, dictionaries)[0]
 
     def aurocs_by_examples(self, model: Model, batch: ContrastBatch, circuit: Collection[Node], sizes: Sequence[int]) -> np.ndarray:
         """Area under the ROC curve against a known circuit by number of training examples, shape (size, trial).
 
-        Node scores as published; see `circuitlab.figures.roc.auroc_by_examples` for the picture. Trains ``trials`` dictionaries per size.
+        Node scores are as published; `circuitlab.figures.roc.auroc_by_examples` plots the result. It trains ``trials`` dictionaries for
+        each size.
         """
         return np.stack([replace(self, examples=size).sample(model, batch).aurocs(circuit, normalise=self.normalise) for size in sizes])
 
     def shares(self, sample: CodeSample, columns: int) -> np.ndarray:
-        """Scores of every pair, shape (pair, place, node), means over trials; ``columns`` nodes stand in each layer."""
+        """Scores of every pair, shape (pair, place, node), averaged over trials; each layer has ``columns`` nodes."""
         trials = zip(sample.positive, sample.negative, strict=True)
         split = self._split_nodes if self.level == "nodes" else self._split_edges
         return np.mean(
@@ -212,7 +213,7 @@ class CodeOverlap:
         )
 
     def _split_nodes(self, ours: np.ndarray, theirs: np.ndarray, _columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Published node scores, (node,), and how they split over pairs: columns sum to 1, or to 0 without a unique code."""
+        """Published node scores, (node,), and their split over pairs, whose columns sum to 1, or to 0 without a unique code."""
         shares = pair_shares(ours, theirs)
         return unique_counts(ours, theirs, normalise=self.normalise), shares / np.maximum(shares.sum(0), 1e-12)
 
@@ -229,7 +230,7 @@ class CodeOverlap:
         return scores, parts / np.maximum(scores, 1e-12)
 
     def _soften(self, scores: np.ndarray, split: np.ndarray, columns: int) -> np.ndarray:
-        """Scores after the softmax that was asked for, split over pairs so that their mean over pairs is the score."""
+        """Scores after any softmax, split over pairs such that the mean over pairs is the score."""
         from scipy.special import softmax  # noqa: PLC0415 - scipy is slow to import
 
         final = scores

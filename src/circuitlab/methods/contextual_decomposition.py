@@ -1,4 +1,4 @@
-"""Contextual decomposition (CD-T): how much of the metric is due to each head and MLP, from splitting every activation in two."""
+"""Contextual decomposition (CD-T): the part of the metric that is due to each head and MLP, with every activation split in two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed, Head, KVHead, Mlp, Node
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.methods.decomposition import Options, Rule, Source
@@ -31,38 +31,38 @@ _PARTS = ("heads", "kv_heads", "mlps", "embed")
 
 @dataclass(frozen=True)
 class ContextualDecomposition:
-    """Relevance of each node to the metric (Hsu et al. 2024, CD-T).
+    """Relevance of each node to the metric (CD-T, Hsu et al. 2024).
 
-    Every activation x of the clean run is kept as two parts, x = b + c. At the source, b is what its output has beyond the baseline and c
-    is the baseline; below it b = 0. The parts then pass through norms, projections, attention, activations and MLPs by fixed rules
-    (`circuitlab.methods.decomposition.Rule`), and the score is the metric of the relevant logits. One source is followed at a time, many
-    in one pass. Positive means that the node's output helps the answer.
+    Every activation x of the clean run is split into two parts, x = b + c. At the source, c is a baseline and b is the difference of the
+    source's output from it; below the source b = 0. The parts then pass through norms, projections, attention, activations and MLPs by
+    fixed rules (`circuitlab.methods.decomposition.Rule`), and the score is the metric of the relevant logits. Each source has its own
+    decomposition, and one pass computes many of them. Positive means that the node's output helps the answer.
 
     Parameters
     ----------
     rule : str
-        A name of `circuitlab.methods.decomposition.RULES`, with changes (``"exact, gate=both"``). ``"ablation"`` (default) calls relevant
-        whatever would not be there without the source, the scales of norms held. ``"exact"`` is the published rule without loss: products
-        and attention weights are relevant through relevant factors alone, so that a source which acts only through where later heads
-        attend scores near zero. ``"published"`` also loses bias where both parts are tiny, and clips parts of opposite sign.
+        A name in `circuitlab.methods.decomposition.RULES`, with changes (``"exact, gate=both"``). Under ``"ablation"`` (default) relevant
+        is everything that would be missing without the source, with the scales of norms held. ``"exact"`` is the published rule without
+        loss: a product or attention weight is relevant only through relevant factors, so that a source which only changes where later
+        heads attend scores near zero. ``"published"`` also loses bias where both parts are tiny, and clips parts of opposite sign.
     baseline : {"corrupt", "mean", "zero"}
-        What of a node's output is irrelevant: its output in the paired corrupt prompt; its mean over the corrupt prompts of the batch, as
-        published (then the scores of a pair depend on the other pairs); or nothing.
+        The irrelevant part of a node's output: its output on the paired corrupt prompt; its mean over the corrupt prompts of the batch, as
+        published (the scores of a pair then depend on the other pairs); or zero.
     parts : tuple of str
         Any of heads, kv_heads (keys and values together), mlps, embed.
     positions : tuple of str
         ``("all",)``, ``("each",)`` or marks of the task, at which a node's output is relevant.
     tokens_together : int
-        Positions of all sources that go up together. Changes memory and time, not results.
+        Positions of all sources in one pass. It affects memory and time, not results.
 
     Notes
     -----
-    Cost: per pair two forward passes, and for each node the part of one above its layer and after the first relevant position. Not
-    additive: heads that act together are each given what they share. The default departs from the paper because the published products
-    miss every planted circuit that works through queries or keys, and the circuits they find on released weights are less faithful.
-    ``provenance.measured`` holds the largest deviation of relevant + irrelevant from the activation, found on a sample of sources with
-    both parts carried, and ``bounded_share``: of how many values the irrelevant part left the range of the activation with the scales of
-    norms held (the first MLP of some models, on some prompts), so that norms had to be bounded (`Rule`).
+    Cost: two forward passes per pair, and for each node the part of a pass above its layer and after the first relevant position. Scores
+    are not additive: what heads do jointly counts for each of them. The default differs from the paper because the published products
+    miss every planted circuit that works through queries or keys, and their circuits on released weights are less faithful.
+    ``provenance.measured`` holds the largest deviation of relevant + irrelevant from the activation, measured on a sample of sources with
+    both parts carried, and ``bounded_share``: the share of values whose irrelevant part left the range of the activation while the scales
+    of norms were held (the first MLP of some models, on some prompts), so that norms had to be bounded (`Rule`).
 
     Raises
     ------
@@ -71,7 +71,7 @@ class ContextualDecomposition:
     BadParameterError
         If the positions cannot be scored together.
     ModelError
-        If the model cannot be taken apart.
+        If the model has no functional forward, or lacks another of `needs`.
 
     References
     ----------
@@ -83,7 +83,7 @@ class ContextualDecomposition:
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")
     >>> scores = cl.score(planted.model, planted.batch(4), ContextualDecomposition())
-    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    >>> [str(entry.node) for entry in scores.top(2)], sorted(map(str, planted.nodes))
     (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
@@ -101,13 +101,13 @@ class ContextualDecomposition:
     tokens_together: int = field(default=6144, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         object.__setattr__(self, "rule", str(Rule.parse(self.rule)))
         for part in self.parts:
             if part not in _PARTS:
                 raise UnknownNameError("part", part, _PARTS)
         if not self.parts:
-            raise BadParameterError("parts=() leaves nothing to score.", f"Name some of {_PARTS}.")
+            raise BadParameterError("parts=() has nothing to score.", f"Name some of {_PARTS}.")
         NodeSelection(self.parts, "z", self.positions).check(_PARTS, ("z",))
         self.options.rule  # noqa: B018 - checks the baseline
 
@@ -118,16 +118,16 @@ class ContextualDecomposition:
 
     @property
     def contrastive(self) -> bool:
-        """With a corrupt baseline: equal prompts leave nothing that is relevant."""
+        """True with a corrupt baseline: nothing is relevant in equal prompts."""
         return self.baseline == "corrupt"
 
     @property
     def pooled(self) -> bool:
-        """With the mean as a baseline: the scores of a pair depend on the other pairs."""
+        """True with the mean as a baseline: the scores of a pair depend on the other pairs."""
         return self.baseline == "mean"
 
     def passes(self, size: RunSize) -> float:
-        """One run for every node and position, from its layer on; the whole prompt where the baseline is not the corrupt one."""
+        """Forward passes: one run for every node and position, from its layer on; over whole prompts unless the baseline is corrupt."""
         sources = size.nodes(self.parts) * size.places(self.positions)
         whole = replace(size, changed=1.0) if self.baseline != "corrupt" else size
         return whole.rerun(1.3 * sources)
@@ -139,13 +139,18 @@ class ContextualDecomposition:
 
         marks = NodeSelection(self.parts, "z", self.positions).marks(batch)
         sources = [source for part in self.parts for source in self._sources(part, model.spec, marks)]
-        found = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
-        gap = found.clean if self.baseline == "zero" else found.clean - found.corrupt
-        arrays = {"total": gap, "clean": found.clean, "corrupt": found.corrupt, **self._shaped(found.values.T, model.spec, marks)}
+        relevance = relevance_to_metric(model, batch, metric, sources, self.options, relevance_rows(batch, sources))
+        gap = relevance.clean if self.baseline == "zero" else relevance.clean - relevance.corrupt
+        arrays = {
+            "total": gap,
+            "clean": relevance.clean,
+            "corrupt": relevance.corrupt,
+            **self._shaped(relevance.values.T, model.spec, marks),
+        }
         measured = {
-            "invariant_error": found.invariant.error,
-            "invariant_difference": found.invariant.difference,
-            "bounded_share": float(found.bounded.mean()),
+            "invariant_error": relevance.invariant.error,
+            "invariant_difference": relevance.invariant.difference,
+            "bounded_share": float(relevance.bounded.mean()),
         }
         about = msgspec.structs.replace(provenance_of(self, model, batch, metric), measured=measured)
         return HeadScores.build(arrays, about, marks)

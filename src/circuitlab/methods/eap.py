@@ -1,4 +1,4 @@
-"""Edge attribution patching: every edge's first-order effect from two forward passes and one backward pass."""
+"""Edge attribution patching: the first-order effect of every edge, from two forward passes and one backward pass."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ __all__ = ["EdgeAttributionPatching"]
 
 @dataclass(frozen=True)
 class EdgeAttributionPatching:
-    """First-order effect of every edge (Syed et al. 2023): what a sender writes differently, along the gradient a receiver reads.
+    """First-order effect of every edge (Syed et al. 2023): the change of a sender's write times the gradient at a receiver's input.
 
-    The score of an edge u -> v is ``(write_clean(u) - write_corrupt(u)) . gradient``, summed over positions, where the gradient is that
-    of the metric with respect to the residual stream as v's input alone reads it: through the projection of one query head (``<q>``),
-    of one shared key/value head (``<k>``, ``<v>``), through an MLP, or at the end. Grouped-query models are exact: a shared head's
-    gradient holds every query head that it serves. Positive means that the edge helps the answer.
+    The score of an edge u -> v is ``(write_clean(u) - write_corrupt(u)) . gradient``, summed over positions. The gradient is that of the
+    metric with respect to the residual stream as read by v's input only: through the projection of one query head (``<q>``) or of one
+    shared key/value head (``<k>``, ``<v>``), through an MLP, or at the logits. Grouped-query attention is exact: the gradient of a shared
+    head includes all of its query heads. Positive means that the edge helps the answer.
 
     Parameters
     ----------
     direction : {"noising", "denoising"}
-        Which run is differentiated. Noising, the default, is the method as published: the gradient of the clean run, a linear estimate
-        of ``metric(clean) - metric(edge from the corrupt run)``. Denoising takes the gradient of the corrupt run, an estimate of
-        ``metric(edge from the clean run) - metric(corrupt)``.
+        The run that is differentiated. ``"noising"`` (default) is the method as published: the gradient at the clean run, a linear
+        estimate of ``metric(clean) - metric(edge from the corrupt run)``. ``"denoising"`` takes the gradient at the corrupt run, an
+        estimate of ``metric(edge from the clean run) - metric(corrupt)``.
     pairs_per_pass : int
-        Pairs that are run together. Changes cost, not results.
+        Most pairs in one pass. It affects cost, not results.
 
     Notes
     -----
     Two forward passes and one backward pass per pair for all edges; positions before the first difference of a pair are run once.
 
-    A linear estimate: it is wrong where the model is curved between the two runs, most of all where a softmax is saturated (the
-    gradient is then close to 0), or where a sender turns a large part of the residual stream that nothing reads: to first order that
-    changes the scale of the norms after it.
+    The estimate is linear. It is wrong where the model is nonlinear between the two runs, most of all where a softmax is saturated (the
+    gradient is then close to 0), or where a sender changes a large part of the residual stream that nothing reads: to first order that
+    changes the scale of later norms.
 
-    Called, it returns every sender's outgoing edges summed, which is the first-order effect of the node (attribution patching); `edges`
-    returns the edges. In models with a norm after attention (Gemma 2 and 3) a head's write is its share passed through that norm's
+    A call returns the sum of every sender's outgoing edges, which is the first-order effect of the node (attribution patching); `edges`
+    returns the edges. In models with a norm after attention (Gemma 2 and 3) a head's write is its part passed through that norm's
     Jacobian at the run that is differentiated. ``total`` is the clean-corrupt gap.
 
     Raises
     ------
     BadParameterError
-        If the metric has no gradient at that run on any pair, as the KL divergence has none at the clean run.
+        If the metric has zero gradient at that run on all pairs, as KL divergence has at the clean run.
 
     References
     ----------
@@ -67,7 +67,7 @@ class EdgeAttributionPatching:
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")
     >>> scores = cl.score(planted.model, planted.batch(4), EdgeAttributionPatching())
-    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    >>> [str(entry.node) for entry in scores.top(2)], sorted(map(str, planted.nodes))
     (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
@@ -85,20 +85,20 @@ class EdgeAttributionPatching:
         if self.direction not in {"denoising", "noising"}:
             raise UnknownNameError("direction", self.direction, ["denoising", "noising"])
         if self.pairs_per_pass < 1:
-            raise BadParameterError(f"pairs_per_pass={self.pairs_per_pass} runs nothing.", "Use at least 1.")
+            raise BadParameterError(f"pairs_per_pass={self.pairs_per_pass} is less than 1.", "Use at least 1.")
 
     @property
     def contrastive(self) -> bool:
-        """Always: equal prompts leave nothing to swap."""
+        """Always true: equal prompts have no difference to swap."""
         return True
 
     def passes(self, size: RunSize) -> float:
-        """Two forward passes and one backward."""
+        """Forward passes: two, and one backward."""
         return size.traced(2, 1)
 
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
-        """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
+        """Sum of every sender's outgoing edges: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
         return self.edges(model, batch, metric).to_head_scores()
 
     @prepared

@@ -1,4 +1,4 @@
-"""Edge attribution patching with integrated gradients: EAP with gradients averaged on the way from corrupt to clean."""
+"""Edge attribution patching with integrated gradients: EAP with gradients averaged along a path from corrupt to clean."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ __all__ = ["EdgeAttributionPatchingIG"]
 
 @dataclass(frozen=True)
 class EdgeAttributionPatchingIG:
-    """EAP with the gradient averaged over a straight way from the corrupt to the clean run (Hanna et al. 2024).
+    """EAP with the gradient averaged along a straight path from the corrupt to the clean run (Hanna et al. 2024).
 
-    The score of an edge u -> v is ``(write_clean(u) - write_corrupt(u)) . mean over steps of gradient``, with the gradient taken as v's
-    input reads it, as in EAP. A gradient at one run misses what is saturated there; the average does not. Positive means that the edge
+    The score of an edge u -> v is ``(write_clean(u) - write_corrupt(u)) . mean over steps of gradient``, with the gradient at v's input
+    as in EAP. The gradient at a single run misses effects that are saturated there; the average does not. Positive means that the edge
     helps the answer.
 
     Parameters
     ----------
     steps : int
-        Points on the way, S; 5 is usual.
+        Number of points on the path, S; 5 is usual.
     variant : {"inputs", "activations"}
-        ``"inputs"`` moves the embeddings of all positions together from corrupt to clean and differentiates each of these S runs.
-        ``"activations"`` moves, in an otherwise clean run, the outputs of one layer at a time (the embedding; all heads of a layer; an
-        MLP), and uses each of those runs for the edges that leave the nodes which were moved.
+        ``"inputs"`` interpolates the embeddings of all positions together from corrupt to clean and differentiates each of these S runs.
+        ``"activations"`` interpolates, in an otherwise clean run, the outputs of one layer at a time (the embedding; all heads of a layer;
+        an MLP), and uses each of those runs for the edges from the interpolated nodes.
     points : {"midpoint", "left"}
-        Where on the way: (k + 1/2) / S, or the published k / S, each for k = 0 .. S-1. The midpoint is the default: for the same cost its
+        Points of the path: (k + 1/2) / S, or the published k / S, for k = 0 .. S-1. The midpoint is the default: at the same cost its
         error falls with 1/S^2 instead of 1/S, and exchanging clean and corrupt only changes the sign. ``"left"`` includes the corrupt
         run itself and reproduces the authors' ``EAP-IG-inputs``.
     pairs_per_pass : int
-        Pairs that are run together. Changes cost, not results.
+        Most pairs in one pass. It affects cost, not results.
 
     Notes
     -----
-    As S grows, by the completeness of integrated gradients: for ``"inputs"`` the embedding's edges sum to
-    ``metric(clean) - metric(corrupt)``; for ``"activations"`` the edges that leave the moved nodes sum to the exact effect of patching
-    those nodes together, ``metric(clean) - metric(nodes from the corrupt run)``.
+    For large S, by the completeness of integrated gradients, the embedding's edges sum to ``metric(clean) - metric(corrupt)`` for
+    ``"inputs"``; for ``"activations"`` the edges from the interpolated nodes sum to the exact effect of patching those nodes together,
+    ``metric(clean) - metric(nodes from the corrupt run)``.
 
-    Cost per pair: S + 2 forward and S backward passes for ``"inputs"``. For ``"activations"`` (2 L + 1) S forward and backward passes with
-    L layers, each from the moved layer on, so about L S whole ones.
+    Cost per pair: S + 2 forward and S backward passes for ``"inputs"``; for ``"activations"`` with L layers (2 L + 1) S forward and
+    backward passes, each from the interpolated layer on, so about L S whole ones.
 
-    The authors' code for ``"activations"`` takes the mean of the gradients over the runs of all nodes for every edge; here an edge uses
-    only the runs in which its own sender moves, since only those integrate its sender's effect. In models with a norm after attention
-    (Gemma 2 and 3) a head's write passes that norm's Jacobian at each point. ``total`` is the clean-corrupt gap.
+    For ``"activations"`` the authors' code averages gradients over the runs of all nodes for every edge; here an edge uses only the runs
+    in which its own sender is interpolated, because only those integrate its effect. In models with a norm after attention (Gemma 2 and 3)
+    a head's write passes through that norm's Jacobian at each point. ``total`` is the clean-corrupt gap.
 
     References
     ----------
@@ -72,7 +72,7 @@ class EdgeAttributionPatchingIG:
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")
     >>> scores = cl.score(planted.model, planted.batch(4), EdgeAttributionPatchingIG())
-    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    >>> [str(entry.node) for entry in scores.top(2)], sorted(map(str, planted.nodes))
     (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
@@ -95,21 +95,21 @@ class EdgeAttributionPatchingIG:
             raise UnknownNameError("points", self.points, ["midpoint", "left"])
         for name, value in (("steps", self.steps), ("pairs_per_pass", self.pairs_per_pass)):
             if value < 1:
-                raise BadParameterError(f"{name}={value} runs nothing.", "Use at least 1.")
+                raise BadParameterError(f"{name}={value} is less than 1.", "Use at least 1.")
 
     @property
     def contrastive(self) -> bool:
-        """Always: equal prompts leave nothing to swap."""
+        """Always true: equal prompts have no difference to swap."""
         return True
 
     def passes(self, size: RunSize) -> float:
-        """Both ends of the way, and every step forward and backward: for activations from each layer on."""
+        """Forward passes: both ends of the path, and every step forward and backward (for activations from each layer on)."""
         steps = self.steps if self.variant == "inputs" else self.steps * (size.n_layers + 0.5)
         return size.traced(2 + steps, steps)
 
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
-        """Outgoing edges of every sender summed: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
+        """Sum of every sender's outgoing edges: heads (pair, layer, head), mlps (pair, layer), embed (pair), in metric units."""
         return self.edges(model, batch, metric).to_head_scores()
 
     @prepared
@@ -134,14 +134,14 @@ class EdgeAttributionPatchingIG:
         edges, live = writes.new_zeros(len(clean.value), *layout.shape), False
         moved = self._inputs if self.variant == "inputs" else self._activations
         for rows, run in moved(runs, layout, clean.trace, change):
-            mine = sender_writes(blocks, layout, change, run.trace, rows) if post_norm else writes[rows]
-            found, alive = edge_products(blocks, layout, run, mine, rows)
-            edges[:, rows] += found / self.steps
+            own_writes = sender_writes(blocks, layout, change, run.trace, rows) if post_norm else writes[rows]
+            products, alive = edge_products(blocks, layout, run, own_writes, rows)
+            edges[:, rows] += products / self.steps
             live |= alive
         return EdgeChunk(edges, clean.value, corrupt.value, live)
 
     def _inputs(self, runs: WindowedRunner, layout: EdgeLayout, clean: Trace, change: NodeChange) -> Iterator[tuple[slice, GradientRun]]:
-        """Runs whose embeddings lie on the way; each serves every sender."""
+        """Runs with interpolated embeddings, each for all senders."""
         for alpha in self._alphas():
             yield slice(0, layout.shape[0]), runs.from_embed(clean.embed - (1 - alpha) * change.embed)
 
@@ -152,11 +152,11 @@ class EdgeAttributionPatchingIG:
         clean: Trace,
         change: NodeChange,
     ) -> Iterator[tuple[slice, GradientRun]]:
-        """Runs in which the embedding, one layer's heads or one MLP lie on the way; each serves the senders that moved."""
+        """Runs with the interpolated output of the embedding, one layer's heads or one MLP, each for these senders."""
         for alpha in self._alphas():
             back = 1 - alpha
             yield slice(0, 1), runs.from_embed(clean.embed - back * change.embed)
             for layer, values in enumerate(clean.layers):
                 yield layout.heads(layer), runs.from_heads(clean, layer, values.z - back * change.z[layer])
-                place = layout.mlp(layer)
-                yield slice(place, place + 1), runs.from_mlp(clean, layer, values.mlp_out - back * change.mlp[layer])
+                column = layout.mlp(layer)
+                yield slice(column, column + 1), runs.from_mlp(clean, layer, values.mlp_out - back * change.mlp[layer])

@@ -1,4 +1,4 @@
-"""Logit attribution: how much each head, MLP and the embedding writes along the metric's direction."""
+"""Logit attribution: what each head, each MLP and the embedding write along the metric's direction."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _RUNS = ("clean", "corrupt", "contrast")
 class LogitAttribution:
     """Direct logit attribution at the answer position (Elhage et al. 2021; Wang et al. 2022).
 
-    The residual stream before the final norm is a sum of what the embedding, every head, every MLP and the attention biases
-    wrote. With the scale of the final norm (and of Gemma's post-norms, and the slope of a final softcap) held at its value
-    in the run, the metric is linear in that sum, so each summand has an exact share: for a head,
+    The residual stream before the final norm is the sum of what the embedding, every head, every MLP and the attention biases
+    write. With the scale of the final norm (and of Gemma's post-norms, and the slope of a final softcap) held at its value in the
+    run, the metric is linear in that sum, so that each term has an exact share: for a head,
     ``(z @ W_O) . pull_back(W_U[answers] - W_U[foils])``.
 
     Parameters
@@ -44,17 +44,17 @@ class LogitAttribution:
 
     Notes
     -----
-    Two forward passes per pair, what both prompts begin with run once; twice that through hooks, where a model cannot be taken apart.
-    Scores and ``bias`` sum to ``total`` up to rounding of the forward pass (`HeadScores.residual`). A direct share says nothing about
-    what a node does through later nodes. ``bias`` holds the attention output biases, the final norm's bias and the
-    unembedding bias, which belong to no node.
+    Two forward passes per pair, with the common prefix run once; twice that with hooks, for a model without a functional forward.
+    Scores and ``bias`` sum to ``total`` up to rounding of the forward pass (`HeadScores.residual`). A direct share does not include
+    effects through later nodes. ``bias`` contains the attention output biases, the final norm's bias and the unembedding bias, which
+    belong to no node.
 
     Raises
     ------
     BadParameterError
-        On a metric that is not linear in the logits, or an unknown ``run``.
+        If the metric is not linear in the logits, or ``run`` is unknown.
     AdditivityError
-        If shares and bias do not sum to the metric: this model writes something that no part accounts for.
+        If shares and bias do not sum to the metric: this model writes something that no known part accounts for.
 
     References
     ----------
@@ -72,12 +72,12 @@ class LogitAttribution:
 
     def __post_init__(self) -> None:
         if self.run not in _RUNS:
-            what = f"run={self.run!r} is none of {_RUNS}."
+            what = f"run={self.run!r} is not one of {_RUNS}."
             raise BadParameterError(what, "Use 'clean', 'corrupt' or 'contrast'.")
 
     @property
     def contrastive(self) -> bool:
-        """Only the contrast of both runs vanishes when they are the same."""
+        """True for the contrast of both runs only, which vanishes if they are the same."""
         return self.run == "contrast"
 
     @prepared
@@ -131,7 +131,7 @@ def _direction(
     metric: LogitDiff,
     final: Float[Tensor, "pair d_model"],
 ) -> tuple[Float[Tensor, "pair d_model"], Float[Tensor, " pair"]]:
-    """The metric's direction after the final norm, and its constant part; a softcap enters as its secant slope in this run."""
+    """The metric's direction after the final norm, and its constant part; a softcap is replaced by its secant slope in this run."""
     ids, coefficients = metric.coefficients(batch)
     ids, coefficients = ids.to(final.device), coefficients.double().to(final.device)
     columns, offset = model.weights.unembed(ids).double(), model.weights.unembed_bias(ids)

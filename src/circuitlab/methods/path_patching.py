@@ -1,4 +1,4 @@
-"""Path patching: swap a node's output between the clean and the corrupt run along chosen paths only."""
+"""Path patching: replace a node's output by that of the other run along chosen paths only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.paths import RunPair
@@ -36,40 +36,41 @@ _PARTS = ("heads", "mlps", "embed")
 class PathPatching:
     """Effect of a node on the metric through chosen inputs of later nodes (Wang et al. 2022; Goldowsky-Dill et al. 2023).
 
-    The sender's output is taken from the other run while every other head keeps its output, so that the change travels the residual
-    stream, through MLPs or past them, but through no other head. What then arrives at the receivers is recorded; the unedited prompt is
-    run once more with only the receivers at their recorded values and everything after them recomputed. Denoising edits the corrupt
-    run: ``metric(patched) - metric(corrupt)``. Noising edits the clean run: ``metric(clean) - metric(patched)``. Either way positive
-    means that the path helps the answer.
+    The sender's output is taken from the other run while every other head keeps its output, so that the change travels along the
+    residual stream, through MLPs or past them, but not through other heads. The new inputs of the receivers are recorded. Then the prompt
+    is run again with only the receivers at their recorded values and everything after them recomputed. Denoising edits the corrupt run;
+    the score is ``metric(patched) - metric(corrupt)``. Noising edits the clean run; the score is ``metric(clean) - metric(patched)``. In
+    both cases positive means that the path helps the answer.
 
     Parameters
     ----------
     direction : {"denoising", "noising"}
-        Which run is edited.
+        Whether the corrupt run (denoising) or the clean run (noising) is edited.
     senders : tuple of str
         Any of heads, mlps, embed; every node of these parts gets a score. A sender that comes after every receiver scores exactly 0.
     receivers : tuple of str
-        Where paths end, set together: ``logits`` (alone), queries of heads (``a10.h0<q>``), keys and values of key/value heads
-        (``a7.kv0<k>``, ``a7.kv0<v>``), inputs of MLPs (``m5``), residual points (``r9.pre``, ``r9.mid``, ``r9.post``).
+        Inputs at which paths end, all set together: ``logits`` (only by itself), queries of heads (``a10.h0<q>``), keys and values of
+        key/value heads (``a7.kv0<k>``, ``a7.kv0<v>``), inputs of MLPs (``m5``), residual points (``r9.pre``, ``r9.mid``, ``r9.post``).
     via : tuple of str
-        Inputs of heads or MLPs that the change must pass on the way, in forward order. With ``via=("a9.h1<q>", "a12.kv1<k>")`` it
-        enters the query of a9.h1, only that head's output carries it on to the keys of a12.kv1, and only the heads that read those
-        keys carry it to the receivers.
+        Intermediate inputs of heads or MLPs that the change must pass, in forward order. With ``via=("a9.h1<q>", "a12.kv1<k>")`` it
+        enters the query of a9.h1, reaches the keys of a12.kv1 only through that head's output, and reaches the receivers only through
+        the heads that read those keys.
     mlps : {"recomputed", "frozen"}
         Whether the MLPs between the named nodes respond to the change.
     positions : tuple of str
-        ``("all",)``, or marks of the task, such as ``("S2", "END")``: one score per mark, with outputs swapped at that position only.
-        Up to the first head on its way a change stays at its position, so the receivers (or the first of ``via``) are set there, too.
+        ``("all",)``, or marks of the task, such as ``("S2", "END")``: one score per mark, with outputs replaced at that position only.
+        Up to the first head on the path a change stays at its position, so the receivers (or the first of ``via``) are set there, too.
     pairs_per_pass, rows_per_block : int
-        Pairs that are worked on together, and rows that an MLP takes at once. They change cost, not results.
+        Most pairs in one pass, and rows that an MLP computes at once. They affect cost, not results.
 
     Notes
     -----
-    Exact. To the logits a sender is one row per pair that only MLPs work on: heads x layers / 2 rows of MLP, no attention, and nothing
-    but the answer position. To other receivers: the same rows at every position that differs, and one run per sender and pair from the
-    first receiver on. Keys and values belong to key/value heads and are never ungrouped. Wang et al. freeze the q, k and v of every
-    head, Merullo et al. (2024) the output z of every other head at the answer position (``positions=("END",)``): with all heads frozen
-    no output changes either way, so the values that reach the receivers are the same. Not additive. ``total`` is the clean-corrupt gap.
+    The scores are exact and not additive. To the logits, a sender is one row per pair that only MLPs compute: heads x layers / 2 rows of
+    MLP, without attention, at the answer position only. To other receivers there are such rows at every position that differs, and one
+    run per sender and pair from the first receiver on. Keys and values belong to key/value heads and are never ungrouped. Wang et al.
+    freeze q, k and v of every head; Merullo et al. (2024) freeze the output z of every other head at the answer position
+    (``positions=("END",)``). With all heads frozen no output changes in either case, so that the receivers get the same values. ``total``
+    is the clean-corrupt gap.
 
     References
     ----------
@@ -82,7 +83,7 @@ class PathPatching:
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")
     >>> scores = cl.score(planted.model, planted.batch(4), PathPatching())
-    >>> [str(one.node) for one in scores.top(2)], sorted(map(str, planted.nodes))
+    >>> [str(entry.node) for entry in scores.top(2)], sorted(map(str, planted.nodes))
     (['a1.h1', 'a1.h2'], ['a1.h1', 'a1.h2'])
     """
 
@@ -104,11 +105,11 @@ class PathPatching:
 
     @property
     def contrastive(self) -> bool:
-        """Always: equal prompts leave nothing to swap."""
+        """Always true: equal prompts have no difference to swap."""
         return True
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         for part in self.senders:
             if part not in _PARTS:
                 raise UnknownNameError("sender", part, _PARTS)
@@ -116,12 +117,12 @@ class PathPatching:
             what = f"senders={self.senders}, positions={self.positions} cannot be patched."
             raise BadParameterError(what, "Name at least one part, and either ('all',) or marks of the task.")
         if self.pairs_per_pass < 1 or self.rows_per_block < 1:
-            what = f"pairs_per_pass={self.pairs_per_pass}, rows_per_block={self.rows_per_block} leave nothing to work on."
+            what = f"pairs_per_pass={self.pairs_per_pass} or rows_per_block={self.rows_per_block} is less than 1."
             raise BadParameterError(what, "Use at least 1 of each.")
         self._route()
 
     def passes(self, size: RunSize) -> float:
-        """To logits one row of MLPs for every sender; to other receivers also a run for each, from the first receiver on."""
+        """Forward passes: to logits one row of MLPs for every sender; to other receivers also one run each, from the first receiver on."""
         senders = size.nodes(self.senders) * len(self.positions)
         if self.receivers == ("logits",) and not self.via:
             return size.pairs * (2 + senders / (3 * size.length))
@@ -159,7 +160,7 @@ class PathPatching:
         return [node for part in self.senders for node in nodes[part]]
 
     def _shape(self, effects: np.ndarray, model: Model) -> dict[str, np.ndarray]:
-        """Split the last axis of (pair, mark, sender) into parts, and drop the mark axis where there is none."""
+        """Split the last axis of (pair, mark, sender) into parts, and drop the mark axis if there are no marks."""
         layers, heads = model.spec.n_layers, model.spec.n_heads
         axes: dict[str, tuple[int, ...]] = {"heads": (layers, heads), "mlps": (layers,), "embed": ()}
         values = effects[:, 0] if self.positions == ("all",) else effects

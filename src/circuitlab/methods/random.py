@@ -1,4 +1,4 @@
-"""Random scores: the baseline that every method must beat."""
+"""Random scores: the baseline that every method must exceed."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = ["RandomScores"]
 
 @dataclass(frozen=True)
 class RandomScores:
-    """Standard normal scores that know nothing of the model: a null baseline for method comparisons.
+    """Standard normal scores that do not depend on what the model computes: a null baseline for method comparisons.
 
-    The scores of a pair are drawn from a generator that is seeded by the hash of the weights, the pair's own tokens and ``seed``. They are
-    the same on every machine, whatever the order and the size of the batch, as with any other method; but they do not vanish for dead
-    heads, do not follow a head that is relabelled, and do not scale with the logits.
+    The scores of a pair come from a generator that is seeded by the hash of the weights, the pair's tokens and ``seed``. They are the same
+    on every machine and for every order and size of the batch, as with any other method. But they do not vanish for dead heads, do not
+    follow a head that is relabelled, and do not scale with the logits.
 
     Parameters
     ----------
     seed : int
-        Changes every score.
+        Seed of the scores.
 
     Notes
     -----
-    Two forward passes per pair, for ``total``, the clean-corrupt gap. Scores are without a meaning, and so without a unit.
+    Two forward passes per pair, for ``total``, the clean-corrupt gap. Scores have no meaning and no unit.
 
     References
     ----------
@@ -65,18 +65,21 @@ class RandomScores:
 
     @property
     def contrastive(self) -> bool:
-        """Never: equal prompts get random scores, too."""
+        """Always false: equal prompts get random scores, too."""
         return False
 
     def passes(self, size: RunSize) -> float:
-        """Both runs of every pair."""
+        """Forward passes: both runs of every pair."""
         return 2.0 * size.pairs
 
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Draw a score for every head (pair, layer, head) and every MLP (pair, layer)."""
-        held = with_reference(model, metric, batch)
-        clean, corrupt = (metric(answer_logits(model, held, tokens).double(), held).cpu().numpy() for tokens in (held.clean, held.corrupt))
+        reference_batch = with_reference(model, metric, batch)
+        clean, corrupt = (
+            metric(answer_logits(model, reference_batch, tokens).double(), reference_batch).cpu().numpy()
+            for tokens in (reference_batch.clean, reference_batch.corrupt)
+        )
         layers, heads = model.spec.n_layers, model.spec.n_heads
         drawn = np.stack([self._draw(model.spec.weights, batch, pair, layers * (heads + 1)) for pair in range(batch.n_pairs)])
         drawn = drawn.reshape(batch.n_pairs, layers, heads + 1)
@@ -85,7 +88,7 @@ class RandomScores:
         return HeadScores.build(arrays, provenance_of(self, model, batch, metric))
 
     def _draw(self, weights: str, batch: ContrastBatch, pair: int, count: int) -> np.ndarray:
-        """Numbers of one pair, seeded by the model and by its tokens without padding."""
+        """Scores of one pair, seeded by the model and by the pair's tokens without padding."""
         stop = int(batch.end[pair]) + 1
         content = [self.seed, weights, batch.clean[pair, :stop].tolist(), batch.corrupt[pair, :stop].tolist()]
         return np.random.default_rng(int(digest(content)[:16], 16)).standard_normal(count)

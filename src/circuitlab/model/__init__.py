@@ -1,4 +1,4 @@
-"""Models: loading them, the protocol circuitlab runs them through, and the prompts they are fed."""
+"""Models: how they are loaded, the protocol circuitlab runs them through, and the prompts they run on."""
 
 from __future__ import annotations
 

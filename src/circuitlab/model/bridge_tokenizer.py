@@ -1,7 +1,7 @@
-"""The tokenizer a bridge is given: a copy of the model's own, or a stand-in for a model that has none.
+"""The tokenizer passed to a TransformerBridge: a copy of the model's, or a stand-in for a model that has none.
 
-TransformerBridge insists on a tokenizer, and reloads the one it gets from where it came from to switch BOS on; a model in memory or
-from a GGUF file has nowhere to reload from, and circuitlab never tokenizes through the bridge.
+TransformerBridge requires a tokenizer and reloads it from its source to switch BOS on. A model in memory or from a GGUF file has no such
+source, and circuitlab never tokenizes through the bridge.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _STAND_IN = {"-": 0}
 
 
 def tokenizer_for_bridge(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    """A tokenizer that a bridge accepts as it is; the given one is never changed."""
-    own = _blank() if tokenizer is None else copy.deepcopy(tokenizer)
-    own.init_kwargs.setdefault("name_or_path", own.name_or_path)
-    own.init_kwargs["add_bos_token"] = True  # read as "nothing to switch on", so nothing is reloaded
-    return own
+    """A tokenizer that a bridge accepts without reloading it; ``tokenizer`` itself is not changed."""
+    copied = _blank() if tokenizer is None else copy.deepcopy(tokenizer)
+    copied.init_kwargs.setdefault("name_or_path", copied.name_or_path)
+    copied.init_kwargs["add_bos_token"] = True  # read as "nothing to switch on", so nothing is reloaded
+    return copied
 
 
 def own_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a bridge, or None where it is only the stand-in."""
+    """The tokenizer of a bridge, or None if it is only the stand-in."""
     return None if tokenizer is None or tokenizer.get_vocab() == _STAND_IN else tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Edits of one run as a tap: each is checked before the run, and must have fired after it."""
+"""Edits of one run as a tap. Each edit is checked before the run, and must have fired by its end."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["EditTap", "require_site"]
 
 
 def require_site(spec: ModelSpec, parts: ModelParts, site: Site, layer: int) -> None:
-    """Raise unless a model has a site at a layer.
+    """Raise unless the model has the site and the layer.
 
     Raises
     ------
     ModelError
-        If the site is not served; the message says why.
+        If the model does not have the site; the message says why.
     BadParameterError
         If there is no such layer.
     """
     if site in parts.lacks:
         what = f"{spec.name} ({spec.family}) has no site {site.value!r}: {parts.lacks[site]}."
-        raise ModelError(what, f"It has {sorted(one.value for one in parts.sites)}.")
+        raise ModelError(what, f"It has {sorted(other.value for other in parts.sites)}.")
     if not 0 <= layer < spec.n_layers:
         what = f"Layer {layer} does not exist; {spec.name} has layers 0 to {spec.n_layers - 1}."
         raise BadParameterError(what, "Count layers from 0.")
@@ -40,13 +40,18 @@ def require_site(spec: ModelSpec, parts: ModelParts, site: Site, layer: int) -> 
 
 @dataclass(eq=False)
 class EditTap:
-    """A tap that writes edits; later edits of one place win.
+    """A tap that applies edits; where two edits overlap, the later one wins.
 
     Parameters
     ----------
-    spec, parts
-        The model.
+    spec : ModelSpec
+        The model's identity and shape.
+    parts : ModelParts
+        The model's parts.
     edits : sequence of Edit
+        The edits of the run.
+    fired : set of int
+        Indices of the edits that were applied; filled during the run.
 
     Raises
     ------
@@ -76,22 +81,22 @@ class EditTap:
 
     @property
     def sites(self) -> list[tuple[Site, int]]:
-        """Where it writes."""
+        """Sites and layers that have an edit."""
         return list(self._at)
 
     def __call__(self, site: Site, layer: int, value: Tensor) -> Tensor:
-        """The value with its edits in place."""
-        mine = self._at.get((site, layer), ())
-        if not mine:
+        """A copy of the value with its edits; the value itself if it has none."""
+        indices = self._at.get((site, layer), ())
+        if not indices:
             return value
         out = value.clone()
-        for index in mine:
+        for index in indices:
             _write_one(out, self.edits[index])
             self.fired.add(index)
         return out
 
     def check_fired(self) -> None:
-        """Raise `EditDidNotFireError` unless every edit met its site."""
+        """Raise `EditDidNotFireError` unless every edit was applied."""
         missed = [edit for index, edit in enumerate(self.edits) if index not in self.fired]
         if missed:
             shown = ", ".join(sorted({f"{edit.site.value} of layer {edit.layer}" for edit in missed}))
@@ -100,7 +105,7 @@ class EditTap:
 
 
 def _write_one(out: Tensor, edit: Edit) -> None:
-    """Write one edit into a cloned activation; a mismatching shape raises instead of broadcasting."""
+    """Write one edit into a copy of an activation; a wrong shape raises instead of broadcasting."""
     rows = torch.arange(out.shape[0], device=out.device)[edit.rows or slice(None)]
     where: tuple[Any, ...] = (rows,)
     if edit.site is Site.PATTERN:

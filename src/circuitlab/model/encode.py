@@ -1,4 +1,4 @@
-"""From prompt pairs as text to aligned token ids, with every row that does not fit named and counted."""
+"""Encode pairs of prompts as aligned token ids; every row that cannot be used is named and counted."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class RejectedRow(AlignmentError, TokenizationError):
     Parameters
     ----------
     reason : str
-        Short name it is counted under: ``misaligned``, ``multi_token``, ``same_answer``, ``same_prompt``, ``mark_shift``, ``two_bos``,
+        Short name for counting: ``misaligned``, ``multi_token``, ``same_answer``, ``same_prompt``, ``mark_shift``, ``two_bos``,
         ``empty_prompt``.
     what, fix : str
-        The sentence for people.
+        What happened, and what to do next.
     """
 
     def __init__(self, reason: str, what: str, fix: str) -> None:
@@ -34,15 +34,15 @@ class RejectedRow(AlignmentError, TokenizationError):
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """Token ids and the character span each token covers."""
+    """Token ids, and the character span of each token."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
 
     def last_token_of(self, span: tuple[int, int]) -> int | None:
         """Index of the last token that overlaps a character span."""
-        found = [i for i, (start, stop) in enumerate(self.spans) if start < span[1] and stop > span[0] and stop > start]
-        return found[-1] if found else None
+        overlapping = [i for i, (start, stop) in enumerate(self.spans) if start < span[1] and stop > span[0] and stop > start]
+        return overlapping[-1] if overlapping else None
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class EncodedPair:
 
 
 def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, or `TokenizationError` for a model without a usable one."""
+    """The tokenizer; raises `TokenizationError` for a model without a fast one."""
     if tokenizer is None or not tokenizer.is_fast:
-        problem = "has no tokenizer" if tokenizer is None else "has a slow tokenizer, which cannot say where tokens begin"
+        problem = "has no tokenizer" if tokenizer is None else "has a slow tokenizer, which gives no character offsets of tokens"
         what = f"Model {name!r} {problem}, so task prompts cannot be encoded."
         raise TokenizationError(what, "Pass tokenizer=... to load_model, or build token ids with ContrastBatch.from_tokens.")
     return tokenizer
@@ -71,7 +71,7 @@ def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreT
 def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> EncodedPair:
     """Encode one pair with the special tokens that the tokenizer puts before a text.
 
-    Special tokens that it puts after a text (an EOS) are left out: the prompt goes on with its answer.
+    Special tokens that it puts after a text (an EOS) are left out, because the answer follows the prompt.
 
     Parameters
     ----------
@@ -88,8 +88,9 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
     Raises
     ------
     RejectedRow
-        If lengths differ, the prompts are the same tokens, one begins with two BOS, a mark moves, an answer or foil is not one token after
-        the prompt, or an answer equals a foil. Distractors that are not one token are left out: they only widen the accuracy test.
+        If lengths differ, both prompts are the same tokens, one begins with two BOS, a mark is at different positions, an answer or foil
+        is not a single token after the prompt, or an answer equals a foil. Distractors that are not a single token are left out, because
+        only accuracy reads them.
     """
     clean, corrupt = _prompt(tokenizer, example, example.clean), _prompt(tokenizer, example, example.corrupt)
     if len(clean.ids) != len(corrupt.ids):
@@ -97,7 +98,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
         raise RejectedRow("misaligned", what, "Clean and corrupt prompts need equal token counts; change or drop the row.")
     if clean.ids == corrupt.ids:
         what = f"Row {example.row}: {example.clean!r} and {example.corrupt!r} are the same tokens."
-        raise RejectedRow("same_prompt", what, "The tokenizer does not see what the texts differ in; change the words that differ.")
+        raise RejectedRow("same_prompt", what, "The tokenizer gives both texts the same tokens; change the words that differ.")
     marks = {}
     for name, span in example.clean_marks.items():
         here, other = clean.last_token_of(span), example.corrupt_marks.get(name)
@@ -120,20 +121,20 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> 
     (prompt,) = _tokenize(tokenizer, [text])
     bos = tokenizer.bos_token_id
     if bos is not None and prompt.ids[:2] == [bos, bos]:
-        what = f"Row {example.row}: {text!r} begins with {tokenizer.bos_token!r} twice: the tokenizer adds one to the text's own."
-        raise RejectedRow("two_bos", what, f"Take {tokenizer.bos_token!r} out of the template.")
+        what = f"Row {example.row}: {text!r} begins with {tokenizer.bos_token!r} twice: once in the text, and the tokenizer adds another."
+        raise RejectedRow("two_bos", what, f"Remove {tokenizer.bos_token!r} from the template.")
     if not prompt.ids:
-        raise RejectedRow("empty_prompt", f"Row {example.row}: {text!r} has no token.", "Use words that this tokenizer knows.")
+        raise RejectedRow("empty_prompt", f"Row {example.row}: {text!r} has no tokens.", "Use words that this tokenizer knows.")
     return prompt
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenizedPrompt]:
     """Ids and spans of texts, without the special tokens that the tokenizer adds at the end."""
-    found = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
+    encoded = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
     prompts = []
-    for ids, spans, added in zip(found["input_ids"], found["offset_mapping"], found["special_tokens_mask"], strict=True):
+    for ids, spans, added in zip(encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True):
         stop = len(ids)
-        while stop and added[stop - 1]:  # marks what the tokenizer added, not special tokens that the text itself holds
+        while stop and added[stop - 1]:  # the mask marks tokens that the tokenizer added, not special tokens in the text itself
             stop -= 1
         stop = stop or len(ids)
         prompts.append(TokenizedPrompt(list(ids[:stop]), [tuple(span) for span in spans[:stop]]))
@@ -141,33 +142,33 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 
 def _after(tokenizer: PreTrainedTokenizerBase, example: Example, texts: Sequence[str], prompt: TokenizedPrompt) -> list[int | None]:
-    """For each text the one token that it is after the clean prompt, or None.
+    """For each text, its token after the clean prompt; None if it is not a single token there.
 
-    A text alone may be other tokens: many tokenizers put a space before whatever begins a text.
+    Texts are encoded after the prompt, because many tokenizers put a space before the first word of a text.
     """
     if not texts:
         return []
     length = len(prompt.ids)
-    joined = [found.ids for found in _tokenize(tokenizer, [example.clean + text for text in texts])]
+    joined = [prompt_and_text.ids for prompt_and_text in _tokenize(tokenizer, [example.clean + text for text in texts])]
     return [ids[length] if len(ids) == length + 1 and ids[:length] == prompt.ids else None for ids in joined]
 
 
 def _singles(tokenizer: PreTrainedTokenizerBase, example: Example, texts: Sequence[str], prompt: TokenizedPrompt) -> list[int]:
-    """The tokens of answers, each of which must stay one token when it follows the prompt; two that are the same token count once."""
+    """The tokens of answers without duplicates; each must be a single token after the prompt."""
     tokens = _after(tokenizer, example, texts, prompt)
     for text, token in zip(texts, tokens, strict=True):
         if token is None:
             (joined,) = _tokenize(tokenizer, [example.clean + text])
-            kept = joined.ids[: len(prompt.ids)] == prompt.ids
+            prompt_is_prefix = joined.ids[: len(prompt.ids)] == prompt.ids
             pieces = tokenizer.convert_ids_to_tokens(joined.ids[len(prompt.ids) :])
-            how = f"is {len(pieces)} tokens {pieces}" if kept else "joins the prompt's last word, and is not one token"
-            what = f"Row {example.row}: answer {text!r} {how} after {example.clean!r}."
+            problem = f"is {len(pieces)} tokens {pieces}" if prompt_is_prefix else "joins the prompt's last word, and is not one token"
+            what = f"Row {example.row}: answer {text!r} {problem} after {example.clean!r}."
             raise RejectedRow("multi_token", what, "Use words that are one token with their leading space for this tokenizer.")
     return list(dict.fromkeys(token for token in tokens if token is not None))
 
 
 def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:
-    """How many rows were turned away for each reason."""
+    """Number of rejected rows for each reason."""
     counts: dict[str, int] = {}
     for row in rejected:
         counts[row.reason] = counts.get(row.reason, 0) + 1

@@ -1,4 +1,4 @@
-"""Text that a model writes: greedy or sampled, under its edits, with a key/value cache wherever that is exact."""
+"""Generate text from a model, greedily or by sampling, under its edits, with a key/value cache where that is exact."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ __all__ = ["Decoding", "Generation", "Stopped", "Writer", "cache_is_exact"]
 
 Stopped: TypeAlias = Literal["length", "eos", "stop"]
 
-_TOGETHER = 16  # prompts of one length in one run; their caches are in memory at the same time
-_PROBE = 12  # tokens that the cache is tried on
+_TOGETHER = 16  # most prompts in one run; their caches are in memory at the same time
+_PROBE = 12  # tokens in the test of the cache
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote after one prompt.
+    """What a model generated after one prompt.
 
     Parameters
     ----------
     text : str or None
-        The new text only, without special tokens, up to the stop string if it was reached; None for a model without a tokenizer.
+        The new text only, without special tokens and up to the stop string, if one was reached; None for a model without a tokenizer.
     ids : tuple of int
-        The new tokens, as the model chose them: the token that ended the text is the last one (an EOS, or the one that completed the stop
-        string), although ``text`` does not show it.
+        The new tokens. The last one may be the token that ended the text (an EOS, or the one that completed a stop string), which
+        ``text`` leaves out.
     logprobs : tuple of float
-        Log-probability of each new token under the model's own distribution, at temperature 1 and with its edits.
+        Log-probability of each new token in the model's distribution, at temperature 1 and with its edits.
     stopped : {"length", "eos", "stop"}
-        Why it ended: ``max_new_tokens`` were written, an EOS token, or a stop string.
+        Why generation ended: ``max_new_tokens`` reached, an EOS token, or a stop string.
     """
 
     text: str | None
@@ -69,16 +69,16 @@ class Decoding:
     max_new_tokens : int
         At most this many tokens for each prompt.
     temperature : float
-        0 takes the likeliest token each time (greedy).
+        Softmax temperature of sampling; 0 takes the likeliest token each time (greedy).
     seed : int
-        Of sampling. A prompt's draws depend on the seed and its tokens alone; a prompt that is given twice is drawn twice.
+        Seed of sampling. A prompt's samples depend on the seed and its tokens only; a prompt that occurs twice is sampled twice.
     stop : str or sequence of str, optional
-        Writing stops once the new text holds one of them. EOS tokens always stop.
+        Generation stops once the new text contains one of them. EOS tokens always stop it.
 
     Raises
     ------
     BadParameterError
-        For values that cannot be meant.
+        For invalid values.
     """
 
     max_new_tokens: int
@@ -88,14 +88,16 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if not _whole(self.max_new_tokens) or self.max_new_tokens < 1:
-            raise BadParameterError(f"max_new_tokens is {self.max_new_tokens!r}.", "Give a whole number from 1 on.")
-        number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
-        if not number or not math.isfinite(self.temperature) or self.temperature < 0:
-            raise BadParameterError(f"temperature is {self.temperature!r}.", "Give 0 for the likeliest token, or a finite number above it.")
+            raise BadParameterError(f"max_new_tokens is {self.max_new_tokens!r}.", "Give an integer of at least 1.")
+        is_number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
+        if not is_number or not math.isfinite(self.temperature) or self.temperature < 0:
+            raise BadParameterError(f"temperature is {self.temperature!r}.", "Give 0 for the likeliest token, or a finite positive number.")
         if not _whole(self.seed):
-            raise BadParameterError(f"seed is {self.seed!r}.", "Give a whole number.")
-        if wrong := [one for one in self.stops if not isinstance(one, str) or not one]:
-            raise BadParameterError(f"{wrong[0]!r} was given as a stop string.", "Give text of at least one character, or a list of texts.")
+            raise BadParameterError(f"seed is {self.seed!r}.", "Give an integer.")
+        if invalid := [text for text in self.stops if not isinstance(text, str) or not text]:
+            raise BadParameterError(
+                f"{invalid[0]!r} was given as a stop string.", "Give text of at least one character, or a list of texts."
+            )
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -108,18 +110,20 @@ def _whole(value: object) -> bool:
 
 
 def cache_is_exact(run: HookedRun, spec: ModelSpec, targets: Collection[tuple[Site, int]] = ()) -> bool:
-    """Whether a model with cached keys and values says what it says when the whole prompt is run, tried on a few tokens.
+    """Whether a model gives the same logits with cached keys and values as without, tested on a few tokens.
 
-    False for models that keep no such cache, keep a state of another kind, or turn positions by the length of the prompt; and where a value
-    that is to be edited is not met position by position (DeepSeek caches what keys and values are computed from, and computes all of them
-    anew for every token).
+    False for models without such a cache, with a state of another kind, or with rotary angles that depend on the length of the prompt.
+    Also False if a value to be edited is not computed position by position: DeepSeek caches the input of keys and values, and computes all
+    of them again for every token.
 
     Parameters
     ----------
     run : HookedRun
+        The model.
     spec : ModelSpec
+        Its vocabulary and context size.
     targets : collection of (Site, int)
-        Sites and layers that are to be edited.
+        Sites and layers that will be edited.
     """
     from transformers import DynamicCache  # noqa: PLC0415 - loads much of transformers
 
@@ -135,14 +139,14 @@ def cache_is_exact(run: HookedRun, spec: ModelSpec, targets: Collection[tuple[Si
             pieces = [_Seen.in_run(run, tokens[:, start:stop], targets, past) for start, stop in pairwise(cuts)]
             past.batch_select_indices(torch.tensor([1]))
         except (RuntimeError, AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError):
-            return False  # a model of another kind; the whole prompt is run each time
-    kept = len(past.layers) > 0 and all(layer.keys is not None and layer.keys.shape[-2] == length for layer in past.layers)
-    return kept and all(piece.fits(whole, start, stop) for piece, (start, stop) in zip(pieces, pairwise(cuts), strict=True))
+            return False  # this model has no such cache, so the whole text is run for every token
+    complete = len(past.layers) > 0 and all(layer.keys is not None and layer.keys.shape[-2] == length for layer in past.layers)
+    return complete and all(piece.fits(whole, start, stop) for piece, (start, stop) in zip(pieces, pairwise(cuts), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Logits at every position of a run, and the values that its tap met."""
+    """Logits at every position of a run, and the values at the sites that were read."""
 
     logits: Float[Tensor, "row pos vocab"]
     values: dict[tuple[Site, int], Float[Tensor, ...]]
@@ -158,22 +162,22 @@ class _Seen:
         return cls(run.logits(tokens, None, targets, read if targets else None, past), values)
 
     def fits(self, whole: _Seen, start: int, stop: int) -> bool:
-        """Whether this run of some positions met what the run of the whole text has there."""
+        """Whether this run of positions ``start`` to ``stop - 1`` has the values that the run of the whole text has there."""
         pairs = [(self.logits, whole.logits[:, start:stop])]
-        for key, other in whole.values.items():
-            there = other[:, :, start:stop, :stop] if key[0] is Site.PATTERN else other[:, start:stop]
-            pairs.append((self.values.get(key, there[:0]), there))
-        return all(one.shape == there.shape and _close(one, there) for one, there in pairs)
+        for key, value in whole.values.items():
+            expected = value[:, :, start:stop, :stop] if key[0] is Site.PATTERN else value[:, start:stop]
+            pairs.append((self.values.get(key, expected[:0]), expected))
+        return all(actual.shape == expected.shape and _close(actual, expected) for actual, expected in pairs)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    off = (one - other).abs().max() / other.abs().max().clamp(min=1)
-    return bool(off <= {torch.float64: 1e-8, torch.float32: 1e-4}.get(other.dtype, 5e-2))
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    off = (actual - expected).abs().max() / expected.abs().max().clamp(min=1)
+    return bool(off <= {torch.float64: 1e-8, torch.float32: 1e-4}.get(expected.dtype, 5e-2))
 
 
 @dataclass(eq=False)
 class _Row:
-    """A prompt, and what has been written after it."""
+    """A prompt, and what has been generated after it so far."""
 
     number: int
     prompt: tuple[int, ...]
@@ -187,19 +191,20 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class Writer:
-    """Writes after prompts.
+    """Generates text after prompts.
 
     Parameters
     ----------
     run : HookedRun
         The model.
     spec : ModelSpec
+        Its shape and identity.
     tokenizer : PreTrainedTokenizerBase or None
+        Its tokenizer.
     standing : Standing or None
-        Its edits. They act at each position with the values that it has there, in the run that first computes it: keys and values of the
-        prompt are cached as edited.
+        Its edits. They act at each position in the run that first computes it, so that edited keys and values are cached.
     cached : bool
-        Whether keys and values are cached (`cache_is_exact`); the whole text so far is run for every token otherwise.
+        Whether keys and values are cached (`cache_is_exact`); otherwise the whole text so far is run for every token.
     """
 
     run: HookedRun
@@ -209,39 +214,39 @@ class Writer:
     cached: bool
 
     def write(self, prompts: Prompts, how: Decoding) -> tuple[Generation, ...]:
-        """Go on from every prompt; those of one length are run together, and none is padded.
+        """Generate after every prompt; prompts of the same length are run together, and none is padded.
 
         Raises
         ------
         BadParameterError
-            If a prompt and what is to be written do not fit into the model's context.
+            If a prompt and its new tokens do not fit into the model's context.
         TokenizationError
             If a stop string is given to a model without a tokenizer.
         ModelError
             If the model's logits are not finite.
         EditDidNotFireError
-            If an edit never met its site.
+            If an edit was never applied.
         """
         self._check(prompts, how)
         rows = _rows(prompts, how.seed)
         watched = nullcontext() if self.standing is None else self.standing.watched()
         with torch.inference_mode(mode=False), torch.no_grad(), watched:
-            for few in _of_one_length(rows):
-                marks = {name: torch.tensor([at[row.number] for row in few]) for name, at in prompts.marks.items()}
-                self._together(few, marks, how)
+            for group in _of_one_length(rows):
+                marks = {name: torch.tensor([at[row.number] for row in group]) for name, at in prompts.marks.items()}
+                self._together(group, marks, how)
         return tuple(Generation(row.text, tuple(row.ids), tuple(row.logprobs), row.stopped) for row in rows)
 
     def _check(self, prompts: Prompts, how: Decoding) -> None:
         if how.stops and self.tokenizer is None:
             what = f"Model {self.spec.name!r} has no tokenizer, and a stop string was given."
-            raise TokenizationError(what, "Pass tokenizer=... to load_model, or leave stop out.")
+            raise TokenizationError(what, "Pass tokenizer=... to load_model, or leave out stop.")
         longest = max(map(len, prompts.ids))
         if self.spec.n_ctx is not None and longest + how.max_new_tokens > self.spec.n_ctx:
             what = f"{self.spec.name} has {self.spec.n_ctx} positions, for a prompt of {longest} tokens and {how.max_new_tokens} new ones."
             raise BadParameterError(what, f"Give max_new_tokens={max(0, self.spec.n_ctx - longest)} at most, or a shorter prompt.")
 
     def _together(self, rows: Sequence[_Row], marks: dict[str, Tensor], how: Decoding) -> None:
-        """Go on from prompts of one length; a row that is done leaves."""
+        """Generate after prompts of the same length; finished rows are dropped."""
         from transformers import DynamicCache  # noqa: PLC0415
 
         past = DynamicCache() if self.cached else None
@@ -251,18 +256,18 @@ class Writer:
         for _ in range(how.max_new_tokens):
             for row, logits in zip(rows, self._logits(places, past), strict=True):
                 self._take(row, logits, how, ends)
-            going = [i for i, row in enumerate(rows) if not row.done]
-            if not going:
+            unfinished = [i for i, row in enumerate(rows) if not row.done]
+            if not unfinished:
                 return
-            if len(going) < len(rows):
-                rows, places = [rows[i] for i in going], places.select(going)
+            if len(unfinished) < len(rows):
+                rows, places = [rows[i] for i in unfinished], places.select(unfinished)
                 if past is not None:
-                    past.batch_select_indices(torch.tensor(going))
+                    past.batch_select_indices(torch.tensor(unfinished))
             tokens = torch.cat([places.tokens, torch.tensor([row.ids[-1:] for row in rows])], dim=1)
             places = replace(places, tokens=tokens, start=0 if past is None else tokens.shape[1] - 1)
 
     def _logits(self, places: Places, past: Any) -> Float[Tensor, "row vocab"]:
-        """Logits after the last position, from one run of what is not cached."""
+        """Next-token logits after the last position, from one run of the positions that are not cached."""
         new = places.tokens[:, places.start :]
         last = torch.full((len(new),), new.shape[1] - 1)
         tap = None if self.standing is None else self.standing(places)
@@ -272,11 +277,11 @@ class Writer:
         if bool((logits.isnan() | (logits == math.inf)).any()):
             edited = "" if self.standing is None else f", edited ({self.standing.describe()}),"
             what = f"{self.spec.name}{edited} gives logits that are not finite after {places.tokens.shape[1]} tokens."
-            raise ModelError(what, "Check its weights, and the size of what edits put in place.")
+            raise ModelError(what, "Check its weights, and the size of the values that its edits write.")
         return logits
 
     def _take(self, row: _Row, logits: Float[Tensor, " vocab"], how: Decoding, ends: frozenset[int]) -> None:
-        """Choose a row's next token, and see whether that ends it."""
+        """Append a row's next token, and finish the row if it ends there."""
         token = _choice(logits, how.temperature, row.draws)
         row.ids.append(token)
         row.logprobs.append(float(logits.double().log_softmax(-1)[token]))
@@ -285,15 +290,15 @@ class Writer:
         if self.tokenizer is None or not (row.done or how.stops):
             return
         row.text = _new_text(self.tokenizer, row.prompt, row.ids)
-        if found := [row.text.index(one) for one in how.stops if one in row.text]:
-            row.text, row.stopped, row.done = row.text[: min(found)], "stop", True
+        if ends_at := [row.text.index(stop) for stop in how.stops if stop in row.text]:
+            row.text, row.stopped, row.done = row.text[: min(ends_at)], "stop", True
 
 
 def _rows(prompts: Prompts, seed: int) -> list[_Row]:
     rows, seen = [], dict[tuple[int, ...], int]()
     for number, ids in enumerate(prompts.ids):
         copy = seen[ids] = seen.get(ids, -1) + 1
-        # Drawn from the prompt's own tokens and not from its place in the list, so that neighbours do not matter.
+        # Seeded by the prompt's tokens and not by its index in the list, so that samples do not depend on the other prompts.
         draws = torch.Generator().manual_seed(int(digest([seed, list(ids), copy])[:15], 16))
         rows.append(_Row(number, ids, draws))
     return rows
@@ -301,8 +306,8 @@ def _rows(prompts: Prompts, seed: int) -> list[_Row]:
 
 def _of_one_length(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
     for length in sorted({len(row.prompt) for row in rows}):
-        same = [row for row in rows if len(row.prompt) == length]
-        yield from (same[start : start + _TOGETHER] for start in range(0, len(same), _TOGETHER))
+        of_length = [row for row in rows if len(row.prompt) == length]
+        yield from (of_length[start : start + _TOGETHER] for start in range(0, len(of_length), _TOGETHER))
 
 
 def _choice(logits: Float[Tensor, " vocab"], temperature: float, draws: torch.Generator) -> int:
@@ -313,17 +318,17 @@ def _choice(logits: Float[Tensor, " vocab"], temperature: float, draws: torch.Ge
 
 
 def _eos_ids(root: Any, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    """Tokens that end a text: those of the generation settings that came with the model, or else the tokenizer's own."""
-    named = getattr(getattr(root, "generation_config", None), "eos_token_id", None)
-    if named is None:
-        named = None if tokenizer is None else tokenizer.eos_token_id
-    return frozenset() if named is None else frozenset([named] if isinstance(named, int) else named)
+    """Tokens that end a text: those of the model's generation config, or else the tokenizer's."""
+    eos = getattr(getattr(root, "generation_config", None), "eos_token_id", None)
+    if eos is None:
+        eos = None if tokenizer is None else tokenizer.eos_token_id
+    return frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def _new_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: Sequence[int]) -> str:
-    """What the new tokens add to the text; many tokenizers leave out the first space of what they decode alone."""
+    """The text of the new tokens. They are decoded after the prompt, because many tokenizers drop a leading space."""
     before, whole, alone = (
-        str(tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        for some in (prompt, [*prompt, *ids], ids)
+        str(tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for tokens in (prompt, [*prompt, *ids], ids)
     )
     return whole[len(before) :] if whole.startswith(before) else alone

@@ -1,4 +1,4 @@
-"""A loaded Hugging Face model as a circuitlab model: its own forward pass with taps, and the functional decoder beside it."""
+"""A loaded Hugging Face model as a circuitlab model: its own forward pass with taps, and a functional decoder."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ __all__ = ["HookedModel"]
 
 
 class HookedModel:
-    """A loaded Hugging Face model, which is never changed: hooks are there for one run and gone after it.
+    """A loaded Hugging Face model. It is never changed: hooks are added for one run and removed after it.
 
     Parameters
     ----------
     root : PreTrainedModel
         The model.
     tokenizer : PreTrainedTokenizerBase or None
-        None for a model that is only fed token ids.
+        Its tokenizer; without one the model takes token ids only.
     name : str
-        What to call it.
+        Its name in results and messages.
     weights : str, optional
-        SHA-256 of its parameters, where it is known.
+        SHA-256 of its parameters, if it is known.
 
     Raises
     ------
     ModelError
-        If it is no decoder-only language model that runs layers on one residual stream.
+        If it is not a decoder-only language model whose layers share one residual stream.
 
     Notes
     -----
-    Weights that are replaced or edited in place after loading are noticed when `spec` is read, and everything derived from them is made
-    anew; `refresh` also notices what was written through ``.data``.
+    Weights that are replaced or edited in place after loading are noticed when `spec` is read, and everything derived from them is
+    computed again; `refresh` also notices writes through ``.data``.
     """
 
     def __init__(self, root: Any, tokenizer: PreTrainedTokenizerBase | None, name: str, weights: str | None = None) -> None:
@@ -95,7 +95,7 @@ class HookedModel:
 
     @property
     def parts(self) -> ModelParts:
-        """Where its parts are, and which sites it lacks for which reason."""
+        """Its parts, and the sites that it lacks with the reasons."""
         return self._current().parts
 
     @property
@@ -111,21 +111,21 @@ class HookedModel:
 
     @property
     def length_dependent(self) -> bool:
-        """Whether what it makes of a position depends on how long the prompt is."""
+        """Whether its rotary angles depend on the length of the prompt."""
         return self._loaded.parts.length_dependent
 
     @property
     def lacks(self) -> Mapping[Site, str]:
-        """Sites that it does not have, each with the reason."""
+        """Sites that this model does not have, each with the reason."""
         return self._loaded.parts.lacks
 
     def width(self, site: Site) -> int:
-        """Numbers of one vector at a site, of a head where it has heads."""
+        """Width of one vector at a site, of one head where the site has heads."""
         return self._loaded.parts.width(site)
 
     @property
     def weights(self) -> Readout:
-        """Weights of the readout."""
+        """Weights of the final norm and the unembedding."""
         loaded = self._current()
         if loaded.readout is None:
             loaded.readout = Readout(loaded.parts, loaded.spec.d_model)
@@ -133,7 +133,7 @@ class HookedModel:
 
     @property
     def decoder(self) -> Decoder:
-        """The functional forward, built on first use and checked against the model's own values; with the edits of this model."""
+        """The functional forward with the edits of this model, built on first use and checked against the model's own values."""
         loaded = self._current()
         if loaded.decoder is None:
             try:
@@ -150,7 +150,7 @@ class HookedModel:
         return self._edited[1]
 
     def refresh(self) -> None:
-        """Look at every weight once, and make everything anew that was derived from weights that have changed since."""
+        """Read every weight once, and recompute everything that was derived from weights that have changed."""
         loaded = self._loaded
         with own_modes(loaded.root):
             if Fingerprint.of(loaded.root, deep=True) != loaded.seen:
@@ -170,9 +170,9 @@ class HookedModel:
         marks: Mapping[str, Int[Tensor, " row"]] | None = None,
         gradients: bool = False,
     ) -> Float[Tensor, "row vocab"]:
-        """Next-token logits at one position of each row; only that position is unembedded.
+        """Next-token logits at one position of each row, shape (row, vocab); only that position is unembedded.
 
-        A row's prompt ends at its position. Gradients flow to the values of edits where ``gradients`` is true, never to weights.
+        A row's prompt ends at its position ``at``. With ``gradients``, gradients flow to the values of edits, never to weights.
         """
         return self._run(Places(*token_grid(tokens, at), marks or {}), gradients=gradients)
 
@@ -185,13 +185,13 @@ class HookedModel:
         at: Int[Tensor, " row"] | None = None,
         marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     ) -> dict[Site, Float[Tensor, ...]]:
-        """Activations at sites, (row, layer, pos, ...), or (row, layer, ...) with ``at``; of an edited model after its edits."""
+        """Activations at sites, shape (row, layer, pos, ...), or (row, layer, ...) with ``at``; after the edits of an edited model."""
         return self._capture(_captured(tokens, marks), sites, layers, at, ())
 
     def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
-        """Logits of a residual stream that left the last layer; of some tokens only where ``ids`` are given.
+        """Logits from the residual stream leaving the last layer; with ``ids``, of these tokens only.
 
-        Gradients flow to ``resid`` if it asks for them, never to weights.
+        Gradients flow to ``resid`` if it requires them, never to weights.
         """
         weights = self.weights
         every = slice(None) if ids is None else ids
@@ -211,52 +211,52 @@ class HookedModel:
         loaded = self._current()
         tokens, at = token_grid(tokens, at)
         require_tokens(tokens, at, loaded.spec)
-        for one in edit_sets:
-            EditTap(loaded.spec, loaded.parts, one.edits)  # refuse sites, layers and heads that do not exist
+        for edit_set in edit_sets:
+            EditTap(loaded.spec, loaded.parts, edit_set.edits)  # refuse sites, layers and heads that do not exist
         engine = Engine(self.decoder)
         with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
             return self.unembed(engine.sweep(engine.base_run(tokens, at, marks=marks), edit_sets), ids)
 
     def attention(self, head: Head | str, prompts: PromptLike) -> AttentionPattern | tuple[AttentionPattern, ...]:
-        """Where one head looks; see `Model.attention`."""
+        """Attention pattern of one head on prompts; see `Model.attention`."""
         return attention_of_head(self, self.tokenizer, head, prompts)
 
     def generate(
         self, prompts: PromptLike, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, stop: str | Sequence[str] | None = None
     ) -> Generation | tuple[Generation, ...]:
-        """What the model writes after prompts, with its edits: one `Generation`, or a tuple of them for a list. See `Model.generate`."""
+        """Generate text after prompts, with the edits of this model: one `Generation`, or a tuple for a list. See `Model.generate`."""
         how, loaded = Decoding(max_new_tokens, temperature, seed, stop), self._current()
-        read, run = read_prompts(prompts, self.tokenizer, loaded.spec), HookedRun(loaded.root, loaded.parts)
+        prompt_tokens, run = read_prompts(prompts, self.tokenizer, loaded.spec), HookedRun(loaded.root, loaded.parts)
         edited: frozenset[tuple[Site, int]] = frozenset() if self._standing is None else self._standing.targets
         if edited not in loaded.cache_exact:
             loaded.cache_exact[edited] = cache_is_exact(run, loaded.spec, edited)
-        written = Writer(run, loaded.spec, self.tokenizer, self._standing, loaded.cache_exact[edited]).write(read, how)
-        return written[0] if read.alone else written
+        generations = Writer(run, loaded.spec, self.tokenizer, self._standing, loaded.cache_exact[edited]).write(prompt_tokens, how)
+        return generations[0] if prompt_tokens.alone else generations
 
     def with_edits(self, edits: Sequence[Edit]) -> Runner:
-        """Runs of this model with values written at some sites, row by row; a run in which an edit does not fire raises."""
-        EditTap(self._loaded.spec, self._loaded.parts, edits)  # refuse bad edits here, where the caller made them
+        """Runs of this model with values written at some sites; a run in which an edit does not fire raises."""
+        EditTap(self._loaded.spec, self._loaded.parts, edits)  # refuse bad edits now, and not only when they run
         return _WithEdits(self, tuple(edits))
 
     def edited(self, *interventions: Intervention) -> HookedModel:
-        """The same model with interventions in place: a model of its own, whose edits are part of its identity.
+        """The same model with interventions applied to every run. It is a `Model`, and its edits are part of its identity.
 
         Parameters
         ----------
         *interventions : Intervention
-            From `circuitlab.interventions`, made in this order, after those that this model has already.
+            From `circuitlab.interventions`, applied in this order, after those that this model already has.
 
         Raises
         ------
         ModelError, BadParameterError
             If the model lacks what they edit; before anything is run.
         """
-        from circuitlab.model.interventions import Standing, compose  # noqa: PLC0415 - interventions stand on models
+        from circuitlab.model.interventions import Standing, compose  # noqa: PLC0415 - interventions import models
 
-        asked = compose(interventions).parts if interventions else ()
-        for one in asked:
-            one.check(self)
-        ready = tuple(one.resolved(self) for one in asked)
+        requested = compose(interventions).parts if interventions else ()
+        for intervention in requested:
+            intervention.check(self)
+        ready = tuple(intervention.resolved(self) for intervention in requested)
         new = object.__new__(type(self))
         new.tokenizer, new._loaded, new._edited = self.tokenizer, self._loaded, None
         before = () if self._standing is None else self._standing.interventions
@@ -272,15 +272,17 @@ class HookedModel:
         *,
         gradients: bool = False,
     ) -> Tensor:
-        """One forward pass: standing edits first, then those of this run, then reads; the answer position unembedded."""
+        """One forward pass. Each site meets standing edits, then those of this run, then reads; only the answer position is unembedded."""
         loaded = self._current()
         require_tokens(places.tokens, places.end, loaded.spec)
         if loaded.parts.length_dependent and len(set(places.end.tolist())) > 1:
             return self._by_length(places, edits, readers, gradients=gradients)
         if loaded.parts.length_dependent and (length := int(places.end[0]) + 1) < places.tokens.shape[1]:
             if edits or readers:
-                what = f"{loaded.spec.name} turns positions by the length of the prompt; {length} tokens cannot be read with padding."
-                raise ModelError(what, "Cut the padding off.")
+                what = (
+                    f"Rotary angles of {loaded.spec.name} depend on the length of the prompt; {length} tokens cannot be read with padding."
+                )
+                raise ModelError(what, "Remove the padding.")
             places = replace(places, tokens=places.tokens[:, :length])
         writer = EditTap(loaded.spec, loaded.parts, edits)
         with own_modes(loaded.root, gradients=gradients), self._tapped(places) as (standing, touched):
@@ -292,22 +294,23 @@ class HookedModel:
         return logits
 
     def _by_length(self, places: Places, edits: Sequence[Edit], readers: Sequence[tuple[Site, int]], *, gradients: bool) -> Tensor:
-        """Prompts of one length at a time, cut to it: here a position's meaning depends on how long the prompt is."""
+        """Prompts of one length at a time, without padding, because rotary angles depend on the length."""
         if edits or readers:
             lengths = sorted({end + 1 for end in places.end.tolist()})
-            what = f"{self._loaded.spec.name} turns positions by the length of the prompt; prompts of {lengths} tokens cannot share a run."
+            name = self._loaded.spec.name
+            what = f"Rotary angles of {name} depend on the length of the prompt; prompts of {lengths} tokens cannot share a run."
             raise ModelError(what, "Run prompts of one length together.")
         out: dict[int, Tensor] = {}
         for end in sorted(set(places.end.tolist())):
-            rows = [i for i, one in enumerate(places.end.tolist()) if one == end]
-            few = places.select(rows)
-            found = self._run(replace(few, tokens=few.tokens[:, : end + 1]), gradients=gradients)
-            out |= dict(zip(rows, found, strict=True))
+            rows = [i for i, other in enumerate(places.end.tolist()) if other == end]
+            group = places.select(rows)
+            logits = self._run(replace(group, tokens=group.tokens[:, : end + 1]), gradients=gradients)
+            out |= dict(zip(rows, logits, strict=True))
         return torch.stack([out[i] for i in range(len(places.end))])
 
     @contextmanager
     def _tapped(self, places: Places) -> Iterator[tuple[Tap | None, list[tuple[Site, int]]]]:
-        """The standing edits on these prompts, and where they act; after the run each must have fired."""
+        """The tap of the standing edits on these prompts, and their sites; after the run each must have fired."""
         if self._standing is None:
             yield None, []
             return
@@ -323,31 +326,31 @@ class HookedModel:
         edits: Sequence[Edit],
     ) -> dict[Site, Tensor]:
         loaded = self._current()
-        wanted = list(range(loaded.spec.n_layers)) if layers is None else list(layers)
-        readers = [(site, layer) for site in sites for layer in wanted]
+        layer_numbers = list(range(loaded.spec.n_layers)) if layers is None else list(layers)
+        readers = [(site, layer) for site in sites for layer in layer_numbers]
         for site, layer in readers:
             require_site(loaded.spec, loaded.parts, site, layer)
         seen: dict[tuple[Site, int], Tensor] = {}
-        asked = set(readers)
+        requested = set(readers)
 
         def read(site: Site, layer: int, value: Tensor) -> Tensor:
-            if (site, layer) in asked:
-                held = value.detach()
+            if (site, layer) in requested:
+                captured = value.detach()
                 if at is not None:
-                    rows = torch.arange(len(at), device=held.device)
-                    held = held[rows, :, at] if site is Site.PATTERN else held[rows, at]
-                seen[site, layer] = held.clone()
+                    rows = torch.arange(len(at), device=captured.device)
+                    captured = captured[rows, :, at] if site is Site.PATTERN else captured[rows, at]
+                seen[site, layer] = captured.clone()
             return value
 
         self._run(places, edits, readers, read)
         if missed := [key for key in readers if key not in seen]:
             what = f"{loaded.spec.name} never computed {missed[0][0].value!r} of layer {missed[0][1]}."
             raise ModelError(what, "Run `circuitlab doctor` on this model; its family may not be supported.")
-        return {site: torch.stack([seen[site, layer] for layer in wanted], dim=1) for site in sites}
+        return {site: torch.stack([seen[site, layer] for layer in layer_numbers], dim=1) for site in sites}
 
 
 class _WithEdits:
-    """A model with values written at some sites; offers only runs."""
+    """A model with values written at some sites; it can only be run."""
 
     def __init__(self, model: HookedModel, edits: tuple[Edit, ...]) -> None:
         self._model, self._edits = model, edits
@@ -370,7 +373,7 @@ class _WithEdits:
 
 
 def _captured(tokens: Tensor, marks: Mapping[str, Tensor] | None) -> Places:
-    """The prompts of a capture, which end at the mark END, or with their last column."""
+    """The prompts of a capture; each ends at the mark END, or at the last column without one."""
     return Places(*token_grid(tokens, (marks or {}).get("END")), marks or {})
 
 
@@ -379,8 +382,8 @@ def _chained(taps: Sequence[Tap]) -> Tap | None:
         return taps[0] if taps else None
 
     def tap(site: Site, layer: int, value: Tensor) -> Tensor:
-        for one in taps:
-            value = one(site, layer, value)
+        for next_tap in taps:
+            value = next_tap(site, layer, value)
         return value
 
     return tap

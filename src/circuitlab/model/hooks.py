@@ -1,4 +1,4 @@
-"""A loaded Hugging Face model run with a tap: plain hooks that are there for one run and gone after it."""
+"""Run a loaded Hugging Face model with a tap: hooks are added for one run and removed after it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ __all__ = ["HookedRun", "evaluating", "full_precision", "length_dependent", "own
 
 @contextmanager
 def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
-    """Evaluation mode, no gradients unless asked for, no inference mode, no autocast; after the ``with`` block all is as the caller set it.
+    """Evaluation mode, no gradients unless asked for, no inference mode, no autocast; the caller's settings are restored after the block.
 
-    Rotary tables that grew with an earlier, longer prompt begin anew, and are put back as well.
+    Rotary tables that grew with an earlier, longer prompt are reset, and restored as well.
     """
-    asking = [value for value in root.parameters() if value.requires_grad] if gradients else []
+    trainable = [value for value in root.parameters() if value.requires_grad] if gradients else []
     tables = [_Table.of(module) for module in root.modules() if follows_length(module)]
     try:
-        for value in asking:
+        for value in trainable:
             value.requires_grad_(False)
         with evaluating(root), torch.inference_mode(mode=False), torch.set_grad_enabled(gradients), full_precision():
             for table in tables:
                 table.begin_anew()
             yield
     finally:
-        for value in asking:
+        for value in trainable:
             value.requires_grad_(True)
         for table in tables:
             table.put_back()
@@ -48,7 +48,7 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No automatic mixed precision inside the ``with`` block: it rounds products to 16 bits, and no dtype would say so."""
+    """No autocast inside the ``with`` block: it rounds products to 16 bits although the model's dtype says otherwise."""
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(device):
@@ -58,7 +58,7 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def evaluating(root: Any) -> Iterator[None]:
-    """Evaluation mode of a module and of all that is in it, inside the ``with`` block."""
+    """Put a module and all its children in evaluation mode inside the ``with`` block."""
     training = [module for module in root.modules() if module.training]
     try:
         for module in training:
@@ -71,7 +71,7 @@ def evaluating(root: Any) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """A rotary module, and what it held before a run."""
+    """A rotary module, and its buffers and attributes before a run."""
 
     module: Any
     buffers: dict[str, Tensor]
@@ -85,7 +85,7 @@ class _Table:
         return cls(module, buffers, {name: value.detach().clone() for name, value in buffers.items()}, numbers)
 
     def begin_anew(self) -> None:
-        """Angles as they are before any prompt."""
+        """Reset the angles to those before any prompt."""
         for name in [name for name in self.numbers if name.endswith("max_seq_len_cached")]:
             setattr(self.module, name, self.module.original_max_seq_len)
         for name in [name for name in self.buffers if name.endswith("original_inv_freq")]:
@@ -93,7 +93,7 @@ class _Table:
             setattr(self.module, grown, self.buffers[name].detach().clone())
 
     def put_back(self) -> None:
-        """Everything as it was; a buffer that holds what it held is not written to, for a write counts as a change of the model."""
+        """Restore everything. An unchanged buffer is not written to, because a write counts as a change of the model."""
         for name, value in self.numbers.items():
             setattr(self.module, name, value)
         for name, buffer in self.buffers.items():
@@ -104,7 +104,7 @@ class _Table:
 
 
 def length_dependent(root: Any) -> bool:
-    """Whether what a model makes of a position depends on how long the prompt is, by its rotary angles."""
+    """Whether a model's rotary angles depend on the length of the prompt."""
     return any(follows_length(module) for module in root.modules())
 
 
@@ -117,6 +117,7 @@ class HookedRun:
     root : Module
         The Hugging Face model. It is never changed: hooks are removed after each run, also after one that failed.
     parts : ModelParts
+        Its parts, and the sites that it has.
     """
 
     root: Any
@@ -130,17 +131,20 @@ class HookedRun:
         tap: Tap | None = None,
         past: Any = None,
     ) -> Float[Tensor, "row *pos vocab"]:
-        """Next-token logits at one position of each row, or at all positions where ``at`` is None.
+        """Next-token logits at one position of each row, or at all positions if ``at`` is None.
 
         Parameters
         ----------
-        tokens, at : Tensor of int
-            Row ends lie at or before the last column; only the position ``at`` is unembedded.
+        tokens : Tensor of int, shape (row, pos)
+            Right-padded prompts.
+        at : Tensor of int, shape (row,), or None
+            The position of each row that is unembedded.
         sites : collection of (Site, int)
-            Where the tap is called.
+            Sites and layers at which the tap is called.
         tap : Tap, optional
+            Called with each value; the run continues with the value that it returns.
         past : Cache, optional
-            Keys and values of the positions before ``tokens``; it grows.
+            Keys and values of the positions before ``tokens``; those of this run are appended.
         """
         named: dict[str, Any] = {"input_ids": tokens, "use_cache": past is not None}
         if past is not None:
@@ -163,7 +167,7 @@ class HookedRun:
         return logits[:, 0] if reduced else logits[rows, at]
 
     def entering(self, tokens: Int[Tensor, "row pos"], seen: Callable[[int, Any, dict[str, Any]], None], layers: int = 1) -> None:
-        """Run up to a layer, showing ``seen`` what each layer before it is called with: (layer, first argument, named arguments)."""
+        """Run the first ``layers`` layers, and call ``seen`` with each layer's (number, first argument, keyword arguments)."""
         with ExitStack() as hooks:
             for index, parts in enumerate(self.parts.layers[:layers]):
 
@@ -181,11 +185,11 @@ class HookedRun:
     def _install(self, hooks: ExitStack, tapped: _Tapped, sites: Collection[tuple[Site, int]]) -> None:
         patterns: dict[int, tuple[int, LayerParts]] = {}
         for layer, parts in enumerate(self.parts.layers):
-            mine = {site for site, place in sites if place == layer}
-            if mine:
-                for handle in tapped.install(layer, parts, mine):
+            layer_sites = {site for site, place in sites if place == layer}
+            if layer_sites:
+                for handle in tapped.install(layer, parts, layer_sites):
                     hooks.callback(handle.remove)
-            if Site.PATTERN in mine:
+            if Site.PATTERN in layer_sites:
                 patterns[id(parts.attention)] = (layer, parts)
         if patterns:
             mode = _PatternTap(patterns, tapped)
@@ -197,7 +201,7 @@ class HookedRun:
 
 
 class _ReachedError(Exception):
-    """Leaves a forward pass at a layer."""
+    """Stops a forward pass at a layer."""
 
 
 @dataclass(eq=False)
@@ -290,7 +294,7 @@ class _Tapped:
         return left
 
     def pattern(self, layer: int, parts: LayerParts, value: Tensor) -> Tensor:
-        """The result of a softmax over keys with its weights through the tap; a sink's share, in the last column, stays."""
+        """The result of a softmax over keys after the tap; the last column of a model with sinks is not shown to the tap and stays."""
         whole = value if value.ndim == 4 else value.unflatten(0, (self.shape[0], -1))  # noqa: PLR2004
         keys = whole.shape[-1] - int(parts.sink)
         weights = whole[..., :keys]
@@ -302,7 +306,7 @@ class _Tapped:
 
 
 class _PatternTap(TorchFunctionMode):
-    """Shows the tap every softmax over keys that runs inside an attention module."""
+    """Calls the tap with every softmax over keys that runs inside an attention module."""
 
     def __init__(self, layers: dict[int, tuple[int, LayerParts]], tapped: _Tapped) -> None:
         super().__init__()
@@ -310,11 +314,11 @@ class _PatternTap(TorchFunctionMode):
         self._now: tuple[int, LayerParts] | None = None
 
     def enter(self, module: Any, _args: Any) -> None:
-        """An attention module begins."""
+        """Called when an attention module begins."""
         self._now = self._layers[id(module)]
 
     def leave(self, _module: Any, _args: Any, _out: Any) -> None:
-        """It has ended."""
+        """Called when it ends."""
         self._now = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

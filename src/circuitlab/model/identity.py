@@ -1,4 +1,4 @@
-"""What a model computes, as far as it can be told apart: weights, configuration, adapters and edits; and whether they changed since."""
+"""The identity of what a model computes (weights, configuration, buffers, adapters), and checks whether it has changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMES_ONLY = {
     "output_hidden_states", "pad_token_id", "prefix", "problem_type", "quantization_config", "return_dict", "sep_token_id",
     "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
-"""Entries of a configuration that no logit depends on; any other, also one that nobody has thought of, is part of the identity."""
+"""Entries of a configuration that no logit depends on. Every other entry is part of the identity, known to circuitlab or not."""
 
 
 def hash_weights(hf_model: Any) -> str:
@@ -42,7 +42,7 @@ def hash_weights(hf_model: Any) -> str:
     for name, value in sorted(hf_model.named_parameters()):
         if value.is_floating_point() and not bool(torch.isfinite(value.detach().sum(dtype=torch.float64))):
             bad = int((~torch.isfinite(value.detach())).sum())
-            what = f"Weight {name!r} holds {bad} numbers that are not finite."
+            what = f"Weight {name!r} has {bad} entries that are not finite."
             raise ModelError(what, "The checkpoint is damaged or training diverged; load another one.")
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -50,12 +50,12 @@ def hash_weights(hf_model: Any) -> str:
 
 
 def config_digest(config: Any) -> str:
-    """Digest of everything in a configuration that a logit can depend on."""
+    """Digest of everything in a configuration that logits may depend on."""
     return digest(_plain({key: value for key, value in config.to_dict().items() if key not in _NAMES_ONLY}))
 
 
 def state_digest(root: Any) -> str:
-    """Digest of what is neither weight nor configuration: classes and numbers of modules, hooks, buffers, and adapters."""
+    """Digest of what is neither weight nor configuration: classes and attributes of modules, hooks, buffers, and adapters."""
     total = hashlib.sha256(repr(_settings(root)).encode())
     for name, module in root.named_modules():
         for key, value in sorted(module.named_buffers(recurse=False)):
@@ -66,38 +66,41 @@ def state_digest(root: Any) -> str:
 
 
 def follows_length(module: Any) -> bool:
-    """Whether a module's rotary angles depend on the length of the prompt, or of one it has seen."""
+    """Whether a module's rotary angles depend on the length of the prompt, or of an earlier prompt."""
     kinds = getattr(module, "rope_type", None)
     return any("dynamic" in str(kind) or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
 
 
 def _settings(root: Any) -> list[tuple[str, str, str]]:
-    """Class, numbers and switches of every module: a scale or an epsilon may be changed on the module alone; and the state of adapters.
+    """Class and numeric attributes of every module (a scale or an epsilon may be changed there only), and the state of adapters.
 
-    Hooks of others and forward passes put in place of a module's own are among them: they change logits, too.
+    Hooks that other code registered and replaced forward methods are included, because they change logits, too.
     """
-    found = []
+    settings = []
     for name, module in root.named_modules():
         adapter = hasattr(module, "merged_adapters")
-        held = {key: getattr(module, key, None) for key in _ADAPTER} if adapter else {}
-        own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
-        seen = "max_seq_len_cached" if getattr(module, "rope_type", "default") != "default" else None  # the longest prompt so far
-        held |= {key: value for key, value in own.items() if isinstance(value, int | float) and not (seen and key.endswith(seen))}
-        kept = {key: held[key] for key in sorted(held) if key not in _NO_SETTING}
-        found.append((name, type(module).__qualname__, str(_plain(kept))))
-        found += [(name, "changed from outside", code) for code in _foreign(module)]
-    return found
+        attributes = {key: getattr(module, key, None) for key in _ADAPTER} if adapter else {}
+        public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+        # The longest prompt so far, which is no setting.
+        grows = "max_seq_len_cached" if getattr(module, "rope_type", "default") != "default" else None
+        attributes |= {
+            key: value for key, value in public.items() if isinstance(value, int | float) and not (grows and key.endswith(grows))
+        }
+        relevant = {key: attributes[key] for key in sorted(attributes) if key not in _NO_SETTING}
+        settings.append((name, type(module).__qualname__, str(_plain(relevant))))
+        settings += [(name, "changed from outside", code) for code in _foreign(module)]
+    return settings
 
 
 _PROCESS = secrets.token_hex(8)
-"""What code does cannot be told from outside, so a model that runs code of others is known within this process only."""
+"""The effect of foreign code cannot be known, so the identity of a model that runs some is valid in this process only."""
 
 _HARMLESS = ("transformers.", "circuitlab.", "accelerate.")
 """Packages whose hooks record or move values and do not change them."""
 
 
 def _foreign(module: Any) -> Iterator[str]:
-    """Each hook on a module that others put there, and the forward pass that was put in place of its own."""
+    """Each hook that other code registered on a module, and a forward method that replaced its own."""
     hooks = [*module._forward_pre_hooks.items(), *module._forward_hooks.items()]  # noqa: SLF001 - torch has no public name for them
     for number, hook in hooks:
         if not _origin(hook).startswith(_HARMLESS):
@@ -108,7 +111,7 @@ def _foreign(module: Any) -> Iterator[str]:
 
 
 def _origin(code: Any) -> str:
-    """Name of the package and module that a function was written in, with a dot at its end; `functools.wraps` does not change it."""
+    """Name of the module that a function was defined in, followed by a dot; `functools.wraps` does not change it."""
     while isinstance(code, functools.partial):
         code = code.func
     code = getattr(code, "__func__", code)
@@ -119,20 +122,20 @@ _numbered: dict[int, tuple[weakref.ref[Callable[..., Any]], int]] = {}
 
 
 def _number(code: Callable[..., Any]) -> int:
-    """A number of its own for every function met in this process; the address alone is given away again when a function dies."""
-    known = _numbered.get(id(code))
-    if known is None or known[0]() is not code:
-        known = _numbered[id(code)] = (weakref.ref(code), 1 + max((number for _, number in _numbered.values()), default=0))
-    return known[1]
+    """A unique number for every function in this process; its address may be reused once it is deleted."""
+    numbered = _numbered.get(id(code))
+    if numbered is None or numbered[0]() is not code:
+        numbered = _numbered[id(code)] = (weakref.ref(code), 1 + max((number for _, number in _numbered.values()), default=0))
+    return numbered[1]
 
 
 def _is_table(module: Any, key: str) -> bool:
-    """Rotary angles that follow the length of the prompt: the configuration says how, and they change with every run."""
+    """Whether a buffer holds rotary angles that depend on the prompt's length, and so change between runs as the configuration says."""
     return key.endswith("inv_freq") and not key.endswith("original_inv_freq") and follows_length(module)
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it, in an order that does not depend on how it was made."""
+    """A value that JSON can hold, in a deterministic order."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -148,17 +151,17 @@ _NO_SETTING = {
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A quick look at a model's tensors: where they lie, how often they were written to, and sums over their bits.
+    """A cheap check of a model's tensors: their addresses, how often they were written to, and sums over their bits.
 
     Parameters
     ----------
     places : tuple
-        Address, version and size of every parameter and buffer; changes with every assignment and every in-place operation but those
-        through ``.data``.
+        Name, address, version and size of every parameter and buffer; changes with every assignment and in-place operation, except
+        writes through ``.data``.
     sums : tuple of int
-        Sums over the bits of every parameter by row, and by column of some rows: they also notice what was written through ``.data``.
+        Sums over the bits of every parameter by row, and by column of some rows; they also change with writes through ``.data``.
     settings : int
-        Over the configuration, the numbers of modules, hooks of others, and the state of adapters.
+        Hash of the configuration, the attributes of modules, foreign hooks, and the state of adapters.
     """
 
     places: tuple[tuple[str, int, int, int], ...]
@@ -167,10 +170,10 @@ class Fingerprint:
 
     @classmethod
     def of(cls, root: Any, *, deep: bool = False) -> Fingerprint:
-        """Look at a model; ``deep`` reads every weight once (0.1 s for 135 million)."""
+        """The fingerprint of a model; ``deep`` reads every weight once (0.1 s for 135 million parameters)."""
         buffers = [(name, module, key) for name, module in root.named_modules() for key in module._buffers]  # noqa: SLF001 - read only
-        held = [(f"{name}.{key}", getattr(module, key)) for name, module, key in buffers if not _is_table(module, key)]
-        tensors = [*root.named_parameters(), *((name, value) for name, value in held if value is not None)]
+        values = [(f"{name}.{key}", getattr(module, key)) for name, module, key in buffers if not _is_table(module, key)]
+        tensors = [*root.named_parameters(), *((name, value) for name, value in values if value is not None)]
         places = tuple((name, value.data_ptr(), _version(value), value.numel()) for name, value in tensors)
         if not deep:
             return cls(places)
@@ -178,7 +181,7 @@ class Fingerprint:
 
 
 _COLUMNS_OF = 4
-"""Sums over columns are taken over each fourth row."""
+"""Sums over columns are taken over every fourth row."""
 
 
 def _version(value: Tensor) -> int:
@@ -186,14 +189,14 @@ def _version(value: Tensor) -> int:
 
 
 def _bits(value: Tensor) -> int:
-    """A number that changes with any one entry, and with rows or columns that change places."""
+    """A number that changes if an entry changes, or if rows or columns are permuted."""
     flat = value.detach().contiguous()
     rows = flat.reshape(flat.shape[0] if flat.ndim and len(flat) else 1, -1)
-    # Eight bytes at a time where a row has that many: sums of 64-bit numbers need no conversion.
+    # Eight bytes at a time if rows allow it: sums of 64-bit integers need no conversion.
     whole = not rows.shape[1] * rows.element_size() % 8
     kind = torch.int64 if whole else {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
     grid = rows.view(kind)
-    # Every entry counts in the sum of its row; sums of columns cost three times as much, and some rows tell whether columns changed places.
+    # Every entry counts in the sum of its row. Sums of columns cost three times as much, and some rows suffice to notice a permutation.
     columns = grid[::_COLUMNS_OF].sum(0, dtype=torch.int64)
     return hash((tuple(_sampled(columns)), tuple(_sampled(grid.sum(1, dtype=torch.int64)))))
 

@@ -1,4 +1,4 @@
-"""load_model: one door for aliases, GGUF files, Hugging Face folders, hub names and models already in memory."""
+"""load_model: load aliases, GGUF files, Hugging Face folders, hub names and models in memory."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def load_model(
     ----------
     model : str, Path, PreTrainedModel, PeftModel or TransformerBridge
         An alias (``"smollm2-135m"``), a path to a GGUF file or a Hugging Face folder, a hub name, or a model in memory. A model in memory
-        is run as it is and never changed, but for its attention implementation: attention weights exist in eager attention only.
+        is not changed, except that it is switched to eager attention: fused kernels do not compute attention weights.
     tokenizer : PreTrainedTokenizerBase, optional
-        For a model in memory; without one the model is fed token ids (`ContrastBatch.from_tokens`).
+        For a model in memory; without one the model takes token ids only (`ContrastBatch.from_tokens`).
     name : str, optional
-        What to call it in results.
+        Its name in results.
     dtype : {"float32", "float64", "bfloat16", "float16"}
-        Compute dtype of a model that is loaded here.
+        Dtype in which a checkpoint is loaded and run; a model in memory keeps its own.
     trust_remote_code : bool
-        Run code that a folder or hub repository brings along. Never done unless asked for.
+        Whether code in a folder or hub repository may run.
 
     Returns
     -------
@@ -50,15 +50,17 @@ def load_model(
     Raises
     ------
     UnknownNameError
-        For a name that is no alias, path or hub name; the near alias is suggested.
+        If the name is not an alias, path or hub name; the closest alias is suggested.
     WeightsError
-        For files that are damaged, cut short, or not the pinned ones.
+        If files are damaged, truncated, or differ from the pinned ones.
     ModelError
-        For a family that cannot be served exactly.
+        If the model cannot be run exactly.
+    BadParameterError
+        If the dtype is unknown.
     """
     if is_bridge(model):
-        plain, own, own_name = unwrapped(model)
-        return _wrapped(plain, tokenizer if tokenizer is not None else own, name or own_name)
+        plain, bridge_tokenizer, bridge_name = unwrapped(model)
+        return _wrapped(plain, tokenizer if tokenizer is not None else bridge_tokenizer, name or bridge_name)
     if isinstance(model, torch.nn.Module):
         return _wrapped(model, tokenizer, name or type(model).__name__)
     from circuitlab.model.weights.resolve import open_source  # noqa: PLC0415 - only names and paths need the downloader
@@ -69,7 +71,7 @@ def load_model(
 
 def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -> HookedModel:
     if not callable(getattr(root, "get_output_embeddings", None)) or not hasattr(root, "config"):
-        what = f"{type(root).__name__} is no Hugging Face language model."
+        what = f"{type(root).__name__} is not a Hugging Face language model."
         raise ModelError(what, "Pass a PreTrainedModel with a language-modelling head, a folder, or a name.")
     if getattr(root.config, "is_encoder_decoder", False):
         what = f"{type(root).__name__} is an encoder-decoder; circuitlab serves decoder-only models."
@@ -86,18 +88,18 @@ def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -
 
 
 def _need_eager(root: Any) -> None:
-    """Attention weights exist only in eager attention; the fused kernels never form them."""
+    """Switch to eager attention; fused kernels never compute the attention weights."""
     if getattr(root.config, "_attn_implementation", "eager") != "eager":
         try:
             root.set_attn_implementation("eager")
         except (ValueError, AttributeError, NotImplementedError) as error:
             what = f"{type(root).__name__} has no eager attention: {error}"
-            raise ModelError(what, "Attention weights exist in eager attention only.") from error
+            raise ModelError(what, "circuitlab needs eager attention, because fused kernels do not compute attention weights.") from error
 
 
 def _dtype(name: str) -> torch.dtype:
-    known = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        what = f"dtype={name!r} is none of {sorted(known)}."
+    dtypes = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        what = f"dtype={name!r} is not one of {sorted(dtypes)}."
         raise BadParameterError(what, "Use 'float32'.")
-    return known[name]
+    return dtypes[name]

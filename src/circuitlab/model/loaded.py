@@ -1,4 +1,4 @@
-"""What one look at a Hugging Face model found: its parts, its shape and identity, and what is derived from its weights."""
+"""What is known of a loaded Hugging Face model: its parts, shape and identity, and what is derived from its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,29 @@ __all__ = ["LoadedModel"]
 
 @dataclass(eq=False)
 class LoadedModel:
-    """What one look at a Hugging Face model found; shared by the model and its edited variants, and renewed when the weights change."""
+    """What is known of a loaded Hugging Face model; shared by the model and its edited variants.
+
+    Parameters
+    ----------
+    root : PreTrainedModel
+        The model.
+    name : str
+        Its name in results and messages.
+    weights : str or None
+        SHA-256 of its parameters, if it was known at loading.
+    seen : Fingerprint
+        Fingerprint of the weights that everything here was derived from.
+    parts : ModelParts
+        Its parts, and the sites that it has.
+    spec : ModelSpec
+        Its shape and identity.
+    decoder : Decoder or ModelError, optional
+        The functional forward, or the reason why there is none; None until first use.
+    readout : Readout, optional
+        Weights of the readout; None until first use.
+    cache_exact : dict of frozenset of (Site, int) to bool
+        Whether a key/value cache is exact when these sites are edited.
+    """
 
     root: Any
     name: str
@@ -37,13 +59,13 @@ class LoadedModel:
 
     @classmethod
     def of(cls, root: Any, name: str, weights: str | None) -> LoadedModel:
-        """Look at a model; ``weights`` is the hash of its parameters, where it is known."""
+        """Find the parts and the identity of a model; ``weights`` is the hash of its parameters, if it is known."""
         with own_modes(root):
-            known = weights or hash_weights(root)  # first: weights that are no numbers would fail every test of the parts
+            weights_hash = weights or hash_weights(root)  # first: weights that are not finite would fail every test of the parts
             parts = model_parts(root)
-            spec = spec_of(root, parts, name, known)
+            spec = spec_of(root, parts, name, weights_hash)
         return cls(root, name, weights, Fingerprint.of(root, deep=True), parts, spec)
 
     def renew(self) -> None:
-        """Look again."""
+        """Find everything again, after the weights have changed."""
         self.__dict__.update(vars(LoadedModel.of(self.root, self.name, None)))

@@ -27,11 +27,11 @@ class FrozenNorm:
     Parameters
     ----------
     kind : {"rms", "layer", "none"}
-        LayerNorm subtracts the mean first; RMSNorm does not. ``"none"`` is the identity, where a family has no norm at a place.
+        LayerNorm subtracts the mean first; RMSNorm does not. ``"none"`` is the identity, for families without a norm there.
     gain, bias : Tensor, shape (d_model,)
-        Elementwise gain (Gemma's stored weight plus one already added) and bias, or None.
+        Elementwise gain (for Gemma, the stored weight plus 1) and bias; the bias may be None.
     eps : float
-        Added to the mean square before the root.
+        Added to the mean square before the square root.
     """
 
     kind: Literal["rms", "layer", "none"]
@@ -41,13 +41,14 @@ class FrozenNorm:
 
     @classmethod
     def of(cls, module: Any, width: int) -> FrozenNorm:
-        """Read a norm module by finding the form that reproduces it on random input; None is no norm at all.
+        """Read a norm module by finding the formula that reproduces its output on test vectors; None gives the identity.
 
         Parameters
         ----------
         module : Module or None
+            The norm.
         width : int
-            Size of the vectors that it norms.
+            Size of the vectors that it normalises.
 
         Raises
         ------
@@ -66,7 +67,7 @@ class FrozenNorm:
             with torch.no_grad():
                 expected = module(probe.to(dtype)).to(gain.dtype)
         except RuntimeError as error:
-            what = f"{type(module).__name__} does not norm vectors of {width} numbers: {error}"
+            what = f"{type(module).__name__} does not normalise vectors of {width} numbers: {error}"
             raise ModelError(what, "Use a method that does not freeze norms, such as activation_patching.") from error
         tolerance = 1e-4 if dtype in {torch.float32, torch.float64} else 5e-2
         for kind, factor, eps in itertools.product(_KINDS, (gain, 1 + gain), _epsilons(module)):
@@ -89,18 +90,18 @@ class FrozenNorm:
         return (self._centred(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
     def apply(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """The norm itself."""
+        """The norm of x."""
         if self.kind == "none":
             return x
         out = self._centred(x) / self.scale(x) * self.gain.to(x.dtype)
         return out if self.bias is None else out + self.bias.to(x.dtype)
 
     def pull_back(self, direction: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """The vector v with ``v . y == direction . norm(y)`` when the scale is that of x and the bias is left out."""
+        """The vector v with ``v . y == direction . norm(y)`` for every y, with the scale held at that of x and without the bias."""
         return self._centred(direction * self.gain.to(direction.dtype)) / self.scale(x)
 
     def vjp(self, gradient: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """Gradient at the input x from a gradient at the output, the change of the scale included."""
+        """Gradient with respect to the input at x, from the gradient with respect to the output; the scale is not held fixed."""
         if self.kind == "none":
             return gradient
         unit = self._centred(x) / self.scale(x)
@@ -108,14 +109,14 @@ class FrozenNorm:
         return (self._centred(weighted) - unit * (weighted * unit).mean(-1, keepdim=True)) / self.scale(x)
 
     def jvp(self, change: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """First-order change of the output for a change of the input x, the change of the scale included."""
+        """First-order change of the output for a change of the input at x; the scale is not held fixed."""
         if self.kind == "none":
             return change
         unit = self._centred(x) / self.scale(x)
         return self.gain.to(change.dtype) * (self._centred(change) - unit * (change * unit).mean(-1, keepdim=True)) / self.scale(x)
 
     def bias_dot(self, direction: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
-        """What the bias adds along a direction; zeros without one."""
+        """Dot product of the bias with a direction; zeros without a bias."""
         if self.bias is None:
             return direction[..., 0] * 0
         return direction @ self.bias.to(direction.dtype)
@@ -130,8 +131,8 @@ def _at_least_float32(value: Tensor) -> Tensor:
 
 
 def _epsilons(module: Any) -> Iterator[float]:
-    """What a module adds before the root: under its own names, else what families use."""
-    named = [
+    """Values of eps to try: the module's own attribute, or else those in common use."""
+    eps = [
         float(getattr(module, name)) for name in ("eps", "variance_epsilon", "norm_eps") if isinstance(getattr(module, name, None), float)
     ]
-    yield from named or (1e-5, 1e-6, 1e-8, 1e-12)
+    yield from eps or (1e-5, 1e-6, 1e-8, 1e-12)

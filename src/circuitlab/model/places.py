@@ -1,4 +1,4 @@
-"""Which prompts and positions the values of a run belong to, and the tap that reads and changes them."""
+"""The prompts and positions of a run, and the tap that reads and changes its values."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 __all__ = ["Places", "Tap"]
 
 Tap: TypeAlias = Callable[[Site, int, "Tensor"], "Tensor"]
-"""``(site, layer, value) -> value``: sees the value of every site on the way up and gives back what the run goes on with.
+"""``(site, layer, value) -> value``: called with the value of every site in forward order; the run continues with the value it returns.
 
 Values are (*lead, prompt, pos, ...), PATTERN (*lead, prompt, head, query, key), as `Site` describes them. A tap that changes nothing
-returns the very tensor that it was given; one that changes something returns another and leaves the given one as it is.
+returns the same tensor object. A tap that changes something returns a new tensor and does not write into the old one.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The prompts of a run, and the positions that its values hold.
+    """The prompts of a run, and the positions for which it computes values.
 
     Parameters
     ----------
     tokens : Tensor of int, shape (prompt, pos)
-        Right-padded token ids of the whole prompts, with what was generated after them.
+        Right-padded token ids of the whole prompts and the tokens generated after them.
     end : Tensor of int, shape (prompt,)
-        Last position of each prompt. What follows it is padding, or was generated.
+        Last position of each prompt; later ones are padding or generated tokens.
     marks : mapping of str to Tensor of int, shape (prompt,)
-        Named positions, where the prompts come from a batch.
+        Named positions, if the prompts come from a batch.
     start, stop : int
-        The positions that values hold: ``start`` to ``stop - 1``.
+        Values are computed for positions ``start`` to ``stop - 1``.
     only : Tensor of int, shape (prompt,), optional
-        The one position of each prompt that values hold instead (the engine's last layer).
+        If given, values are computed for this position of each prompt only (the engine's last layer).
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -54,15 +54,15 @@ class Places:
 
     @classmethod
     def of(cls, batch: ContrastBatch, tokens: Int[Tensor, "pair pos"] | None = None) -> Places:
-        """The clean prompts of a batch (or others of the same layout), with its marks."""
+        """The clean prompts of a batch with its marks; ``tokens`` are other prompts of the same lengths."""
         return cls(batch.clean if tokens is None else tokens, batch.end, batch.marks)
 
     def window(self, start: int, stop: int, only: Int[Tensor, " prompt"] | None = None) -> Places:
-        """The same prompts, for values that hold only some positions."""
+        """The same prompts, with values for some positions only."""
         return replace(self, start=start, stop=stop, only=only)
 
     def select(self, prompts: Sequence[int] | slice) -> Places:
-        """Some of the prompts."""
+        """A subset of the prompts."""
         rows = prompts if isinstance(prompts, slice) else list(prompts)
         only = None if self.only is None else self.only[rows]
         marks = {name: places[rows] for name, places in self.marks.items()}
@@ -70,7 +70,7 @@ class Places:
 
     @property
     def positions(self) -> Int[Tensor, "prompt pos"]:
-        """Position of each value along the values' position axis (one row where all prompts hold the same positions)."""
+        """The position of each value along the position axis, with a single row if it is the same in all prompts."""
         if self.only is not None:
             return self.only[:, None]
         stop = self.tokens.shape[1] if self.stop is None else self.stop
@@ -82,13 +82,13 @@ class Places:
         Raises
         ------
         BadParameterError
-            If these prompts come from no batch, and so have no marks.
+            If these prompts do not come from a batch, and so have no marks.
         UnknownNameError
             If the batch has no such mark.
         """
         if not self.marks:
-            what = f"Mark {name!r} was asked for on prompts that carry no marks."
-            raise BadParameterError(what, "Run prompts of a batch that has marks, or name positions by number.")
+            what = f"Mark {name!r} cannot be found: these prompts have no marks."
+            raise BadParameterError(what, "Run prompts of a batch that has marks, or give positions by number.")
         if name not in self.marks:
             raise UnknownNameError("mark", name, self.marks)
         return self.marks[name]

@@ -1,4 +1,4 @@
-"""From a task to a batch a model can run: draw, encode, filter, count what was dropped."""
+"""Prepare a batch from a task: draw pairs, encode them, filter them, and count the rows that were dropped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLOCK = 32
 
 @dataclass(frozen=True)
 class Draw:
-    """Usable pairs of a task for one tokenizer, and the rows that were turned away."""
+    """Usable pairs of a task for one tokenizer, and the rows that were rejected."""
 
     pairs: list[EncodedPair]
     rejected: list[RejectedRow]
@@ -48,48 +48,48 @@ def prepare_batch(
     Parameters
     ----------
     model : Model
-        Its tokenizer encodes; it is run only for tasks that keep what the model knows.
+        Its tokenizer encodes the prompts. The model itself is run only for tasks that keep only pairs it answers correctly.
     task : str, Path or Task
         Task id, file or spec.
     n : int
-        Pairs wanted.
+        Number of pairs.
     variant : str, optional
-        Corruption; the task's default otherwise.
+        Corruption; the task's default if omitted.
     seed : int
         Seed of the stream of pairs.
     strict : bool
-        Raise at the first row that does not fit instead of dropping it.
+        Raise at the first unusable row instead of dropping it.
 
     Returns
     -------
     ContrastBatch
-        ``task.dropped`` counts the rows turned away, by reason (`circuitlab.model.encode.RejectedRow`, and ``unknown``).
+        ``task.dropped`` counts the rejected rows by reason (`circuitlab.model.encode.RejectedRow`, and ``unknown``).
 
     Raises
     ------
     BadParameterError
-        If the task does not hold ``n`` usable pairs for this model; the message says how many it has and why others fell out.
+        If the task has fewer than ``n`` usable pairs for this model; the message gives their number and the reasons for dropping others.
     AlignmentError, TokenizationError
-        With ``strict``, on the first row that does not fit.
+        With ``strict``, at the first unusable row.
     """
-    found = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, strict=strict)
-    if not found.task.checks.known:
-        return to_batch(found)
-    kept: list[EncodedPair] = []
+    draw = draw_pairs(model, Sampler(task, variant=variant), n, seed=seed, strict=strict)
+    if not draw.task.checks.known:
+        return to_batch(draw)
+    known_pairs: list[EncodedPair] = []
     unknown = 0
-    stream = iter(_known(model, found, task, n))
+    stream = iter(_known(model, draw, task, n))
     for pair, knows in stream:
         if knows:
-            kept.append(pair)
+            known_pairs.append(pair)
         else:
             unknown += 1
-        if len(kept) == n:
+        if len(known_pairs) == n:
             break
-    dropped = count_reasons(found.rejected) | ({"unknown": unknown} if unknown else {})
-    if len(kept) < n:
-        what = f"Task {found.task.id!r} has {len(kept)} pairs that {model.spec.name} knows, {n} were asked for (dropped: {dropped})."
-        raise BadParameterError(what, "Ask for fewer pairs, or use a model that knows more.")
-    batch = to_batch(replace(found, pairs=kept))
+    dropped = count_reasons(draw.rejected) | ({"unknown": unknown} if unknown else {})
+    if len(known_pairs) < n:
+        what = f"{n} pairs of task {draw.task.id!r} were requested; {model.spec.name} knows {len(known_pairs)} (dropped: {dropped})."
+        raise BadParameterError(what, "Request fewer pairs, or use a model that knows more of them.")
+    batch = to_batch(replace(draw, pairs=known_pairs))
     return replace(batch, task=_with_dropped(batch.task, dropped))
 
 
@@ -102,33 +102,34 @@ def draw_pairs(
     strict: bool = False,
     least: int | None = None,
 ) -> Draw:
-    """Draw and encode until ``n`` rows fit the tokenizer, before any filter by what the model knows.
+    """Draw and encode rows until ``n`` are usable with the tokenizer; whether the model knows them is not checked.
 
-    A task that has fewer raises, unless it has ``least`` of them.
+    A task with fewer usable rows raises `BadParameterError`, unless there are at least ``least``.
     """
     if n < 1:
         what = f"n={n} pairs cannot be drawn."
-        raise BadParameterError(what, "Ask for at least one.")
+        raise BadParameterError(what, "Request at least one pair.")
     spec = sampler.task
     pairs: list[EncodedPair] = []
     rejected: list[RejectedRow] = []
-    for found in _encoded(model, sampler, seed, strict=strict):
-        if isinstance(found, RejectedRow):
-            rejected.append(found)
+    for row in _encoded(model, sampler, seed, strict=strict):
+        if isinstance(row, RejectedRow):
+            rejected.append(row)
         else:
-            pairs.append(found)
+            pairs.append(row)
         if len(pairs) == n or len(pairs) + len(rejected) >= _MOST_DRAWS_PER_PAIR * n:
             break
     if len(pairs) < (n if least is None else least):
         first = {row.reason: row for row in reversed(rejected)}
         shown = "".join(f" First {reason}: {row.what} {row.fix}" for reason, row in sorted(first.items()))
-        what = f"Task {spec.id!r} gave {len(pairs)} usable pairs, {n} were asked for (dropped: {count_reasons(rejected)}).{shown}"
-        raise BadParameterError(what, "Ask for fewer pairs, or add words that are single tokens for this model.")
+        counts = count_reasons(rejected)
+        what = f"{n} pairs of task {spec.id!r} were requested; it has {len(pairs)} usable ones (dropped: {counts}).{shown}"
+        raise BadParameterError(what, "Request fewer pairs, or add words that are single tokens for this model.")
     return Draw(pairs, rejected, spec, sampler.variant_name, seed)
 
 
 def to_batch(draw: Draw) -> ContrastBatch:
-    """The batch of a draw; its identity is the digest of what will be run."""
+    """The batch of a draw; its identity is the digest of its token ids."""
     pairs = draw.pairs
     batch = ContrastBatch.from_tokens(
         [pair.clean for pair in pairs],
@@ -162,27 +163,27 @@ def _encoded(model: Model, sampler: Sampler, seed: int, *, strict: bool) -> Iter
             yield rejected
 
 
-def _known(model: Model, found: Draw, task: str | Path | Task, n: int) -> Iterator[tuple[EncodedPair, bool]]:
-    """Pairs in stream order, each with whether the model ranks the answer first; drawn a block at a time."""
-    sampler = Sampler(task, variant=found.variant)
+def _known(model: Model, draw: Draw, task: str | Path | Task, n: int) -> Iterator[tuple[EncodedPair, bool]]:
+    """Pairs in stream order, each with whether the model ranks the answer first; the model runs one block at a time."""
+    sampler = Sampler(task, variant=draw.variant)
     block: list[EncodedPair] = []
-    seen = 0
-    for pair in _encoded(model, sampler, found.seed, strict=False):
-        seen += 1
+    rows_read = 0
+    for pair in _encoded(model, sampler, draw.seed, strict=False):
+        rows_read += 1
         if isinstance(pair, RejectedRow):
             continue
         block.append(pair)
-        if len(block) == _BLOCK or seen >= _MOST_DRAWS_PER_PAIR * n:
-            yield from _ranked(model, found, block)
+        if len(block) == _BLOCK or rows_read >= _MOST_DRAWS_PER_PAIR * n:
+            yield from _ranked(model, draw, block)
             block = []
-        if seen >= _MOST_DRAWS_PER_PAIR * n:
+        if rows_read >= _MOST_DRAWS_PER_PAIR * n:
             return
     if block:
-        yield from _ranked(model, found, block)
+        yield from _ranked(model, draw, block)
 
 
-def _ranked(model: Model, found: Draw, block: list[EncodedPair]) -> Iterator[tuple[EncodedPair, bool]]:
-    batch = to_batch(replace(found, pairs=block))
+def _ranked(model: Model, draw: Draw, block: list[EncodedPair]) -> Iterator[tuple[EncodedPair, bool]]:
+    batch = to_batch(replace(draw, pairs=block))
     logits = model.logits(batch.clean, batch.end).float().cpu()
     for pair, row in zip(block, logits, strict=True):
         best = max(float(row[token]) for token in pair.answers)

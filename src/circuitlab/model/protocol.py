@@ -1,4 +1,4 @@
-"""What circuitlab asks of a model: its verbs, and the weights a linear readout needs.
+"""The protocol of a model: what every model must be able to do, and the weights that a linear readout needs.
 
 Importing this module does not import torch; tensors appear in annotations only.
 """
@@ -27,7 +27,7 @@ __all__ = ["Model", "Weights"]
 
 
 class Weights(Protocol):
-    """The weights that a linear readout of the residual stream needs; all detached, in the model's own basis."""
+    """The weights that a linear readout of the residual stream needs; all detached and not folded."""
 
     @property
     def final_norm(self) -> FrozenNorm:
@@ -62,25 +62,25 @@ class Weights(Protocol):
 
 @runtime_checkable
 class Model(ReadableModel, Protocol):
-    """A decoder language model as circuitlab uses it. Right-padded rows are exact: a causal model never looks right."""
+    """A decoder language model as circuitlab uses it. Right-padded rows are exact: a causal model does not read later positions."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer, or None for a model that is only fed token ids."""
+        """The tokenizer, or None for a model that takes token ids only."""
         ...
 
     @property
     def weights(self) -> Weights:
-        """Weights of the readout."""
+        """Weights of the final norm, the unembedding and the output projections."""
         ...
 
     @property
     def length_dependent(self) -> bool:
-        """Whether what it makes of a position depends on how long the prompt is: then prompts of different lengths never share a pass."""
+        """Whether rotary angles depend on the length of the prompt, so that prompts of different lengths cannot share a pass."""
         ...
 
     def unembed(self, resid: Float[Tensor, "... d_model"], ids: Int[Tensor, " token"] | None = None) -> Float[Tensor, "... token"]:
-        """Logits (final norm and softcap applied) of a residual stream that left the last layer; gradients flow to it."""
+        """Logits from the residual stream leaving the last layer, through final norm and softcap; gradients flow to ``resid``."""
         ...
 
     def sweep(
@@ -91,42 +91,42 @@ class Model(ReadableModel, Protocol):
         ids: Int[Tensor, " token"] | None = None,
         marks: Mapping[str, Int[Tensor, " row"]] | None = None,
     ) -> Float[Tensor, "edit_set row token"]:
-        """Next-token logits of many edited runs of the same prompts, of some tokens only where ``ids`` are given, without gradients."""
+        """Next-token logits of many edited runs of the same prompts, for the tokens ``ids`` only if given; without gradients."""
         ...
 
     def with_edits(self, edits: Sequence[Edit]) -> Runner:
         """Runs of this model with values written at some sites. A run in which an edit does not fire raises `EditDidNotFireError`.
 
-        The model itself is never changed, also not when a run fails.
+        The model itself is never changed, even if a run fails.
         """
         ...
 
     def edited(self, *interventions: Intervention) -> Model:
-        """The same model with interventions in place: a model of its own, whose edits are part of its identity."""
+        """The same model with interventions applied to every run. It is a `Model`, and its edits are part of its identity."""
         ...
 
     def generate(
         self, prompts: PromptLike, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, stop: str | Sequence[str] | None = None
     ) -> Generation | tuple[Generation, ...]:
-        """What the model writes after one prompt, or after each of several.
+        """Generate text after one prompt, or after each of several.
 
         Parameters
         ----------
         prompts : str, token ids, several of either, or ContrastBatch
-            Lengths may differ; nothing is padded. A batch stands for its clean prompts, with their marks.
+            Lengths may differ; nothing is padded. Of a batch, the clean prompts are used, with their marks.
         max_new_tokens : int
-            At most this many tokens for each prompt; prompt and new tokens together must fit into a table of positions.
+            At most this many tokens for each prompt. For models with learned positions, prompt and new tokens must fit into the context.
         temperature : float
-            0 (the default) takes the likeliest token each time; otherwise logits are divided by it and a token is drawn.
+            0 (the default) takes the likeliest token each time; otherwise logits are divided by it and a token is sampled.
         seed : int
-            Of sampling. What is drawn for a prompt depends on the seed and the prompt, never on the prompts beside it.
+            Seed of sampling. Samples for a prompt depend on the seed and the prompt, not on the other prompts.
         stop : str or sequence of str, optional
-            Stop once the new text holds one of them. EOS tokens always stop.
+            Stop once the new text contains one of them. EOS tokens always stop.
 
         Returns
         -------
         Generation or tuple of Generation
-            One for a prompt given by itself, a tuple for several.
+            One for a single prompt, a tuple for several.
 
         Raises
         ------
@@ -140,26 +140,27 @@ class Model(ReadableModel, Protocol):
         Notes
         -----
         Tokens are chosen from the model's own distribution: penalties and filters of a ``generation_config`` are not applied. Greedy text
-        is that of Hugging Face's ``generate`` without them. Keys and values are cached where a cached run says the same as a run of the
-        whole text; other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every token,
-        as ``generate(use_cache=False)`` does.
+        equals that of Hugging Face's ``generate`` without them. Keys and values are cached if a cached run gives the same logits as a run
+        of the whole text. Other models (recurrent ones, and those whose rotary angles depend on the length) run the whole text for every
+        token, as ``generate(use_cache=False)`` does.
         """
         ...
 
     def attention(self, head: Head | str, prompts: PromptLike) -> AttentionPattern | tuple[AttentionPattern, ...]:
-        """Where one head looks.
+        """Attention pattern of one head.
 
         Parameters
         ----------
         head : Head or str
             For example ``"a9.h6"``.
         prompts : str, token ids, several of either, or ContrastBatch
-            As for `generate`. A batch stands for its clean prompts; ``dataclasses.replace(batch, clean=batch.corrupt)`` for the others.
+            As for `generate`. Of a batch, the clean prompts are used; for the corrupt ones pass
+            ``dataclasses.replace(batch, clean=batch.corrupt)``.
 
         Returns
         -------
         AttentionPattern or tuple of AttentionPattern
-            One for a prompt given by itself, a tuple for several; of an edited model with its edits.
+            One for a single prompt, a tuple for several; for an edited model, after its edits.
 
         Raises
         ------
@@ -171,5 +172,5 @@ class Model(ReadableModel, Protocol):
         ...
 
     def refresh(self) -> None:
-        """Notice weights that have changed since they were last looked at; the identity and all that is derived from them follow."""
+        """Check every weight for changes, and recompute the identity and everything derived from weights that have changed."""
         ...

@@ -1,4 +1,4 @@
-"""The weights a linear readout needs, read from a model's own modules."""
+"""The weights that a linear readout needs, read from a model's modules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Readout:
     Parameters
     ----------
     parts : ModelParts
+        The model's parts.
     d_model : int
+        Width of the residual stream.
     """
 
     def __init__(self, parts: ModelParts, d_model: int) -> None:
@@ -33,7 +35,7 @@ class Readout:
 
     def _need(self) -> ModelParts:
         if self._parts.readout_lacks:
-            what = f"The logits cannot be read off the last layer's stream: {self._parts.readout_lacks}."
+            what = f"The logits cannot be computed from the residual stream leaving the last layer: {self._parts.readout_lacks}."
             raise ModelError(what, "Use activation_patching with engine='hooks', which runs the model itself.")
         return self._parts
 
@@ -43,7 +45,7 @@ class Readout:
         return FrozenNorm.of(self._need().final_norm, self._d_model)
 
     def output(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """Output projection W_O of each query head, the residual multiplier of the family included."""
+        """Output projection W_O of each query head, times the family's residual multiplier."""
         part = self._parts.layers[layer]
         weight = Linear.of(part.o).weight.reshape(part.n_heads, part.d_value, -1)
         return weight * self._scale(layer)
@@ -54,7 +56,7 @@ class Readout:
         return None if bias is None else bias * self._scale(layer)
 
     def _scale(self, layer: int) -> float:
-        """Factor between what attention makes and what it adds; a norm after it would undo a factor before it."""
+        """Factor between the output of attention and what it adds to the stream; 1 before a post-norm, which would undo it."""
         write = self._parts.layers[layer].attn_out
         return 1.0 if write is None or self._parts.layers[layer].attn_post else write.scale
 
@@ -66,7 +68,7 @@ class Readout:
         return FrozenNorm.of(part.attn_post[-1], self._d_model).times(part.attn_out.scale)
 
     def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
-        """Unembedding column of each token id, the factor of the logits included."""
+        """Unembedding column of each token id, times the factor of the final logits."""
         weight: Tensor = self._need().unembed.weight.detach()
         columns = weight[ids if isinstance(ids, slice) else ids.to(weight.device)]
         return columns if self._parts.logit_scale == 1 else columns * self._parts.logit_scale
@@ -76,5 +78,5 @@ class Readout:
         bias: Tensor | None = getattr(self._need().unembed, "bias", None)
         if bias is None:
             return None
-        some = bias.detach()[ids if isinstance(ids, slice) else ids.to(bias.device)]
-        return some if self._parts.logit_scale == 1 else some * self._parts.logit_scale
+        selected = bias.detach()[ids if isinstance(ids, slice) else ids.to(bias.device)]
+        return selected if self._parts.logit_scale == 1 else selected * self._parts.logit_scale

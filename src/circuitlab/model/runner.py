@@ -1,4 +1,4 @@
-"""A model that can be run and read: all that interventions and evaluation ask of one.
+"""A model that can be run and read: the protocol that interventions and evaluation need.
 
 Importing this module does not import torch; tensors appear in annotations only.
 """
@@ -21,7 +21,7 @@ __all__ = ["ReadableModel", "Runner"]
 
 @runtime_checkable
 class Runner(Protocol):
-    """The running half of a model; an edited model offers just this."""
+    """A model that can be run: logits and activations. `Model.with_edits` returns one."""
 
     def logits(
         self,
@@ -31,10 +31,10 @@ class Runner(Protocol):
         marks: Mapping[str, Int[Tensor, " row"]] | None = None,
         gradients: bool = False,
     ) -> Float[Tensor, "row vocab"]:
-        """Next-token logits at one position of each row (final softcap applied), where its prompt ends.
+        """Next-token logits (after the final softcap) at one position of each row, where its prompt ends.
 
-        Without gradients, unless ``gradients`` is true: then they flow to the values of interventions, never to weights. ``marks`` are the
-        named positions of the prompts, for interventions that act at marks.
+        With ``gradients``, gradients flow to the values of interventions, never to weights; otherwise there are none. ``marks`` are named
+        positions of the prompts, for interventions that act at marks.
         """
         ...
 
@@ -49,15 +49,15 @@ class Runner(Protocol):
     ) -> dict[Site, Float[Tensor, ...]]:
         """Activations at sites, shape (row, layer, pos, ...), or (row, layer, ...) with ``at``, without gradients.
 
-        PATTERN is (row, layer, head, query_pos, key_pos), or (row, layer, head, key_pos) with ``at``. ``layers`` restricts
-        the layer axis (in the order given).
+        PATTERN is (row, layer, head, query_pos, key_pos), or (row, layer, head, key_pos) with ``at``. ``layers`` are the layers to
+        capture, in this order; all layers if omitted.
         """
         ...
 
 
 @runtime_checkable
 class ReadableModel(Runner, Protocol):
-    """A model whose shape is known and whose values can be read; what an intervention is bound to."""
+    """A runnable model whose shape and sites are known; interventions are bound to one."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -71,14 +71,14 @@ class ReadableModel(Runner, Protocol):
 
     @property
     def lacks(self) -> Mapping[Site, str]:
-        """Sites that it does not have, each with the reason."""
+        """Sites that this model does not have, each with the reason."""
         ...
 
     def width(self, site: Site) -> int:
-        """Numbers of one vector at a site, of a head where it has heads."""
+        """Width of one vector at a site, of one head where the site has heads."""
         ...
 
     @property
     def decoder(self) -> Decoder:
-        """The functional forward; raises `ModelError` where the model cannot be taken apart."""
+        """The functional forward; raises `ModelError` if it cannot be built for this model."""
         ...

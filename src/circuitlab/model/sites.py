@@ -1,4 +1,4 @@
-"""The places of a model that can be read and edited, and edits of one run.
+"""The sites of a model that can be read and edited, and edits of one run.
 
 Importing this module does not import torch; tensors appear in annotations only.
 """
@@ -17,16 +17,16 @@ __all__ = ["Edit", "EditSet", "Site"]
 
 
 class Site(enum.Enum):
-    """A place inside every layer that can be read and edited. Shapes are per row and layer.
+    """A value inside every layer that can be read and edited. Shapes are per row and layer.
 
     RESID_PRE, RESID_MID, RESID_POST
-        (pos, d_model). The residual stream itself, on the un-normed side: entering the layer, between attention and MLP,
-        leaving the layer. RESID_MID does not exist in parallel blocks (GPT-NeoX).
+        (pos, d_model). The residual stream, not normalised: entering the layer, between attention and MLP, leaving the layer.
+        RESID_MID does not exist in parallel blocks (GPT-NeoX).
     ATTN_OUT, MLP_OUT
-        (pos, d_model). What is added to the residual stream: after the output projection, its bias, and the post-norm of
-        models that have one (Gemma 2 and 3).
+        (pos, d_model). What attention or the MLP adds to the residual stream: after the output projection, its bias, and the
+        post-norm of models that have one (Gemma 2 and 3).
     Z
-        (pos, head, d_head). Each query head's attention-weighted value, before the output projection.
+        (pos, head, d_head). Each query head's attention-weighted sum of values, before the output projection.
     Q
         (pos, head, d_head). Queries as projected: before any q-norm and before rotation.
     K, V
@@ -58,17 +58,19 @@ class Edit:
 
     Parameters
     ----------
-    site, layer : Site, int
-        Where.
+    site : Site
+        The value that is replaced.
+    layer : int
+        Its layer, from 0.
     value : Tensor
-        The new value: (row, pos, ...) for all positions, or (row, ...) where ``positions`` is given; without the head axis
-        where ``head`` is given. Rows are those of ``rows``.
+        The new value: (row, pos, ...) for all positions, or (row, ...) if ``positions`` is given; without the head axis if
+        ``head`` is given.
     head : int, optional
         Edit only this head (key/value head at K and V).
     positions : Tensor of int, shape (row,), optional
-        Edit one position of each row.
+        Edit only this position of each row.
     rows : slice, optional
-        Edit only these rows of the batch; all rows by default. Lets one forward pass carry many edits.
+        Edit only these rows of the batch; all rows by default. It lets one forward pass make many edits.
     """
 
     site: Site
@@ -86,10 +88,10 @@ class EditSet:
     Parameters
     ----------
     edits : tuple of Edit
-        With one value per prompt and no ``rows``.
+        Edits with one value per prompt, and without ``rows``.
     start : int
         First position at which an edited value differs from the unedited run in any prompt; nothing before it is recomputed. 0 is always
-        right.
+        correct.
     """
 
     edits: tuple[Edit, ...]
@@ -97,5 +99,5 @@ class EditSet:
 
     @property
     def layer(self) -> int:
-        """The first layer it touches."""
+        """The first layer that is edited."""
         return min(edit.layer for edit in self.edits)

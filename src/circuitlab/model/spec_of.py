@@ -18,7 +18,7 @@ __all__ = ["spec_of"]
 
 
 def spec_of(root: Any, parts: ModelParts, name: str, weights: str) -> ModelSpec:
-    """What a model is, as far as a score depends on it; ``weights`` is the hash of its parameters."""
+    """Everything about a model that a score depends on; ``weights`` is the hash of its parameters."""
     config = root.config.get_text_config()
     width = parts.d_model
     heads = parts.n_heads or int(getattr(config, "num_attention_heads", 0) or 1)
@@ -49,7 +49,9 @@ def _kind(parts: ModelParts, width: int) -> str:
 
 
 def _positions(root: Any, config: Any) -> int | None:
-    """How many positions a model with a table of positions has; None where positions are computed."""
-    named = next((int(getattr(config, name)) for name in ("n_positions", "max_position_embeddings") if getattr(config, name, None)), None)
+    """Number of positions of a model with learned positions; None for other models."""
+    n_positions = next(
+        (int(getattr(config, name)) for name in ("n_positions", "max_position_embeddings") if getattr(config, name, None)), None
+    )
     tables = [m.num_embeddings for m in root.modules() if isinstance(m, torch.nn.Embedding) and m is not root.get_input_embeddings()]
-    return named if named is not None and any(named <= size <= named + 2 for size in tables) else None
+    return n_positions if n_positions is not None and any(n_positions <= size <= n_positions + 2 for size in tables) else None

@@ -1,4 +1,4 @@
-"""Token ids from whatever holds them (lists, tensors, arrays, table columns), and refusals of what cannot be meant, by row."""
+"""Read token ids from lists, tensors, arrays and table columns, and refuse invalid rows by their numbers."""
 
 from __future__ import annotations
 
@@ -13,65 +13,65 @@ __all__ = ["places", "require_contrast", "require_no_overlap", "require_unpadded
 
 Rows = Sequence[Sequence[int]]
 
-_LARGEST = 2**31 - 1  # no vocabulary comes near, and sums of ids still fit into 64 bits
-_LEAST_RUN = 3  # two equal tokens begin a prompt by chance now and then
+_LARGEST = 2**31 - 1  # far larger than any vocabulary, and sums of ids still fit into 64 bits
+_LEAST_RUN = 3  # a prompt may begin with two equal tokens by chance
 
 
-def token_rows(part: str, given: Iterable[object]) -> list[list[int]]:
+def token_rows(part: str, rows: Iterable[object]) -> list[list[int]]:
     """One list of token ids per prompt.
 
     Parameters
     ----------
     part : str
-        What they are, for messages: ``"clean"``.
-    given : iterable
-        A list, tuple, tensor, array or table column of rows; each row a list, tuple, tensor, array or column of whole numbers.
+        Their name in messages, for example ``"clean"``.
+    rows : iterable
+        A list, tuple, tensor, array or table column of rows; each row a list, tuple, tensor, array or column of integers.
 
     Raises
     ------
     BadParameterError
-        If a row is text or no sequence, or holds something other than whole numbers from 0 on.
+        If a row is text or not a sequence, or contains something other than non-negative integers.
     """
-    return [_ids(part, i, _items(f"{part}[{i}]", row)) for i, row in enumerate(_items(part, given))]
+    return [_ids(part, i, _items(f"{part}[{i}]", row)) for i, row in enumerate(_items(part, rows))]
 
 
-def token_sets(part: str, given: Iterable[object]) -> list[list[int]]:
-    """One list of different token ids per pair, where a pair may give a single id instead; see `token_rows`."""
-    rows = []
-    for i, row in enumerate(_items(part, given)):
+def token_sets(part: str, rows: Iterable[object]) -> list[list[int]]:
+    """One list of distinct token ids per pair; a pair may give a single id instead of a list. See `token_rows`."""
+    sets = []
+    for i, row in enumerate(_items(part, rows)):
         alone = _is_scalar(row)
-        rows.append(list(dict.fromkeys(_ids(part, i, [_plain(row)] if alone else _items(f"{part}[{i}]", row)))))
-    return rows
+        sets.append(list(dict.fromkeys(_ids(part, i, [_plain(row)] if alone else _items(f"{part}[{i}]", row)))))
+    return sets
 
 
-def places(mark: str, given: Iterable[object]) -> list[int]:
-    """The positions of a mark, one whole number for each prompt, or one sequence that holds it.
+def places(mark: str, values: Iterable[object]) -> list[int]:
+    """The positions of a mark: one integer for each prompt, by itself or as a sequence of one.
 
     Raises
     ------
     BadParameterError
-        If something is not a whole number; whether a position lies in its prompt is not looked at.
+        If something is not an integer; whether a position lies in its prompt is not checked here.
     """
-    found = []
-    for row, item in enumerate(_items(f"mark {mark!r}", given)):
-        for one in [item] if _is_scalar(item) else _items(f"mark {mark!r}[{row}]", item):
-            value = _plain(one)
+    positions = []
+    for row, item in enumerate(_items(f"mark {mark!r}", values)):
+        for entry in [item] if _is_scalar(item) else _items(f"mark {mark!r}[{row}]", item):
+            value = _plain(entry)
             if isinstance(value, bool) or not isinstance(value, int):
                 what = f"mark {mark!r}, row {row}: {value!r} ({type(value).__name__}) is not a position."
                 raise BadParameterError(what, "Give the number of a token in each prompt, counted from 0.")
-            found.append(value)
-    return found
+            positions.append(value)
+    return positions
 
 
 def require_contrast(clean: Rows, corrupt: Rows) -> None:
-    """Raise `BadParameterError` if a clean prompt equals its corrupt one: nothing can be told from such a pair."""
+    """Raise `BadParameterError` if a clean prompt equals its corrupt prompt: such a pair has no contrast."""
     if same := [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if a == b]:
         what = f"In {_rows(same)} of {len(clean)} the clean and the corrupt prompt are the same tokens."
-        raise BadParameterError(what, "Drop these pairs, or change what the corrupt prompt should lack.")
+        raise BadParameterError(what, "Drop these pairs, or change their corrupt prompts.")
 
 
 def require_no_overlap(answers: Rows, others: Rows, name: str) -> None:
-    """Raise `BadParameterError` if a pair has one token as an answer and among ``name`` (foils or distractors)."""
+    """Raise `BadParameterError` if a token is both an answer and among ``name`` (foils or distractors) of the same pair."""
     clash = {i: sorted(set(a) & set(b)) for i, (a, b) in enumerate(zip(answers, others, strict=True)) if set(a) & set(b)}
     if clash:
         shown = "; ".join(f"row {i}: {', '.join(map(str, tokens[:5]))}" for i, tokens in list(clash.items())[:5])
@@ -80,11 +80,11 @@ def require_no_overlap(answers: Rows, others: Rows, name: str) -> None:
 
 
 def require_unpadded(clean: Rows, corrupt: Rows) -> None:
-    """Raise `BadParameterError` if the rows have certainly been padded, on the left or on the right.
+    """Raise `BadParameterError` if rows are padded, on the left or on the right.
 
-    Ids alone do not say which of them is padding, so only what has no other reading is refused: all rows have one length, and some begin
-    (or end) with runs of one id, of different lengths, that appears nowhere else: runs of at least three, or of two where the id is 0.
-    Where the model's tokenizer is known, `circuitlab.model.inside.require_fit` knows better.
+    Ids alone do not tell which of them is padding, so only unambiguous rows are refused: all rows have the same length, and some begin (or
+    end) with runs of an id that occurs nowhere else, with different run lengths, the longest at least three (two if the id is 0). With the
+    model's tokenizer, `circuitlab.model.inside.require_fit` checks for its padding token.
     """
     rows = [*clean, *corrupt]
     if len({len(row) for row in rows}) != 1:
@@ -94,7 +94,7 @@ def require_unpadded(clean: Rows, corrupt: Rows) -> None:
 
 
 def _require_no_runs(rows: Rows, side: str, verb: str) -> None:
-    """Refuse rows, clean ones and then corrupt ones, whose beginnings can only be padding."""
+    """Refuse rows (all clean ones, then all corrupt ones) whose beginnings can only be padding."""
     for token in sorted({row[0] for row in rows}):
         runs = [_run(row, token) for row in rows]
         longest = max(runs)
@@ -105,35 +105,35 @@ def _require_no_runs(rows: Rows, side: str, verb: str) -> None:
             padded = [i for i in range(half) if runs[i] or runs[i + half]]
             times = f"up to {longest} times token {token}"
             what = f"Prompts look padded on the {side}: {_rows(padded)} {verb} with {times}, found nowhere else."
-            fix = "Give each prompt without padding; rows may differ in length. If these are real tokens, make one batch per count of them."
+            fix = "Give prompts without padding; rows may differ in length. If these are real tokens, make one batch for each run length."
             raise BadParameterError(what, fix)
 
 
 def _run(row: Sequence[int], token: int) -> int:
-    """How many times a row begins with a token."""
+    """Length of the run of a token at the beginning of a row."""
     return next((i for i, other in enumerate(row) if other != token), len(row))
 
 
 def _rows(numbers: Sequence[int]) -> str:
-    """``rows 0, 3, ...``, five of them at most."""
-    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")  # noqa: PLR2004 - as said
+    """``rows 0, 3, ...``, at most five of them."""
+    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")  # noqa: PLR2004 - as the docstring says
     return f"row{'s' if len(numbers) > 1 else ''} {shown}"
 
 
 def _plain(value: object) -> object:
-    """A tensor, array or column as nested lists; a number of one of these as Python's own; everything else as it is."""
+    """A tensor, array or column as nested lists; a number from one of these as a Python number; everything else unchanged."""
     if hasattr(value, "detach"):
         return _plain_tensor(value)
     if hasattr(value, "__array__") and not hasattr(value, "tolist") and not hasattr(value, "columns"):
-        return np.asarray(value).tolist()  # what offers itself as an array (xarray)
+        return np.asarray(value).tolist()  # objects that convert to an array (xarray)
     plain = getattr(value, "tolist", None)
     return plain() if callable(plain) else value
 
 
 def _plain_tensor(value: Any) -> object:
-    """A tensor as lists; a nested one holds rows of different lengths, a sparse one is filled up."""
+    """A tensor as lists; a nested tensor gives rows of different lengths, a sparse one is made dense."""
     if value.is_meta:
-        raise BadParameterError("A tensor on the device 'meta' was given, which has no values.", "Give one that holds token ids.")
+        raise BadParameterError("A tensor on the device 'meta' has no values.", "Give a tensor of token ids.")
     if value.is_nested:
         return [row.tolist() for row in value.detach().unbind()]
     return (value.detach().to_dense() if value.is_sparse else value.detach()).tolist()
@@ -144,7 +144,7 @@ def _is_scalar(value: object) -> bool:
 
 
 def _items(where: str, value: object) -> list[object]:
-    """The items of a sequence; text, tables and mappings have other items than one would think."""
+    """The items of a sequence; text, tables and mappings are refused, because iterating over them gives characters or names."""
     plain = _plain(value)
     if isinstance(plain, str | bytes):
         what = f"{where} is text ({plain[:40]!r}), not token ids."
@@ -156,7 +156,7 @@ def _items(where: str, value: object) -> list[object]:
 
 
 def _ids(part: str, row: int, items: Iterable[object]) -> list[int]:
-    found = []
+    ids = []
     for item in items:
         value = _plain(item)
         if isinstance(value, str | bytes):
@@ -164,9 +164,9 @@ def _ids(part: str, row: int, items: Iterable[object]) -> list[int]:
             raise BadParameterError(what, "Encode it with the model's tokenizer first: tokenizer(text)['input_ids'].")
         if isinstance(value, bool) or not isinstance(value, int):
             what = f"{part}, row {row}: {value!r} ({type(value).__name__}) is not a token id."
-            raise BadParameterError(what, "Token ids are whole numbers (int); answers are one id or one flat list of ids per pair.")
+            raise BadParameterError(what, "Token ids are integers; answers are one id or one flat list of ids per pair.")
         if not 0 <= value <= _LARGEST:
             what = f"{part}, row {row}: token id {value} lies outside 0 to {_LARGEST}."
-            raise BadParameterError(what, "Leave padding such as -1 out; rows and sets of ids may differ in length.")
-        found.append(value)
-    return found
+            raise BadParameterError(what, "Leave out padding such as -1; rows and sets of ids may differ in length.")
+        ids.append(value)
+    return ids

@@ -1,4 +1,4 @@
-"""The one adapter to TransformerLens: a bridge is served through the model that it wraps, and a model can be given as a bridge."""
+"""The only adapter to TransformerLens: a bridge is run as the model that it wraps, and a bridge can be made from a model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
 def is_bridge(value: object) -> bool:
-    """Whether a value is a TransformerBridge; asks without importing TransformerLens, which takes seconds."""
+    """Whether a value is a TransformerBridge; for other values TransformerLens is not imported, which takes seconds."""
     if not type(value).__module__.startswith("transformer_lens"):
         return False
-    from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415 - only where one was made already
+    from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415 - it is imported already
 
     return isinstance(value, TransformerBridge)
 
 
 def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, str]:
-    """The Hugging Face model inside a bridge, as a model of its own that shares its weights; the bridge's tokenizer and name.
+    """The Hugging Face model inside a bridge as a separate model that shares its weights, with the bridge's tokenizer and name.
 
     Raises
     ------
@@ -43,13 +43,13 @@ def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | N
     wrapped = bridge.original_model
     with torch.device("meta"):
         plain = type(wrapped)(wrapped.config)
-    own = {name.replace("_original_component.", "").replace("original_component.", ""): v for name, v in wrapped.state_dict().items()}
+    state = {name.replace("_original_component.", "").replace("original_component.", ""): v for name, v in wrapped.state_dict().items()}
     names = set(plain.state_dict())
-    missing = sorted(names - set(own))
+    missing = sorted(names - set(state))
     if missing:
         what = f"The model inside this TransformerBridge lacks {', '.join(missing[:3])} ({len(missing)} weights)."
         raise ModelError(what, "Load the model itself with load_model(name) or load_model(hf_model).")
-    plain.load_state_dict({name: value for name, value in own.items() if name in names}, assign=True)
+    plain.load_state_dict({name: value for name, value in state.items() if name in names}, assign=True)
     _fill_buffers(plain, wrapped)
     plain.tie_weights()
     plain.set_attn_implementation("eager")
@@ -59,9 +59,9 @@ def unwrapped(bridge: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | N
 
 
 def to_bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
-    """A TransformerBridge of a copy of a Hugging Face model, for the tools of TransformerLens; the model itself is left alone.
+    """A TransformerBridge of a copy of a Hugging Face model, for the tools of TransformerLens; the model itself is not changed.
 
-    A bridge changes the model that it wraps in place, so it gets one of its own: twice the memory.
+    A bridge changes the model that it wraps in place, so it gets a copy, which doubles the memory.
     """
     from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415 - seconds, and only here
 
@@ -70,33 +70,33 @@ def to_bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
         copied.config.architectures = [type(hf_model).__name__]
     root, state = logging.getLogger(), torch.get_rng_state()
     level = root.level
-    root.setLevel(logging.ERROR)  # advice about model names that a model in memory does not have
+    root.setLevel(logging.ERROR)  # hides advice about model names, which a model in memory does not have
     try:
-        own = tokenizer_for_bridge(tokenizer)
-        return TransformerBridge.boot_transformers("local/model", hf_model=copied, tokenizer=own, dtype=hf_model.dtype)
+        bridge_tokenizer = tokenizer_for_bridge(tokenizer)
+        return TransformerBridge.boot_transformers("local/model", hf_model=copied, tokenizer=bridge_tokenizer, dtype=hf_model.dtype)
     finally:
         root.setLevel(level)
         torch.set_rng_state(state)
 
 
 def _fill_buffers(plain: Any, wrapped: Any) -> None:
-    """Buffers that no state dict holds (rotary frequencies, masks) from a model built with values."""
-    made = type(wrapped)(wrapped.config)
-    for (_, target), (_, real) in zip(plain.named_modules(), made.named_modules(), strict=True):
+    """Set buffers that are not in the state dict (rotary frequencies, masks) from a model that is built with values."""
+    with_values = type(wrapped)(wrapped.config)
+    for (_, target), (_, real) in zip(plain.named_modules(), with_values.named_modules(), strict=True):
         for name, value in real.named_buffers(recurse=False):
             if target._buffers.get(name) is not None and target._buffers[name].is_meta:  # noqa: SLF001 - no public way to set one
                 target._buffers[name] = value  # noqa: SLF001
 
 
 def _check(bridge: Any, plain: Any) -> None:
-    """The bridge may compute something else than the model it wraps; then neither is served."""
+    """Raise `ModelError` if the bridge computes something else than the model that it wraps."""
     tokens = (torch.arange(_PROBE)[None] * 7 + 3) % plain.config.get_text_config().vocab_size
     with torch.no_grad():
         expected = plain(tokens).logits
-        found = bridge(tokens, return_type="logits")
-    apart = float((found - expected).abs().max())
+        actual = bridge(tokens, return_type="logits")
+    apart = float((actual - expected).abs().max())
     tolerance = _TOLERANCE.get(expected.dtype, 0.5)
     if not apart <= tolerance:
         wraps = type(plain).__name__
         what = f"This TransformerBridge's logits are {apart:.2g} away from those of the {wraps} that it wraps (allowed: {tolerance:.0e})."
-        raise ModelError(what, "Load the Hugging Face model itself with load_model; it is served without TransformerLens.")
+        raise ModelError(what, "Load the Hugging Face model itself with load_model; it does not need TransformerLens.")

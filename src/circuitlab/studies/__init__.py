@@ -1,1 +1,1 @@
-"""Studies: tasks times methods on one model, run cell by cell into a store, and the figures built from it."""
+"""Studies: tasks and methods on one model, run cell by cell into a store, and the figures built from it."""

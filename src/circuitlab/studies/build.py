@@ -1,4 +1,4 @@
-"""Build a study's figures, tables and report from its stored runs. No model is loaded; equal runs give equal bytes."""
+"""Build a study's figures, tables and report from its stored runs. No model is loaded, and equal runs give equal bytes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell, Study
 
 __all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "write_report"]
 
-_MADE = frozenset({".html", ".json", ".csv", ".svg", ".png", ".js"})
-"""Endings of the files that a build writes."""
+_SUFFIXES = frozenset({".html", ".json", ".csv", ".svg", ".png", ".js"})
+"""Suffixes of the files that a build writes."""
 
 
 class BuildResult(msgspec.Struct, frozen=True):
-    """What was built: the folder, file names (the manifest last), run ids, and whether images could be made.
+    """The result of a build: the folder, file names (the manifest last), run ids, and whether images could be made.
 
     ``records`` are the ids of the analysis records that were used, and ``missing`` the cells of analyses that have not been run.
     """
@@ -44,7 +44,7 @@ class BuildResult(msgspec.Struct, frozen=True):
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """Whether a folder holds what its runs give, and the names of files that differ, are missing, or are no longer built."""
+    """Whether a folder's files are what the runs give, and the names of files that differ, are missing, or are no longer built."""
 
     ok: bool
     files: int
@@ -64,17 +64,17 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     Parameters
     ----------
     study_file : str or Path
-        For example ``figures/core.toml``.
+        Study file, for example ``figures/core.toml``.
     store : Cache
-        Holds the finished runs.
+        Cache of the finished runs.
     out : str or Path, optional
-        Folder; ``figures/built/<study id>`` otherwise. Each file is replaced in one step. Files of an earlier build of the same study that
-        are no longer made are removed where they still hold what that build wrote; nothing else ever is.
+        Folder; by default ``figures/built/<study id>``. Each file is replaced atomically. Files of an earlier build of the same study that
+        are no longer made are removed if they are unchanged since that build; no other file is removed.
 
     Returns
     -------
     BuildResult
-        .svg and .png files are written where an exporter is installed; ``images`` says why not otherwise.
+        The files. .svg and .png files are written only if an exporter is installed; otherwise ``images`` gives the reason.
 
     Raises
     ------
@@ -87,38 +87,38 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     before = _earlier_files(folder, runs.study)
     drawings = draw_all(runs)
     files = _files(runs, drawings)
-    pictures, said = _images(drawings)
+    pictures, images = _images(drawings)
     entries = {name: _entry(file) for name, file in files.items()}
     entries |= {name: msgspec.structs.replace(_entry(file), checked=False) for name, file in pictures.items()}
-    manifest = Manifest.of(runs, dict(sorted(entries.items())), said)
+    manifest = Manifest.of(runs, dict(sorted(entries.items())), images)
     for name, file in (files | pictures).items():
         _write(folder / name, file.data)
     _write(folder / MANIFEST, manifest.encode())
     _remove_stale(folder, {name: entry for name, entry in before.items() if name not in entries})
     names = [*sorted(entries), MANIFEST]
-    records = [one.record_id for _, found in runs.results for one in found]
+    records = [result.record_id for _, results in runs.results for result in results]
     missing = [planned.label for planned in runs.missing]
-    return BuildResult(str(folder), names, [run.run_id for run in runs.runs], said, records, missing)
+    return BuildResult(str(folder), names, [run.run_id for run in runs.runs], images, records, missing)
 
 
 def _folder_of(study: StudySpec, out: str | Path | None) -> Path:
-    """Where a study's figures go: every study has a folder of its own."""
+    """The folder of a study's figures; by default every study has its own."""
     return Path("figures/built") / study.id if out is None else Path(out)
 
 
 def _earlier_files(folder: Path, study: StudySpec) -> dict[str, FileEntry]:
-    """What an earlier build of this study wrote into a folder; a folder that another study was built into is refused."""
+    """The files that an earlier build of this study wrote into a folder; raises for a folder of another study."""
     manifest = read_manifest(folder)
     if manifest is not None and manifest.study.get("id") != study.id:
         what = f"{folder} holds the figures of study {manifest.study.get('id')!r}, not of {study.id!r}."
-        raise StoreError(what, f"Build into another folder, such as {_folder_of(study, None)}: nothing of another study is replaced.")
+        raise StoreError(what, f"Build into another folder, such as {_folder_of(study, None)}: files of another study are not replaced.")
     return {} if manifest is None else manifest.files
 
 
 def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> CheckResult:
     """Rebuild everything in memory and compare it with a folder, byte by byte.
 
-    Images are compared with the manifest's hash only, since their bytes depend on the browser that drew them.
+    Images are compared only with the hash in the manifest, because their bytes depend on the browser that drew them.
 
     Raises
     ------
@@ -131,17 +131,17 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
         what = f"{folder} has no {MANIFEST}."
         raise StoreError(what, f"Run `circuitlab figures build {study_file}` first.")
     runs = collect(study_file, store)
-    wanted = {name: _entry(file) for name, file in _files(runs, draw_all(runs)).items()}
-    wanted |= {name: entry for name, entry in manifest.files.items() if not entry.checked}
-    expected = {name: entry.sha256 for name, entry in wanted.items()}
-    expected[MANIFEST] = sha256(Manifest.of(runs, dict(sorted(wanted.items())), manifest.images).encode())
+    entries = {name: _entry(file) for name, file in _files(runs, draw_all(runs)).items()}
+    entries |= {name: entry for name, entry in manifest.files.items() if not entry.checked}
+    expected = {name: entry.sha256 for name, entry in entries.items()}
+    expected[MANIFEST] = sha256(Manifest.of(runs, dict(sorted(entries.items())), manifest.images).encode())
     names = sorted({*expected, *manifest.files})
     differing = [name for name in names if _hash_of(folder, name) != expected.get(name)]
     return CheckResult(not differing, len(names), differing)
 
 
 def write_report(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> Path:
-    """Write only the self-contained report, ``<study id>.html`` otherwise; see `build_figures` for what it raises."""
+    """Write only the self-contained report (``<study id>.html`` by default); it raises as `build_figures` does."""
     runs = collect(study_file, store)
     path = Path(f"{runs.study.id}.html") if out is None else Path(out)
     _write(path, report_page(runs, draw_all(runs)).encode())
@@ -155,9 +155,9 @@ def _files(runs: StudyRuns, drawings: list[StudyFigure]) -> dict[str, _File]:
         files[f"{drawing.name}.json"] = _File(figure_json(drawing.figure).encode(), drawing.runs, drawing.records)
     tables = {"heads.csv": heads_csv(runs), "overlap.csv": overlap_csv(runs), "task_fitness.csv": fitness_csv(runs)}
     files |= {name: _File(text.encode(), runs.runs) for name, text in tables.items() if text}
-    for analysis, found in runs.results:
-        files |= {_record_name(analysis, one): _File(_record_json(one), one.runs, (one.record_id,)) for one in found}
-    records = tuple(one.record_id for _, found in runs.results for one in found)
+    for analysis, results in runs.results:
+        files |= {_record_name(analysis, result): _File(_record_json(result), result.runs, (result.record_id,)) for result in results}
+    records = tuple(result.record_id for _, results in runs.results for result in results)
     files |= {name: _File(text.encode(), runs.runs, records) for name, text in analysis_tables(runs).items()}
     files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs, records)
     return files
@@ -183,7 +183,7 @@ def _record_name(analysis: Analysis, found: AnalysisResult) -> str:
 
 
 def _record_json(found: AnalysisResult) -> bytes:
-    """What an analysis found, so that every number of its figures can be read without the store."""
+    """The result of an analysis, so that every number in its figures can be read without the store."""
     return msgspec.json.format(msgspec.json.encode(found.result, order="sorted"), indent=1) + b"\n"
 
 
@@ -201,14 +201,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _remove_stale(folder: Path, files: Mapping[str, FileEntry]) -> None:
-    """Remove what a build wrote. A manifest is a file that anybody may have written: what it lists is believed only by its hash."""
+    """Remove files that a build wrote. Only files with the hash in the manifest are removed, because anybody may have edited it."""
     for name, entry in files.items():
-        if Path(name).suffix in _MADE and name != MANIFEST and _hash_of(folder, name) == entry.sha256:
+        if Path(name).suffix in _SUFFIXES and name != MANIFEST and _hash_of(folder, name) == entry.sha256:
             (folder / name).unlink()
 
 
 def _hash_of(folder: Path, name: str) -> str | None:
-    """Hash of a plain file that lies in the folder itself; None for links and for anything elsewhere, which is not even read."""
+    """Hash of a regular file in the folder itself; None for links and paths elsewhere, which are not read."""
     path = folder / name
-    own = Path(name).name == name and path.is_file() and not path.is_symlink()
-    return sha256(path.read_bytes()) if own else None
+    inside = Path(name).name == name and path.is_file() and not path.is_symlink()
+    return sha256(path.read_bytes()) if inside else None

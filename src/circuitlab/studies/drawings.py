@@ -1,4 +1,4 @@
-"""Which figures a study gets."""
+"""The figures of a study."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["compare_method", "draw_all", "fitness_flags", "top_k"]
 
 
 _FEW, _TOP = 2, 20
-"""Tasks whose overlap one number tells, and heads in a list where the study does not say."""
+"""Number of tasks whose overlap needs no figure of sets, and default number of heads in a list."""
 
 
 def draw_all(runs: StudyRuns) -> list[StudyFigure]:
     """Every figure of a study, in the order of the report.
 
-    Fitness; the overlap matrix of each method that scored heads on two or more tasks (the study's own choice first); and for
-    each task a heatmap and the top heads of every method, and the first two methods against each other; then those of every analysis.
+    First come fitness and the overlap matrix of each method that scored heads on two or more tasks (the method of ``[compare]`` first).
+    Then, for each task, come a heatmap and the top heads of every method, and a comparison of the first two methods. Figures of analyses
+    come last.
     """
     drawings: list[StudyFigure] = []
     if flags := fitness_flags(runs):
@@ -57,18 +58,18 @@ def draw_all(runs: StudyRuns) -> list[StudyFigure]:
 
 @functools.lru_cache(maxsize=16)
 def compare_method(runs: StudyRuns, method_key: str) -> OverlapTable | None:
-    """Overlap of the tasks under one method; None with fewer than two tasks, without heads, or where scores are by position."""
+    """Overlap of the tasks by one method; None with fewer than two tasks, without heads, or if scores are by position."""
     group = [run for run in runs.methods()[method_key] if "heads" in run.scores.parts and run.scores.marks is None]
     if len(group) < 2:  # noqa: PLR2004 - a pair
         return None
-    chosen = runs.study.compare
+    compared = runs.study.compare
     size = group[0].scores.values("heads")[0].size
-    rule = TopK(min(top_k(runs), size), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
+    rule = TopK(min(top_k(runs), size), by=compared.by if compared else "absolute")  # type: ignore[arg-type]
     return compare_tasks({run.task_key: run.scores for run in group}, rule)
 
 
 def fitness_flags(runs: StudyRuns) -> dict[str, FitnessFlag]:
-    """Verdict per task title; tasks whose runs carry none are left out."""
+    """Verdict by task title; tasks whose runs have none are left out."""
     first = [group[0] for group in runs.tasks().values()]
     return {run.title: run.scores.provenance.fitness for run in first if run.scores.provenance.fitness is not None}
 
@@ -82,12 +83,12 @@ def _units(runs: StudyRuns) -> str:
 
 
 def top_k(runs: StudyRuns) -> int:
-    """How many heads make a list that is compared with another."""
+    """Number of heads in a list that is compared with another."""
     return runs.study.compare.top_k if runs.study.compare else _TOP
 
 
 def _scale_of(run: ScoredCell) -> tuple[str, str]:
-    """Maps of one method in one unit are read side by side, and share a colour scale."""
+    """Key of the colour scale: maps of the same method and unit are read side by side, and share a scale."""
     return run.method_key, run.scores.provenance.units
 
 
@@ -96,25 +97,25 @@ def _main_part(run: ScoredCell) -> str:
 
 
 def _colour_limits(runs: StudyRuns) -> dict[tuple[str, str], float]:
-    """End of the colour scale of every group of maps."""
+    """Limit of the colour scale of every group of maps."""
     means: dict[tuple[str, str], list[np.ndarray]] = {}
     for run in runs.runs:
         means.setdefault(_scale_of(run), []).append(run.scores.mean(_main_part(run)))
-    return {scale: symmetric_limit(some) for scale, some in means.items()}
+    return {scale: symmetric_limit(maps) for scale, maps in means.items()}
 
 
 def _of_run(run: ScoredCell, limit: float) -> Iterator[StudyFigure]:
-    scores, said = run.scores, f"{run.title}: {method_title(run.scores.provenance)}"
+    scores, heading = run.scores, f"{run.title}: {method_title(run.scores.provenance)}"
     part = _main_part(run)
     if scores.marks is not None:
-        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.mark_heatmap(scores, part, limit=limit, title=said), (run,))
+        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.mark_heatmap(scores, part, limit=limit, title=heading), (run,))
         for mark in scores.marks:
-            shown = figures.top_heads(scores, 15, part, mark, title=f"{said}, top at {mark}")
+            shown = figures.top_heads(scores, 15, part, mark, title=f"{heading}, top at {mark}")
             yield StudyFigure(f"{run.slug}.top_heads.{mark}", "top_heads", shown, (run,))
         return
     if part == "heads":
-        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.head_heatmap(scores, limit=limit, title=said), (run,))
-    yield StudyFigure(f"{run.slug}.top_heads", "top_heads", figures.top_heads(scores, 15, part, title=f"{said}, top 15"), (run,))
+        yield StudyFigure(f"{run.slug}.heatmap", "heatmap", figures.head_heatmap(scores, limit=limit, title=heading), (run,))
+    yield StudyFigure(f"{run.slug}.top_heads", "top_heads", figures.top_heads(scores, 15, part, title=f"{heading}, top 15"), (run,))
 
 
 def _methods_of(group: list[ScoredCell], k: int) -> Iterator[StudyFigure]:

@@ -1,4 +1,4 @@
-"""Reading a study file: every name in it is checked before anything is run."""
+"""Read a study file, and check every name in it before anything is run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def load_study(path: str | Path) -> StudySpec:
     Raises
     ------
     BadParameterError
-        If the file is missing, not UTF-8, no TOML, has missing, unknown or wrong fields, or its id cannot be the name of a file.
+        If the file is missing, not UTF-8 or not TOML, has missing, unknown or invalid fields, or its id cannot be a file name.
     UnknownNameError
-        If a task, variant, or method does not exist; the nearest is suggested.
+        If a task, variant or method does not exist; the closest name is suggested.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,7 +35,7 @@ def load_study(path: str | Path) -> StudySpec:
         spec = _converted(tomllib.loads(read_text(path, BadParameterError)))
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Study file {path} cannot be used: {error}."
-        raise BadParameterError(what, "See figures/core.toml for the fields a study has.") from error
+        raise BadParameterError(what, "See figures/core.toml for the fields of a study.") from error
     for entry in spec.tasks:
         variants = load_task(entry.id).variants
         if entry.variant is not None and entry.variant not in variants:
@@ -43,7 +43,7 @@ def load_study(path: str | Path) -> StudySpec:
     if not spec.tasks or not spec.methods:
         what = f"Study file {path} has {len(spec.tasks)} tasks and {len(spec.methods)} methods."
         raise BadParameterError(what, "List at least one of each.")
-    from circuitlab.methods import get_method  # noqa: PLC0415 - only needed once the file is sound
+    from circuitlab.methods import get_method  # noqa: PLC0415 - only needed once the file is valid
 
     for method in spec.methods:
         get_method(method.name, method.params)
@@ -54,22 +54,22 @@ def load_study(path: str | Path) -> StudySpec:
 
 
 def _converted(raw: dict[str, Any]) -> StudySpec:
-    """The study of a file: tables named after an analysis are its settings, everything else are the study's own fields."""
-    own = [name for name in StudySpec.__struct_fields__ if name != "analyses"]
+    """The study of a file: tables named after an analysis hold its settings, and everything else is a field of the study."""
+    fields = [name for name in StudySpec.__struct_fields__ if name != "analyses"]
     for name, value in raw.items():
-        if name not in {*own, *analysis_classes()} and isinstance(value, dict | list):
-            raise UnknownNameError("table of a study file", name, [*own, *analysis_classes()])
+        if name not in {*fields, *analysis_classes()} and isinstance(value, dict | list):
+            raise UnknownNameError("table of a study file", name, [*fields, *analysis_classes()])
     spec = msgspec.convert({name: value for name, value in raw.items() if name not in analysis_classes()}, StudySpec)
-    found = [one for name, value in raw.items() if name in analysis_classes() for one in get_analyses(name, value)]
-    return msgspec.structs.replace(spec, analyses=tuple(found))
+    analyses = [analysis for name, value in raw.items() if name in analysis_classes() for analysis in get_analyses(name, value)]
+    return msgspec.structs.replace(spec, analyses=tuple(analyses))
 
 
 def _check_analyses(spec: StudySpec) -> None:
-    """Raise unless every analysis fits the study and no two of its cells have one name."""
+    """Raise unless every analysis is possible in the study and all of its cells have different names."""
     seen: set[tuple[str, str]] = set()
     for analysis in spec.analyses:
         for cell in analysis.cells(spec):
             if (analysis.name, cell.key) in seen:
-                what = f"Study {spec.id!r} asks for {analysis.name} of {cell.key or 'everything'} twice."
-                raise BadParameterError(what, "Give the two tables other tasks, methods or rules.")
+                what = f"Study {spec.id!r} declares {analysis.name} of {cell.key or 'everything'} twice."
+                raise BadParameterError(what, "Give the two tables different tasks, methods or rules.")
             seen.add((analysis.name, cell.key))

@@ -1,4 +1,4 @@
-"""MANIFEST.json: every built file with its hash, and the runs, weights and prompts it comes from."""
+"""MANIFEST.json: every built file with its hash, and the runs, weights and prompts that it was made from."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell
 __all__ = ["MANIFEST", "FileEntry", "Manifest", "RecordEntry", "RunEntry", "citation_keys", "read_manifest", "sha256"]
 
 MANIFEST = "MANIFEST.json"
-"""File name."""
+"""File name of the manifest."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """One built file: SHA-256, size in bytes, and the ids of the runs and of the analysis records it was made from.
+    """One built file: SHA-256, size in bytes, and the ids of the runs and analysis records that it was made from.
 
     ``checked`` is false for images, whose bytes depend on the installed browser.
     """
@@ -35,7 +35,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class RunEntry(msgspec.Struct, frozen=True):
-    """Where one run's numbers come from."""
+    """The provenance of one run."""
 
     run_id: str
     task: str
@@ -54,7 +54,7 @@ class RunEntry(msgspec.Struct, frozen=True):
 
 
 class RecordEntry(msgspec.Struct, frozen=True):
-    """Where one analysis' numbers come from: its settings, and the score runs it read."""
+    """The provenance of one analysis: its settings, and the score runs that it read."""
 
     record_id: str
     analysis: str
@@ -66,26 +66,26 @@ class RecordEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder of figures was built from.
+    """The sources of a folder of figures.
 
     Parameters
     ----------
     study : dict
         Id, title, file name and SHA-256 of the study file.
     model : dict
-        Name, family, weights hash, processing and dtype.
+        Name, family and identity of the model.
     runs : list of RunEntry
-        In the order of the study.
+        Score runs in the order of the study.
     records : list of RecordEntry
-        What the study's analyses found, in the order of the study.
+        Results of the study's analyses, in the order of the study.
     files : dict of str to FileEntry
-        Every file but the manifest itself.
+        Every file except the manifest itself.
     images : str
-        ``"made"``, or why there are no .svg and .png files.
+        ``"made"``, or the reason why there are no .svg and .png files.
     citations : dict of str to str
         BibTeX entries by key.
     built_with : dict of str to str
-        Versions of circuitlab and plotly: other versions may give other bytes.
+        Versions of circuitlab and plotly; other versions may give other bytes.
     """
 
     schema: int = 1
@@ -116,7 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             images=images,
             citations={key: bibtex(key) for key in keys if key in CITATIONS},
             built_with={name: importlib.metadata.version(name) for name in ("plotly",)} | {"circuitlab": _version()},
-            records=[_record_entry(analysis, one) for analysis, found in runs.results for one in found],
+            records=[_record_entry(analysis, result) for analysis, results in runs.results for result in results],
         )
 
     def encode(self) -> bytes:
@@ -125,7 +125,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def citation_keys(runs: StudyRuns) -> list[str]:
-    """Keys of everything a study's tasks, methods and analyses ask to cite, sorted."""
+    """Citation keys of a study's tasks, methods and analyses, sorted."""
     analyses = {key for analysis, found in runs.results if found for key in analysis.cite}
     if runs.study.compare is not None:
         analyses |= set(STATISTICS["compare"])
@@ -133,7 +133,7 @@ def citation_keys(runs: StudyRuns) -> list[str]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, or None where there is none.
+    """The manifest of a folder, or None if there is none.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest of some bytes."""
+    """SHA-256 of bytes, as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -167,22 +167,22 @@ def _version() -> str:
 
 
 def _entry(run: ScoredCell) -> RunEntry:
-    where = run.scores.provenance
-    made = where.environment
+    provenance = run.scores.provenance
+    environment = provenance.environment
     return RunEntry(
         run_id=run.run_id,
-        task=where.task.id,
-        variant=where.task.variant,
-        method=where.method,
-        params=where.params,
-        metric=where.metric,
+        task=provenance.task.id,
+        variant=provenance.task.variant,
+        method=provenance.method,
+        params=provenance.params,
+        metric=provenance.metric,
         n_pairs=run.scores.n_pairs,
-        seed=where.task.seed,
-        prompts=where.task.digest,
-        weights=where.model.weights,
-        ready=None if where.fitness is None else where.fitness.ready,
-        created=made.created if made else None,
-        packages=made.packages if made else {},
+        seed=provenance.task.seed,
+        prompts=provenance.task.digest,
+        weights=provenance.model.weights,
+        ready=None if provenance.fitness is None else provenance.fitness.ready,
+        created=environment.created if environment else None,
+        packages=environment.packages if environment else {},
         cite=list(_keys(run)),
     )
 

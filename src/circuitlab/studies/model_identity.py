@@ -1,4 +1,4 @@
-"""What identifies a study's model before it is loaded: a name that is pinned, or the content of files."""
+"""The identity of a study's model before it is loaded: a pinned name, or the hash of files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["model_identity"]
 
 
 def model_identity(model: str) -> str:
-    """An alias or hub name as it is; for a file or folder on this machine the hash of its content.
+    """An alias or hub name unchanged; for a local file or folder the hash of its content.
 
-    A folder counts with the bytes of all its files (weights, configuration, tokenizer) and their names, so that one that was trained again
-    is another model, and a copy elsewhere the same one. Bytes are hashed once per process and as long as a file's size and times stay.
+    The hash of a folder covers names and bytes of all its files (weights, configuration, tokenizer), so that a model that was trained again
+    has another identity, and a copy elsewhere has the same. Files are hashed once per process, unless their size or times change.
 
     Raises
     ------
@@ -43,6 +43,6 @@ def _hash(file: Path) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _hash_unchanged(file: Path, size: int, modified: int, changed: int) -> str:  # noqa: ARG001 - they say that the file is the same
+def _hash_unchanged(file: Path, size: int, modified: int, changed: int) -> str:  # noqa: ARG001 - keys of the cache
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The finished cells of a study, read back from the cache: what figures, tables and the report are made from. No model is loaded."""
+"""Read the finished cells of a study from the cache, for figures, tables and the report. No model is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from circuitlab.tasks import load_task
 __all__ = ["ANALYSES", "StudyRuns", "collect", "finished", "read_runs", "record", "require_finished", "stored_analysis"]
 
 _CELLS = Documents("cells")
-"""Which run holds a cell's scores: a run's id is only known once its model is loaded, a cell's key before."""
+"""The run id of each cell: a run's id is known only after its model is loaded, but a cell's key is known before."""
 
 ANALYSES = Documents("analyses")
 """Results of analyses."""
@@ -24,9 +24,9 @@ ANALYSES = Documents("analyses")
 
 @dataclass(frozen=True, eq=False)
 class StudyRuns:
-    """A study with every run it declares, and the results of its analyses so far.
+    """A study with every run that it declares, and the results of its analyses so far.
 
-    ``results`` holds the finished cells of each analysis, in the order of the study file; ``missing`` those that have not been run.
+    ``results`` holds the finished cells of each analysis, in the order of the study file, and ``missing`` the cells that have not been run.
     """
 
     study: StudySpec
@@ -45,14 +45,14 @@ class StudyRuns:
 
 
 def finished(cache: Cache, study: StudySpec, cell: Cell) -> str | None:
-    """Run id of a cell whose run is stored and whole, or None."""
+    """Run id of a cell whose run is stored and undamaged, or None."""
     document = cache.find(_identity(study, cell), _CELLS)
     run_id = None if document is None else str(document.result["run"])
     return run_id if run_id and cache.has(run_id) else None
 
 
 def record(cache: Cache, study: StudySpec, cell: Cell, run_id: str) -> None:
-    """Note which run holds a cell's scores."""
+    """Store the run id of a cell's scores."""
     cache.put(_identity(study, cell), _CELLS, {"run": run_id})
 
 
@@ -66,22 +66,22 @@ def require_finished(cache: Cache, study: StudySpec, command: str) -> list[tuple
     Raises
     ------
     StoreError
-        If some are not finished; they are named with the store that was looked in and the command to run.
+        If some are not finished; the message names them, the store and the command to run.
     """
     cells = study.cells()
     ids = [finished(cache, study, cell) for cell in cells]
     if missing := [cell.label for cell, run_id in zip(cells, ids, strict=True) if run_id is None]:
         what = f"{len(missing)} of {len(cells)} cells of study {study.id!r} are not finished in {cache.root}: {', '.join(missing)}."
-        raise StoreError(what, f"Run `{command}`; finished cells are kept.")
+        raise StoreError(what, f"Run `{command}`; finished cells are not computed again.")
     return [(cell, run_id) for cell, run_id in zip(cells, ids, strict=True) if run_id is not None]
 
 
 def stored_analysis(cell: AnalysisCell, study: StudySpec, cache: Cache, runs: Iterable[str | None]) -> tuple[str, Document] | None:
-    """The stored result of a cell whose score runs have these ids, with its id; None where it, or one of the runs, is not finished."""
-    known = list(runs)
-    if None in known:
+    """Id and stored result of a cell whose score runs have these ids; None if it, or one of the runs, is not finished."""
+    run_ids = list(runs)
+    if None in run_ids:
         return None
-    identity = cell.identity(study, [run for run in known if run is not None])
+    identity = cell.identity(study, [run for run in run_ids if run is not None])
     document = cache.find(identity, ANALYSES)
     return None if document is None else (ANALYSES.name(identity), document)
 
@@ -94,7 +94,7 @@ def collect(file: str | Path, cache: Cache) -> StudyRuns:
     file : str or Path
         Study file.
     cache : Cache
-        Where its runs are.
+        Cache of its runs.
 
     Raises
     ------
@@ -109,19 +109,21 @@ def collect(file: str | Path, cache: Cache) -> StudyRuns:
         what = f"Study file {path} lists the same task and method twice."
         raise StoreError(what, "Remove one, or give it another variant or other parameters.")
     by_slug = {run.slug: run for run in runs}
-    read = [(cell, _result(cell, study, cache, by_slug)) for cell in study.analysis_cells()]
-    groups = tuple((one, tuple(r for cell, r in read if cell.analysis is one and r is not None)) for one in study.analyses)
-    return StudyRuns(study, path, runs, groups, tuple(cell for cell, result in read if result is None))
+    results = [(cell, _result(cell, study, cache, by_slug)) for cell in study.analysis_cells()]
+    groups = tuple(
+        (analysis, tuple(r for cell, r in results if cell.analysis is analysis and r is not None)) for analysis in study.analyses
+    )
+    return StudyRuns(study, path, runs, groups, tuple(cell for cell, result in results if result is None))
 
 
 def _result(cell: AnalysisCell, study: StudySpec, cache: Cache, runs: Mapping[str, ScoredCell]) -> AnalysisResult | None:
-    own = tuple(runs[study.slug(source)] for source in cell.reads)
-    stored = stored_analysis(cell, study, cache, [run.run_id for run in own])
-    return None if stored is None else AnalysisResult(cell, stored[0], stored[1].result, own, stored[1].environment)
+    reads = tuple(runs[study.slug(source)] for source in cell.reads)
+    stored = stored_analysis(cell, study, cache, [run.run_id for run in reads])
+    return None if stored is None else AnalysisResult(cell, stored[0], stored[1].result, reads, stored[1].environment)
 
 
 def read_runs(study: StudySpec, cache: Cache, cells: Sequence[tuple[Cell, str]]) -> tuple[ScoredCell, ...]:
-    """Finished cells with their scores, in the order given."""
+    """Finished cells with their scores, in the given order."""
     return tuple(
         ScoredCell(
             cell=cell,

@@ -1,4 +1,4 @@
-"""Run a study cell by cell; a finished cell is never computed again, and an interruption loses only the running one."""
+"""Run a study cell by cell. A finished cell is never computed again, and an interruption loses only the running cell."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ __all__ = ["CellResult", "StudyResult", "run_study", "take_shard"]
 T = TypeVar("T")
 
 _TYPICAL_LENGTH = 100
-"""Characters of a prompt, where an analysis does not say."""
+"""Characters of a prompt in the cost of an analysis."""
 
 _SHORTEST, _LETTERS_PER_TOKEN = 20, 4.5
 
 
 class CellResult(msgspec.Struct, frozen=True):
-    """What became of one cell: its run, whether it had been finished before, seconds spent now, or the error.
+    """The outcome of one cell: its run, whether it had been finished before, the seconds spent now, or the error.
 
-    A cell of an analysis has the analysis' name in ``analysis``, what it is about in ``task``, and the id of its record in ``run_id``;
-    ``waits`` is true where a score run that it needs is not finished, in another shard or because of an error.
+    A cell of an analysis has the analysis' name in ``analysis``, its key in ``task``, and the id of its record in ``run_id``; ``waits`` is
+    true if a score run that it needs is not finished, because it is in another shard or failed.
     """
 
     task: str
@@ -54,7 +54,7 @@ class CellResult(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Name for people."""
+        """Display name."""
         if self.analysis is None:
             return f"{self.task} x {self.method}"
         return f"{self.analysis} of {self.task}" if self.task else self.analysis
@@ -83,21 +83,21 @@ def run_study(
 ) -> StudyResult:
     """Run every cell of a study that is not finished.
 
-    Two processes that run the same study share its cells: what one is at, the other leaves for later, and finds finished.
+    Two processes that run the same study share its cells: a cell that one process is running is left for later by the other.
 
     Parameters
     ----------
     study : StudySpec
-        What to run.
+        The study.
     cache : Cache
-        Holds finished cells.
+        Cache of finished cells.
     load : callable, optional
-        Loads the model by name; called once, and only if some cell is not finished. `load_model` by default.
+        Loads the model by name; called once, and only if a cell is not finished. `load_model` by default.
     shard : str, optional
         ``"i/n"``: only every n-th cell, starting with the i-th (counted from 1), so that n processes share a study. Analyses of scores
         that another shard has not finished wait; run the study once more when all shards are done.
     progress : Progress, optional
-        Told what happens.
+        Shows the progress; nothing is shown by default.
     score : callable, optional
         Scores one cell; `score_cell` by default.
 
@@ -109,59 +109,59 @@ def run_study(
     Raises
     ------
     StoreError
-        If there is something to run and the store cannot be written.
+        If there are cells to run and the store cannot be written.
     """
     work = _Work(study, cache, functools.cache(functools.partial(load or _load, study.model)), score or _score)
-    shown = progress or SilentProgress()
+    reporter = progress or SilentProgress()
     everything: list[Cell | AnalysisCell] = [*study.cells(), *study.analysis_cells()]
     cells = take_shard(everything, shard)
     before = [work.finished(cell) for cell in cells]
-    todo = [cell for cell, known in zip(cells, before, strict=True) if known is None]
+    todo = [cell for cell, result in zip(cells, before, strict=True) if result is None]
     done = len(cells) - len(todo)
     if done:
-        shown.note(f"{done} of {len(cells)} cells are finished already and are kept.")
+        reporter.note(f"{done} of {len(cells)} cells are finished already and are kept.")
     if todo:
         require_writable(cache.root)
-    results = iter(_run_all(work, todo, shown))
-    return StudyResult(study.id, [known or next(results) for known in before])
+    results = iter(_run_all(work, todo, reporter))
+    return StudyResult(study.id, [result or next(results) for result in before])
 
 
-def _run_all(work: _Work, cells: Sequence[Cell | AnalysisCell], shown: Progress) -> list[CellResult]:
-    """Run cells: scores come before the analyses that read them, and what another process is at comes last of its kind."""
+def _run_all(work: _Work, cells: Sequence[Cell | AnalysisCell], reporter: Progress) -> list[CellResult]:
+    """Run cells: scores before the analyses that read them, and of each kind last those that another process is running."""
     if not cells:
         return []
-    shown.start([_weight(cell) for cell in cells])  # makes one pair of every task: a task that cannot be used is found here
+    reporter.start([_weight(cell) for cell in cells])  # makes one pair of every task, so that invalid tasks raise here
     results: dict[int, CellResult] = {}
     kinds = ([i for i, cell in enumerate(cells) if isinstance(cell, kind)] for kind in (Cell, AnalysisCell))
     try:
         for kind in kinds:
             for wait in (False, True):
                 for i in [i for i in kind if i not in results]:
-                    shown.cell(i, cells[i].label)
-                    result = _run_one(work, cells[i], shown, wait=wait)
+                    reporter.cell(i, cells[i].label)
+                    result = _run_one(work, cells[i], reporter, wait=wait)
                     if result is not None:
                         results[i] = result
     finally:
-        shown.stop()
+        reporter.stop()
     return [results[i] for i in range(len(cells))]
 
 
-def _run_one(work: _Work, cell: Cell | AnalysisCell, shown: Progress, *, wait: bool) -> CellResult | None:
-    """Run a cell; None where another process is at it and ``wait`` is false."""
+def _run_one(work: _Work, cell: Cell | AnalysisCell, reporter: Progress, *, wait: bool) -> CellResult | None:
+    """Run a cell; None if another process is running it and ``wait`` is false."""
     try:
-        with work.cache.lock(work.lock_name(cell), wait=wait) as held:
-            if not held:
+        with work.cache.lock(work.lock_name(cell), wait=wait) as acquired:
+            if not acquired:
                 return None
-            with report_progress(shown.step):
+            with report_progress(reporter.step):
                 result, note = work.run(cell)
     except CircuitlabError as error:
         result, note = work.result(cell, None, error=str(error)), str(error)
-    shown.note(f"{cell.label}: {note}")
+    reporter.note(f"{cell.label}: {note}")
     return result
 
 
 def take_shard(cells: list[T], shard: str | None) -> list[T]:
-    """The cells of one shard ``"i/n"``; all of them for None."""
+    """The cells of shard ``"i/n"``, or all cells for None."""
     if shard is None:
         return cells
     first, _, count = shard.partition("/")
@@ -173,7 +173,7 @@ def take_shard(cells: list[T], shard: str | None) -> list[T]:
 
 @dataclass(frozen=True)
 class _Work:
-    """What running a cell takes."""
+    """Runs the cells of a study."""
 
     study: StudySpec
     cache: Cache
@@ -181,7 +181,7 @@ class _Work:
     score: Callable[[Any, Cell, StudySpec, Cache], Scored]
 
     def lock_name(self, cell: Cell | AnalysisCell) -> str:
-        """What two processes that run the same cell both hold."""
+        """Name of the lock of a cell, the same in all processes."""
         about = self.study.key(cell) if isinstance(cell, Cell) else cell.identity(self.study, ())
         return f"cell-{digest(about)[:16]}"
 
@@ -196,23 +196,23 @@ class _Work:
     def result(
         self, cell: Cell | AnalysisCell, run_id: str | None, *, cached: bool = False, seconds: float = 0.0, error: str | None = None
     ) -> CellResult:
-        """What became of a cell."""
+        """The outcome of a cell."""
         if isinstance(cell, Cell):
             return CellResult(cell.task.id, cell.method.name, run_id, cached, seconds, error)
         return CellResult(cell.key, "", run_id, cached, seconds, error, cell.analysis.name)
 
     def run(self, cell: Cell | AnalysisCell) -> tuple[CellResult, str]:
-        """Run a cell unless another process has finished it, and say how it went."""
-        if (known := self.finished(cell)) is not None:
-            return known, "found in the store"
+        """Run a cell unless another process has finished it; returns its outcome and a note for display."""
+        if (result := self.finished(cell)) is not None:
+            return result, "found in the store"
         return self._run_score(cell) if isinstance(cell, Cell) else self._run_analysis(cell)
 
     def _run_score(self, cell: Cell) -> tuple[CellResult, str]:
         scored = self.score(self.load(), cell, self.study, self.cache)
         run_id = scored.scores.provenance.run_id()
         record(self.cache, self.study, cell, run_id)
-        how = "found in the store" if scored.cached else format_seconds(scored.seconds)
-        note = f"run {run_id}, {scored.scores.n_pairs} pairs, {how}"
+        duration = "found in the store" if scored.cached else format_seconds(scored.seconds)
+        note = f"run {run_id}, {scored.scores.n_pairs} pairs, {duration}"
         return self.result(cell, run_id, cached=scored.cached, seconds=scored.seconds), note
 
     def _run_analysis(self, cell: AnalysisCell) -> tuple[CellResult, str]:
@@ -240,14 +240,16 @@ def _load(name: str) -> Model:
 
 
 def _weight(cell: Cell | AnalysisCell) -> float:
-    """Relative cost: forward passes, as the method estimates them, and two per pair to judge fitness, times the prompt's length."""
+    """Relative cost: the method's estimate of forward passes, and two per pair to judge fitness, times the prompt's length."""
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
     if isinstance(cell, AnalysisCell):
         return cell.cost * _TYPICAL_LENGTH
     example = next(sample_pairs(cell.task.id, variant=cell.task.variant))
     letters = max(_SHORTEST, len(example.clean))
-    same = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(example.clean, example.corrupt, strict=False)))
-    size = RunSize(cell.n, letters / _LETTERS_PER_TOKEN, 1 - min(same, letters - 1) / letters)
+    n_common = sum(
+        1 for _ in itertools.takewhile(lambda characters: characters[0] == characters[1], zip(example.clean, example.corrupt, strict=False))
+    )
+    size = RunSize(cell.n, letters / _LETTERS_PER_TOKEN, 1 - min(n_common, letters - 1) / letters)
     passes = forward_passes(get_method(cell.method.name, cell.method.params), size)
     return (passes + 2 * FITNESS_PAIRS) * letters

@@ -24,14 +24,14 @@ __all__ = ["Study"]
 
 @dataclass(frozen=True)
 class Study:
-    """A study: every task with every method on one model, and what its analyses find out.
+    """A study: every task with every method on one model, and analyses of their scores.
 
     Parameters
     ----------
     file : str or Path
-        For example ``figures/core.toml``.
+        Study file, for example ``figures/core.toml``.
     store : Cache, optional
-        Where finished runs are kept; ``$CIRCUITLAB_STORE`` or ``./runs`` by default.
+        Cache of finished runs; ``$CIRCUITLAB_STORE`` or ``./runs`` by default.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class Study:
 
     @property
     def spec(self) -> StudySpec:
-        """What the file declares."""
+        """The contents of the study file."""
         return load_study(self.file)
 
     @property
@@ -72,23 +72,23 @@ class Study:
         return self.store or Cache()
 
     def run(self, *, shard: str | None = None, progress: Progress | None = None) -> StudyResult:
-        """Run every cell, of scores and of analyses, that is not finished. Progress goes to the terminal unless given."""
+        """Run every cell, of scores and of analyses, that is not finished. Progress is shown on the terminal by default."""
         from circuitlab.studies.run import run_study  # noqa: PLC0415 - reading a finished study needs neither
         from circuitlab.workflows.terminal import TerminalProgress  # noqa: PLC0415
 
         return run_study(self.spec, self.runs, shard=shard, progress=progress or TerminalProgress())
 
     def scores(self) -> dict[tuple[str, str], HeadScores]:
-        """Scores of every cell by (task, method); raises `StoreError` naming the cells that are not finished."""
+        """Scores of every cell by (task, method); raises `StoreError` with the names of cells that are not finished."""
         return {(run.task_key, run.method_key): run.scores for run in collect(self.file, self.runs).runs}
 
-    def found(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What the study's analyses found so far, as plain data by (analysis, cell); cells that have not been run are left out."""
+    def results(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Results of the study's analyses as plain data, by (analysis, cell); cells that have not been run are left out."""
         groups = collect(self.file, self.runs).results
-        return {(analysis.name, one.cell.key): one.result for analysis, some in groups for one in some}
+        return {(analysis.name, result.cell.key): result.result for analysis, results in groups for result in results}
 
     def compare(self, method: str | None = None) -> OverlapTable:
-        """Overlap of the tasks' circuits under one method; the one that the file names by default.
+        """Overlap of the tasks' circuits by one method; by default the method that the file names.
 
         Raises
         ------
@@ -99,8 +99,8 @@ class Study:
         """
         from circuitlab.studies.drawings import compare_method  # noqa: PLC0415 - draws with plotly
 
-        runs, chosen = collect(self.file, self.runs), self.spec.compare
-        name = method or (chosen.method if chosen else next(iter(runs.methods())))
+        runs, compared = collect(self.file, self.runs), self.spec.compare
+        name = method or (compared.method if compared else next(iter(runs.methods())))
         if name not in runs.methods():
             raise UnknownNameError("method of this study", name, runs.methods())
         table = compare_method(runs, name)

@@ -9,14 +9,14 @@ __all__ = ["fitness_csv", "heads_csv", "overlap_csv"]
 
 
 def heads_csv(runs: StudyRuns) -> str:
-    """One row per run, part, node and mark: mean, 95 % interval, units, n, and where it comes from."""
+    """One row per run, part, node and mark: mean, 95 % interval, units, n, and provenance."""
     import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
     return _csv(pd.concat([run.scores.to_frame() for run in runs.runs], ignore_index=True))
 
 
 def overlap_csv(runs: StudyRuns) -> str:
-    """One row per method and pair of tasks; empty where nothing can be compared."""
+    """One row per method and pair of tasks; empty if nothing can be compared."""
     import pandas as pd  # noqa: PLC0415
 
     tables = {key: compare_method(runs, key) for key in runs.methods()}
@@ -25,7 +25,7 @@ def overlap_csv(runs: StudyRuns) -> str:
 
 
 def fitness_csv(runs: StudyRuns) -> str:
-    """One row per task: accuracy and gap with intervals, chance, gate, verdict; empty where no run carries a verdict."""
+    """One row per task: accuracy and gap with intervals, chance, gate, verdict; empty if no run has a verdict."""
     import pandas as pd  # noqa: PLC0415
 
     rows = []
@@ -34,8 +34,8 @@ def fitness_csv(runs: StudyRuns) -> str:
         if flag is not None:
             row = {"task": key, "model": group[0].scores.provenance.model.name}
             for name in ("accuracy", "gap"):
-                found = getattr(flag, name)
-                row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+                interval = getattr(flag, name)
+                row |= {name: interval["mean"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
             rows.append(row | {"chance": flag.chance, "gate": flag.gate, "ready": flag.ready, "reason": flag.reason})
     return _csv(pd.DataFrame(rows)) if rows else ""
 

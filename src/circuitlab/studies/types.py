@@ -1,4 +1,4 @@
-"""What a study is made of: its file's entries, the cells that are run, what an analysis is given and gives, and its figures."""
+"""Types of a study: entries of its file, cells that are run, contexts and results of analyses, and figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _LONGEST_KEY = 60
-"""Characters of a task's or method's short name; files are called after two of them and more. The end of a path says most."""
+"""Most characters of a task's or method's short name, of which file names contain two; the end of a long path is kept."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -54,7 +54,7 @@ class TaskEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MethodEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One method of a study; ``metric`` overrides the tasks' own."""
+    """One method of a study; ``metric`` overrides the metrics of the tasks."""
 
     name: str
     metric: str | None = None
@@ -78,17 +78,17 @@ class Cell(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Name for people."""
+        """Display name."""
         variant = f"/{self.task.variant}" if self.task.variant else ""
         return f"{self.task.id}{variant} x {self.method.name}"
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredCell:
-    """One finished cell: its scores, the task it scored, and short names for files and anchors.
+    """One finished cell: its scores, its task, and short names for files and anchors.
 
-    ``task_key`` and ``method_key`` are unique within the study and safe in file names; ``title`` is the task's title, with its
-    variant where the study names one.
+    ``task_key`` and ``method_key`` are unique within the study and safe in file names; ``title`` is the task's title, with its variant if
+    the study names one.
     """
 
     cell: Cell
@@ -105,24 +105,24 @@ class ScoredCell:
 
     @property
     def title(self) -> str:
-        """What to call the task in headings; plain text, to be escaped where it is printed."""
+        """Title of the task in headings, as plain text that must be escaped where it is printed."""
         return f"{self.task.title} ({self.cell.task.variant})" if self.cell.task.variant else self.task.title
 
 
 @dataclass(frozen=True)
 class AnalysisCell:
-    """One cell of an analysis: what is run, stored and resumed as a whole.
+    """One cell of an analysis, which is run, stored and resumed as a whole.
 
     Parameters
     ----------
     analysis : Analysis
         The analysis.
     key : str
-        Name within the analysis, safe in file names once written; "" where the analysis has one cell.
+        Name within the analysis, safe in file names; empty if the analysis has a single cell.
     reads : tuple of Cell
         The score cells that it reads; they are run first.
     cost : float
-        About how many forward passes it takes, for the remaining time.
+        Estimated number of forward passes, for the remaining time.
     """
 
     analysis: Analysis
@@ -132,7 +132,7 @@ class AnalysisCell:
 
     @property
     def label(self) -> str:
-        """Name for people."""
+        """Display name."""
         return f"{self.analysis.name} of {self.key}" if self.key else self.analysis.name
 
     def identity(self, study: StudySpec, runs: Iterable[str]) -> dict[str, Any]:
@@ -151,20 +151,20 @@ class AnalysisCell:
 
 @dataclass(frozen=True)
 class AnalysisContext:
-    """What a cell of an analysis may use while it runs.
+    """What an analysis can use while one of its cells runs.
 
     Parameters
     ----------
     study : StudySpec
         The study.
     cell : AnalysisCell
-        What is run.
+        The cell that is run.
     runs : tuple of ScoredCell
         Its score runs, in the order of ``cell.reads``.
     store : Cache
-        For parts of the work that are worth keeping on their own.
+        Cache for intermediate results.
     load : callable
-        Gives the study's model; `model` calls it once it is needed.
+        Loads the study's model; `model` calls it on first use.
     """
 
     study: StudySpec
@@ -175,7 +175,7 @@ class AnalysisContext:
 
     @cached_property
     def model(self) -> Model:
-        """The study's model; an analysis of scores alone never asks for it."""
+        """The study's model, loaded on first use; an analysis that reads only scores does not load it."""
         return self.load()
 
 
@@ -186,13 +186,13 @@ class AnalysisResult:
     Parameters
     ----------
     cell : AnalysisCell
-        What was run.
+        The cell that was run.
     record_id : str
         Name of its file in the store.
     result : dict
-        Plain data, as it was stored: NaN is None.
+        Plain data as stored, where NaN is None.
     runs : tuple of ScoredCell
-        The score runs it was made from.
+        The score runs that it was made from.
     environment : Environment
         When it was made, and how long it took.
     """
@@ -206,32 +206,32 @@ class AnalysisResult:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers of an analysis for the report and for a CSV file: a value per heading in every row."""
+    """Numbers of an analysis for the report and a CSV file; every row has one value for each heading."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
 
 class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every analysis; its fields are what a study file may say about it.
+    """Base class of analyses; its fields are the settings in a study file.
 
-    To add an analysis, add a file to this package with a subclass whose ``name`` is the name of the file. A study file asks for it by a
-    table of that name, or by several with ``[[name]]``.
+    To add an analysis, add a module to `circuitlab.studies.analyses` with a subclass whose ``name`` is the name of the module. A study file
+    declares it by a table of that name, or by several with ``[[name]]``.
 
     Attributes
     ----------
     name : str
         Name of its table in a study file, of its module and of its figures.
     title, about : str
-        Heading in the report, and what the section answers, in one or two plain sentences.
+        Heading in the report, and the question that the section answers, in one or two sentences.
     place : int
         Order in the report: below 50 before the overlap of tasks, from 50 on after it.
     cite : tuple of str
         Citation keys.
     version : int
-        Raised when the same settings give other results: stored ones are then made again.
+        Increased when the same settings give other results, so that stored results are computed again.
     choices : tuple of str
-        Settings that say which cells there are, and not what is done in one.
+        Settings that select cells, and do not change the result of a cell.
     """
 
     name: ClassVar[str]
@@ -248,12 +248,12 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises
         ------
         CircuitlabError
-            If the settings name what the study does not have, or cannot be used.
+            If the settings name something that the study does not have, or are invalid.
         """
         raise NotImplementedError
 
     def run(self, context: AnalysisContext) -> dict[str, Any]:
-        """Do the work of one cell and give plain data: dictionaries, lists, text and numbers."""
+        """Run one cell, and return plain data: dictionaries, lists, text and numbers."""
         raise NotImplementedError
 
     def draw(self, results: Sequence[AnalysisResult]) -> list[StudyFigure]:
@@ -261,7 +261,7 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise NotImplementedError
 
     def table(self, results: Sequence[AnalysisResult]) -> Table | None:
-        """The numbers of all finished cells; None where the figures say it all."""
+        """The numbers of all finished cells; None if the figures show everything."""
         del results
         return None
 
@@ -278,9 +278,9 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id, title : str
         Identity and heading.
     model : str
-        What `load_model` loads.
+        Name or path for `load_model`.
     tasks, methods : list
-        The two sides of the table of cells.
+        Tasks and methods; every combination is a cell.
     n : int
         Prompt pairs for each task.
     seed : int
@@ -288,7 +288,7 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare : CompareSpec, optional
         The comparison across tasks.
     analyses : tuple of Analysis
-        What else is found out; in a file, one table for each by its name (`circuitlab.studies.analyses`).
+        Further analyses; in a file, one table for each by its name (`circuitlab.studies.analyses`).
     """
 
     id: str
@@ -305,7 +305,7 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require_file_name("study id", self.id)
 
     def cells(self) -> list[Cell]:
-        """All score cells; the cheap methods come first where the file lists them first."""
+        """All score cells, method by method in the order of the file."""
         return [Cell(task, method, task.n or self.n) for method in self.methods for task in self.tasks]
 
     def analysis_cells(self) -> list[AnalysisCell]:
@@ -322,13 +322,14 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _unique([entry.name for entry in self.methods])[self.methods.index(method)]
 
     def slug(self, cell: Cell) -> str:
-        """Short name of a cell: its task's and its method's."""
+        """Short name of a cell: the short names of its task and its method."""
         return f"{self.task_key(cell.task)}.{self.method_key(cell.method)}"
 
     def key(self, cell: Cell) -> str:
-        """What identifies a cell's result before the model is loaded: the task's text, tables and word lists, the model, and all settings.
+        """Identity of a cell's result before the model is loaded: the task's text, tables and word lists, the model, and all settings.
 
-        A changed task file, word list, table of any of its variants, or folder of a model changes the key, so its cells are computed again.
+        A change of the task file, a word list, a table of any variant, or the model's folder changes the key, so that cells are computed
+        again.
         """
         spec = load_task(cell.task.id)
         folder = task_file(cell.task.id).parent
@@ -340,10 +341,10 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class StudyFigure:
-    """A figure with its file name stem, its kind, and the runs it was drawn from.
+    """A figure with the stem of its file name, its kind, and the runs that it was drawn from.
 
     ``kind`` is one of ``heatmap``, ``top_heads``, ``overlap``, ``upset``, ``fitness`` and ``methods``, or the name of an analysis.
-    ``caption`` is one plain sentence on how to read it, and ``records`` are the ids of the analysis records it was drawn from.
+    ``caption`` is a sentence on how to read it, and ``records`` are the ids of the analysis records that it was drawn from.
     """
 
     name: str
@@ -355,7 +356,7 @@ class StudyFigure:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names made safe for files; long ones are cut, and the second of a name gets ``-2`` and so on, also where only case differs."""
+    """Names made safe for files. Long names are cut, and repeated ones (also if only case differs) get ``-2`` and so on."""
     keys: list[str] = []
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[-_LONGEST_KEY:].strip("-") or "unnamed"

@@ -1,4 +1,4 @@
-"""Which sets of heads back each other up, judged from what knocking them out together does."""
+"""Sets of heads that back up each other, from the effects of knocking them out together."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["KnockOuts", "held_groups"]
 
 
 class _Pair(Protocol):
-    """What connects two heads."""
+    """A pair of heads."""
 
     @property
     def heads(self) -> tuple[Head, Head]:
-        """In forward order."""
+        """The two heads, in forward order."""
         ...
 
 
@@ -28,16 +28,16 @@ Pair = TypeVar("Pair", bound=_Pair)
 
 @dataclass(frozen=True, eq=False)
 class KnockOuts:
-    """Effects of sets of heads knocked out together, run when they are first asked for.
+    """Effects of sets of heads knocked out together, computed on first use.
 
     Parameters
     ----------
     known : dict of tuple of Head to ndarray, shape (pair,)
-        ``metric(clean) - metric(heads knocked out)`` by set, heads in forward order; holds every single head, and grows.
+        ``metric(clean) - metric(heads knocked out)`` by set, with heads in forward order; contains every single head at the start.
     run : callable
-        Gives the effects of further sets, (pair, set).
+        Computes the effects of further sets, (pair, set).
     rounding : float
-        A change that is no larger on any pair counts as 0.
+        A change that is not larger than this on any pair counts as 0.
     """
 
     known: dict[tuple[Head, ...], np.ndarray]
@@ -46,7 +46,7 @@ class KnockOuts:
 
     @property
     def n_sets(self) -> int:
-        """How many sets were knocked out."""
+        """Number of sets that were knocked out."""
         return len(self.known)
 
     def effect(self, heads: tuple[Head, ...]) -> np.ndarray:
@@ -55,25 +55,25 @@ class KnockOuts:
         return self.known[heads]
 
     def excess(self, heads: tuple[Head, ...]) -> np.ndarray:
-        """What the effect of a set exceeds the sum of its single effects by, (pair,)."""
+        """Effect of a set minus the sum of its single effects, (pair,)."""
         return self.effect(heads) - np.sum([self.known[(head,)] for head in heads], axis=0)
 
     def least_change(self, heads: tuple[Head, ...]) -> float:
-        """Mean over pairs of the excess, or of what the set does more than the set without one of its heads, whichever is least."""
+        """The smallest of these means over pairs: the excess, and for each head the effect of the set minus that of the set without it."""
         return float(self._changes(heads).mean(0).min())
 
     def p(self, heads: tuple[Head, ...]) -> float:
-        """P-value of at least one of these changes being 0: the largest of theirs (an intersection-union test)."""
+        """P-value for at least one of these changes being 0: the largest of their p-values (an intersection-union test)."""
         changes = self._changes(heads)
-        # Rounding spreads as little as it weighs, and would pass for a sure effect.
+        # Rounding errors have tiny variance, too, and would look significant.
         return float(p_values(np.where(np.abs(changes).max(axis=0) > self.rounding, changes, 0.0)).max())
 
     def holds(self, heads: tuple[Head, ...], least: float, level: float) -> bool:
-        """Whether the set is super-additive as a whole and every head adds to it."""
+        """Whether the set is super-additive as a whole and every head adds to its effect."""
         return self.least_change(heads) > least and self.p(heads) <= level
 
     def _changes(self, heads: tuple[Head, ...]) -> np.ndarray:
-        """The excess, and the loss that each head adds to that of the others, (pair, change)."""
+        """The excess, and for each head what it adds to the effect of the others, (pair, change)."""
         parts = [tuple(other for other in heads if other != head) for head in heads]
         self._need([heads, *parts])
         return np.stack([self.excess(heads), *(self.known[heads] - self.known[part] for part in parts)], axis=1)
@@ -84,29 +84,29 @@ class KnockOuts:
 
 
 def held_groups(pairs: Sequence[Pair], holds: Callable[[tuple[Head, ...]], bool]) -> list[list[Pair]]:
-    """Connected pairs that hold as a whole, each group with the pairs that connect it.
+    """Connected groups of pairs that hold as a whole, each as the list of its pairs.
 
     Parameters
     ----------
     pairs : sequence
         Pairs of heads that hold by themselves, strongest first.
     holds : callable
-        Whether three or more heads do. A set that does not loses its weakest pair, and what is left is tried again.
+        Whether a set of three or more heads holds. If not, its weakest pair is removed, and what remains is tried again.
     """
-    done, waiting = [], _connected(pairs)
+    groups, waiting = [], _connected(pairs)
     while waiting:
-        some = waiting.pop(0)
-        if len(some) == 1 or holds(tuple(sorted({head for pair in some for head in pair.heads}))):
-            done.append(some)
+        group = waiting.pop(0)
+        if len(group) == 1 or holds(tuple(sorted({head for pair in group for head in pair.heads}))):
+            groups.append(group)
         else:
-            waiting += _connected(some[:-1])
-    return done
+            waiting += _connected(group[:-1])
+    return groups
 
 
 def _connected(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs by the heads that they connect, in their order."""
+    """Connected components of the pairs, each as a list of pairs in their order."""
     group: dict[Head, frozenset[Head]] = {}
-    for one, other in (pair.heads for pair in pairs):
-        joined = group.get(one, frozenset({one})) | group.get(other, frozenset({other}))
+    for first, second in (pair.heads for pair in pairs):
+        joined = group.get(first, frozenset({first})) | group.get(second, frozenset({second}))
         group |= dict.fromkeys(joined, joined)
     return [[pair for pair in pairs if pair.heads[0] in members] for members in dict.fromkeys(group.values())]

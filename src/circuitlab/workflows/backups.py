@@ -1,7 +1,7 @@
-"""Backups: heads that stand in for each other, found by knocking out pairs of heads together.
+"""Backups: heads that replace each other, found by knocking out pairs of heads together.
 
-Where either of two heads is enough (an OR), knocking out one changes nothing, and every method that acts on one node at a time scores
-both near 0. Knocking out both does change something: the joint effect exceeds the sum of the single ones, and each single one.
+If either of two heads is sufficient (an OR), knocking out one changes nothing, and every method that acts on one node at a time scores
+both near 0. Knocking out both does have an effect: the joint effect exceeds the sum of the single effects, and each of them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["BackupFinder", "BackupGroup", "BackupPair", "Backups"]
 
 _ROUNDING = 1e-5
-"""Of the largest metric: what float32 leaves of an excess that is exactly 0, with room for three effects that are added."""
+"""Rounding error in float32 of an excess that is exactly 0, relative to the largest metric, with a margin for the sum of three effects."""
 
 _TOGETHER = 512
-"""Knock-outs that one sweep carries; more would only cost memory."""
+"""Knock-outs in one sweep; more would only take more memory."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class BackupPair:
     Parameters
     ----------
     heads : (Head, Head)
-        In forward order.
+        The heads, in forward order.
     effect : Interval
-        Of both together: ``metric(clean) - metric(both knocked out)``, mean and interval over pairs, in metric units.
+        Joint effect: ``metric(clean) - metric(both knocked out)``, mean and interval over pairs, in metric units.
     excess : Interval
-        What that exceeds the sum of the single effects by.
+        Joint effect minus the sum of the single effects.
     q : float
-        P-value of the pair being no backup, corrected for all pairs of heads that were tested (Benjamini and Hochberg): the largest of
-        those of the excess being 0 and of either head changing nothing once the other is gone.
+        P-value corrected for all tested pairs of heads (Benjamini and Hochberg): the largest of those for a zero excess, and for either
+        head having no effect once the other is knocked out.
     """
 
     heads: tuple[Head, Head]
@@ -61,16 +61,16 @@ class BackupPair:
 
 @dataclass(frozen=True)
 class BackupGroup:
-    """Heads that stand in for each other: backup pairs that hang together and are super-additive as a whole.
+    """Heads that replace each other: connected backup pairs that are super-additive as a whole.
 
     Parameters
     ----------
     heads : tuple of Head
-        In forward order.
+        The heads, in forward order.
     pairs : tuple of BackupPair
-        The backup pairs that connect them, strongest excess first. Not every two heads of a larger group need be one.
+        The backup pairs that connect them, strongest excess first. In a larger group, not every two heads need be a backup pair.
     effect, excess : Interval
-        Of all its heads knocked out together, as in `BackupPair`.
+        Effect and excess of all its heads knocked out together, as in `BackupPair`.
     """
 
     heads: tuple[Head, ...]
@@ -81,18 +81,18 @@ class BackupGroup:
 
 @dataclass(frozen=True)
 class Backups:
-    """What a search found.
+    """The result of a search for backups.
 
     Parameters
     ----------
     groups : tuple of BackupGroup
-        Largest excess first.
+        Groups, largest excess first.
     pairs : tuple of BackupPair
-        Every pair of heads that was tested, largest mean excess first.
+        Every tested pair of heads, largest mean excess first.
     single : mapping of Head to Interval
-        Effect of each head knocked out alone.
+        Effect of each head knocked out by itself.
     runs : int
-        Edited runs: heads, pairs and larger groups, times prompt pairs.
+        Number of edited runs: heads, pairs and larger groups, times prompt pairs.
     """
 
     groups: tuple[BackupGroup, ...]
@@ -111,42 +111,43 @@ class Backups:
 
 @dataclass(frozen=True)
 class BackupFinder:
-    """Looks for heads that back each other up, starting from the heads of a circuit.
+    """Finds heads that back up each other, starting from the heads of a circuit.
 
-    Every head is knocked out alone and every candidate pair together: on the clean prompt its output at all positions is replaced by that
-    of the corrupt prompt (noising), and everything downstream is recomputed. A pair is a backup pair if its joint effect exceeds the sum of
-    its single effects and each of them: a head that hinders, and falls silent with the head it reads, is super-additive with that head,
-    and no backup of it. Connected backup pairs are a group if the same holds of all its heads together: their joint effect exceeds the
-    sum of the single ones, and that of the group without any one head. A set of pairs of which this is not true is taken apart at its
-    weakest pair until it is; a pair lost on the way stays among the pairs tested.
+    Every head is knocked out by itself, and every candidate pair together: on the clean prompt, outputs at all positions are replaced by
+    those on the corrupt prompt (noising), and everything downstream is recomputed. A pair is a backup pair if its joint effect exceeds the
+    sum of its single effects, and each of them. The second condition excludes a head that hinders and that loses its input when the other
+    head is knocked out: it is super-additive with that head, but not its backup. Connected backup pairs form a group if the same holds for
+    all of its heads: their joint effect exceeds the sum of the single effects, and the effect of the group without any one head. If this
+    is not true, the weakest pair is removed until it is; removed pairs remain in the list of tested pairs.
 
     Parameters
     ----------
     others : tuple of Head, optional
-        With which heads each seed is paired, besides the other seeds; every head of the seed's layer and of later ones otherwise, since
-        a backup acts after what it replaces, or beside it.
+        Heads with which each seed is paired, in addition to the other seeds. By default all heads of the seed's layer and later layers,
+        because a backup acts after what it replaces, or in the same layer.
     rate : float
-        False-discovery rate over all pairs tested (Benjamini and Hochberg, two-sided t-tests over prompt pairs), and level at which larger
-        groups are tested. Intervals have confidence ``1 - rate``, and that of the excess of every group found excludes 0.
+        False-discovery rate over all tested pairs (Benjamini and Hochberg, two-sided t-tests over prompt pairs), and level at which larger
+        groups are tested. Intervals have confidence ``1 - rate``, and that of the excess of every group excludes 0.
     least : float
-        By which share of the mean magnitude of the clean-corrupt gap a mean excess must exceed 0, and a joint effect each single one. Heads
-        that share a norm interact a little whatever they do, and with enough prompts surely so; 0 asks only that it is no rounding.
+        Margin, as a share of the mean magnitude of the clean-corrupt gap, by which a mean excess must exceed 0, and a joint effect each
+        single effect. Heads that share a norm always interact a little, and with enough prompts significantly; with 0, any change larger
+        than rounding is accepted.
     max_pairs : int
-        Refuse searches with more pairs of heads than this, instead of running for hours.
+        Searches with more pairs of heads are refused, because they would take hours.
     engine : {"exact", "hooks"}
         As in activation patching.
 
     Notes
     -----
     Cost: (heads + pairs of heads) x prompt pairs edited runs, each only from its earlier head's layer and the first differing token on;
-    20 seeds in a model of 270 heads are up to 5,400 pairs of heads. Only positive excess is looked for: a negative one says that both
-    heads are needed for the same thing (an AND), or share a bounded effect. Pairs see backups of two: three heads of which any one is
-    enough are super-additive in no pair.
+    20 seeds in a model of 270 heads are up to 5,400 pairs of heads. Only positive excess counts: a negative excess means that both heads
+    are needed for the same effect (an AND), or that the effect is bounded. Pairs reveal backups of two heads; if any one of three heads is
+    sufficient, no pair is super-additive.
 
-    Seeds from noising cannot hold a perfect OR pair, for neither head has an effect alone. Denoising holds it where each of the two
-    restores the behaviour alone, and misses it where something else has to be restored too; then search without seeds, through all
-    pairs, which is cheap in small models only. A saturating metric (a probability near 1) makes unrelated heads look like backups; use
-    a logit difference.
+    Seeds from noising cannot contain a perfect OR pair, because neither head has an effect by itself. Seeds from denoising contain it if
+    each of the two restores the behaviour by itself, but not if something else must be restored, too. In that case search without seeds,
+    over all pairs, which is cheap only in small models. With a saturating metric (a probability near 1) unrelated heads look like backups;
+    use a logit difference.
 
     References
     ----------
@@ -162,37 +163,37 @@ class BackupFinder:
     def __post_init__(self) -> None:
         require_engine(self.engine)
         if not 0 < self.rate < 1:
-            what = f"rate={self.rate} is no false-discovery rate."
+            what = f"rate={self.rate} is not a false-discovery rate."
             raise BadParameterError(what, "Use a rate between 0 and 1, such as 0.05.")
         if self.least < 0:
-            what = f"least={self.least} is no share of the gap."
+            what = f"least={self.least} is not a share of the gap."
             raise BadParameterError(what, "Use 0 or more, such as 0.01.")
 
     def pairs(self, seeds: Iterable[Node] | None, universe: Universe) -> list[tuple[Head, Head]]:
-        """The pairs of heads that a search from these seeds (every head for None) tests, in forward order.
+        """The pairs of heads that a search from these seeds (all heads for None) tests, in forward order.
 
-        Nodes that are no query heads are passed over.
+        Nodes that are not query heads are ignored.
 
         Raises
         ------
         BadParameterError
             If a head lies outside the model, no pair is left, or there are more than ``max_pairs``.
         """
-        given = [node for node in (universe.heads() if seeds is None else seeds) if isinstance(node, Head)]
-        if outside := [head for head in (*given, *(self.others or ())) if head not in universe]:
+        seed_heads = [node for node in (universe.heads() if seeds is None else seeds) if isinstance(node, Head)]
+        if outside := [head for head in (*seed_heads, *(self.others or ())) if head not in universe]:
             what = f"{', '.join(map(str, outside[:5]))} lie outside {universe}."
             raise BadParameterError(what, "Count layers and heads from 0.")
-        found = set()
-        for seed in given:
+        pairs = set()
+        for seed in seed_heads:
             later = [head for head in universe.heads() if head.layer >= seed.layer] if self.others is None else self.others
-            found |= {(min(seed, head), max(seed, head)) for head in (*given, *later) if head != seed}
-        if not 0 < len(found) <= self.max_pairs:
-            what = f"{len(given)} seeds make {len(found)} pairs of heads; a search takes 1 to {self.max_pairs}."
-            raise BadParameterError(what, "Give heads of a circuit as seeds, fewer where there are too many, or set others or max_pairs.")
-        return sorted(found)
+            pairs |= {(min(seed, head), max(seed, head)) for head in (*seed_heads, *later) if head != seed}
+        if not 0 < len(pairs) <= self.max_pairs:
+            what = f"{len(seed_heads)} seeds make {len(pairs)} pairs of heads; a search takes 1 to {self.max_pairs}."
+            raise BadParameterError(what, "Use heads of a circuit as seeds, use fewer seeds, or set others or max_pairs.")
+        return sorted(pairs)
 
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric, seeds: Iterable[Node] | None = None) -> Backups:
-        """Search from the heads of a circuit (or any nodes), or, without seeds, through all pairs of heads.
+        """Search from the heads of a circuit (or any nodes) or, without seeds, over all pairs of heads.
 
         Raises
         ------
@@ -200,8 +201,8 @@ class BackupFinder:
             If there are fewer than two prompt pairs; see also `pairs`.
         """
         if batch.n_pairs <= 1:
-            what = "One prompt pair cannot show that an excess is more than chance."
-            raise BadParameterError(what, "Give at least two, better 16 or more.")
+            what = "With one prompt pair an excess cannot be tested for significance."
+            raise BadParameterError(what, "Give at least two pairs, better 16 or more.")
         pairs = self.pairs(seeds, Universe(model.spec.n_layers, model.spec.n_heads, model.spec.n_kv_heads))
         heads = sorted({head for pair in pairs for head in pair})
         batch, sweeps = with_reference(model, metric, batch), sweeps_on(model, metric, self.engine)
@@ -210,8 +211,8 @@ class BackupFinder:
         least = max(rounding, self.least * gap)
         known = KnockOuts(dict(zip(sets, effects.T, strict=True)), lambda more: _effects(sweeps, batch, more, report=False)[0], rounding)
         tested = self._tested(pairs, known)
-        found = [pair for pair in tested if pair.q <= self.rate and known.least_change(pair.heads) > least]
-        groups = [self._group(known, some) for some in held_groups(found, lambda group: known.holds(group, least, self.rate))]
+        backups = [pair for pair in tested if pair.q <= self.rate and known.least_change(pair.heads) > least]
+        groups = [self._group(known, group) for group in held_groups(backups, lambda group: known.holds(group, least, self.rate))]
         return Backups(
             groups=tuple(sorted(groups, key=lambda group: -float(group.excess.mean))),
             pairs=tuple(tested),
@@ -232,24 +233,24 @@ class BackupFinder:
         return BackupGroup(heads, tuple(pairs), self._interval(known.effect(heads)), self._interval(known.excess(heads)))
 
     def _interval(self, values: np.ndarray) -> Interval:
-        """Mean over pairs, (pair,)."""
+        """Mean over pairs with its interval; values are (pair,)."""
         return mean_interval(values, confidence=1 - self.rate)
 
 
 def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head, ...]], *, report: bool) -> tuple[np.ndarray, float, float]:
-    """``metric(clean) - metric(heads knocked out)``, (pair, set of heads); what counts as rounding; the mean magnitude of the gap."""
+    """``metric(clean) - metric(heads knocked out)``, (pair, set of heads), the rounding error, and the mean magnitude of the gap."""
     effects, gaps, largest, done = np.zeros((batch.n_pairs, len(targets))), np.zeros(batch.n_pairs), 0.0, 0
     for rows in batch_by_length(batch, unedited_together(batch), alike=False) if targets else ():
-        few = batch.select(rows)
-        clean, corrupt = sweeps.start(few, [Site.Z])
+        group = batch.select(rows)
+        clean, corrupt = sweeps.start(group, [Site.Z])
         gaps[rows] = np.abs(clean.metric - corrupt.metric)
         largest = max(largest, float(np.abs([clean.metric, corrupt.metric]).max()))
-        for chunk in batch_by_length(few, pairs_together(few, min(len(targets), _TOGETHER))):
-            together = few.select(chunk)
-            first = int(together.first_difference().min())
-            if first <= int(together.end.max()):
-                found = _knocked_out(clean.select(chunk), corrupt.select(chunk), targets, first)
-                effects[[rows[i] for i in chunk]] = found
+        for chunk in batch_by_length(group, pairs_together(group, min(len(targets), _TOGETHER))):
+            chunk_batch = group.select(chunk)
+            first = int(chunk_batch.first_difference().min())
+            if first <= int(chunk_batch.end.max()):
+                chunk_effects = _knocked_out(clean.select(chunk), corrupt.select(chunk), targets, first)
+                effects[[rows[i] for i in chunk]] = chunk_effects
         done += len(rows)
         if report:
             step(done, batch.n_pairs)
@@ -257,12 +258,12 @@ def _effects(sweeps: Sweeps, batch: ContrastBatch, targets: Sequence[tuple[Head,
 
 
 def _knocked_out(run: Run, source: Run, targets: Sequence[tuple[Head, ...]], first: int) -> np.ndarray:
-    """Effect of each set of heads on pairs that go up together, (pair, set of heads)."""
-    z, found = source.site(Site.Z), []
+    """Effect of each set of heads on the pairs of one sweep, (pair, set of heads)."""
+    z, effects = source.site(Site.Z), []
     for start in range(0, len(targets), _TOGETHER):
         edit_sets = [
             EditSet(tuple(Edit(Site.Z, head.layer, z[:, head.layer, :, head.head], head=head.head) for head in heads), first)
             for heads in targets[start : start + _TOGETHER]
         ]
-        found.append((run.metric - run.sweep(edit_sets)).T)
-    return np.concatenate(found, axis=1)
+        effects.append((run.metric - run.sweep(edit_sets)).T)
+    return np.concatenate(effects, axis=1)

@@ -1,4 +1,4 @@
-"""Grade methods on models whose circuit is known."""
+"""bench: grade methods on models whose circuit is known."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["Scoreboard", "bench"]
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """How methods do on planted models.
+    """The grades of methods on planted models.
 
     Parameters
     ----------
     results : tuple of PlantedResult
-        One for each model and method.
+        One result for each model and method.
     """
 
     results: tuple[PlantedResult, ...]
 
     @property
     def methods(self) -> tuple[Standing, ...]:
-        """Each method's least and mean measures, beside the floors that it must reach."""
+        """Each method's smallest and mean measures, with the floors that they must reach."""
         return tuple(standings(list(self.results)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,19 +39,23 @@ class Scoreboard:
 
     def _repr_html_(self) -> str:
         rows = [
-            [one.method, f"{one.mean['auroc']:.2f}", f"{one.least['auroc']:.2f}" if one.least else "-", str(one.n_visible)]
-            for one in self.methods
+            [entry.method, f"{entry.mean['auroc']:.2f}", f"{entry.least['auroc']:.2f}" if entry.least else "-", str(entry.n_visible)]
+            for entry in self.methods
         ]
         headings = ["method", "mean AUROC on all", "least where it can see", "models that it can see"]
-        return html_table(f"Methods on {len({one.model for one in self.results})} planted models", headings, rows)
+        return html_table(f"Methods on {len({entry.model for entry in self.results})} planted models", headings, rows)
 
     def __repr__(self) -> str:
         lines = [
-            f"  {one.method:26s} mean AUROC {one.mean['auroc']:.2f}"
-            + (f", {one.least['auroc']:.2f} or more on the {one.n_visible} models that it can see" if one.least else ", sees no model")
-            for one in self.methods
+            f"  {entry.method:26s} mean AUROC {entry.mean['auroc']:.2f}"
+            + (
+                f", {entry.least['auroc']:.2f} or more on the {entry.n_visible} models that it can see"
+                if entry.least
+                else ", sees no model"
+            )
+            for entry in self.methods
         ]
-        models = len({one.model for one in self.results})
+        models = len({entry.model for entry in self.results})
         return "\n".join([f"Scoreboard: {len(self.methods)} methods on {models} planted models", *lines])
 
 
@@ -63,14 +67,19 @@ def bench(methods: Sequence[str] = (), models: Sequence[str] = (), *, seeds: int
     methods, models : sequence of str
         Names of methods and of planted models; all by default.
     seeds : int
-        Sets of prompts; the intervals are over these.
+        Number of sets of prompts, over which intervals are taken.
     pairs : int
         Prompt pairs in each set.
+
+    Returns
+    -------
+    Scoreboard
+        The grades of every method on every model.
 
     Raises
     ------
     UnknownNameError
-        For a method or a model that does not exist; the nearest name is suggested.
+        If a method or a model does not exist; the closest name is suggested.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Find a circuit, and evaluate it on prompts that it was not picked on."""
+"""Find a circuit, and evaluate it on prompts that it was not selected on."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ __all__ = [
 ]
 
 Rule: TypeAlias = TopK | Threshold | Cumulative | Significant | TopEdges | GreedyEdges
-"""How a circuit is picked from scores of heads, or of edges."""
+"""A rule that selects a circuit from scores of heads or of edges."""
 
 _EVALUATIONS, _BACKUPS = Documents("evaluations"), Documents("backups")
 _BACKUPS_VERSION = 1
-"""Of how backups are searched; a change makes stored searches new."""
+"""Version of the search for backups; stored searches of another version are not used."""
 _UNIVERSES: dict[str | None, tuple[str, ...] | None] = {None: None, "heads": ("heads",), "heads+mlps": ("heads", "mlps")}
 
 
 @dataclass(frozen=True, eq=False)
 class CircuitEvaluation:
-    """What running a circuit alone has shown.
+    """The evaluation of a circuit that is run with everything outside it ablated.
 
     Parameters
     ----------
     circuit : Circuit
-        What was run.
+        The circuit.
     measures : dict
         `Evaluation.to_dict`, as it is stored (NaN is None): ``faithfulness``, ``completeness``, ``minimality``, ``cpr``, ``cmd``,
-        ``curve``, ``random``, ``conventions`` and more. ``conventions["prompts"]`` says which prompts were used.
+        ``curve``, ``random``, ``conventions`` and more. ``conventions["prompts"]`` describes the prompts.
     cached : bool
-        Whether it was found in the cache.
+        Whether the evaluation was found in the cache.
     """
 
     circuit: Circuit
@@ -71,7 +71,7 @@ class CircuitEvaluation:
 
     @property
     def faithfulness(self) -> dict[str, float]:
-        """Share of the full model's effect that the circuit keeps: ``{"mean", "low", "high"}``; 1 is the full model, 0 the empty one."""
+        """Share of the full model's effect that the circuit keeps, ``{"mean", "low", "high"}``: 1 is the full model, 0 the empty one."""
         return dict(self.measures["faithfulness"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,16 +80,18 @@ class CircuitEvaluation:
 
     def rows(self) -> list[tuple[str, str]]:
         """Names of the measures and their values as text."""
-        found, measures = [("faithfulness", _interval(self.measures["faithfulness"]))], self.measures
-        if (whole := measures["completeness"]) is not None:
-            found.append(("incompleteness", f"{_interval(whole)}, worst {_number(whole['worst'])} of {whole['n']} subsets"))
-        if (least := measures["minimality"]) is not None:
-            found.append(("least element's share", f"{least['least']:.3f}"))
-        found += [(name.upper(), _interval(measures[name])) for name in ("cpr", "cmd") if measures[name] is not None]
+        rows, measures = [("faithfulness", _interval(self.measures["faithfulness"]))], self.measures
+        if (completeness := measures["completeness"]) is not None:
+            rows.append(
+                ("incompleteness", f"{_interval(completeness)}, worst {_number(completeness['worst'])} of {completeness['n']} subsets")
+            )
+        if (minimality := measures["minimality"]) is not None:
+            rows.append(("least element's share", f"{minimality['least']:.3f}"))
+        rows += [(name.upper(), _interval(measures[name])) for name in ("cpr", "cmd") if measures[name] is not None]
         chance = measures["random"]
         if chance["n"]:
-            found.append((f"{chance['n']} random circuits", f"{_interval(chance)}, p = {chance['p']:.3g}"))
-        return found
+            rows.append((f"{chance['n']} random circuits", f"{_interval(chance)}, p = {chance['p']:.3g}"))
+        return rows
 
     def _repr_html_(self) -> str:
         conventions = self.measures["conventions"]
@@ -125,24 +127,24 @@ def find_circuit(
     metric: str | Metric | None = None,
     store: Cache | str | Path | None = None,
 ) -> Circuit:
-    """Score a task and pick its circuit.
+    """Score a task and select its circuit.
 
     Parameters
     ----------
     model, prompts, method, n, variant, seed, metric, store
         As in `circuitlab.score`.
     rule : int or Rule
-        A number of heads, the strongest by magnitude of the mean score, or a rule such as ``Significant()`` or ``TopEdges(100)``.
+        A number of heads (those with the largest mean score by magnitude), or a rule such as ``Significant()`` or ``TopEdges(100)``.
 
     Returns
     -------
     Circuit
-        With the runs that it came from. It says whether the model can do the task at all.
+        The circuit, with the ids of the runs that it was selected from and whether the model can do the task.
 
     Raises
     ------
     BadParameterError
-        If the rule picks edges and the method scores nodes, or more heads are asked for than the model has.
+        If the rule selects edges and the method scores nodes, or the rule asks for more heads than the model has.
 
     Examples
     --------
@@ -154,22 +156,22 @@ def find_circuit(
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.find_circuit(model, "ioi", rule=20)  # doctest: +SKIP
     """
-    picked: Any = TopK(rule) if isinstance(rule, int) else rule
-    if isinstance(picked, TopK) and picked.part == "heads":
-        require_heads(model, picked.k)
+    picker: Any = TopK(rule) if isinstance(rule, int) else rule
+    if isinstance(picker, TopK) and picker.part == "heads":
+        require_heads(model, picker.k)
     scoring = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
-    if isinstance(picked, TopEdges | GreedyEdges):
-        return picked(score_edges(model, prompts, edge_method(method), **scoring))  # type: ignore[arg-type]
-    circuit: Circuit = picked(score(model, prompts, get_method(method), **scoring))  # type: ignore[arg-type]
+    if isinstance(picker, TopEdges | GreedyEdges):
+        return picker(score_edges(model, prompts, edge_method(method), **scoring))  # type: ignore[arg-type]
+    circuit: Circuit = picker(score(model, prompts, get_method(method), **scoring))  # type: ignore[arg-type]
     return circuit
 
 
 def require_heads(model: Model, k: int) -> None:
-    """Raise `BadParameterError` unless the model has ``k`` heads; asked before they are scored."""
+    """Raise `BadParameterError` unless the model has ``k`` heads; called before they are scored."""
     spec = model.spec
     if not 1 <= k <= spec.n_layers * spec.n_heads:
-        what = f"A circuit of {k} heads is asked for, and {spec.name} has {spec.n_layers * spec.n_heads}."
-        raise BadParameterError(what, "Ask for fewer.")
+        what = f"A circuit of {k} heads was requested, but {spec.name} has {spec.n_layers * spec.n_heads}."
+        raise BadParameterError(what, "Request fewer.")
 
 
 def universe_parts(universe: str | None) -> tuple[str, ...] | None:
@@ -190,35 +192,40 @@ def evaluate(
     metric: str | Metric | None = None,
     store: Cache | str | Path | None = None,
 ) -> CircuitEvaluation:
-    """Run a circuit with everything outside it ablated: how faithful, complete and minimal it is, beside random circuits.
+    """Run a circuit with everything outside it ablated: how faithful, complete and minimal it is, compared with random circuits.
 
     Parameters
     ----------
     model : Model
-        Which the circuit was found in.
+        The model in which the circuit was found.
     circuit : Circuit
-        What is kept.
+        The nodes or edges that are kept.
     prompts : str, Path, Task or ContrastBatch
-        Whose pairs it is run on. With ``scores``, the pairs that follow the scored ones, where the task has them; a circuit looks more
-        faithful than it is on the pairs that it was picked on. Without, the task's first ``n``.
+        The prompts to run on. With ``scores``, the pairs that follow the scored ones, if the task has them, because a circuit looks more
+        faithful than it is on the pairs that it was selected on. Otherwise the task's first ``n`` pairs.
     scores : HeadScores or EdgeScores, optional
-        What the circuit was picked from; gives the curve over sizes, CPR and CMD.
+        The scores that the circuit was selected from; they give the curve over sizes, CPR and CMD.
     settings : Evaluate, optional
         Ablation, universe, numbers of random circuits and subsets.
     n : int
-        Pairs, where no ``scores`` are given; as many as were scored otherwise.
+        Number of pairs without ``scores``; otherwise as many as were scored.
     metric : str or Metric, optional
-        That of the scores, or the task's own, otherwise.
+        By default that of the scores, or else the task's.
     store : Cache, str or Path, optional
-        Where to look for the evaluation first and to keep it after.
+        Cache in which the evaluation is looked up and stored.
+
+    Returns
+    -------
+    CircuitEvaluation
+        The measures; `CircuitEvaluation.faithfulness` is the share of the full model's effect that the circuit keeps.
 
     Examples
     --------
     >>> import circuitlab as cl
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")  # a small model whose circuit is known
-    >>> found = cl.evaluate(planted.model, cl.Circuit(["a1.h1", "a1.h2"]), planted.batch(4))
-    >>> round(found.faithfulness["mean"], 2)
+    >>> evaluation = cl.evaluate(planted.model, cl.Circuit(["a1.h1", "a1.h2"]), planted.batch(4))
+    >>> round(evaluation.faithfulness["mean"], 2)
     0.97
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.evaluate(model, cl.find_circuit(model, "ioi"), "ioi")  # doctest: +SKIP
@@ -235,11 +242,11 @@ def evaluate(
 
 
 def evaluate_batch(measured: EvaluationInput, which: str, settings: Evaluate, cache: Cache | None) -> CircuitEvaluation:
-    """Evaluate a circuit on a batch that is ready, or find its evaluation in the cache; ``which`` says what pairs these are."""
+    """Evaluate a circuit on a prepared batch, or load its evaluation from the cache; ``which`` describes the pairs."""
 
     def measure() -> dict[str, Any]:
-        one = measured
-        return settings(one.circuit, one.model, one.batch, one.metric, one.scores).to_dict()
+        given = measured
+        return settings(given.circuit, given.model, given.batch, given.metric, given.scores).to_dict()
 
     if cache is None:
         measures, cached = measure(), False
@@ -250,7 +257,7 @@ def evaluate_batch(measured: EvaluationInput, which: str, settings: Evaluate, ca
 
 
 def require_evaluate(ablation: str, universe: str | None, n_random: int) -> Evaluate:
-    """The settings of an evaluation from words; wrong names are found before anything runs.
+    """The settings of an evaluation from names, which are checked before anything runs.
 
     Raises
     ------
@@ -261,12 +268,12 @@ def require_evaluate(ablation: str, universe: str | None, n_random: int) -> Eval
 
 
 def find_backups(model: Model, circuit: Circuit, scores: HeadScores, prompts: Prompts, seeds: int, cache: Cache | None) -> dict[str, Any]:
-    """Heads that stand in for the circuit's strongest ones, on pairs that were not scored; `Backups.to_dict` with ``"seeds"``.
+    """Backups of the circuit's strongest heads, on pairs that were not scored; `Backups.to_dict` with ``"seeds"``.
 
     Raises
     ------
     BadParameterError
-        If the circuit holds no head.
+        If the circuit has no heads.
     """
     batch, _ = held_out(model, prompts, scores.provenance.task)
     metric, finder, heads = get_metric(scores.provenance.metric), BackupFinder(), strongest_heads(scores, circuit, seeds)
@@ -287,11 +294,11 @@ def strongest_heads(scores: HeadScores, circuit: Circuit, n: int) -> list[Node]:
     Raises
     ------
     BadParameterError
-        If it holds no head.
+        If it has no heads.
     """
     ranked = [entry.node for entry in scores.top(scores.universe.n_layers * scores.universe.n_heads, "heads")]
-    chosen = [node for node in ranked if isinstance(node, Head) and node in circuit.nodes][:n]
-    if not chosen:
-        what = "The circuit holds no head that another could back up."
-        raise BadParameterError(what, "Do without backups, or ask for more heads or edges.")
-    return list(chosen)
+    strongest = [node for node in ranked if isinstance(node, Head) and node in circuit.nodes][:n]
+    if not strongest:
+        what = "The circuit has no heads, so there is nothing to search backups for."
+        raise BadParameterError(what, "Leave out backups, or select more heads or edges.")
+    return list(strongest)

@@ -40,22 +40,22 @@ def compare(
     sampling: Sampling | None = None,
     store: Cache | str | Path | None = None,
 ) -> OverlapTable:
-    """Are they the same heads? Circuits of several tasks by one method, or of several methods on one task.
+    """Overlap of the circuits of several tasks by one method, or of several methods on one task.
 
     Parameters
     ----------
     model : Model
         From `circuitlab.load_model`.
     tasks : sequence of str, Path, Task or ContrastBatch
-        Two or more tasks; one where several methods are given.
+        Two or more tasks, or one task with several methods.
     method : str, Method or type, or several of them
-        What scores them.
+        The method that scores the tasks, or several methods to compare.
     rule : int, TopK or TopEdges
-        How circuits are picked: a number of heads, the strongest by magnitude, or a rule.
+        How circuits are selected: a number of heads (the strongest by magnitude), or a rule.
     n, variant, seed, metric, store
         As in `circuitlab.score`.
     sampling : Sampling, optional
-        Resamples, permutations and the null model that p-values come from.
+        Numbers of resamples and permutations, and the null model of p-values.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def compare(
     Raises
     ------
     BadParameterError
-        If fewer than two tasks or methods are named, or several of both.
+        If there are fewer than two tasks or methods, or several of both.
 
     Examples
     --------
@@ -79,19 +79,19 @@ def compare(
     >>> cl.compare(model, ["ioi", "successor"])  # doctest: +SKIP
     """
     methods = [method] if isinstance(method, str | type) or callable(method) else list(method)
-    listed = [tasks] if isinstance(tasks, str | Path | Task | ContrastBatch) else list(tasks)
-    _require_comparable(len(listed), len(methods))
-    picked: Any = TopK(rule) if isinstance(rule, int) else rule
-    if isinstance(picked, TopK):
-        require_heads(model, picked.k)
-    edges = isinstance(picked, TopEdges)
-    built = [edge_method(one) if edges else get_method(one) for one in methods]
-    names = [one.name for one in built] if len(built) > 1 else prompt_names(listed)
-    cells = [(listed[0], one) for one in built] if len(built) > 1 else [(task, built[0]) for task in listed]
+    prompts = [tasks] if isinstance(tasks, str | Path | Task | ContrastBatch) else list(tasks)
+    _require_comparable(len(prompts), len(methods))
+    picker: Any = TopK(rule) if isinstance(rule, int) else rule
+    if isinstance(picker, TopK):
+        require_heads(model, picker.k)
+    edges = isinstance(picker, TopEdges)
+    methods_built = [edge_method(each) if edges else get_method(each) for each in methods]
+    names = [each.name for each in methods_built] if len(methods_built) > 1 else prompt_names(prompts)
+    cells = [(prompts[0], each) for each in methods_built] if len(methods_built) > 1 else [(task, methods_built[0]) for task in prompts]
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
     scores = {name: (score_edges if edges else score)(model, *cell, **scoring) for name, cell in zip(names, cells, strict=True)}
-    over = compare_methods if len(built) > 1 else compare_tasks
-    return over(scores, picked, sampling or Sampling())
+    over = compare_methods if len(methods_built) > 1 else compare_tasks
+    return over(scores, picker, sampling or Sampling())
 
 
 def _require_comparable(tasks: int, methods: int) -> None:
@@ -105,12 +105,12 @@ def _require_comparable(tasks: int, methods: int) -> None:
 
 
 def prompt_names(tasks: Sequence[Prompts]) -> list[str]:
-    """A name for each: the task's id, counted on where two have one.
+    """A name for each task: its id, or a number for batches of token ids.
 
     Raises
     ------
     BadParameterError
-        If the same task is named twice.
+        If two have the same name.
     """
     names: list[str] = []
     for number, task in enumerate(tasks, start=1):
@@ -119,7 +119,7 @@ def prompt_names(tasks: Sequence[Prompts]) -> list[str]:
         else:
             name = task.id if isinstance(task, Task) else Path(task).stem if Path(task).suffix else str(task)
         if name in names:
-            raise BadParameterError(f"{name!r} is named twice.", "Name two different tasks, or give a task of your own another id.")
+            raise BadParameterError(f"{name!r} is named twice.", "Name two different tasks, or give your own task another id.")
         names.append(name)
     return names
 
@@ -137,34 +137,39 @@ def transfer(
     metric: str | Metric | None = None,
     store: Cache | str | Path | None = None,
 ) -> FunctionalResult:
-    """Does one task's circuit do the other task? Every circuit is run on every task, and double dissociations are tested.
+    """Run every task's circuit on every task, and test for double dissociations.
 
     Parameters
     ----------
     model, tasks, method, n, variant, seed, metric, store
-        As in `compare`; scores that are in the store are not made again.
+        As in `compare`; stored scores are not computed again.
     rule : int or TopK
-        How circuits are picked.
+        How circuits are selected.
     settings : FunctionalComparison, optional
         Pairs, ablation and random circuits.
+
+    Returns
+    -------
+    FunctionalResult
+        The transfer table and the table of double dissociations.
 
     Examples
     --------
     >>> import circuitlab as cl
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("copy-gqa")  # a small model whose circuit is known
-    >>> found = cl.transfer(planted.model, [planted.batch(4), planted.batch(4, seed=1)], rule=2)
-    >>> [f"{cell.faithfulness['mean']:.2f}" for cell in found.transfer.cells]
+    >>> result = cl.transfer(planted.model, [planted.batch(4), planted.batch(4, seed=1)], rule=2)
+    >>> [f"{cell.faithfulness['mean']:.2f}" for cell in result.transfer.cells]
     ['0.97', '0.99', '0.97', '0.99']
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.transfer(model, ["ioi", "successor"]).transfer  # doctest: +SKIP
     """
     _require_comparable(len(tasks), 1)
-    pick, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
-    require_heads(model, pick.k)
+    picker, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
+    require_heads(model, picker.k)
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
     scores = {name: score(model, task, method, **scoring) for name, task in zip(names, tasks, strict=True)}
-    circuits = {name: pick(one) for name, one in scores.items()}
-    chosen = replace(settings or FunctionalComparison(), prompts=dict(zip(names, tasks, strict=True)))
+    circuits = {name: picker(task_scores) for name, task_scores in scores.items()}
+    comparison = replace(settings or FunctionalComparison(), prompts=dict(zip(names, tasks, strict=True)))
     with CellProgress("circuits on each other's tasks"):
-        return chosen(model, scores, circuits, as_cache(store))
+        return comparison(model, scores, circuits, as_cache(store))

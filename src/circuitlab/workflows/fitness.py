@@ -1,4 +1,4 @@
-"""Can the model do the task at all? Accuracy and clean-corrupt gap with intervals, and one plain sentence."""
+"""Whether a model can do a task: accuracy and clean-corrupt gap with intervals, and a verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ __all__ = ["TaskReport", "check_batch", "check_task", "judge"]
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `circuitlab tasks check` reports.
+    """The report of `circuitlab tasks check`.
 
-    ``accuracy`` and ``gap`` are ``{"mean", "low", "high"}``; ``aligned`` and ``single_token`` are the shares of drawn rows that
-    line up and whose answers are one token; ``kept`` counts pairs the model ranks right (what tasks with ``known`` run on).
+    ``accuracy`` and ``gap`` are ``{"mean", "low", "high"}``; ``aligned`` and ``single_token`` are the shares of drawn rows whose prompts
+    have equal lengths and whose answers are single tokens; ``kept`` is the number of pairs that the model answers correctly (tasks with
+    ``known`` run on these).
     """
 
     task: str
@@ -72,7 +73,7 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def flag(self) -> FitnessFlag:
-        """The part that travels with scores."""
+        """The part that is stored with scores."""
         return FitnessFlag(
             accuracy=self.accuracy,
             gap=self.gap,
@@ -96,29 +97,29 @@ def check_task(
     seed: int = 0,
     least: int | None = None,
 ) -> TaskReport:
-    """Measure whether a model can do a task, before any filter by what it knows.
+    """Measure whether a model can do a task, on pairs that are not filtered by what the model knows.
 
     Parameters
     ----------
     model : Model
-        With a tokenizer.
+        A model with a tokenizer.
     task : str, Path, Task or ContrastBatch
         Task id or file, table of pairs, task, or prompts as token ids.
     n : int
-        Pairs to measure on; a ``ContrastBatch`` is judged whole.
+        Number of pairs; a ``ContrastBatch`` is used whole.
     least : int, optional
-        Where the task has fewer than ``n`` pairs, this many are enough. ``n`` must be reached otherwise, but for tables of one's own,
-        which are judged on the pairs that they have.
+        Smallest number of pairs that is accepted if the task has fewer than ``n``. By default all ``n`` are required, except for tables of
+        pairs, which are judged on the pairs that they have.
     variant : str, optional
-        Corruption the gap is measured with.
+        Corruption with which the gap is measured.
     seed : int
         Seed of the stream of pairs.
 
     Returns
     -------
     TaskReport
-        Ready only if the whole accuracy interval lies above chance, the accuracy reaches the gate, and the whole interval of
-        the gap lies above 0.
+        Ready only if the whole interval of the accuracy lies above chance, the accuracy reaches the gate, and the whole interval of the
+        gap lies above 0.
     """
     if isinstance(task, ContrastBatch):
         return check_batch(model, task)
@@ -130,29 +131,29 @@ def check_task(
     right, gap, units = _measure(model, batch)
     dropped = count_reasons(draw.rejected)
     drawn = len(draw.pairs) + len(draw.rejected)
-    off = dropped.get("misaligned", 0) + dropped.get("mark_shift", 0)
+    misaligned = dropped.get("misaligned", 0) + dropped.get("mark_shift", 0)
     spec = draw.task
-    judged = judge(right, gap, batch.chance(), spec.checks.min_accuracy, f"{model.spec.name} on {spec.id}")
+    verdict = judge(right, gap, batch.chance(), spec.checks.min_accuracy, f"{model.spec.name} on {spec.id}")
     return TaskReport(
         task=spec.id,
         variant=draw.variant,
         model=model.spec.name,
         n=batch.n_pairs,
         units=units,
-        aligned=1 - off / drawn,
-        single_token=1 - dropped.get("multi_token", 0) / max(1, drawn - off),
+        aligned=1 - misaligned / drawn,
+        single_token=1 - dropped.get("multi_token", 0) / max(1, drawn - misaligned),
         kept=int(np.sum(right)),
         dropped=dropped,
-        **judged,
+        **verdict,
     )
 
 
 def check_batch(model: Model, batch: ContrastBatch) -> TaskReport:
-    """Measure whether a model gets the answers of a batch right; the verdict of `check_task`, on these prompts alone."""
+    """Measure whether a model answers a batch correctly: the verdict of `check_task`, on these prompts only."""
     require_fit(model, batch)
     right, gap, units = _measure(model, batch)
     name = batch.task.id
-    judged = judge(right, gap, batch.chance(), None, f"{model.spec.name} on {name}")
+    verdict = judge(right, gap, batch.chance(), None, f"{model.spec.name} on {name}")
     return TaskReport(
         task=name,
         variant=batch.task.variant,
@@ -163,7 +164,7 @@ def check_batch(model: Model, batch: ContrastBatch) -> TaskReport:
         single_token=1.0,
         kept=int(np.sum(right)),
         dropped={},
-        **judged,
+        **verdict,
     )
 
 
@@ -171,11 +172,11 @@ def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray
     metric = get_metric(batch.metric)
     right, gaps = [], []
     for start in range(0, batch.n_pairs, 32):
-        small = batch.select(range(start, min(start + 32, batch.n_pairs)))
-        small = with_reference(model, metric, small)
-        clean, corrupt = (model.logits(tokens, small.end, marks=small.marks) for tokens in (small.clean, small.corrupt))
-        right += correct(clean, small)
-        gaps.append((metric(clean, small) - metric(corrupt, small)).double().cpu().numpy())
+        chunk = batch.select(range(start, min(start + 32, batch.n_pairs)))
+        chunk = with_reference(model, metric, chunk)
+        clean, corrupt = (model.logits(tokens, chunk.end, marks=chunk.marks) for tokens in (chunk.clean, chunk.corrupt))
+        right += correct(clean, chunk)
+        gaps.append((metric(clean, chunk) - metric(corrupt, chunk)).double().cpu().numpy())
     return np.array(right), np.concatenate(gaps), str(metric.units)
 
 
@@ -185,30 +186,35 @@ def judge(right: np.ndarray, gap: np.ndarray, chance: float, min_accuracy: float
     Parameters
     ----------
     right : ndarray of bool, shape (pair,)
-        Whether the answer beat every rival.
+        Whether an answer has a larger logit than every foil and distractor.
     gap : ndarray, shape (pair,)
         Clean minus corrupt metric.
     chance : float
-        Accuracy of blind guessing.
+        Accuracy of random guessing.
     min_accuracy : float or None
         The gate; None means halfway between chance and 1.
     who : str
         Model and task, for the sentence.
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``gap``, ``chance``, ``gate``, ``ready`` and ``reason`` of a `TaskReport`.
     """
-    accuracy, spread = proportion_interval(int(right.sum()), len(right)), mean_interval(gap)
+    accuracy, mean_gap = proportion_interval(int(right.sum()), len(right)), mean_interval(gap)
     gate = (1 + chance) / 2 if min_accuracy is None else min_accuracy
-    said = f"accuracy {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}], chance {chance:.2f}, gate {gate:.2f}"
+    details = f"accuracy {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}], chance {chance:.2f}, gate {gate:.2f}"
     if accuracy.low <= chance:
-        verdict, ready = f"{who} is at chance ({said}): there is no ability that a circuit could carry.", False
+        verdict, ready = f"{who} is at chance ({details}): there is no ability that a circuit could carry.", False
     elif accuracy.mean < gate:
-        verdict, ready = f"{who} is near chance and below its gate ({said}): read its scores with caution.", False
-    elif not spread.low > 0:
-        verdict, ready = f"{who}: the clean-corrupt gap may be 0 ({spread.mean:.3g} [{spread.low:.3g}, {spread.high:.3g}]).", False
+        verdict, ready = f"{who} is near chance and below its gate ({details}): read its scores with caution.", False
+    elif not mean_gap.low > 0:
+        verdict, ready = f"{who}: the clean-corrupt gap may be 0 ({mean_gap.mean:.3g} [{mean_gap.low:.3g}, {mean_gap.high:.3g}]).", False
     else:
-        verdict, ready = f"{who} can do the task ({said}).", True
+        verdict, ready = f"{who} can do the task ({details}).", True
     return {
         "accuracy": accuracy.as_dict(),
-        "gap": spread.as_dict(),
+        "gap": mean_gap.as_dict(),
         "chance": chance,
         "gate": float(gate),
         "ready": ready,

@@ -1,4 +1,4 @@
-"""Comparison of tasks by what their circuits do: transfer, double dissociation and ablation sensitivity, run on a model."""
+"""Comparison of tasks by running their circuits on a model: transfer, double dissociation and ablation sensitivity."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ __all__ = ["FunctionalComparison", "FunctionalResult"]
 
 @dataclass(frozen=True, eq=False)
 class FunctionalResult:
-    """Transfer matrix and double dissociations of the same runs."""
+    """Transfer table and double dissociations from the same runs."""
 
     transfer: TransferTable
     dissociation: DissociationTable
 
     def to_dict(self) -> dict[str, Any]:
-        """The key ``"transfer"`` of ``circuitlab compare --json``: the transfer table, with ``"dissociation"`` in it."""
+        """The value of ``"transfer"`` in ``circuitlab compare --json``: the transfer table, which contains ``"dissociation"``."""
         return self.transfer.to_dict() | {"dissociation": self.dissociation.to_dict()}
 
 
 @dataclass(frozen=True)
 class FunctionalComparison:
-    """Runs circuits of heads across tasks, every other head ablated (and MLPs kept).
+    """Runs circuits of heads across tasks, with every other head ablated and MLPs kept.
 
-    It stands here, above evaluation, because it needs all of a task's pairs, the running of circuits (`NodeCircuitRunner`), and a store;
-    the statistics are in `circuitlab.comparison` and know no model.
+    This class needs a task's pairs, `NodeCircuitRunner` and a store; the statistics are in `circuitlab.comparison`, which does not depend
+    on models.
 
     Parameters
     ----------
     pairs : int
-        Pairs of each task that circuits are run on: those after the scored ones in the task's stream.
+        Number of pairs of each task that circuits are run on: those after the scored ones in the task's stream.
     ablation : {"resample", "zero", "mean", "mean_by_mark", "mean_by_template"}
-        What a head outside a circuit is given.
+        The value of heads outside a circuit.
     n_random : int
-        Random circuits for each size.
+        Number of random circuits for each size.
     seed : int
-        Of random circuits, bootstraps and permutations.
+        Seed of random circuits, bootstraps and permutations.
     prompts : mapping of str to str, Path, Task or ContrastBatch
-        Where the pairs of a task come from, for tasks whose id names no task file.
+        The source of a task's pairs, for tasks whose id is not the name of a task file.
 
     Notes
     -----
-    Cost: about ``5 x tasks + n_random`` runs per task and pair for transfer and dissociation together, shared and kept in the store's
-    ``circuits`` folder by model, prompts and circuit: more tasks, or an interrupted comparison, go on from there.
+    Cost: about ``5 x tasks + n_random`` runs per task and pair for transfer and dissociation together. Runs are shared, and stored in the
+    store's ``circuits`` folder by model, prompts and circuit, so that more tasks or an interrupted comparison continue from there.
     """
 
     pairs: int = 16
@@ -82,18 +82,18 @@ class FunctionalComparison:
         Parameters
         ----------
         model : Model
-            That the scores are of.
+            The model that was scored.
         scores : mapping of str to HeadScores
-            What each circuit was picked from; says which pairs are spent and which metric is used.
+            The scores that each circuit was selected from; they determine the pairs that are not used and the metric.
         circuits : mapping of str to Circuit
             Each task's circuit of heads.
         store : Cache, optional
-            Where circuits that were run are kept.
+            Cache of the runs.
         """
         runners, prompts = self._runners(model, scores, self.ablation, store)
-        said = self._conventions(runners, prompts)
-        transfer = transfer_table(runners, circuits, n_random=self.n_random, seed=self.seed, conventions=said)
-        return FunctionalResult(transfer, dissociation_table(runners, circuits, seed=self.seed, conventions=said))
+        conventions = self._conventions(runners, prompts)
+        transfer = transfer_table(runners, circuits, n_random=self.n_random, seed=self.seed, conventions=conventions)
+        return FunctionalResult(transfer, dissociation_table(runners, circuits, seed=self.seed, conventions=conventions))
 
     def sensitivity(
         self,
@@ -103,7 +103,7 @@ class FunctionalComparison:
         store: Cache | None = None,
         ablations: tuple[Ablation, ...] = ("resample", "mean", "mean_by_mark", "zero"),
     ) -> SensitivityCard:
-        """Every task's own circuit under several ablations. Other ablations than resampling run whole prompts."""
+        """Every task's own circuit under several ablations. Ablations other than resampling run whole prompts."""
         runners: dict[str, dict[str, CachedRuns]] = {ablation: self._runners(model, scores, ablation, store)[0] for ablation in ablations}
         return sensitivity_card(runners, circuits, n_random=self.n_random, seed=self.seed)
 
@@ -111,26 +111,30 @@ class FunctionalComparison:
         self, model: Model, scores: Mapping[str, HeadScores], ablation: Ablation, store: Cache | None
     ) -> tuple[dict[str, CachedRuns], dict[str, str]]:
         runners, prompts, overall = {}, {}, _Overall(2 * len(scores))
-        for name, one in scores.items():
-            where = one.provenance
-            if where.model.identity() != model.spec.identity():
+        for name, task_scores in scores.items():
+            provenance = task_scores.provenance
+            if provenance.model.identity() != model.spec.identity():
                 what = f"The scores of {name} are of other weights than {model.spec.name}."
-                raise IncompatibleError(what, "Give the model that was scored.")
-            batch, prompts[name] = held_out(model, self.prompts.get(name, where.task.id), where.task, self.pairs)
-            runs = NodeCircuitRunner(model, batch, get_metric(where.metric), ("heads",), ablation)
+                raise IncompatibleError(what, "Use the model that was scored.")
+            batch, prompts[name] = held_out(model, self.prompts.get(name, provenance.task.id), provenance.task, self.pairs)
+            runs = NodeCircuitRunner(model, batch, get_metric(provenance.metric), ("heads",), ablation)
             checkpoint = None if store is None else store.checkpoint(runs_id(runs), "circuits")
             runners[name] = CachedRuns(runs, checkpoint, report=overall)
         return runners, prompts
 
     def _conventions(self, runners: Mapping[str, CachedRuns], prompts: Mapping[str, str]) -> dict[str, str]:
-        how = next(iter(runners.values())).runs.conventions
-        metrics = {name: f"{one.runs.metric.name}" for name, one in runners.items() if isinstance(one.runs, NodeCircuitRunner)}
-        return how | {f"prompts of {name}": said for name, said in prompts.items()} | {f"metric of {k}": v for k, v in metrics.items()}
+        conventions = next(iter(runners.values())).runs.conventions
+        metrics = {name: f"{runs.runs.metric.name}" for name, runs in runners.items() if isinstance(runs.runs, NodeCircuitRunner)}
+        return (
+            conventions
+            | {f"prompts of {name}": which for name, which in prompts.items()}
+            | {f"metric of {k}": v for k, v in metrics.items()}
+        )
 
 
 @dataclass(eq=False)
 class _Overall:
-    """Progress of several calls as one: each call counts alike."""
+    """Progress of several calls as a single progress; all calls have the same weight."""
 
     calls: int
     _done: int = field(default=0)

@@ -1,4 +1,4 @@
-"""What a user may give where prompts are wanted, made into a batch that a model can run."""
+"""Make a batch that a model can run from whatever a user may pass as prompts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["FITNESS_PAIRS", "Draws", "Prompts", "held_out", "prompts_with_fitness", "to_batch_of"]
 
 Prompts: TypeAlias = str | Path | Task | ContrastBatch
-"""Task id or file, table of one's own pairs, task, or token ids."""
+"""A task id or file, a table of pairs, a task, or a batch of token ids."""
 
 FITNESS_PAIRS = 64
-"""Pairs that fitness is judged on: forward passes are cheap beside patching, and a verdict needs more than 16 pairs."""
+"""Number of pairs that fitness is judged on: forward passes are cheap compared with patching, and a verdict needs more than 16 pairs."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Which pairs of a task: the first ``n`` of the stream of this variant and seed."""
+    """The first ``n`` pairs of a task's stream, for this variant and seed."""
 
     n: int = 16
     variant: str | None = None
@@ -36,14 +36,14 @@ class Draws:
 
 
 def to_batch_of(model: Model, prompts: Prompts, draws: Draws) -> ContrastBatch:
-    """The pairs as a batch; one that is given is taken whole."""
+    """The pairs as a batch; a `ContrastBatch` is returned whole."""
     if isinstance(prompts, ContrastBatch):
         return prompts
     return prepare_batch(model, prompts, draws.n, variant=draws.variant, seed=draws.seed)
 
 
 def prompts_with_fitness(model: Model, prompts: Prompts, draws: Draws) -> tuple[ContrastBatch, Callable[[], FitnessFlag]]:
-    """The pairs as a batch, and what judges whether the model can do the task."""
+    """The pairs as a batch, and a function that judges whether the model can do the task."""
     batch = to_batch_of(model, prompts, draws)
 
     def fitness() -> FitnessFlag:
@@ -56,26 +56,26 @@ def prompts_with_fitness(model: Model, prompts: Prompts, draws: Draws) -> tuple[
 
 
 def held_out(model: Model, prompts: Prompts, spent: TaskRef, n: int | None = None) -> tuple[ContrastBatch, str]:
-    """Pairs that a circuit was not picked on, and a sentence that says which.
+    """Pairs that a circuit was not selected on, and a phrase that describes them.
 
     Parameters
     ----------
     model : Model
-        Its tokenizer encodes.
+        Its tokenizer encodes the pairs.
     prompts : str, Path, Task or ContrastBatch
-        Where the scored pairs came from.
+        The source of the scored pairs.
     spent : TaskRef
         The pairs that were scored.
     n : int, optional
-        How many pairs; as many as were scored otherwise.
+        Number of pairs; by default as many as were scored.
 
     Returns
     -------
     ContrastBatch
-        The pairs that follow the scored ones in the task's stream. Where the task has too few further pairs, the scored ones (the first
-        ``n`` of them) once more; a batch of token ids is taken whole.
+        The pairs that follow the scored ones in the task's stream. If the task has too few further pairs, the first ``n`` of the scored
+        ones again; a batch of token ids is used whole.
     str
-        Which pairs these are.
+        Description of these pairs.
     """
     if isinstance(prompts, ContrastBatch):
         same = prompts.task.digest == spent.digest

@@ -1,4 +1,4 @@
-"""Score prompts with a method: draw pairs, judge fitness, run the method or find the run, attach where it comes from."""
+"""Score prompts with a method: draw pairs, judge fitness, run the method or load a stored run, and attach provenance."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ __all__ = [
 ]
 
 _INVARIANT, _INVARIANT_REDUCED = {"float64": 1e-9, "float32": 1e-4}, 5e-2
-"""Rounding that the parts of a decomposition may leave, by dtype; the last for dtypes of 16 bits."""
+"""Largest accepted deviation of the parts' sum in a decomposition, by dtype; the last value is for 16-bit dtypes."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores, and whether they were found in the cache."""
+    """Scores, whether they were found in the cache, and the seconds that it took."""
 
     scores: HeadScores
     cached: bool
@@ -76,27 +76,29 @@ def score(
     model : Model
         From `circuitlab.load_model`.
     prompts : str, Path, Task or ContrastBatch
-        Task id or file, a table of one's own pairs (CSV or JSON lines), a `Task`, or prompts as token ids.
+        Task id or file, a table of pairs (CSV or JSON lines), a `Task`, or prompts as token ids.
     method : str, Method or type
         Name, class, or an instance with its parameters set.
     n : int
-        Prompt pairs; a ``ContrastBatch`` is scored whole.
-    variant, seed
-        Corruption, and seed of the stream of pairs.
+        Number of prompt pairs; a ``ContrastBatch`` is scored whole.
+    variant : str, optional
+        Corruption; the task's default if omitted.
+    seed : int
+        Seed of the stream of pairs.
     metric : str or Metric, optional
-        The task's own otherwise.
+        The metric; the task's own by default.
     store : Cache, str or Path, optional
-        Where to look for the run first and to keep it after; nothing is kept otherwise.
+        Cache in which the run is looked up and stored; by default nothing is stored.
 
     Returns
     -------
     HeadScores
-        They carry the verdict whether the model can do the task, judged on at least 64 pairs where the task has them.
+        Scores of every pair. Their provenance says whether the model can do the task, judged on at least 64 pairs if the task has them.
 
     Raises
     ------
     CircuitlabError
-        Any of the errors of tasks, models, methods and stores; each says what to do.
+        Any error of tasks, models, methods and stores; each says what to do.
 
     Examples
     --------
@@ -109,13 +111,13 @@ def score(
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.score(model, "ioi", cl.methods.AttributionPatching())  # doctest: +SKIP
     """
-    built, chosen = get_method(method), None if metric is None else get_metric(metric)
+    built_method, chosen_metric = get_method(method), None if metric is None else get_metric(metric)
     cache = as_cache(store)
     if cache is not None:
         require_writable(cache.root)
     batch, fitness = prompts_with_fitness(model, prompts, Draws(n, variant, seed))
-    with CellProgress(f"{batch.task.id} x {built.name}"):
-        return score_batch(model, batch, built, chosen or get_metric(batch.metric), store=cache, fitness=fitness).scores
+    with CellProgress(f"{batch.task.id} x {built_method.name}"):
+        return score_batch(model, batch, built_method, chosen_metric or get_metric(batch.metric), store=cache, fitness=fitness).scores
 
 
 def score_task(
@@ -127,7 +129,7 @@ def score_task(
     metric: str | Metric | None = None,
     store: Cache | None = None,
 ) -> Scored:
-    """Score a task as `score` does, and say whether the scores were found in the cache and how long it took."""
+    """Score a task as `score` does, and return also whether the scores were found in the cache and how long it took."""
     built = get_method(method)
     batch, fitness = prompts_with_fitness(model, task, draws or Draws())
     return score_batch(model, batch, built, get_metric(metric or batch.metric), store=store, fitness=fitness)
@@ -142,14 +144,14 @@ def score_batch(
     store: Cache | None = None,
     fitness: Callable[[], FitnessFlag] | None = None,
 ) -> Scored:
-    """Score a batch that is ready; ``fitness`` is called only if the run is not stored."""
+    """Score a prepared batch; ``fitness`` is called only if the run is not stored."""
     require_fit(model, batch)
     run_id = provenance_of(method, model, batch, metric).run_id()
     started = time.perf_counter()
 
     def compute() -> HeadScores:
         flag = fitness() if fitness is not None else None
-        if flag is not None:  # judging runs whole prompts twice: a measure of what a forward pass takes on this machine
+        if flag is not None:  # judging runs whole prompts twice, which measures the time of a forward pass here
             per_pass = (time.perf_counter() - started) / (2 * max(batch.n_pairs, FITNESS_PAIRS))
             announce(f"{batch.task.id} x {method.name}", per_pass * forward_passes(method, run_size(model, batch)))
         scores = method(model, batch, metric)
@@ -166,7 +168,7 @@ def score_batch(
 
 
 def run_size(model: Model, batch: ContrastBatch) -> RunSize:
-    """What a run on a batch is about to do, as methods estimate their cost from it."""
+    """The size of a run on a batch, from which methods estimate their cost."""
     spec, length = model.spec, float((batch.end + 1).double().mean())
     changed = float(((batch.end + 1 - batch.first_difference()).clamp(min=1) / (batch.end + 1)).double().mean())
     return RunSize(batch.n_pairs, length, changed, spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.d_model)
@@ -188,7 +190,7 @@ def score_edges(
     Raises
     ------
     BadParameterError
-        If the method scores nodes alone; the methods that score edges are named.
+        If the method scores only nodes; the message names the methods that score edges.
 
     Examples
     --------
@@ -199,55 +201,55 @@ def score_edges(
     >>> str(edges.top(1)[0].edge)
     'a1.h1->logits'
     """
-    built, cache = edge_method(method), as_cache(store)
+    built_method, cache = edge_method(method), as_cache(store)
     batch, fitness = prompts_with_fitness(model, prompts, Draws(n, variant, seed))
     chosen = get_metric(metric or batch.metric)
-    with CellProgress(f"{batch.task.id} x {built.name}, edges"):
-        where = score_batch(model, batch, built, chosen, store=cache, fitness=fitness).scores.provenance
-        return edges_of_batch(model, batch, built, chosen, where, store=cache)
+    with CellProgress(f"{batch.task.id} x {built_method.name}, edges"):
+        provenance = score_batch(model, batch, built_method, chosen, store=cache, fitness=fitness).scores.provenance
+        return edges_of_batch(model, batch, built_method, chosen, provenance, store=cache)
 
 
 def edges_of_batch(
-    model: Model, batch: ContrastBatch, method: Any, metric: Metric, where: Provenance, *, store: Cache | None = None
+    model: Model, batch: ContrastBatch, method: Any, metric: Metric, provenance: Provenance, *, store: Cache | None = None
 ) -> EdgeScores:
-    """Scores of every edge on the pairs whose nodes were scored, with the same provenance; from the cache where it has them."""
+    """Scores of every edge on the pairs whose nodes were scored, with the same provenance; loaded from the cache if stored."""
 
     def compute() -> EdgeScores:
-        return replace(method.edges(model, batch, metric), provenance=where)
+        return replace(method.edges(model, batch, metric), provenance=provenance)
 
-    return compute() if store is None else store.get_or_compute(where.run_id(), EDGE_SCORES, compute)[0]
+    return compute() if store is None else store.get_or_compute(provenance.run_id(), EDGE_SCORES, compute)[0]
 
 
 def edge_method(method: MethodLike) -> Any:
-    """A method that scores edges.
+    """Get a method that scores edges.
 
     Raises
     ------
     BadParameterError
-        If it scores nodes alone; the methods that score edges are named.
+        If it scores only nodes; the message names the methods that score edges.
     """
-    built = get_method(method)
-    if not hasattr(built, "edges"):
+    built_method = get_method(method)
+    if not hasattr(built_method, "edges"):
         able = ", ".join(known for known, cls in method_classes().items() if hasattr(cls, "edges"))
-        what = f"{built.name!r} scores nodes, and scores of edges are asked for."
+        what = f"{built_method.name!r} scores nodes, but scores of edges were requested."
         raise BadParameterError(what, f"Use one of {able}.")
-    return built
+    return built_method
 
 
 def as_cache(store: Cache | str | Path | None) -> Cache | None:
-    """A cache from a folder's name; None stays None."""
+    """A cache from the name of its folder; None stays None."""
     return store if store is None or isinstance(store, Cache) else Cache(store)
 
 
 def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
-    """Self-checks of a run: each with ``ok`` and ``value``.
+    """Self-checks of a run, each with ``ok`` and ``value``.
 
-    ``finite``: share of values of all parts that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from
-    the total, relative to the mean size of the total. ``precision`` (reduced precision): its error on a sample, relative to the effects.
+    ``finite``: share of values in all parts that are finite. ``residual`` (additive methods): largest deviation of the parts' sum from
+    the total, relative to the mean size of the total. ``precision`` (reduced precision): error on a sample, relative to the effects.
     ``invariant`` (contextual decomposition): largest deviation of relevant + irrelevant from the activation in any layer, relative to the
     activation. ``norms_held`` (contextual decomposition): share of values whose parts stayed in the range of the activation, so that norms
-    did not have to be bounded. ``dictionary`` (SAE codes): share of the variance of node outputs that the autoencoders explain.
-    ``task_ready``: 1 if the model can do the task.
+    were not bounded. ``dictionary`` (SAE codes): share of the variance of node outputs that the autoencoders explain. ``task_ready``: the
+    accuracy, ok if the model can do the task.
     """
     share = float(np.concatenate([np.isfinite(scores.values(part)).ravel() for part in scores.parts]).mean())
     checks: dict[str, dict[str, Any]] = {"finite": {"ok": share == 1.0, "value": share}}
@@ -264,10 +266,10 @@ def run_checks(scores: HeadScores) -> dict[str, dict[str, Any]]:
         checks["invariant"] = {"ok": worst <= _INVARIANT.get(scores.provenance.model.dtype, _INVARIANT_REDUCED), "value": worst}
     if "bounded_share" in measured:
         share = 1 - measured["bounded_share"]
-        checks["norms_held"] = {"ok": share > 0.99, "value": share}  # noqa: PLR2004 - the rest answers another question
+        checks["norms_held"] = {"ok": share > 0.99, "value": share}  # noqa: PLR2004 - the rest were computed with bounded norms
     if "explained_variance" in measured:
         share = measured["explained_variance"]
-        checks["dictionary"] = {"ok": share > 0.5, "value": share}  # noqa: PLR2004 - codes of an untrained one mean nothing
+        checks["dictionary"] = {"ok": share > 0.5, "value": share}  # noqa: PLR2004 - codes of a badly trained one mean nothing
     if (flag := scores.provenance.fitness) is not None:
         checks["task_ready"] = {"ok": flag.ready, "value": flag.accuracy["mean"]}
     return checks

@@ -1,4 +1,4 @@
-"""Staged discovery of a circuit by path patching: from the logits backwards, one set of receivers after the other."""
+"""Staged discovery of a circuit by path patching: from the logits backwards, one set of receivers after another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Discovery", "FoundEdge", "Stage", "Sweep", "discover_paths"]
 
-_ROUNDING = 1e-6  # of the metric: what float32 cannot tell from no effect
+_ROUNDING = 1e-6  # rounding error of an effect in float32, relative to the metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,16 @@ class FoundEdge:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One step backwards.
+    """One stage of a staged discovery.
 
     Parameters
     ----------
     scores : mapping of str to HeadScores
-        Every head's score by receiver.
+        Scores of all heads by receiver.
     kept : tuple of Head
-        Heads that passed, in forward order.
+        Heads that are kept, in forward order.
     edges : tuple of FoundEdge
-        From kept heads to receivers, strongest first.
+        Edges from kept heads to receivers, strongest first.
     """
 
     scores: Mapping[str, HeadScores]
@@ -58,14 +58,14 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """What a staged discovery found.
+    """The result of a staged discovery.
 
     Parameters
     ----------
     stages : tuple of Stage
-        From the logits backwards; fewer than asked for where the paths begin earlier.
+        Stages from the logits backwards; fewer than requested if no head is left.
     circuit : Circuit
-        Nodes are all kept heads; edges are those of all stages. Key/value heads that edges enter are ends of edges, not nodes.
+        Nodes are all kept heads; edges are those of all stages. Key/value heads are receivers of edges, but not nodes.
     """
 
     stages: tuple[Stage, ...]
@@ -82,14 +82,14 @@ Run: TypeAlias = "Callable[[PathPatching, ContrastBatch, Metric], HeadScores]"
 
 @dataclass(frozen=True)
 class Sweep:
-    """How one receiver of a staged discovery is swept.
+    """How path patching is run for each receiver of a staged discovery.
 
     Parameters
     ----------
     method : PathPatching, optional
-        Direction, MLP rule, position (one at most) and sizes; senders and receivers are set by the discovery. The defaults otherwise.
+        Direction, MLP rule, position (at most one) and sizes; senders and receivers are set by the discovery. Defaults if omitted.
     run : callable, optional
-        Runs the method; one that keeps scores in a cache lets an interruption lose one sweep at most.
+        Runs the method. If it stores scores in a cache, an interruption loses at most one receiver.
     """
 
     method: PathPatching | None = None
@@ -107,35 +107,36 @@ def discover_paths(
 ) -> Discovery:
     """Find heads stage by stage: those that act on the logits, then those that act on the inputs of these, and so on.
 
-    In the first stage every head is a sender to the logits. In each later stage every head is a sender to each input (query, and the keys
-    and values that it shares) of the heads that the stage before kept, one input at a time, with everything downstream recomputed. A
-    head's score in a stage is that of its strongest edge, by magnitude of the mean. The top share of heads is kept, with all their edges
-    that are at least as strong as the weakest of these scores. Heads whose effect is no larger than rounding are never kept.
+    In the first stage every head is a sender to the logits. In each later stage every head is a sender to each input (query, and the shared
+    keys and values) of the heads that the previous stage kept, one input at a time, with everything downstream recomputed. A head's score
+    in a stage is that of its strongest edge, by magnitude of the mean. The top share of heads is kept, with all their edges that are at
+    least as strong as the weakest of these scores. Heads whose effect is not larger than rounding are never kept.
 
     Parameters
     ----------
     model, batch, metric : Model, ContrastBatch, Metric
+        The model, the pairs and the metric.
     top : float
         Share of all heads that a stage keeps, in (0, 1]; rounded up to whole heads.
     stages : int or sequence of str
-        How many steps backwards, the one from the logits included; or, after that one, the ports that each further step follows:
-        ``("q", "v", "k")`` first queries, then values, then keys, ``("q", "kv")`` first queries, then keys and values.
+        Number of stages, including the one from the logits; or the ports that each later stage follows: ``("q", "v", "k")`` first queries,
+        then values, then keys, ``("q", "kv")`` first queries, then keys and values.
     sweep : Sweep, optional
-        How one receiver is swept: the method, and what runs it.
+        The method, and what runs it for each receiver.
 
     Raises
     ------
     BadParameterError
-        If ``top`` or ``stages`` leave nothing to find, or the method has several positions or a path of its own.
+        If ``top`` or ``stages`` is out of range, or the method has several positions or ``via``.
     UnknownNameError
         If a port does not exist.
 
     Notes
     -----
-    Cost: one sweep of path patching per receiver. Wang et al. (2022) set all receivers of a class together; here each has a sweep of its
-    own, so that every edge has its own effect and interval. With ``positions=("END",)`` only the answer position is swapped, as by
-    Merullo et al. (2024), who keep the top 2 % of heads at each stage. Stages choose the strongest of many: an interval says how sure
-    that mean is, not how likely the choice is by chance.
+    Cost: one run of path patching per receiver. Wang et al. (2022) set all receivers of a class together; here receivers are set one at a
+    time, so that every edge has its own effect and interval. With ``positions=("END",)`` outputs are replaced at the answer position only,
+    as by Merullo et al. (2024), who keep the top 2 % of heads at each stage. A stage selects the strongest of many heads: an interval
+    describes the uncertainty of a mean, not the probability of its selection by chance.
 
     References
     ----------
@@ -143,29 +144,29 @@ def discover_paths(
     """
     from circuitlab.methods.path_patching import PathPatching  # noqa: PLC0415 - methods build on this package
 
-    chosen = sweep or Sweep()
+    settings = sweep or Sweep()
     n_kept = math.ceil(top * model.spec.n_layers * model.spec.n_heads)
-    search = _Search(model, batch, metric, _checked(chosen.method or PathPatching(), top), n_kept, chosen.run)
+    search = _Search(model, batch, metric, _checked(settings.method or PathPatching(), top), n_kept, settings.run)
     receivers = [Receiver(Logits())]
-    found: list[Stage] = []
+    done: list[Stage] = []
     steps = [*_followed(stages), ""]
     for number, ports in enumerate(steps):
         with progress_part(number / len(steps), (number + 1) / len(steps)):
             stage = search.stage(receivers)
         if not stage.kept:
             break
-        found.append(stage)
+        done.append(stage)
         receivers = _inputs(search.universe, stage.kept, ports)
-    return Discovery(tuple(found), _circuit(search.universe, found, top))
+    return Discovery(tuple(done), _circuit(search.universe, done, top))
 
 
 def _checked(method: PathPatching, top: float) -> PathPatching:
     if not 0 < top <= 1:
-        what = f"top={top} is no share of the heads."
+        what = f"top={top} is not a share of the heads."
         raise BadParameterError(what, "Use 0.02 for the top 2 %.")
     if len(method.positions) > 1 or method.via:
         what = f"A staged discovery cannot use positions={method.positions}, via={method.via}."
-        raise BadParameterError(what, "Give one position at most, and no inputs on the way.")
+        raise BadParameterError(what, "Give at most one position, and no via.")
     return replace(method, senders=("heads",), receivers=("logits",))
 
 
@@ -173,7 +174,7 @@ def _followed(stages: int | Sequence[str]) -> list[str]:
     """The ports that each stage after the first follows."""
     if isinstance(stages, int):
         if stages < 1:
-            what = f"stages={stages} finds nothing."
+            what = f"stages={stages} is less than 1."
             raise BadParameterError(what, "Use at least 1.")
         return ["qkv"] * (stages - 1)
     for ports in stages:
@@ -183,17 +184,17 @@ def _followed(stages: int | Sequence[str]) -> list[str]:
 
 
 def _inputs(universe: Universe, heads: Sequence[Head], ports: str) -> list[Receiver]:
-    """Inputs of heads, those that a group shares once; layer 0 has no head before it."""
-    found: dict[Receiver, None] = {}
+    """Inputs of heads, with shared inputs once; heads of layer 0 have no head before them."""
+    receivers: dict[Receiver, None] = {}
     for head in heads:
         for port in ports if head.layer else "":
-            found[Receiver(head if port == "q" else universe.kv_head_of(head), cast("Port", port))] = None
-    return list(found)
+            receivers[Receiver(head if port == "q" else universe.kv_head_of(head), cast("Port", port))] = None
+    return list(receivers)
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """What every stage shares."""
+    """The search, with what all stages share."""
 
     model: Model
     batch: ContrastBatch
@@ -214,20 +215,20 @@ class _Search:
         for number, receiver in enumerate(receivers):
             method = replace(self.method, receivers=(str(receiver),))
             with progress_part(number / len(receivers), (number + 1) / len(receivers)):
-                scored = scores[str(receiver)] = self._run(method)
-            least = _ROUNDING * float(np.abs(scored.dataset[["clean", "corrupt"]].to_array().values).max())
+                receiver_scores = scores[str(receiver)] = self._run(method)
+            least = _ROUNDING * float(np.abs(receiver_scores.dataset[["clean", "corrupt"]].to_array().values).max())
             edges += [
-                FoundEdge(Edge(one.node, receiver.node, receiver.port), one.mean, one.low, one.high)
-                for one in scored.nodes(mark=scored.marks[0] if scored.marks else None)
-                if abs(one.mean) > least
+                FoundEdge(Edge(entry.node, receiver.node, receiver.port), entry.mean, entry.low, entry.high)
+                for entry in receiver_scores.nodes(mark=receiver_scores.marks[0] if receiver_scores.marks else None)
+                if abs(entry.mean) > least
             ]
-        edges.sort(key=lambda one: -abs(one.mean))
+        edges.sort(key=lambda found: -abs(found.mean))
         kept: dict[Node, float] = {}
-        for one in edges:
+        for found in edges:
             if len(kept) < self.n_kept:
-                kept.setdefault(one.edge.sender, abs(one.mean))
+                kept.setdefault(found.edge.sender, abs(found.mean))
         weakest = min(kept.values(), default=0.0)
-        strong = tuple(one for one in edges if one.edge.sender in kept and abs(one.mean) >= weakest)
+        strong = tuple(found for found in edges if found.edge.sender in kept and abs(found.mean) >= weakest)
         return Stage(scores, tuple(sorted(cast("dict[Head, float]", kept))), strong)
 
     def _run(self, method: PathPatching) -> HeadScores:
@@ -239,7 +240,7 @@ def _circuit(universe: Universe, stages: Sequence[Stage], top: float) -> Circuit
     return Circuit(
         nodes=frozenset(head for stage in stages for head in stage.kept),
         universe=universe,
-        edges=frozenset(one.edge for stage in stages for one in stage.edges),
+        edges=frozenset(edge.edge for stage in stages for edge in stage.edges),
         rule=f"top {top:.3g} of heads in each of {len(stages)} stages of path patching",
         sources=tuple(run.run_id() for run in runs),
         ready=all(run.fitness is None or run.fitness.ready for run in runs),

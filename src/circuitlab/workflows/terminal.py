@@ -1,4 +1,4 @@
-"""Progress of a study on the terminal: one bar with a remaining-time estimate, or plain lines where there is no terminal."""
+"""Progress on the terminal and in notebooks: a bar with the estimated remaining time, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 __all__ = ["CellProgress", "NotebookProgress", "Progress", "SilentProgress", "TerminalProgress", "announce", "format_seconds"]
 
 _LONG = 20.0
-"""Seconds from which on a duration is announced."""
+"""Durations of at least this many seconds are announced."""
 
 
 class Progress(Protocol):
-    """What a running study tells."""
+    """Shows the progress of a running study."""
 
     def start(self, weights: Sequence[float]) -> None:
-        """The cells that will run, as relative costs."""
+        """Called first, with the relative costs of the cells that will run."""
         ...
 
     def cell(self, index: int, label: str) -> None:
-        """A cell begins."""
+        """Called when a cell begins."""
         ...
 
     def step(self, done: int, total: int) -> None:
-        """Part of the current cell is done."""
+        """Called when part of the current cell is done."""
         ...
 
     def note(self, line: str) -> None:
-        """Something worth a line."""
+        """Show a line of text."""
         ...
 
     def stop(self) -> None:
-        """All is over, or interrupted."""
+        """Called at the end, also after an interruption."""
         ...
 
 
 class SilentProgress:
-    """Says nothing."""
+    """Shows nothing."""
 
     def start(self, weights: Sequence[float]) -> None:
         """Ignore."""
@@ -64,7 +64,7 @@ class SilentProgress:
 
 
 class TerminalProgress:
-    """A bar on standard error, or a line every ten seconds where standard error is no terminal."""
+    """A bar on standard error, or a line every ten seconds if standard error is not a terminal."""
 
     _EVERY = 10.0
     _TOO_EARLY = 0.02
@@ -135,7 +135,7 @@ def format_seconds(seconds: float) -> str:
 class CellProgress:
     """A bar for one run: ``with CellProgress("ioi x activation_patching"): ...`` shows what the method reports.
 
-    On a terminal and in a notebook it is a bar; quiet where output is piped, and inside another computation that reports its own progress.
+    It is shown on a terminal and in a notebook, but not if output is piped, nor inside another computation that reports its own progress.
     """
 
     def __init__(self, label: str) -> None:
@@ -155,7 +155,7 @@ class CellProgress:
 
 
 class NotebookProgress:
-    """One line below a notebook's cell that counts up and goes when all is over."""
+    """One line below a notebook's cell that counts up, and is cleared at the end."""
 
     _EVERY = 0.5
 
@@ -176,7 +176,7 @@ class NotebookProgress:
         self.step(0, 1)
 
     def step(self, done: int, total: int) -> None:
-        """Count up, twice a second at most."""
+        """Update the count, at most twice a second."""
         now = time.monotonic()
         if self._line is None or now - self._said < self._EVERY:
             return
@@ -185,18 +185,18 @@ class NotebookProgress:
         self._line.update(_Line(f"{self._label}: {share:.0%}{left}"))
 
     def note(self, line: str) -> None:
-        """Put a line into place of the count."""
+        """Replace the count by a line of text."""
         if self._line is not None:
             self._line.update(_Line(line))
 
     def stop(self) -> None:
-        """Take the line away."""
+        """Clear the line."""
         if self._line is not None:
             self._line.update(_Line(""))
 
 
 class _Line:
-    """A line of text that a notebook shows as it is."""
+    """A line of text that a notebook shows as plain text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -209,7 +209,7 @@ class _Line:
 
 
 def announce(label: str, seconds: float) -> None:
-    """Say how long something will take, where somebody is watching and it takes long."""
+    """Print how long something will take, if it takes long and standard error is a terminal."""
     if seconds >= _LONG and sys.stderr.isatty():
         sys.stderr.write(f"{label} will take about {format_seconds(seconds)}.\n")
         sys.stderr.flush()
@@ -220,6 +220,6 @@ def _watched() -> bool:
 
 
 def _in_notebook() -> bool:
-    """Whether this runs in a Jupyter kernel; nothing is imported to find out."""
+    """Whether this runs in a Jupyter kernel; nothing is imported to check it."""
     kernel = sys.modules.get("ipykernel")
     return kernel is not None and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None

@@ -114,7 +114,7 @@ def test_a_pair_that_no_memory_holds_is_refused_before_any_work(model, monkeypat
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     batch, ran = tiny_batch(model, 2), []
     monkeypatch.setattr(type(model.decoder), "embed", property(lambda _self: ran.append(1)), raising=False)
-    with memory_budget(1e-9), pytest.raises(ModelError, match=r"attribution_patching takes about .* for one pair of 9 tokens"):
+    with memory_budget(1e-9), pytest.raises(ModelError, match=r"attribution_patching needs about .* for one pair of 9 tokens"):
         get_method("attribution_patching")(model, batch, METRIC)
     assert ran == []
 
@@ -138,7 +138,7 @@ def test_the_budget_comes_from_the_block_the_environment_or_the_default(monkeypa
 @pytest.mark.parametrize("value", ["much", "0", "-1", "nan", "inf", ""])
 def test_a_budget_that_is_no_amount_is_refused(monkeypatch, value: str) -> None:
     monkeypatch.setenv("CIRCUITLAB_MEMORY_GB", value)
-    with pytest.raises(BadParameterError, match="no amount of memory"):
+    with pytest.raises(BadParameterError, match="not an amount of memory"):
         pass_bytes()
 
 

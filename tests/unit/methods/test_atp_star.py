@@ -293,5 +293,5 @@ def test_queries_and_keys_of_attention_with_sinks_are_refused_before_any_run(mon
     model.decoder.geometry(1)
     monkeypatch.setattr(Decoder, "trace", lambda *_: pytest.fail("work has begun"))
     for site in ("q", "k"):
-        with pytest.raises(ModelError, match=r"has sinks.* asks for less with its default parameters"):
+        with pytest.raises(ModelError, match=r"has sinks.* needs less with its default parameters"):
             AttributionPatchingStar(site=site, parts=("heads",))(model, batch, METRIC)

@@ -200,7 +200,7 @@ def test_wrong_names_are_refused() -> None:
             ContextualDecomposition(**wrong)
     with pytest.raises(BadParameterError, match="cannot be a source"):
         Source(("logits",))
-    with pytest.raises(BadParameterError, match="without nodes"):
+    with pytest.raises(BadParameterError, match="has no nodes"):
         Source(())
 
 

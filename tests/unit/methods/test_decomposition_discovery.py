@@ -63,7 +63,7 @@ def test_a_target_is_no_source_of_itself_and_wrong_targets_are_refused() -> None
     with pytest.raises(UnknownNameError, match="z"):
         Target.parse("a1.h0<zz>")
     sources = [Source(("m0",))]
-    for targets, said in (([], "no target"), ([Target(Head(7, 0))], "a7.h0")):
+    for targets, said in (([], "No target was given"), ([Target(Head(7, 0))], "a7.h0")):
         with pytest.raises(BadParameterError, match=said):
             relevance_to_targets(model, batch, sources, targets)
     with pytest.raises(UnknownNameError, match="ratio"):
@@ -170,7 +170,7 @@ def test_words_and_phrases_find_their_tokens() -> None:
     assert (first.start, first.stop, second.start, second.stop) == (3, 5, 6, 8)
     assert words_of([]) == ()
     for wrong in (["bad"], ["good", "film"], [""]):
-        with pytest.raises(BadParameterError, match="does not stand"):
+        with pytest.raises(BadParameterError, match="does not occur"):
             spans_of(tokens, wrong)
 
 

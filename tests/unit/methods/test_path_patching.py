@@ -148,12 +148,12 @@ def test_wrong_names_are_explained(name, said) -> None:
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"receivers": ()}, "ends nowhere"),
-        ({"receivers": ("logits", "m2")}, "cannot be measured together"),
+        ({"receivers": ()}, "has no receiver"),
+        ({"receivers": ("logits", "m2")}, "cannot be combined"),
         ({"via": ("r1.pre",)}, "cannot lead via r1.pre"),
         ({"senders": ()}, "cannot be patched"),
         ({"positions": ("all", "END")}, "cannot be patched"),
-        ({"pairs_per_pass": 0}, "leave nothing"),
+        ({"pairs_per_pass": 0}, "is less than 1"),
     ],
 )
 def test_parameters_that_make_no_sense(params, said) -> None:

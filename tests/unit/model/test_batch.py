@@ -65,7 +65,7 @@ def test_identity_follows_content(change) -> None:
         ({"marks": {"X": [0, 5]}}, BadParameterError, "rows \\[1\\] fall outside"),
         ({"marks": {"X": [0]}}, BadParameterError, "1 positions for 2 prompts"),
         ({"clean": [], "corrupt": [], "answers": [], "foils": []}, BadParameterError, "at least one"),
-        ({"clean": [[], [4, 5]], "corrupt": [[], [4, 6]]}, BadParameterError, "hold no token"),
+        ({"clean": [[], [4, 5]], "corrupt": [[], [4, 6]]}, BadParameterError, r"Prompts \[0\] are empty"),
         ({"distractors": [[3]]}, BadParameterError, "same number of rows"),
         ({"foils": [[1, 7], [2]]}, BadParameterError, r"same token among answers and foils \(row 0: 7\)"),
         ({"foils": [7, [9, 8]]}, BadParameterError, r"2 of 2 pairs .*row 0: 7; row 1: 8, 9"),

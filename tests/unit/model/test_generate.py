@@ -134,7 +134,7 @@ def test_a_batch_stands_for_its_clean_prompts_with_their_marks(llama) -> None:
         llama.edited(Add("r0.pre", torch.linspace(-3, 3, 32), positions=at)).generate(row, NEW) for at, row in zip((1, 3), few, strict=True)
     ]
     assert [one.ids for one in edited.generate(batch, NEW)] == [one.ids for one in expected]
-    with pytest.raises(BadParameterError, match="'S' was asked for on prompts that carry no marks"):
+    with pytest.raises(BadParameterError, match="'S' cannot be found: these prompts have no marks"):
         edited.generate(few, NEW)
 
 
@@ -310,7 +310,7 @@ def test_padded_prompts_and_two_bos_are_refused(worded) -> None:
 
 
 def test_a_model_without_a_tokenizer_takes_no_text(llama) -> None:
-    with pytest.raises(TokenizationError, match="no tokenizer, and was given text"):
+    with pytest.raises(TokenizationError, match="no tokenizer, but a prompt is text"):
         llama.generate("one", 2)
     with pytest.raises(TokenizationError, match="no tokenizer, and a stop string"):
         llama.generate([1, 2], 2, stop="x")

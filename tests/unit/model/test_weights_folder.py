@@ -74,7 +74,7 @@ REFUSED = [
     ({UP: None}, rf"lacks 1 of the weights of LlamaForCausalLM: {UP}"),
     ({"model.embed_tokens.weight": None}, r"lacks 1 of the weights .*model\.embed_tokens\.weight"),
     ({"lm_head.weight": None}, r"lacks 1 of the weights .*lm_head\.weight"),
-    ({"model.layers.3.mlp.up_proj.weight": torch.ones(40, 32)}, r"no place for: model\.layers\.3\.mlp\.up_proj\.weight"),
+    ({"model.layers.3.mlp.up_proj.weight": torch.ones(40, 32)}, r"does not have: model\.layers\.3\.mlp\.up_proj\.weight"),
     ({UP: lambda value: value[:, :-1].contiguous()}, rf"{UP} is \(40, 31\), not \(40, 32\)"),
     ({UP: lambda value: value.t().contiguous()}, rf"{UP} is \(32, 40\), not \(40, 32\)"),
     ({UP: lambda value: (value * 40).to(torch.int8)}, rf"model\.safetensors holds '{UP}' as I8"),
@@ -141,13 +141,13 @@ def test_a_file_that_is_text_and_an_index_that_lies_are_named(folder, tmp_path) 
     index = tmp_path / "shards" / "model.safetensors.index.json"
     whole = json.loads(index.read_text())
     first = sorted(set(whole["weight_map"].values()))[0]
-    for name, message in (("../tiny/model.safetensors", "no safetensors file of its folder"), ("pytorch_model.bin", "no safetensors file"),
-                          (7, "names 7, which is no safetensors file"), ("gone.safetensors", "gone.safetensors is missing")):  # fmt: skip
+    for name, message in (("../tiny/model.safetensors", "not a safetensors file of its folder"), ("pytorch_model.bin", "not a safetensors"),
+                          (7, "names 7, which is not a"), ("gone.safetensors", "gone.safetensors is missing")):  # fmt: skip
         index.write_text(json.dumps({"weight_map": whole["weight_map"] | {"lm_head.weight": name}}))
         with pytest.raises(WeightsError, match=message):
             opened(tmp_path / "shards")
     index.write_text("{")
-    with pytest.raises(WeightsError, match="no index of safetensors files"):
+    with pytest.raises(WeightsError, match="not an index of safetensors files"):
         opened(tmp_path / "shards")
     index.write_text(json.dumps(whole))
     (tmp_path / "shards" / first).unlink()
@@ -198,7 +198,7 @@ def test_code_of_a_folder_runs_only_where_it_is_trusted_by_name(folder, tmp_path
     (folder / "config.json").write_text(json.dumps(config))
     script = f"import torch; from circuitlab.model.weights.resolve import open_source; open_source({str(folder)!r}, torch.float32)"
     done = subprocess.run([sys.executable, "-c", script], input="yes\n" * 9, capture_output=True, text=True, check=False)
-    assert "needs code of its own (own.OwnConfig, own.OwnModel) for model_type 'own'" in done.stderr
+    assert "needs its own code (own.OwnConfig, own.OwnModel) for model_type 'own'" in done.stderr
     assert done.stdout == ""
     assert not flag.exists()
     model = open_source(str(folder), torch.float32, trust_remote_code=True).model

@@ -327,7 +327,7 @@ def test_candidates_and_cost_are_stated() -> None:
 
 
 def test_misuse_is_refused(either) -> None:
-    with pytest.raises(BadParameterError, match="One prompt pair"):
+    with pytest.raises(BadParameterError, match="With one prompt pair"):
         BackupFinder()(either, content_batch(1), METRIC, EITHER)
     with pytest.raises(BadParameterError, match="false-discovery rate"):
         BackupFinder(rate=1.5)

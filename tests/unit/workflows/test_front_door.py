@@ -36,7 +36,7 @@ def test_a_method_is_given_by_name_class_or_instance(model, batch, scores) -> No
     for method in (cl.methods.ActivationPatching, cl.methods.ActivationPatching()):
         np.testing.assert_array_equal(cl.score(model, batch, method).values(), scores.values())
     assert "ActivationPatching" in dir(cl.methods)
-    with pytest.raises(BadParameterError, match="has its parameters already"):
+    with pytest.raises(BadParameterError, match="is an instance with its parameters set"):
         cl.methods.get_method(cl.methods.ActivationPatching(), {"direction": "noising"})
 
 

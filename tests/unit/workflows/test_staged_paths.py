@@ -87,13 +87,13 @@ def test_ports_direction_and_position_are_followed(llama) -> None:
 def test_misuse_is_refused(llama) -> None:
     batch = tiny_batch(llama, 2)
     for top in (0.0, 1.5):
-        with pytest.raises(BadParameterError, match="no share"):
+        with pytest.raises(BadParameterError, match="not a share"):
             discover_paths(llama, batch, METRIC, top=top)
-    with pytest.raises(BadParameterError, match="finds nothing"):
+    with pytest.raises(BadParameterError, match="is less than 1"):
         discover_paths(llama, batch, METRIC, stages=0)
     with pytest.raises(UnknownNameError, match="port 'qx'"):
         discover_paths(llama, batch, METRIC, stages=("qx",))
-    with pytest.raises(BadParameterError, match="one position at most"):
+    with pytest.raises(BadParameterError, match="at most one position"):
         discover_paths(llama, batch, METRIC, sweep=Sweep(PathPatching(positions=("CHANGE", "END"))))
-    with pytest.raises(BadParameterError, match="no inputs on the way"):
+    with pytest.raises(BadParameterError, match="no via"):
         discover_paths(llama, batch, METRIC, sweep=Sweep(PathPatching(via=("a1.h0<q>",))))

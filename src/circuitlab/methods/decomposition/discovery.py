@@ -1,4 +1,4 @@
-"""Recursive circuit discovery: heads relevant to the logits, then heads relevant to those, pruned each time (Hsu et al. 2024)."""
+"""Recursive circuit discovery: heads relevant to the logits, then heads relevant to those, with pruning each time (Hsu et al. 2024)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CircuitRuns", "Recursion", "RecursionStage", "Search", "discover_by_relevance"]
 
 _AHEAD = 8
-"""Heads that are tried together when a circuit is pruned."""
+"""Heads whose removal is tried in one pass when a circuit is pruned."""
 
 
 class CircuitRuns(Protocol):
@@ -48,7 +48,7 @@ class CircuitRuns(Protocol):
 
 @dataclass(frozen=True)
 class Search:
-    """How far a recursive discovery goes.
+    """Sizes and thresholds of a recursive discovery.
 
     Parameters
     ----------
@@ -57,16 +57,16 @@ class Search:
     close : float
         Stop when the circuit's mean metric is within this share of the gap between full and empty circuit.
     most_stages : int
-        Stages at most.
+        Most stages.
     measure : {"ratio", "share"}
-        Relevance to heads, as in `relevance_to_targets`.
+        Measure of relevance to heads, as in `relevance_to_targets`.
     prune : bool
         Whether heads whose removal raises the metric are dropped.
 
     Raises
     ------
     BadParameterError
-        If nothing could be found.
+        If a value is out of range.
     """
 
     top: float = 0.05
@@ -77,28 +77,28 @@ class Search:
 
     def __post_init__(self) -> None:
         if not 0 < self.top <= 1 or self.close < 0 or self.most_stages < 1:
-            what = f"top={self.top}, close={self.close}, most_stages={self.most_stages} find nothing."
+            what = f"top={self.top}, close={self.close}, most_stages={self.most_stages} cannot find a circuit."
             raise BadParameterError(what, "Use a share in (0, 1], a distance of at least 0, and at least one stage.")
 
 
 @dataclass(frozen=True, eq=False)
 class RecursionStage:
-    """One step backwards.
+    """One stage of a recursive discovery.
 
     Parameters
     ----------
     targets : tuple of str
-        What relevance was measured to: ``"logits"``, or the heads of the circuit so far.
+        The targets of relevance: ``"logits"``, or the heads of the circuit so far.
     relevance : mapping of Head to float
-        Mean relevance of every head that was tried: in metric units to the logits, over the mean of its layer to heads.
+        Mean relevance of every candidate head: to the logits in metric units, to heads relative to the mean of its layer.
     added, dropped : tuple of Head
-        Heads that came in, and heads (old or new) that pruning took out.
+        Heads that were added, and heads (old or new) that pruning removed.
     circuit : tuple of Head
         The circuit after this stage.
     value : float
         Its mean metric.
     edges : mapping of (Head, Node) to float
-        Mean relevance of the heads that came in to each target: in metric units to the logits, as measured to heads.
+        Mean relevance of the added heads to each target: to the logits in metric units, to heads as measured.
     """
 
     targets: tuple[str, ...]
@@ -112,7 +112,7 @@ class RecursionStage:
 
 @dataclass(frozen=True, eq=False)
 class _Ranking:
-    """Relevance of the heads that a stage may add: to all targets together, and to each."""
+    """Relevance of the heads that a stage can add, to all targets together and to each target."""
 
     targets: tuple[str, ...]
     relevance: Mapping[Head, float]
@@ -121,18 +121,18 @@ class _Ranking:
 
 @dataclass(frozen=True, eq=False)
 class Recursion:
-    """What a recursive discovery found.
+    """The result of a recursive discovery.
 
     Parameters
     ----------
     stages : tuple of RecursionStage
-        From the logits backwards. The last may be one that did not improve on the stage before it: the circuit is then that of the best.
+        Stages from the logits backwards. The last one may not have improved on the stage before it.
     circuit : Circuit
         Heads of the best stage.
     full, empty : float
         Mean metric with all heads, and with none.
     stopped : str
-        Why it ended.
+        Why the search ended.
     """
 
     stages: tuple[RecursionStage, ...]
@@ -153,27 +153,27 @@ def discover_by_relevance(
 ) -> Recursion:
     """Find a circuit of heads stage by stage.
 
-    The first stage ranks all heads by the magnitude of their relevance to the logits. Each later stage ranks the heads that are not in
-    the circuit by their relevance to z of the circuit's heads, summed over these and divided by the mean of the head's layer. The top
-    share comes in; then heads are taken out, one after the other and as often as it helps, whose removal raises the mean metric of the
-    circuit (everything outside it ablated, MLPs kept). It ends when the circuit's metric is close to the full model's, when a stage
-    brings it no closer, or when no head is left to add.
+    The first stage ranks all heads by the magnitude of their relevance to the logits. Each later stage ranks the heads outside the
+    circuit by their relevance to z of the circuit's heads, summed over these and divided by the mean of the head's layer. The top share
+    is added. Then heads whose removal raises the mean metric of the circuit (everything outside it ablated, MLPs kept) are removed one
+    after another, as long as that helps. The search ends when the circuit's metric is close to the full model's, when a stage brings it
+    no closer, or when no head is left to add.
 
     Parameters
     ----------
     model, batch, metric : Model, ContrastBatch, Metric
-        What relevance is measured on.
+        The model, the pairs and the metric of relevance.
     runs : CircuitRuns
-        What circuits are judged on, for example ``NodeCircuitRunner(model, batch, metric, ("heads",), "mean")``.
+        Runs that evaluate circuits, for example ``NodeCircuitRunner(model, batch, metric, ("heads",), "mean")``.
     search : Search, optional
         Sizes and thresholds.
     method : ContextualDecomposition, optional
-        Rule and baseline; its parts and positions are set here.
+        Rule and baseline; its parts and positions are replaced.
 
     Notes
     -----
     Cost: one decomposition of every head per stage, and one run per head of the circuit for each round of pruning. A circuit that is
-    pruned on some pairs looks better on these than on others: evaluate it on fresh ones.
+    pruned on some pairs looks better on them than on others: evaluate it on new pairs.
 
     References
     ----------
@@ -181,13 +181,13 @@ def discover_by_relevance(
     """
     from circuitlab.methods.contextual_decomposition import ContextualDecomposition  # noqa: PLC0415 - it builds on this package
 
-    how = replace(method or ContextualDecomposition(), parts=("heads",), positions=("all",))
-    return _Search(model, batch, metric, runs, search or Search(), how).run()
+    settings = replace(method or ContextualDecomposition(), parts=("heads",), positions=("all",))
+    return _Search(model, batch, metric, runs, search or Search(), settings).run()
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """What every stage shares."""
+    """The search, with what all stages share."""
 
     model: Model
     batch: ContrastBatch
@@ -197,7 +197,7 @@ class _Search:
     method: ContextualDecomposition
 
     def run(self) -> Recursion:
-        """Stage after stage until it ends."""
+        """Run stages until one of the conditions to stop holds."""
         full, empty = (float(end.mean()) for end in self.runs.ends)
         scores = self.method(self.model, self.batch, self.metric)
         relevance = {cast("Head", entry.node): entry.mean for entry in scores.nodes()}
@@ -233,26 +233,28 @@ class _Search:
         """Add the most relevant heads to a circuit and prune it."""
         relevance = ranking.relevance
         count = math.ceil(self.search.top * len(self.runs.elements))
-        able = sorted((head for head, value in relevance.items() if value and head not in before), key=lambda head: -abs(relevance[head]))
-        added = tuple(sorted(able[:count]))
-        grown = {*before, *added}
-        mask = np.array([element in grown for element in self.runs.elements])
+        candidates = sorted(
+            (head for head, value in relevance.items() if value and head not in before), key=lambda head: -abs(relevance[head])
+        )
+        added = tuple(sorted(candidates[:count]))
+        enlarged = {*before, *added}
+        mask = np.array([element in enlarged for element in self.runs.elements])
         value = float(self.runs.metric_of(mask[None]).mean())
         if self.search.prune:
             mask, value = _pruned(self.runs, mask, value)
-        kept = tuple(cast("Head", self.runs.elements[i]) for i in np.flatnonzero(mask).tolist())
+        circuit = tuple(cast("Head", self.runs.elements[i]) for i in np.flatnonzero(mask).tolist())
         return RecursionStage(
             targets=ranking.targets,
             relevance=relevance,
             added=added,
-            dropped=tuple(sorted(grown - set(kept))),
-            circuit=kept,
+            dropped=tuple(sorted(enlarged - set(circuit))),
+            circuit=circuit,
             value=value,
             edges={ends: value for ends, value in ranking.edges.items() if ends[0] in added},
         )
 
     def _upstream(self, circuit: Sequence[Head]) -> _Ranking:
-        """Relevance to the circuit's heads of every head that is not one of them."""
+        """Relevance of every head outside the circuit to the circuit's heads."""
         last = max((head.layer for head in circuit), default=0)
         heads = [head for head in universe_of(self.model).heads() if head not in circuit and head.layer < last]
         names = tuple(map(str, circuit))
@@ -260,22 +262,24 @@ class _Search:
             return _Ranking(names, {}, {})
         sources = [Source((head,)) for head in heads]
         targets = [Target(head) for head in circuit]
-        found = relevance_to_targets(self.model, self.batch, sources, targets, self.method.options, measure=self.search.measure).mean(-1)
-        whole = normalised_by_layer(found.sum(-1), sources).tolist()
+        relevance = relevance_to_targets(self.model, self.batch, sources, targets, self.method.options, measure=self.search.measure).mean(
+            -1
+        )
+        normalised = normalised_by_layer(relevance.sum(-1), sources).tolist()
         edges: dict[tuple[Head, Node], float] = {
-            (head, other): float(found[i, j]) for i, head in enumerate(heads) for j, other in enumerate(circuit)
+            (head, other): float(relevance[i, j]) for i, head in enumerate(heads) for j, other in enumerate(circuit)
         }
-        return _Ranking(names, dict(zip(heads, whole, strict=True)), edges)
+        return _Ranking(names, dict(zip(heads, normalised, strict=True)), edges)
 
 
 def _pruned(runs: CircuitRuns, mask: np.ndarray, value: float) -> tuple[np.ndarray, float]:
-    """Take heads out in forward order while that raises the mean metric, until no removal does."""
+    """Remove heads in forward order if that raises the mean metric, until no removal does."""
     mask, changed = mask.copy(), True
     while changed:
         changed, waiting = False, np.flatnonzero(mask).tolist()
         while waiting:
-            some = waiting[:_AHEAD]
-            trials = mask & ~np.eye(mask.size, dtype=bool)[some]
+            chunk = waiting[:_AHEAD]
+            trials = mask & ~np.eye(mask.size, dtype=bool)[chunk]
             values = runs.metric_of(trials).mean(1)
             better = np.flatnonzero(values > value)
             if not better.size:

@@ -1,4 +1,4 @@
-"""The forward pass of a decomposition: sources join at their layers and go up together."""
+"""The forward pass of a decomposition: sources join at their layers and pass through the later layers together."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["Seen", "left_range", "passes", "run_layers"]
 
 _RANGE = 4.0
-"""How many times as large as the activation an irrelevant part may be. Parts that stay in range have at most two to three times its size in
-released models, and those that leave it grow past any number within a few layers."""
+"""Largest size of an irrelevant part relative to the activation. In released models, parts that stay in range are at most two to three
+times as large, and parts that leave it grow without limit within a few layers."""
 
 Seen: TypeAlias = Callable[[int, str, Parts], None]
-"""Called with layer, field (``"q"``, ``"k"``, ``"v"``, ``"z"``, ``"resid_post"``) and the parts of the sources that have joined."""
+"""Called with a layer, a field (``"q"``, ``"k"``, ``"v"``, ``"z"``, ``"resid_post"``) and the parts of all sources that have joined."""
 
 
 def passes(sources: Sequence[Source], size: int) -> Iterator[list[int]]:
-    """Indices of sources that go up together: at most ``size``, those that join at like layers."""
+    """Indices of the sources in each pass: at most ``size``, sorted by the layer at which they join."""
     order = ordered(sources)
     return (order[first : first + size] for first in range(0, len(order), size))
 
@@ -54,16 +54,17 @@ def run_layers(
     Parameters
     ----------
     rule : Rule
+        How each step divides its output.
     prompts : Prompts
         The unedited runs.
     sources : sequence of Source
-        In the order in which they join (`passes`).
+        Sources in the order in which they join (`passes`).
     seen : callable, optional
-        Reads activations on the way, each with the sources that have joined so far.
+        Called with activations, each for the sources that have joined so far.
     last : int, optional
         Stop when z of this layer is known.
     carry : bool
-        Also carry the irrelevant part through every equation, instead of taking what the relevant part leaves.
+        Whether the irrelevant part is carried through every equation, too; otherwise it is the activation minus the relevant part.
 
     Returns
     -------
@@ -91,19 +92,19 @@ def run_layers(
 
 @torch.no_grad()
 def left_range(prompts: Prompts, resid: Parts) -> Bool[np.ndarray, "source pair"]:
-    """Where a residual stream's irrelevant part is far larger than the stream, or no number, at some position of the prompt.
+    """Whether a residual stream's irrelevant part is far larger than the stream, or not finite, at some position of the prompt.
 
-    The irrelevant part stands for a run without the source; there it is one that no norm has kept in shape, and nothing can be read off it.
+    The irrelevant part represents a run without the source. Where it is that large, no norm has rescaled it, and it means nothing.
     """
     real = prompts.batch.mask[:, prompts.start :].to(resid.true.device)
     sizes = (torch.linalg.vector_norm(part, dim=-1) for part in (resid.irrelevant, resid.true))
-    mine, whole = sizes
-    inside = mine <= _RANGE * whole.clamp(min=1e-30)  # false for what is not a number
+    irrelevant_size, true_size = sizes
+    inside = irrelevant_size <= _RANGE * true_size.clamp(min=1e-30)  # false for what is not a number
     return np.asarray((~inside & real).any(-1).cpu())
 
 
 def _nothing(_layer: int, _field: str, _parts: Parts) -> None:
-    """See nothing."""
+    """Ignore activations."""
 
 
 def _empty(prompts: Prompts, layer: int, *, carry: bool) -> Parts:
@@ -115,20 +116,20 @@ def _empty(prompts: Prompts, layer: int, *, carry: bool) -> Parts:
 def _mixed(rule: Rule, known: KnownLayer, resid: Parts, here: _Here, watch: Seen) -> Parts:
     """Attention of the sources that have joined, up to z."""
     inputs: list[LayerParts] = []
-    found = []
+    mixed = []
     for rows in blocks_of(len(resid.relevant), resid.true.shape[0] * resid.true.shape[1]):
-        read = decompose_inputs(rule, known, resid.rows(rows))
-        k, v = (here.given(part, name, rows.start) for part, name in ((read.k, "k"), (read.v, "v")))
-        read = replace(read, k=k, v=v)
-        found.append(decompose_mixing(rule, known, read))
+        projected = decompose_inputs(rule, known, resid.rows(rows))
+        k, v = (here.given(part, name, rows.start) for part, name in ((projected.k, "k"), (projected.v, "v")))
+        projected = replace(projected, k=k, v=v)
+        mixed.append(decompose_mixing(rule, known, projected))
         if watch is not _nothing:
-            inputs.append(read)
-    if not found:
+            inputs.append(projected)
+    if not mixed:
         none = known.base.z.new_zeros(0, *known.base.z.shape)
         return Parts(none, known.base.z, None if resid.carried is None else none)
     for name in ("q", "k", "v") if inputs else ():
-        watch(here.layer, name, Parts.joined([getattr(read, name) for read in inputs]))
-    return Parts.joined(found)
+        watch(here.layer, name, Parts.joined([getattr(projected, name) for projected in inputs]))
+    return Parts.joined(mixed)
 
 
 def _output(rule: Rule, known: KnownLayer, resid: Parts, z: Parts, here: _Here) -> Parts:
@@ -144,7 +145,7 @@ def _output(rule: Rule, known: KnownLayer, resid: Parts, z: Parts, here: _Here) 
 
 
 class _Here:
-    """Which sources join a layer, and what they are given there."""
+    """The sources that join at a layer, and their values there."""
 
     def __init__(self, prompts: Prompts, sources: Sequence[Source], layer: int) -> None:
         self._prompts, self.layer = prompts, layer
@@ -162,19 +163,19 @@ class _Here:
                     self._given.setdefault(field, []).append((row, getattr(node, "head", None), source))
 
     def joining(self, *, early: bool) -> int:
-        """How many sources join before attention, or after it."""
+        """Number of sources that join before attention (``early``), or after it."""
         return self._early if early else self._late
 
     def given(self, x: Parts, field: str, first: int = 0) -> Parts:
-        """The activation with the outputs of sources: what differs from the baseline is relevant, the baseline is not.
+        """The activation with the outputs of sources set: the difference from the baseline is relevant, the baseline is irrelevant.
 
         ``first`` is the number of the first source in ``x``; ``x`` is changed in place.
         """
-        mine = [one for one in self._given.get(field, ()) if first <= one[0] < first + len(x.relevant)]
-        if not mine:
+        inputs = [entry for entry in self._given.get(field, ()) if first <= entry[0] < first + len(x.relevant)]
+        if not inputs:
             return x
         irrelevant = self._prompts.irrelevant(field, self.layer)
-        for row, head, source in mine:
+        for row, head, source in inputs:
             places = self._prompts.places(source)[..., None]
             _put(x.relevant[row - first], x.true - irrelevant, places, head)
             if x.carried is not None:
@@ -183,6 +184,6 @@ class _Here:
 
 
 def _put(into: Tensor, value: Tensor, places: Tensor, head: int | None) -> None:
-    """Write a value, of one head where given, at some places."""
-    one, new = (into, value) if head is None else (into[..., head, :], value[..., head, :])
-    one.copy_(torch.where(places, new, one))
+    """Write a value (of one head, if given) at some positions, in place."""
+    target, source = (into, value) if head is None else (into[..., head, :], value[..., head, :])
+    target.copy_(torch.where(places, source, target))

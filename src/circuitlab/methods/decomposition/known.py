@@ -1,4 +1,4 @@
-"""What the unedited run computed inside one layer, in the positions that are decomposed."""
+"""The values of the unedited run inside one layer, at the positions that are decomposed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["KnownLayer"]
 
 @dataclass(frozen=True, eq=False)
 class KnownLayer:
-    """Every activation of a layer. Queries and everything after attention from position ``start`` on, keys and values from the first.
+    """Every activation of a layer: queries and everything after attention from position ``start`` on, keys and values of all positions.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class KnownLayer:
     where : Geometry
         Rotary angles and mask.
     base : LayerTrace
-        The layer's own trace, cut to the window but for ``k``, ``v`` and the keys of ``pattern``.
+        The layer's trace, cut to the window except ``k``, ``v`` and the keys of ``pattern``.
     rotated_q, rotated_k : Tensor
         Queries and keys after their norms and rotation.
     dots, scores : Tensor, shape (pair, head, window, pos)
@@ -36,7 +36,7 @@ class KnownLayer:
     raw_attn, raw_mlp : Tensor, shape (pair, window, d_model)
         Outputs before post-norms.
     gate, gated, up, neurons : Tensor, shape (pair, window, d_mlp)
-        Gate before and after its activation (None where there is none), values, and what the output projection reads.
+        Gate before and after its activation (None without a gate), values, and the input of the output projection.
     post : Tensor, shape (pair, window, d_model)
         The residual stream that leaves the layer.
     """
@@ -59,7 +59,7 @@ class KnownLayer:
 
     @classmethod
     def of(cls, block: Block, trace: LayerTrace, where: Geometry, start: int) -> KnownLayer:
-        """Compute what the trace leaves out: a fraction of a forward pass through the layer."""
+        """Compute the values that the trace does not hold; this costs a fraction of a pass through the layer."""
         length = trace.resid_pre.shape[1]
         angles = _angles(where, 0, length)
         rotated_q, rotated_k = block.rotated_q(trace.q, angles)[:, start:], block.rotated_k(trace.k, angles)
@@ -91,7 +91,7 @@ class KnownLayer:
 
     @property
     def visible(self) -> Bool[Tensor, "window pos"]:
-        """Which keys each query of the window sees."""
+        """The keys that each query of the window can attend to."""
         length = self.rotated_k.shape[1]
         return self.where.visible[self.start : length, :length]
 
@@ -102,5 +102,5 @@ class KnownLayer:
 
 
 def _angles(where: Geometry, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
-    """Rotary angles of some positions, or None where positions are part of the embedding."""
+    """Rotary angles of some positions; None without a rotary embedding."""
     return None if where.angles is None else (where.angles[0][start:stop], where.angles[1][start:stop])

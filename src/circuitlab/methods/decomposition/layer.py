@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["LayerParts", "blocks_of", "decompose_inputs", "decompose_mixing", "decompose_output"]
 
 _TOKENS = 1024
-"""Positions that go through a layer together: their intermediate values stay in the cache."""
+"""Positions that go through a layer together, so that intermediate values stay in the CPU cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerParts:
-    """The inputs of attention, as projected, and the residual stream they were read from."""
+    """Queries, keys and values as projected, and the residual stream from which they were computed."""
 
     resid: Parts
     q: Parts
@@ -35,13 +35,13 @@ class LayerParts:
 
 
 def blocks_of(sources: int, tokens: int) -> Iterator[slice]:
-    """Slices of sources whose positions fit the cache."""
+    """Slices of sources whose positions fit in the CPU cache."""
     size = max(1, _TOKENS // max(1, tokens))
     return (slice(first, first + size) for first in range(0, sources, size))
 
 
 def decompose_inputs(rule: Rule, known: KnownLayer, resid: Parts) -> LayerParts:
-    """Norm and projections; keys and values of the window only."""
+    """Attention's norm and projections, for the window only."""
     block, base, start = known.block, known.base, known.start
     normed = steps.norm(rule, resid, block.norm_attn, base.attn_in)
     q, k, v = (
@@ -54,11 +54,11 @@ def decompose_inputs(rule: Rule, known: KnownLayer, resid: Parts) -> LayerParts:
 def decompose_mixing(rule: Rule, known: KnownLayer, inputs: LayerParts) -> Parts:
     """Attention from its inputs to z."""
     block, base, start = known.block, known.base, known.start
-    q = _turned(rule, known, inputs.q, block.q_norm, known.rotated_q)
-    k = _turned(rule, known, inputs.k, block.k_norm, known.rotated_k[:, start:])
+    q = _rotated(rule, known, inputs.q, block.q_norm, known.rotated_q)
+    k = _rotated(rule, known, inputs.k, block.k_norm, known.rotated_k[:, start:])
     k, v = _with_earlier(k, known.rotated_k, start), _with_earlier(inputs.v, base.v, start)
     if rule.softmax == "frozen":
-        # Nothing of the weights is relevant or irrelevant: they are a linear map of the values.
+        # Attention weights are constants, so that z is linear in the values.
         return v.through(lambda part: block.mix(base.pattern, part), base.z)
     scores = steps.product(rule.product, q, k, replace(block, softcap=None).scores, known.dots)
     if block.softcap is not None:
@@ -67,7 +67,7 @@ def decompose_mixing(rule: Rule, known: KnownLayer, inputs: LayerParts) -> Parts
     return steps.product(rule.product, weights, v, block.mix, base.z)
 
 
-def _turned(rule: Rule, known: KnownLayer, x: Parts, norm: FrozenNorm | None, true: Tensor) -> Parts:
+def _rotated(rule: Rule, known: KnownLayer, x: Parts, norm: FrozenNorm | None, true: Tensor) -> Parts:
     """Queries or keys after their norm and rotation."""
     if norm is not None:
         x = steps.norm(rule, x, norm, norm.apply(x.true))
@@ -75,7 +75,7 @@ def _turned(rule: Rule, known: KnownLayer, x: Parts, norm: FrozenNorm | None, tr
 
 
 def _with_earlier(x: Parts, true: Tensor, start: int) -> Parts:
-    """The same with the positions before the window, in which nothing is relevant."""
+    """The activation with the positions before the window, where nothing is relevant."""
     if not start:
         return x
     earlier = true[:, :start].expand(len(x.relevant), -1, -1, -1, -1)
@@ -90,7 +90,7 @@ def decompose_output(
     z: Parts,
     written: Callable[[Parts], Parts] = lambda mlp_out: mlp_out,
 ) -> Parts:
-    """From z to the residual stream that leaves the layer; ``written`` may change what the MLP adds to it."""
+    """From z to the residual stream that leaves the layer; ``written`` may change the MLP's output."""
     block, base = known.block, known.base
     attn = steps.linear(rule, z.through(lambda part: part.flatten(-2), base.z.flatten(-2)), block.o, known.raw_attn)
     if block.post_attn is not None:

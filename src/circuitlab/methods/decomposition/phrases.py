@@ -1,4 +1,4 @@
-"""Local importance: how much of the metric is due to each word or phrase of a prompt."""
+"""Local importance: the part of the metric that is due to each word or phrase of a prompt."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["Phrase", "PhraseScores", "phrase_relevance", "spans_of", "words_of"]
 
 @dataclass(frozen=True)
 class Phrase:
-    """Tokens of a prompt that stand together.
+    """Consecutive tokens of a prompt.
 
     Parameters
     ----------
     text : str
-        How it reads.
+        Their text.
     start, stop : int
-        First token, and the one after the last.
+        Index of the first token, and of the one after the last.
     """
 
     text: str
@@ -45,8 +45,9 @@ class PhraseScores:
     Parameters
     ----------
     phrases : tuple of Phrase
+        The phrases.
     values : tuple of float
-        In metric units; positive speaks for the answer.
+        Relevance of each phrase in metric units; positive means that it helps the answer.
     total : float
         The metric of the prompt. The values need not sum to it.
     invariant : Invariant
@@ -68,18 +69,18 @@ def phrase_relevance(
     phrases: Sequence[Phrase] | None = None,
     rule: str | Rule = "exact",
 ) -> PhraseScores:
-    """Follow the embeddings of each phrase of a clean prompt to the metric, all of them relevant there (Hsu et al. 2024, version 1).
+    """Relevance of the phrases of a clean prompt: the embeddings of a phrase are relevant as a whole (Hsu et al. 2024, version 1).
 
     Parameters
     ----------
     model, batch, metric : Model, ContrastBatch, Metric
-        The metric contrasts answers and foils, for example a label and its closest rival.
+        The model, the prompts and the metric, which contrasts answers and foils (for example a label and its closest alternative).
     pair : int
-        Which prompt of the batch.
+        Index of the prompt in the batch.
     phrases : sequence of Phrase, optional
-        From `words_of` or `spans_of`; every token on its own otherwise.
+        From `words_of` or `spans_of`; by default every token is a phrase.
     rule : str or Rule
-        How activations are divided.
+        How activations are split.
 
     Raises
     ------
@@ -88,22 +89,22 @@ def phrase_relevance(
 
     Notes
     -----
-    Where positions are part of the embedding (GPT-2), they count as part of the phrase. Cost: two to four forward passes per phrase.
+    Learned position embeddings (GPT-2) count as part of the phrase. Cost: two to four forward passes per phrase.
     """
     if not 0 <= pair < batch.n_pairs:
         what = f"There is no pair {pair} among {batch.n_pairs}."
         raise BadParameterError(what, "Count from 0.")
-    one = batch.select([pair])
-    length = int(one.end[0]) + 1
-    chosen = tuple(phrases) if phrases is not None else _tokens(model, one)
-    for phrase in chosen:
+    single = batch.select([pair])
+    length = int(single.end[0]) + 1
+    selected = tuple(phrases) if phrases is not None else _tokens(model, single)
+    for phrase in selected:
         if not 0 <= phrase.start < phrase.stop <= length:
-            what = f"{phrase.text!r} takes tokens {phrase.start} to {phrase.stop} of a prompt of {length}."
+            what = f"{phrase.text!r} spans tokens {phrase.start} to {phrase.stop} of a prompt of {length}."
             raise BadParameterError(what, "Give at least one token inside the prompt.")
-    sources = [Source((Embed(),), tuple(range(phrase.start, phrase.stop))) for phrase in chosen]
+    sources = [Source((Embed(),), tuple(range(phrase.start, phrase.stop))) for phrase in selected]
     options = Options(Rule.parse(rule) if isinstance(rule, str) else rule, "zero")
-    found = relevance_to_metric(model, one, metric, sources, options)
-    return PhraseScores(chosen, tuple(found.values[:, 0].tolist()), float(found.clean[0]), found.invariant)
+    relevance = relevance_to_metric(model, single, metric, sources, options)
+    return PhraseScores(selected, tuple(relevance.values[:, 0].tolist()), float(relevance.clean[0]), relevance.invariant)
 
 
 def _tokens(model: Model, batch: ContrastBatch) -> tuple[Phrase, ...]:
@@ -113,7 +114,7 @@ def _tokens(model: Model, batch: ContrastBatch) -> tuple[Phrase, ...]:
 
 
 def words_of(tokens: Sequence[str]) -> tuple[Phrase, ...]:
-    """Tokens joined to words: a word begins at the first token, and at every one with a leading space or a line break.
+    """Tokens grouped into words: a word begins at the first token, and at every token with leading whitespace.
 
     Examples
     --------
@@ -126,12 +127,12 @@ def words_of(tokens: Sequence[str]) -> tuple[Phrase, ...]:
 
 
 def spans_of(tokens: Sequence[str], phrases: Sequence[str]) -> tuple[Phrase, ...]:
-    """Where phrases stand in a prompt; each takes every token that it touches, at its first place after the phrase before it.
+    """Find phrases in a prompt. Each one is the first match after the previous phrase, with every token that it overlaps.
 
     Raises
     ------
     BadParameterError
-        If a phrase is empty or not in the prompt after the one before it.
+        If a phrase is empty, or does not occur in the prompt after the previous one.
 
     Examples
     --------
@@ -141,14 +142,14 @@ def spans_of(tokens: Sequence[str], phrases: Sequence[str]) -> tuple[Phrase, ...
     ends = [0]
     for token in tokens:
         ends.append(ends[-1] + len(token))
-    whole, found, after = "".join(tokens), [], 0
+    whole, spans, after = "".join(tokens), [], 0
     for phrase in phrases:
-        place = whole.find(phrase, after) if phrase else -1
-        if place < 0:
-            what = f"The phrase {phrase!r} does not stand in {whole[after:]!r}."
-            raise BadParameterError(what, "Give phrases in the order of the prompt, letter by letter.")
-        after = place + len(phrase)
-        start = max(i for i in range(len(tokens)) if ends[i] <= place)
+        offset = whole.find(phrase, after) if phrase else -1
+        if offset < 0:
+            what = f"The phrase {phrase!r} does not occur in {whole[after:]!r}."
+            raise BadParameterError(what, "Give phrases in the order of the prompt, with the same letters and spaces.")
+        after = offset + len(phrase)
+        start = max(i for i in range(len(tokens)) if ends[i] <= offset)
         stop = min(i for i in range(len(ends)) if ends[i] >= after)
-        found.append(Phrase("".join(tokens[start:stop]), start, stop))
-    return tuple(found)
+        spans.append(Phrase("".join(tokens[start:stop]), start, stop))
+    return tuple(spans)

@@ -1,4 +1,4 @@
-"""The unedited runs of a few pairs, and what of a source's output counts as irrelevant."""
+"""The unedited runs of a few pairs, and the irrelevant part of a source's output."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Means:
     Parameters
     ----------
     values : dict
-        (field, layer) to the mean, (pos or 1, ...): position by position where all prompts have one length. Layer 0 has ``"resid_pre"``,
-        the embedding, too.
+        From (field, layer) to the mean, shape (pos or 1, ...): by position if all prompts have the same length. Layer 0 also has
+        ``"resid_pre"``, the embedding.
     """
 
     values: dict[tuple[str, int], Float[Tensor, "pos ..."]]
@@ -43,39 +43,40 @@ class Means:
     @classmethod
     @torch.no_grad()
     def of(cls, decoder: Decoder, batch: ContrastBatch, fits: Fits | None = None) -> Means:
-        """Run every corrupt prompt once and average, in float64; so many together as ``fits`` allows."""
-        whole = batch.mask.all()
+        """Run every corrupt prompt once and average in float64; a pass holds as many as ``fits`` allows."""
+        unpadded = batch.mask.all()
         sums: dict[tuple[str, int], Tensor] = {}
         for pairs in batch_by_length(batch, _PAIRS_PER_PASS, alike=False, fits=fits):
-            few = batch.select(pairs)
-            real = few.mask[..., None].double()
-            for key, value in _outputs(decoder.trace(decoder.embed(few.corrupt))):
+            group = batch.select(pairs)
+            real = group.mask[..., None].double()
+            for key, value in _outputs(decoder.trace(decoder.embed(group.corrupt))):
                 flat = value.flatten(2).double() * real
-                sums[key] = sums.get(key, 0) + (flat.sum(0) if whole else flat.sum((0, 1), keepdim=False)[None])
-        count = batch.n_pairs if whole else int(batch.mask.sum())
+                sums[key] = sums.get(key, 0) + (flat.sum(0) if unpadded else flat.sum((0, 1), keepdim=False)[None])
+        count = batch.n_pairs if unpadded else int(batch.mask.sum())
         return cls({key: value / count for key, value in sums.items()})
 
 
 def _outputs(trace: Trace) -> Iterator[tuple[tuple[str, int], Tensor]]:
     yield ("resid_pre", 0), trace.layers[0].resid_pre
-    for layer, found in enumerate(trace.layers):
+    for layer, values in enumerate(trace.layers):
         for field in _FIELDS:
-            yield (field, layer), getattr(found, field)
+            yield (field, layer), getattr(values, field)
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """A few pairs, run.
+    """The unedited runs of a few pairs.
 
     Parameters
     ----------
     decoder, batch : Decoder, ContrastBatch
+        The model and the pairs.
     clean, corrupt : Trace
         Every activation of both runs; the clean one is decomposed.
     start : int
         First position at which anything can be relevant.
     means : Means or None
-        For the baseline of that name.
+        Mean outputs, for the baseline ``"mean"``.
     baseline : str
         As in `Options`.
     """
@@ -89,7 +90,7 @@ class Prompts:
     baseline: str
 
     def irrelevant(self, field: str, layer: int) -> Float[Tensor, "pair window ..."]:
-        """What of an output of this layer is irrelevant where it is a source."""
+        """The irrelevant part of this layer's output if it is a source."""
         true: Tensor = getattr(self.clean.layers[layer], field)[:, self.start :]
         if self.baseline == "corrupt":
             other: Tensor = getattr(self.corrupt.layers[layer], field)
@@ -101,7 +102,7 @@ class Prompts:
         return along.unflatten(1, true.shape[2:]).expand_as(true)
 
     def places(self, source: Source) -> Bool[Tensor, "pair window"]:
-        """Where a source is relevant."""
+        """Mask of the positions at which a source is relevant."""
         return source.places(self.batch)[:, self.start :].to(self.clean.final.device)
 
     @property
@@ -118,25 +119,25 @@ def prompts_of(
     options: Options,
     todo: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Prompts]]:
-    """The pairs of a batch (those of ``todo``, or all) a few at a time: their numbers, and their runs.
+    """The pairs of a batch (those in ``todo``, or all) a few at a time: their numbers, and their runs.
 
-    As many go together as fit ``options.tokens_together`` with all sources. Positions before the first one at which a source is relevant
-    (with a corrupt baseline, before the prompts differ) are left out: nothing there is due to it.
+    A group holds as many pairs as fit in ``options.tokens_together`` with all sources. Positions before the first one at which a source is
+    relevant (with a corrupt baseline, before the prompts differ) are left out, because nothing is relevant there.
     """
     decoder, sizes = model.decoder, PassSizes.of(model)
     if decoder.standing is not None:
-        what = f"Contextual decomposition has rules for a model's own parts, and none for the edits of {model.spec.name}."
+        what = f"Contextual decomposition has rules for the parts of a model, but none for the edits of {model.spec.name}."
         raise ModelError(what, "Decompose the unedited model, or use activation_patching, which is exact with every edit.")
     fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.source(length), "A decomposition")
     means = Means.of(decoder, batch, fits) if options.baseline == "mean" else None
     for pairs in batch_by_length(batch, _pairs_together(batch, len(sources), options), todo, fits=fits):
-        few = batch.select(pairs)
-        clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (few.clean, few.corrupt))
-        yield pairs, Prompts(decoder, few, clean, corrupt, _start(few, sources, options), means, options.baseline)
+        group = batch.select(pairs)
+        clean, corrupt = (decoder.trace(decoder.embed(tokens)) for tokens in (group.clean, group.corrupt))
+        yield pairs, Prompts(decoder, group, clean, corrupt, _start(group, sources, options), means, options.baseline)
 
 
 def sources_together(model: Model, prompts: Prompts, options: Options) -> int:
-    """Sources that go up together: as many as ``options.tokens_together`` positions have room for, and the memory of a pass."""
+    """Number of sources in one pass, limited by ``options.tokens_together`` positions and the memory of a pass."""
     length, pairs = prompts.batch.clean.shape[1], prompts.batch.n_pairs
     window = length - prompts.start
     return max(1, min(options.tokens_together // (window * pairs), pass_bytes() // (pairs * PassSizes.of(model).source(window))))

@@ -28,13 +28,14 @@ __all__ = ["Readout"]
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """The end of a model, for some prompts.
+    """The readout of a model, for some prompts.
 
     Parameters
     ----------
     model, metric : Model, Metric
+        The model and the metric.
     batch : ContrastBatch
-        The prompts; with a reference where the metric needs one.
+        The prompts, with a reference if the metric needs one.
     """
 
     model: Model
@@ -42,7 +43,7 @@ class Readout:
     batch: ContrastBatch
 
     def logits(self, rule: Rule, final: Parts, end: Tensor) -> Parts:
-        """Logits at the answer position, (source, pair, token); of answers and foils only where the metric reads no others."""
+        """Logits at the answer position, (source, pair, token), for answers and foils only if the metric reads no others."""
         weights, rows = self.model.weights, torch.arange(len(end), device=end.device)
         last = Parts(
             final.relevant[:, rows, end],
@@ -59,10 +60,10 @@ class Readout:
         return steps.activation(rule, logits, cap, cap(logits.true))
 
     def relevance(self, logits: Parts) -> Float[np.ndarray, "source pair"]:
-        """The metric that is due to each source, in metric units.
+        """The part of the metric that is due to each source, in metric units.
 
-        A metric that is linear in the logits is read off their relevant part (published). Any other is treated like an activation: its
-        value less its value on the irrelevant logits.
+        A metric that is linear in the logits is evaluated on their relevant part (published). Any other is treated like an activation: its
+        value minus its value on the irrelevant logits.
         """
         if self.metric.linear:
             return self._metric(logits.relevant)
@@ -75,8 +76,8 @@ class Readout:
         return self._metric(self.model.unembed(last, None if self.metric.whole_vocabulary else self.batch.over_tokens()[0]))
 
     def _metric(self, logits: Tensor) -> np.ndarray:
-        placed = self.batch if self.metric.whole_vocabulary else self.batch.over_tokens()[1]
-        return np.asarray(self.metric(logits.double(), placed).cpu())
+        token_batch = self.batch if self.metric.whole_vocabulary else self.batch.over_tokens()[1]
+        return np.asarray(self.metric(logits.double(), token_batch).cpu())
 
 
 def _capped(logits: Tensor, cap: float) -> Tensor:

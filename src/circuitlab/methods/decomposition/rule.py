@@ -1,4 +1,4 @@
-"""Rule: how each step of a model divides its output between a relevant and an irrelevant part. Imports no torch."""
+"""Rule: how each step of a model splits its output into a relevant and an irrelevant part. Does not import torch."""
 
 from __future__ import annotations
 
@@ -22,36 +22,38 @@ _CHOICES = {"bias": Bias, "activation": Activation, "product": Product, "gate": 
 
 @dataclass(frozen=True)
 class Rule:
-    """Division of every activation into a relevant part b and an irrelevant part c (Hsu et al. 2024).
+    """Split of every activation into a relevant part b and an irrelevant part c (Hsu et al. 2024).
 
-    Linear maps act on both parts. What remains is a choice for each kind of step; defaults are the published ones but for bias and signs.
+    Linear maps act on both parts. Every other kind of step has a choice; the defaults are as published except for bias and signs.
 
     Parameters
     ----------
     bias : {"exact", "published", "irrelevant"}
-        A bias (of a linear map or a norm) is shared by the magnitudes of the two parts. ``"exact"``: the relevant part gets its share and
-        the irrelevant part the rest, so that nothing is lost. ``"published"``: each gets its share with 1e-8 in the denominator, so that
-        bias is lost where both parts are tiny. ``"irrelevant"``: all bias is irrelevant.
+        A bias (of a linear map or a norm) is shared in proportion to the magnitudes of the two parts. ``"exact"``: the relevant part gets
+        its share and the irrelevant part the rest, so that nothing is lost. ``"published"``: each gets its share with 1e-8 in the
+        denominator, so that bias is lost where both parts are tiny. ``"irrelevant"``: all bias is irrelevant.
     activation : {"remainder", "shapley", "alone"}
-        Relevant part of f(b + c): ``f(b + c) - f(c)`` (published); the mean of that and of ``f(b) - f(0)`` (Murdoch et al. 2018);
-        ``f(b) - f(0)``.
+        Relevant part of f(b + c). ``"remainder"`` (published): ``f(b + c) - f(c)``. ``"alone"``: ``f(b) - f(0)``. ``"shapley"``: the mean
+        of the two (Murdoch et al. 2018).
     product : {"both", "any", "shapley"}
-        Relevant part of a product, of queries and keys and of attention weights and values: only the product of both relevant parts
-        (published); every product that has a relevant factor; the mean of the two.
+        Relevant part of a product of queries and keys, or of attention weights and values. ``"both"`` (published): the product of the
+        relevant parts only. ``"any"``: every product with a relevant factor. ``"shapley"``: the mean of the two.
     gate : {"any", "both", "shapley"}
-        The same for gate and value of a gated MLP, which the published models lack.
+        The same for gate and value of a gated MLP, which the published models do not have.
     softmax : {"alone", "remainder", "shapley", "frozen"}
-        Relevant part of attention weights: softmax of the relevant scores (published); all weights minus the softmax of the irrelevant
-        scores; the mean of the two; or all weights, as if they were constants: then relevance moves through values only.
+        Relevant part of attention weights. ``"alone"`` (published): the softmax of the relevant scores. ``"remainder"``: all weights minus
+        the softmax of the irrelevant scores. ``"shapley"``: the mean of the two. ``"frozen"``: attention weights are constants, so that
+        relevance moves through values only.
     signs : {"free", "clipped"}
-        ``"free"`` leaves parts of opposite sign. ``"clipped"`` (published): the larger takes the whole activation and the smaller nothing,
-        after the input projection of an MLP, after its output, and after the layer; that is to clip the relevant part between 0 and the
-        activation. A head that writes against the rest of the stream is then given nothing, so that heads that hinder cannot be seen.
+        ``"free"`` allows parts of opposite sign. ``"clipped"`` (published): the larger part becomes the whole activation and the smaller
+        part zero, after the input projection of an MLP, after its output, and after the layer; that is, the relevant part is clipped
+        between 0 and the activation. A head that writes against the rest of the stream then gets nothing, so that heads that hinder
+        cannot be seen.
     norm : {"held", "bounded"}
-        ``"held"`` (published): a norm scales both parts as it scales the activation. That is linear and bounds nothing: an irrelevant part
-        much larger than the activation is squared by every gate after it, up to infinity. ``"bounded"`` scales an irrelevant part that is
-        larger than the activation by its own size, and the relevant part takes the rest. Where parts leave the activation's range, methods
-        bound the norms of that pair and source by themselves, and say how often.
+        ``"held"`` (published): a norm scales both parts as it scales the activation. This is linear, but parts are unbounded: an irrelevant
+        part much larger than the activation is squared by every later gate and may overflow. ``"bounded"`` scales an irrelevant part that
+        is larger than the activation by its own size, and the relevant part gets the rest. If parts leave the activation's range, methods
+        bound the norms of that pair and source themselves, and report how often.
 
     Examples
     --------
@@ -83,7 +85,7 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Read a name of `RULES`, or a name and changes to it, ``"exact, gate=both"``; the inverse of ``str``.
+        """Read a name in `RULES`, or a name with changes, such as ``"exact, gate=both"``; the inverse of ``str``.
 
         Raises
         ------
@@ -93,11 +95,11 @@ class Rule:
         name, *changes = (part.strip() for part in text.split(","))
         if name not in RULES:
             raise UnknownNameError("rule", name, RULES)
-        given = dict(change.partition("=")[::2] for change in changes)
-        for key in given:
+        choices = dict(change.partition("=")[::2] for change in changes)
+        for key in choices:
             if key not in _CHOICES:
                 raise UnknownNameError("field of a rule", key, _CHOICES)
-        return dataclasses.replace(RULES[name], **given)  # type: ignore[arg-type]
+        return dataclasses.replace(RULES[name], **choices)  # type: ignore[arg-type]
 
     @property
     def keeps_sums(self) -> bool:
@@ -111,5 +113,5 @@ RULES: dict[str, Rule] = {
     "values": Rule(softmax="frozen"),
     "ablation": Rule(bias="irrelevant", product="any", softmax="remainder"),
 }
-"""Rules by name: the default; every published choice; relevance through values alone with the signs left; and the rule under which the
-irrelevant part is the run without the sources, with the scales of all norms held."""
+"""Rules by name. ``"exact"``: the defaults; ``"published"``: every published choice; ``"values"``: relevance through values only;
+``"ablation"``: the irrelevant part is the run without the sources, with the scales of all norms held."""

@@ -1,4 +1,4 @@
-"""Source: the nodes and positions that a decomposition follows, and what of them counts as relevant. Imports no torch."""
+"""Source: the nodes and positions whose relevance is computed, and the baseline of their outputs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ __all__ = ["BASELINES", "Baseline", "Options", "Source", "ordered"]
 Baseline: TypeAlias = Literal["corrupt", "mean", "zero"]
 
 BASELINES: tuple[str, ...] = get_args(Baseline)
-"""What of a source's output is irrelevant: that of the paired corrupt prompt, the mean over corrupt prompts, or nothing."""
+"""The irrelevant part of a source's output: that on the paired corrupt prompt, the mean over corrupt prompts, or zero."""
 
 _KINDS = (Embed, KVHead, Head, Mlp)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Nodes whose outputs are relevant, together.
+    """Nodes whose outputs are relevant together.
 
     Parameters
     ----------
     nodes : tuple of Node or str
         Heads (their z), key/value heads (keys and values), MLPs, or the embedding.
     at : tuple of str or int
-        Positions: marks of the batch, or places counted from 0; every position if empty.
+        Positions: marks of the batch, or numbers from 0; all positions if empty.
 
     Raises
     ------
     BadParameterError
-        If there is no node, or one that is none of these.
+        If there is no node, or one of another kind.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class Source:
             what = f"{', '.join(wrong)} cannot be a source."
             raise BadParameterError(what, "Use heads (a9.h6), key/value heads (a9.kv2), MLPs (m3) or embed.")
         if not nodes:
-            raise BadParameterError("A source without nodes has nothing to follow.", "Name at least one node.")
+            raise BadParameterError("A source has no nodes.", "Name at least one node.")
 
     def __str__(self) -> str:
         at = f" at {', '.join(map(str, self.at))}" if self.at else ""
@@ -67,12 +67,12 @@ class Source:
 
     @property
     def layer(self) -> int:
-        """The first layer that it touches."""
+        """The first layer of its nodes."""
         return min(0 if isinstance(node, Embed) else node.layer for node in self.nodes)  # type: ignore[union-attr]
 
     @property
     def early(self) -> bool:
-        """Whether it touches that layer before attention mixes positions."""
+        """Whether it has a node in that layer before attention mixes positions."""
         return any(isinstance(node, Embed | KVHead) and getattr(node, "layer", 0) == self.layer for node in self.nodes)
 
     def require(self, universe: Universe) -> None:
@@ -82,33 +82,34 @@ class Source:
             raise BadParameterError(what, "Count layers and heads from 0.")
 
     def places(self, batch: ContrastBatch) -> Bool[Tensor, "pair pos"]:
-        """Where it is relevant; padding never is."""
+        """Mask of the positions at which it is relevant; padding never is."""
         import torch  # noqa: PLC0415
 
         if not self.at:
             return batch.mask
-        found = torch.zeros_like(batch.mask)
-        for one in self.at:
-            place = batch.mark(one) if isinstance(one, str) else batch.end * 0 + one
-            if bool(((place < 0) | (place > batch.end)).any()):
-                what = f"Position {one} lies outside some prompts of {int(batch.end.min()) + 1} or more tokens."
-                raise BadParameterError(what, "Use marks, or places that every prompt has.")
-            found[torch.arange(batch.n_pairs), place] = True
-        return found
+        mask = torch.zeros_like(batch.mask)
+        for position in self.at:
+            positions = batch.mark(position) if isinstance(position, str) else batch.end * 0 + position
+            if bool(((positions < 0) | (positions > batch.end)).any()):
+                what = f"Position {position} lies outside some prompts of {int(batch.end.min()) + 1} or more tokens."
+                raise BadParameterError(what, "Use marks, or positions that every prompt has.")
+            mask[torch.arange(batch.n_pairs), positions] = True
+        return mask
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a decomposition is run.
+    """Settings of a decomposition.
 
     Parameters
     ----------
     rule : Rule
+        How each step splits its output.
     baseline : {"corrupt", "mean", "zero"}
-        What of a source's output is irrelevant: the paired corrupt prompt's, the mean over all corrupt prompts of the batch (published;
-        position by position where they have one length, else over all positions), or nothing. The rest is relevant.
+        The irrelevant part of a source's output: its output on the paired corrupt prompt, its mean over all corrupt prompts of the batch
+        (published; by position if they have the same length, else over all positions), or zero. The rest is relevant.
     tokens_together : int
-        Positions of all sources that go up together; changes memory and time, not results.
+        Positions of all sources in one pass. It affects memory and time, not results.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -119,7 +120,7 @@ class Options:
         if self.baseline not in BASELINES:
             raise UnknownNameError("baseline", str(self.baseline), BASELINES)
         if self.tokens_together < 1:
-            what = f"tokens_together={self.tokens_together} leaves nothing to run."
+            what = f"tokens_together={self.tokens_together} is less than 1."
             raise BadParameterError(what, "Use 1 or more.")
 
 

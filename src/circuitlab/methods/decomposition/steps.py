@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["activation", "clipped", "linear", "norm", "product", "softmax"]
 
 _SMALL = 1e-8
-"""In the denominators of the published bias split."""
+"""Added to the denominators of the published bias split."""
 
 
 def linear(rule: Rule, x: Parts, map_: Linear, true: Tensor) -> Parts:
-    """``x @ weight + bias``; the bias is shared by the magnitudes of what the two parts become."""
+    """``x @ weight + bias``; the bias is shared in proportion to the magnitudes of the two outputs."""
     plain = Linear(map_.weight, None)
     y = x.through(plain, true)
     if map_.bias is None:
@@ -33,9 +33,9 @@ def linear(rule: Rule, x: Parts, map_: Linear, true: Tensor) -> Parts:
 
 
 def norm(rule: Rule, x: Parts, of: FrozenNorm, true: Tensor) -> Parts:
-    """LayerNorm or RMSNorm with the scale of the whole activation; its bias is shared by the magnitudes of the two parts at its input.
+    """LayerNorm or RMSNorm with the scale of the whole activation; its bias is shared in proportion to the magnitudes of the two inputs.
 
-    A bounded norm scales an irrelevant part that is larger than the activation by its own size; the relevant part takes the rest.
+    A bounded norm scales an irrelevant part that is larger than the activation by its own size; the relevant part gets the rest.
     """
     gain, scale = of.gain.to(x.true.dtype), of.scale(x.total)
     factor = gain / scale
@@ -45,22 +45,22 @@ def norm(rule: Rule, x: Parts, of: FrozenNorm, true: Tensor) -> Parts:
 
     y = x.through(lambda part: centred(part) * factor, true)
     if rule.norm == "bounded":
-        own = torch.maximum(scale, of.scale(x.irrelevant))
-        irrelevant = centred(x.irrelevant) * (gain / own)
-        relevant = torch.where(own > scale, centred(x.total) * factor - irrelevant, y.relevant)
+        own_scale = torch.maximum(scale, of.scale(x.irrelevant))
+        irrelevant = centred(x.irrelevant) * (gain / own_scale)
+        relevant = torch.where(own_scale > scale, centred(x.total) * factor - irrelevant, y.relevant)
         y = Parts(relevant, true, None if y.carried is None else irrelevant)
     return y if of.bias is None else _with_bias(rule, y, of.bias.to(true.dtype), (x.relevant, x.irrelevant))
 
 
 def _with_bias(rule: Rule, y: Parts, bias: Tensor, sizes: tuple[Tensor, Tensor]) -> Parts:
-    """Add a bias, divided by sizes. Nothing of it is relevant where neither part has a size."""
+    """Add a bias, shared in proportion to ``sizes``; it is irrelevant where both are zero."""
     if rule.bias == "irrelevant":
         return Parts(y.relevant, y.true, None if y.carried is None else y.carried + bias)
-    mine, other = sizes[0].abs(), sizes[1].abs()
+    relevant, irrelevant = sizes[0].abs(), sizes[1].abs()
     if rule.bias == "published":
-        share, rest = mine / (mine + other + _SMALL), other / (mine + other + _SMALL)
+        share, rest = relevant / (relevant + irrelevant + _SMALL), irrelevant / (relevant + irrelevant + _SMALL)
     else:
-        share = torch.where(mine > 0, mine / (mine + other), 0.0)
+        share = torch.where(relevant > 0, relevant / (relevant + irrelevant), 0.0)
         rest = 1 - share
     carried = None if y.carried is None else y.carried + bias * rest
     return Parts(torch.addcmul(y.relevant, bias, share), y.true, carried)
@@ -89,10 +89,10 @@ def product(how: Product, a: Parts, b: Parts, times: Callable[[Tensor, Tensor], 
 
 
 def softmax(rule: Rule, scores: Parts, visible: Tensor, true: Tensor) -> Parts:
-    """Attention weights from scores, but for frozen ones; keys that a query does not see take no part."""
+    """Attention weights from scores, for rules without frozen weights; keys that a query cannot attend to get none."""
 
-    def weights(some: Tensor) -> Tensor:
-        return some.masked_fill(~visible, float("-inf")).softmax(-1)
+    def weights(values: Tensor) -> Tensor:
+        return values.masked_fill(~visible, float("-inf")).softmax(-1)
 
     whole = true if scores.carried is None else weights(scores.total)
     if rule.softmax == "alone":
@@ -107,7 +107,7 @@ def softmax(rule: Rule, scores: Parts, visible: Tensor, true: Tensor) -> Parts:
 def clipped(rule: Rule, x: Parts) -> Parts:
     """The published treatment of parts of opposite sign.
 
-    The larger part takes the whole activation and the smaller nothing, which is the same as to clip each part between 0 and the whole.
+    The larger part becomes the whole activation and the smaller part zero: each part is clipped between 0 and the activation.
     """
     if rule.signs == "free":
         return x

@@ -1,4 +1,4 @@
-"""Relevance of sources to the inputs and outputs of later heads: how much of a head's z, query, key or value is due to each source."""
+"""Relevance of sources to later heads: how much of a head's z, query, key or value is due to each source."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Target:
         if self.field not in kinds:
             raise UnknownNameError("field of a target", str(self.field), kinds)
         if not isinstance(self.head, kinds[self.field]):
-            what = f"{self.head} has no {self.field} of its own."
+            what = f"{self.head} has no {self.field}."
             raise BadParameterError(what, "Use a query head (a9.h6) for z and q, a key/value head (a9.kv2) for k and v.")
 
     def __str__(self) -> str:
@@ -73,12 +73,12 @@ class Target:
         Raises
         ------
         BadParameterError
-            If the text names no head, or a field that it does not have.
+            If the text is not a head, or names a field that the head does not have.
         """
         name, _, rest = text.partition("<")
         node = parse_node(name)
         if not isinstance(node, Head | KVHead):
-            what = f"{text!r} is no head."
+            what = f"{text!r} is not a head."
             raise BadParameterError(what, "Write a9.h6 (its z), a9.h6<q>, a9.kv2<k> or a9.kv2<v>.")
         return cls(node, rest.removesuffix(">") or "z", at)  # type: ignore[arg-type]
 
@@ -92,23 +92,26 @@ def relevance_to_targets(
     *,
     measure: Measure = "ratio",
 ) -> Float[np.ndarray, "source target pair"]:
-    """How large the relevant part of each target is beside its irrelevant part, without a sign.
+    """Size of the relevant part of each target relative to its irrelevant part, without a sign.
 
     Parameters
     ----------
     model, batch : Model, ContrastBatch
+        The model and the pairs.
     sources : sequence of Source
+        Each source is decomposed separately.
     targets : sequence of Target
+        Activations of later heads.
     options : Options, optional
         Rule and baseline.
     measure : {"ratio", "share"}
-        ``"ratio"``: sum over positions of |b|_1 / |c|_1, as in the paper; ``"share"``: of |b|_1 / (|b|_1 + |c|_1), as in the authors'
-        code. Positions at which both are nothing add nothing.
+        ``"ratio"``: the sum over positions of |b|_1 / |c|_1, as in the paper; ``"share"``: of |b|_1 / (|b|_1 + |c|_1), as in the authors'
+        code. Positions at which both parts are zero count 0.
 
     Returns
     -------
-    ndarray
-        0 where the source does not come before the target, or holds its head.
+    ndarray, shape (source, target, pair)
+        0 where the source does not come before the target, or contains its head.
 
     Raises
     ------
@@ -125,28 +128,28 @@ def relevance_to_targets(
     if measure not in {"ratio", "share"}:
         raise UnknownNameError("measure", measure, ["ratio", "share"])
     if not targets:
-        raise BadParameterError("There is no target to measure.", "Name at least one head.")
+        raise BadParameterError("No target was given.", "Name at least one head.")
     if outside := [str(target) for target in targets if target.head not in universe_of(model)]:
         what = f"{', '.join(outside)} lie outside {universe_of(model)}."
         raise BadParameterError(what, "Count layers and heads from 0.")
     settings, last = options or Options(), max(target.head.layer for target in targets)
-    found = np.zeros((len(sources), len(targets), batch.n_pairs))
-    below = [i for i, source in enumerate(sources) if source.layer <= last]
+    relevance = np.zeros((len(sources), len(targets), batch.n_pairs))
+    reachable = [i for i, source in enumerate(sources) if source.layer <= last]
     done = 0
     for pairs, prompts in prompts_of(model, batch, sources, settings):
-        for chosen in passes([sources[i] for i in below], sources_together(model, prompts, settings)):
-            few = [below[i] for i in chosen]
-            reader = _Reader(prompts, targets, measure, np.zeros((len(few), len(targets), len(pairs))))
-            found[np.ix_(few, range(len(targets)), pairs)] = _measured(reader, [sources[i] for i in few], settings, last)
+        for chosen in passes([sources[i] for i in reachable], sources_together(model, prompts, settings)):
+            indices = [reachable[i] for i in chosen]
+            reader = _Reader(prompts, targets, measure, np.zeros((len(indices), len(targets), len(pairs))))
+            relevance[np.ix_(indices, range(len(targets)), pairs)] = _measured(reader, [sources[i] for i in indices], settings, last)
         done += len(pairs)
         step(done, batch.n_pairs)
     for row, source in enumerate(sources):
-        found[row, [target.head in source.nodes for target in targets]] = 0.0
-    return found
+        relevance[row, [target.head in source.nodes for target in targets]] = 0.0
+    return relevance
 
 
 def _measured(reader: _Reader, sources: Sequence[Source], options: Options, last: int) -> np.ndarray:
-    """Relevance of some sources to all targets, (source, target, pair); with bounded norms where parts leave the activation's range."""
+    """Relevance of sources to all targets, (source, target, pair), with bounded norms where parts leave the activation's range."""
     rule, carry = options.rule, carries(sources, options)
     left = left_range(reader.prompts, run_layers(rule, reader.prompts, sources, seen=reader, last=last, carry=carry))
     rows = np.flatnonzero(left.any(1))
@@ -159,7 +162,7 @@ def _measured(reader: _Reader, sources: Sequence[Source], options: Options, last
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """Measures targets as a pass goes by."""
+    """Reads the targets during a pass."""
 
     prompts: Prompts
     targets: Sequence[Target]
@@ -174,14 +177,14 @@ class _Reader:
                 self.values[: len(value), column] = value.double().cpu().numpy()
 
     def _size(self, parts: Parts, head: int, places: Tensor) -> Float[Tensor, "source pair"]:
-        mine, other = (part[..., head, :].abs().sum(-1) for part in (parts.relevant, parts.irrelevant))
-        whole = mine + other if self.measure == "share" else other
-        size = (mine / whole.clamp(min=1e-30)).masked_fill(mine == 0, 0.0)
+        relevant, irrelevant = (part[..., head, :].abs().sum(-1) for part in (parts.relevant, parts.irrelevant))
+        whole = relevant + irrelevant if self.measure == "share" else irrelevant
+        size = (relevant / whole.clamp(min=1e-30)).masked_fill(relevant == 0, 0.0)
         return (size * places).sum(-1)
 
 
 def normalised_by_layer(values: Float[np.ndarray, " source"], sources: Sequence[Source]) -> Float[np.ndarray, " source"]:
-    """Each relevance over the mean of the sources of its layer (published); layers in which nothing is relevant stay 0."""
+    """Each relevance divided by the mean over the sources of its layer (published); 0 in layers in which nothing is relevant."""
     values = np.asarray(values, dtype=float)
     layers = np.array([source.layer for source in sources])
     means = np.array([np.abs(values[layers == layer]).mean() for layer in layers])

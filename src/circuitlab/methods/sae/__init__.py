@@ -1,4 +1,4 @@
-"""Discrete codes of node outputs from one small sparse autoencoder: outputs, training, codes, counts, inspection, files."""
+"""Discrete codes of node outputs from a small sparse autoencoder: outputs, training, codes, counts, inspection, files."""
 
 from circuitlab.methods.sae.counts import edge_counts, label_p_values, listed_edges, pair_shares, unique_counts
 from circuitlab.methods.sae.dictionary import Dictionary

@@ -1,7 +1,7 @@
-"""Scores from integer codes: codes unique to positives, pairs of codes that occur together, permutation p-values. numpy only.
+"""Scores from integer codes: codes unique to positives, pairs of codes that occur together, permutation p-values. Only numpy is imported.
 
-All functions take codes as integer arrays (prompt, node), positives and negatives apart. Nothing of the size codes x codes is built: the
-work is over prompts, of which there are few.
+All functions take codes as integer arrays (prompt, node), with positives and negatives separate. No array of size codes x codes is built:
+the work is over prompts, of which there are few.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from circuitlab.core.errors import BadParameterError
 __all__ = ["edge_counts", "label_p_values", "listed_edges", "pair_codes", "pair_shares", "unique_counts"]
 
 _CELLS = 1 << 24
-"""Numbers held at a time while labels are permuted."""
+"""Most entries of an array while labels are permuted."""
 
 
 def pair_shares(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Each positive prompt's share in the number of codes unique to positives, shape (positive, node).
+    """Each positive prompt's share of the number of codes unique to positives, shape (positive, node).
 
-    A code that no negative prompt has counts 1, split evenly among the positive prompts that have it; so shares sum over prompts to
-    `unique_counts`. This is the Shapley value of the prompt in the count, seen as a game in which a set of positive prompts is worth the
-    number of unique codes it holds (Shapley 1953): every code is a game of its own whose holders are interchangeable.
+    A code that no negative prompt has counts 1, split evenly among the positive prompts that have it, so that shares sum over prompts to
+    `unique_counts`. This is the Shapley value of the prompt in the game where the value of a set of positive prompts is its number of
+    unique codes (Shapley 1953): each code is a separate game whose holders are interchangeable.
 
     Raises
     ------
@@ -36,9 +36,9 @@ def pair_shares(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def unique_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool = False) -> np.ndarray:
-    """Number of codes of each node that positive prompts have and no negative prompt has, shape (node,).
+    """Number of codes of each node that occur on positive prompts and on no negative prompt, shape (node,).
 
-    With ``normalise``, over the number of codes that any prompt has.
+    With ``normalise``, it is divided by the number of codes that occur on any prompt.
     """
     counts = np.rint(pair_shares(positive, negative).sum(0))
     return counts / _distinct(np.concatenate([positive, negative])) if normalise else counts
@@ -47,20 +47,21 @@ def unique_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool
 def edge_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool = False) -> np.ndarray:
     """Number of code pairs that occur together in a positive prompt and in no negative prompt, shape (node, node).
 
-    Entry (g, h) counts pairs (code of g, code of h); it is symmetric, and its diagonal, which is no edge, is 0.
+    Entry (g, h) counts pairs (code of g, code of h). The matrix is symmetric; its diagonal is 0, because a node has no edge to itself.
 
     Parameters
     ----------
     positive, negative : ndarray of int, shape (prompt, node)
+        Codes of both sides.
     normalise : bool
-        Divide by the number of code pairs that occur among positives plus the number among negatives, as published.
+        Whether to divide by the number of code pairs that occur among positives plus the number among negatives, as published.
 
     Notes
     -----
-    For one positive prompt, let S (positive, node) say where other positives share its codes, and D (negative, node) where negatives
-    do. ``S.T @ S`` then counts, for every two nodes, the positives that share the pair, and ``D.T @ D`` the negatives: the pair is
-    unique where the latter is 0, and each of its holders adds one over their number. So prompts^2 x nodes^2 operations and nodes^2
-    memory, instead of an array of nodes^2 x codes^2 counts.
+    For one positive prompt, let S (positive, node) mark where other positives share its codes, and D (negative, node) where negatives do.
+    ``S.T @ S`` counts, for every two nodes, the positives that share the pair, and ``D.T @ D`` the negatives. The pair is unique where the
+    latter is 0, and each of its holders adds one over their number. This takes prompts^2 x nodes^2 operations and nodes^2 memory, instead
+    of an array of nodes^2 x codes^2 counts.
     """
     positive, negative = _checked(positive, negative)
     unique, ours = _pairs(positive, positive, negative)
@@ -71,15 +72,15 @@ def edge_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool =
     return unique
 
 
-def _pairs(these: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of code pairs of ``these`` prompts that no other prompt has, and of all their code pairs; both (node, node)."""
-    unique, every = (np.zeros((these.shape[1],) * 2) for _ in range(2))
-    for row in these:
+def _pairs(prompts: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of code pairs of ``prompts`` that no prompt in ``other`` has, and of all their code pairs; both (node, node)."""
+    unique, total = (np.zeros((prompts.shape[1],) * 2) for _ in range(2))
+    for row in prompts:
         holders, others = ((rows == row).astype(np.float32) for rows in (same, other))
         part = 1.0 / (holders.T @ holders)
-        every += part
+        total += part
         unique += part * (others.T @ others == 0)
-    return np.rint(unique), np.rint(every)  # parts of one over a number sum to whole numbers
+    return np.rint(unique), np.rint(total)  # sums of n terms 1 / n, rounded to integers
 
 
 def pair_codes(codes: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -89,11 +90,11 @@ def pair_codes(codes: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def listed_edges(edges: np.ndarray, entries: int) -> np.ndarray:
-    """How much of each edge stands in the list of the strongest edges, shape (node, node): 1, 0, or a share for ties at the end.
+    """Share of each edge in the list of the strongest edges, shape (node, node): 1, 0, or a fraction for ties at the end of the list.
 
-    As published, edges are written out by falling score, every one in both directions and as two nodes, and the list is cut after a
-    number of entries. Counts of codes tie often, and the published list then follows the numbering of heads; here edges that tie for the
-    last places share them evenly, the expected list if ties are put in random order. Edges without a unique code pair are never listed.
+    As published, edges are listed by decreasing score, each in both directions and as two nodes, and the list is cut after a number of
+    entries. Counts of codes are often equal, and the published list then follows the numbering of heads. Here edges that tie for the last
+    places share them evenly, which is the expected list for ties in random order. Edges without a unique code pair are never listed.
 
     Parameters
     ----------
@@ -124,15 +125,15 @@ def label_p_values(
     Parameters
     ----------
     positive, negative : ndarray of int, shape (trial, prompt, node)
-        Codes by several dictionaries of the same prompts; the statistic is the mean count over trials. The dictionaries never see the
-        labels, so they stay as they are.
+        Codes of the same prompts by several dictionaries; the statistic is the mean count over trials. Training does not use the labels,
+        so the dictionaries are not trained again.
     permutations : int
-        Random relabellings.
+        Number of random relabellings.
     paired : bool
-        Swap the members of a pair with each other (the null hypothesis: which member is clean does not matter); otherwise any prompt may
-        become positive, which holds only where prompts are independent of each other.
+        Whether only the two prompts of a pair are swapped (null hypothesis: it does not matter which of them is clean). Otherwise any
+        prompt may become positive, which is valid only if all prompts are independent.
     seed : int
-        Of the shuffles; the same ones for all nodes.
+        Seed of the relabellings, which are the same for all nodes.
 
     Returns
     -------
@@ -146,7 +147,7 @@ def label_p_values(
     """
     if positive.ndim != 3 or (paired and positive.shape != negative.shape) or permutations < 1:  # noqa: PLR2004 - trial, prompt, node
         what = f"Codes of shapes {positive.shape} and {negative.shape} cannot be shuffled {permutations} times."
-        raise BadParameterError(what, "Give (trial, prompt, node) codes, as many positives as negatives if paired, and a permutation.")
+        raise BadParameterError(what, "Give (trial, prompt, node) codes (equally many on both sides if paired) and at least 1 permutation.")
     n = positive.shape[1]
     labels = _labels(n, negative.shape[1], permutations, np.random.default_rng(seed), paired=paired)
     observed = np.zeros(positive.shape[2])
@@ -161,22 +162,22 @@ def label_p_values(
 def _labels(n: int, m: int, permutations: int, rng: np.random.Generator, *, paired: bool) -> np.ndarray:
     """Random relabellings, (permutation, prompt): True is positive."""
     if paired:
-        kept = rng.random((permutations, n)) < 0.5  # noqa: PLR2004 - a fair coin
-        return np.concatenate([kept, ~kept], axis=1)
+        unswapped = rng.random((permutations, n)) < 0.5  # noqa: PLR2004 - a fair coin
+        return np.concatenate([unswapped, ~unswapped], axis=1)
     return rng.permuted(np.tile(np.arange(n + m) < n, (permutations, 1)), axis=1)
 
 
 def _counts_of(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Unique codes of every node under every labelling, (labelling, node): codes whose holders are all positive."""
-    found = np.zeros((len(labels), codes.shape[1]))
+    counts = np.zeros((len(labels), codes.shape[1]))
     wide = labels.astype(np.float32)
     for node in range(codes.shape[1]):
         _, which = np.unique(codes[:, node], return_inverse=True)
         member = np.eye(which.max() + 1, dtype=np.float32)[which]
         size = member.sum(0)
         for start in range(0, len(labels), step := max(1, _CELLS // len(size))):
-            found[start : start + step, node] = (wide[start : start + step] @ member == size).sum(1)
-    return found
+            counts[start : start + step, node] = (wide[start : start + step] @ member == size).sum(1)
+    return counts
 
 
 def _distinct(codes: np.ndarray) -> np.ndarray:

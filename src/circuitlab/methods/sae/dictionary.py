@@ -26,21 +26,22 @@ class Dictionary:
 
     Parameters
     ----------
-    encoder : Tensor, shape (unit, d_model)
+    encoder, decoder : Tensor, shape (unit, d_model)
+        Weights of the encoder and the decoder.
     encoder_bias : Tensor, shape (unit,)
-    decoder : Tensor, shape (unit, d_model)
+        Bias of the encoder.
     bias : Tensor, shape (d_model,)
-        Added after the decoder, and taken off the input before the encoder unless ``centred`` is false.
+        Added after the decoder, and subtracted from the input of the encoder unless ``centred`` is false.
     scale : float
-        What inputs are divided by.
+        Divisor of the inputs.
     activation : {"relu", "jumprelu", "topk"}
-        A rectifier; one that also silences units at or below their threshold; or one that keeps the ``k`` largest units.
+        A rectifier; a rectifier with zero at or below each unit's threshold; or a rectifier that keeps the ``k`` largest units.
     threshold : Tensor, shape (unit,), optional
-        Of jumprelu.
+        Thresholds of jumprelu.
     k : int, optional
-        Of topk.
+        Number of active units of topk.
     centred : bool
-        Whether the bias is taken off the input.
+        Whether the bias is subtracted from the input.
 
     Raises
     ------
@@ -71,12 +72,12 @@ class Dictionary:
 
     @property
     def n_units(self) -> int:
-        """Number of units, and so of codes beside `SILENT`."""
+        """Number of units, and of codes other than `SILENT`."""
         return int(self.encoder.shape[0])
 
     @property
     def d_model(self) -> int:
-        """Width of the outputs it reads."""
+        """Width of the outputs that it encodes."""
         return int(self.encoder.shape[1])
 
     def encode(self, outputs: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows unit"]:
@@ -88,47 +89,47 @@ class Dictionary:
             If the outputs have another width than the dictionary was trained on.
         """
         if outputs.shape[-1] != self.d_model:
-            what = f"This dictionary reads {self.d_model} numbers per output; these outputs have {outputs.shape[-1]}."
-            raise BadParameterError(what, "Use a dictionary trained on what this model's heads add to the residual stream.")
+            what = f"This dictionary encodes outputs of width {self.d_model}; these outputs have width {outputs.shape[-1]}."
+            raise BadParameterError(what, "Use a dictionary trained on the outputs of this model's heads.")
         encoder = self.encoder.to(outputs.device)
         offset = self.encoder_bias - self.encoder @ self.bias if self.centred else self.encoder_bias
         return self._activate((outputs / self.scale) @ encoder.T + offset.to(outputs.device))
 
     def decode(self, activations: Float[Tensor, "*rows unit"]) -> Float[Tensor, "*rows d_model"]:
-        """The outputs that activations stand for."""
+        """The reconstruction of outputs from activations."""
         return (activations @ self.decoder.to(activations.device) + self.bias.to(activations.device)) * self.scale
 
     def codes(self, outputs: Float[Tensor, "*rows d_model"]) -> Int[Tensor, "*rows"]:
-        """The most active unit of each output; `SILENT` where none is active.
+        """The most active unit of each output; `SILENT` if none is active.
 
-        The published code takes the argmax of equal zeros, 0; here silence is a code of its own, so that it cannot be taken for unit 0.
+        The published code takes the argmax of equal zeros, which is 0; here silence is a separate code and cannot be confused with unit 0.
         """
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
         flat = outputs.reshape(-1, outputs.shape[-1])
-        found = torch.empty(len(flat), dtype=torch.long)
+        codes = torch.empty(len(flat), dtype=torch.long)
         for start in range(0, len(flat), _ROWS):
             largest, unit = self.encode(flat[start : start + _ROWS]).max(-1)
-            found[start : start + _ROWS] = torch.where(largest > 0, unit, SILENT).cpu()
-        return found.reshape(outputs.shape[:-1])
+            codes[start : start + _ROWS] = torch.where(largest > 0, unit, SILENT).cpu()
+        return codes.reshape(outputs.shape[:-1])
 
     def explained(self, outputs: Float[Tensor, "*rows d_model"]) -> float:
-        """Share of the outputs' variance (around their mean) that the reconstruction explains; at most 1, and negative below the mean."""
+        """Share of the outputs' variance that the reconstruction explains: at most 1, and negative if the mean is a better prediction."""
         flat = outputs.reshape(-1, outputs.shape[-1])
         spread = float((flat - flat.mean(0)).pow(2).sum())
         missed = sum(float((self.decode(self.encode(rows)) - rows).pow(2).sum()) for rows in flat.split(_ROWS))
         return 1.0 - missed / spread if spread else 1.0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name, contiguous and on the processor; what a file holds."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in ("encoder", "encoder_bias", "decoder", "bias", "threshold")}
-        return {name: value.detach().cpu().contiguous() for name, value in found.items() if value is not None}
+        """Every tensor by name, contiguous and on the CPU, as stored in a file."""
+        tensors: dict[str, Any] = {name: getattr(self, name) for name in ("encoder", "encoder_bias", "decoder", "bias", "threshold")}
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
 
     def _activate(self, before: Tensor) -> Tensor:
         after = before.relu()
         if self.activation == "jumprelu" and self.threshold is not None:
             return after * (before > self.threshold.to(before.device))
         if self.activation == "topk" and self.k is not None:
-            kept = after.topk(min(self.k, self.n_units), dim=-1)
-            return after.new_zeros(after.shape).scatter(-1, kept.indices, kept.values)
+            largest = after.topk(min(self.k, self.n_units), dim=-1)
+            return after.new_zeros(after.shape).scatter(-1, largest.indices, largest.values)
         return after

@@ -1,4 +1,4 @@
-"""Dictionaries on disk: a folder of safetensors and JSON, ours or in the layout of SAELens."""
+"""Dictionaries on disk: a folder of safetensors and JSON, in circuitlab's layout or that of SAELens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SAELENS_WEIGHTS, _SAELENS_CONFIG = "sae_weights.safetensors", "cfg.json"
 _KIND, _VERSION = "circuitlab.dictionary", 1
 _SAELENS_NAMES = {"W_enc": "encoder", "b_enc": "encoder_bias", "W_dec": "decoder", "b_dec": "bias", "threshold": "threshold"}
 _SAELENS_PLAIN = ("normalize_activations", "reshape_activations", "finetuning_scaling_factor", "rescale_acts_by_decoder_norm")
-"""Settings of SAELens that would change inputs or activations; all have to be off."""
+"""Settings of SAELens that change inputs or activations; all must be off."""
 _SAELENS_KINDS = {"standard": "relu", "jumprelu": "jumprelu", "topk": "topk"}
 
 
 def save_dictionary(dictionary: Dictionary, folder: str | Path) -> Path:
-    """Write ``dictionary.safetensors`` and ``dictionary.json`` into a folder, which is made if need be; each file is replaced atomically.
+    """Write ``dictionary.safetensors`` and ``dictionary.json`` into a folder, creating it if necessary; each file is replaced atomically.
 
-    Files get the permissions that the umask leaves them.
+    Files get the permissions that the umask allows.
 
     Returns
     -------
@@ -41,8 +41,8 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path) -> Path:
     """
     from safetensors.torch import save  # noqa: PLC0415 - only files need it
 
-    place = Path(folder)
-    about = {
+    path = Path(folder)
+    config = {
         "kind": _KIND,
         "version": _VERSION,
         "n_units": dictionary.n_units,
@@ -52,36 +52,36 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path) -> Path:
         "k": dictionary.k,
         "centred": dictionary.centred,
     }
-    text = (json.dumps(about, indent=2) + "\n").encode()
-    replace_file(place / _WEIGHTS, lambda target: target.write_bytes(save(dictionary.tensors())))
-    replace_file(place / _CONFIG, lambda target: target.write_bytes(text))
-    return place
+    text = (json.dumps(config, indent=2) + "\n").encode()
+    replace_file(path / _WEIGHTS, lambda target: target.write_bytes(save(dictionary.tensors())))
+    replace_file(path / _CONFIG, lambda target: target.write_bytes(text))
+    return path
 
 
 def load_dictionary(folder: str | Path) -> Dictionary:
     """Read a dictionary that `save_dictionary` wrote, or a SAELens folder of ``sae_weights.safetensors`` and ``cfg.json``.
 
-    Of SAELens, the architectures standard, jumprelu and topk with plain inputs can be read.
+    Of SAELens, the architectures standard, jumprelu and topk without transformed inputs can be read.
 
     Raises
     ------
     ForeignFileError
-        If the folder holds no dictionary, one of a newer version, or one of an architecture that is not known here.
+        If the folder holds no dictionary, one of a newer version, or one of an unknown architecture.
     ScoreFileError
         If a file is damaged: its text or its tensors cannot be read, or do not fit each other.
     """
-    place = Path(folder)
+    path = Path(folder)
     for weights, config, build in ((_WEIGHTS, _CONFIG, _ours), (_SAELENS_WEIGHTS, _SAELENS_CONFIG, _saelens)):
-        if (place / weights).is_file() and (place / config).is_file():
-            about, tensors = _read(place / config, place / weights)
+        if (path / weights).is_file() and (path / config).is_file():
+            about, tensors = _read(path / config, path / weights)
             try:
-                return build(about, tensors, place)
+                return build(about, tensors, path)
             except ForeignFileError:
                 raise
             except (BadParameterError, KeyError, TypeError, ValueError) as error:
-                what = f"{place} is damaged: {error}"
+                what = f"{path} is damaged: {error}"
                 raise ScoreFileError(what, "Save or download the dictionary again.") from error
-    what = f"{place} holds no dictionary: neither {_WEIGHTS} and {_CONFIG} nor {_SAELENS_WEIGHTS} and {_SAELENS_CONFIG}."
+    what = f"{path} holds no dictionary: neither {_WEIGHTS} and {_CONFIG} nor {_SAELENS_WEIGHTS} and {_SAELENS_CONFIG}."
     raise ForeignFileError(what, "Give the folder that holds both files.")
 
 
@@ -96,7 +96,7 @@ def _read(config: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Tensor
         what = f"{config.parent} is damaged: {error}."
         raise ScoreFileError(what, "Save or download the dictionary again.") from error
     if not isinstance(about, dict):
-        raise ScoreFileError(f"{config} is damaged: it holds no JSON object.", "Save or download the dictionary again.")
+        raise ScoreFileError(f"{config} is damaged: it is not a JSON object.", "Save or download the dictionary again.")
     return about, tensors
 
 
@@ -114,9 +114,9 @@ def _saelens(about: dict[str, Any], tensors: dict[str, Tensor], place: Path) -> 
     if kind not in _SAELENS_KINDS or function not in {"relu", "topk"} or changed:
         what = f"{place} holds a SAELens dictionary of architecture {kind!r}, activation {function!r}"
         what += f", with {', '.join(f'{name}={about[name]!r}' for name in changed)}." if changed else "."
-        raise ForeignFileError(what, f"Use one of {sorted(_SAELENS_KINDS)} whose inputs and activations are taken as they are.")
-    found = {ours: tensors[theirs].float() for theirs, ours in _SAELENS_NAMES.items() if theirs in tensors}
-    found["encoder"] = found["encoder"].T.contiguous()
+        raise ForeignFileError(what, f"Use one of {sorted(_SAELENS_KINDS)} without transformed inputs or activations.")
+    parameters = {ours: tensors[theirs].float() for theirs, ours in _SAELENS_NAMES.items() if theirs in tensors}
+    parameters["encoder"] = parameters["encoder"].T.contiguous()
     activation: Any = "topk" if function == "topk" else _SAELENS_KINDS[kind]
     k = about.get("k", (about.get("activation_fn_kwargs") or {}).get("k"))
-    return Dictionary(**found, activation=activation, k=k, centred=bool(about.get("apply_b_dec_to_input", True)))
+    return Dictionary(**parameters, activation=activation, k=k, centred=bool(about.get("apply_b_dec_to_input", True)))

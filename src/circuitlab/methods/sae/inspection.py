@@ -1,4 +1,4 @@
-"""Which tokens a code fires on."""
+"""The tokens on which a code fires."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Firing:
     Parameters
     ----------
     pair : int
-        Which pair.
+        Number of the pair.
     side : {"clean", "corrupt"}
-        Which of its prompts.
+        Prompt of the pair.
     position : int
-        Where in the prompt.
+        Position in the prompt.
     token : int
-        Token id there.
+        Token id at that position.
     text : str
         The token as text; empty for a model without a tokenizer.
     activation : float
-        How strongly.
+        Activation of the code's unit.
     leads : bool
-        Whether the code is this position's own: no other unit is more active.
+        Whether no other unit is more active at this position.
     """
 
     pair: int
@@ -50,17 +50,17 @@ class Firing:
 
 
 def firings(model: Model, batch: ContrastBatch, dictionary: Dictionary, node: Node, code: int) -> list[Firing]:
-    """Every position of every prompt at which a node's own output activates a code, strongest first.
+    """Every position of every prompt at which a node's output activates a code, strongest first.
 
-    The dictionary was trained on means over positions or on marked ones; here it reads the node's output at each single position, which
-    says where in a prompt the mean's code comes from.
+    The dictionary was trained on means over positions, or on marked positions. Here it encodes the node's output at each single position,
+    which shows where in a prompt the code of the mean comes from.
 
     Parameters
     ----------
     model, batch : Model, ContrastBatch
-        What the codes were made of.
+        The model and the pairs.
     dictionary : Dictionary
-        The trial's.
+        The dictionary of one trial.
     node : Node
         A query head or an MLP.
     code : int
@@ -69,31 +69,31 @@ def firings(model: Model, batch: ContrastBatch, dictionary: Dictionary, node: No
     Raises
     ------
     UnknownNameError, BadParameterError
-        If the model has no such node, or the dictionary no such code.
+        If the model has no such node, or the dictionary has no such code.
 
     Notes
     -----
-    One forward pass per prompt; prompts x positions x nodes x d_model numbers pass through memory, a few prompts at a time.
+    One forward pass per prompt; the outputs of all nodes at all positions of one prompt are in memory at a time.
     """
     mlps = isinstance(node, Mlp)
     nodes = nodes_of(model.spec, mlps=mlps)
     if node not in nodes:
         raise UnknownNameError("node", str(node), map(str, nodes))
     if not 0 <= code < dictionary.n_units:
-        what = f"Code {code} is none of the {dictionary.n_units} units; -1 stands for an output that activates none."
+        what = f"Code {code} does not exist: the dictionary has {dictionary.n_units} units, and -1 means that no unit is active."
         raise BadParameterError(what, f"Use 0 to {dictionary.n_units - 1}.")
-    found: list[Firing] = []
+    all_firings: list[Firing] = []
     for side, tokens in (("clean", batch.clean), ("corrupt", batch.corrupt)):
         for pair in range(batch.n_pairs):
             length = int(batch.end[pair]) + 1
             row, end = tokens[pair : pair + 1, :length], batch.end[pair : pair + 1]
-            every = [end * 0 + place for place in range(length)]
-            outputs = node_outputs(model, row, end, every, mlps=mlps)[0, :, nodes.index(node)]
+            positions = [end * 0 + position for position in range(length)]
+            outputs = node_outputs(model, row, end, positions, mlps=mlps)[0, :, nodes.index(node)]
             activations = dictionary.encode(outputs)
             leads = dictionary.codes(outputs) == code
-            for place in (activations[:, code] > 0).nonzero()[:, 0].tolist():
-                token = int(row[0, place])
+            for position in (activations[:, code] > 0).nonzero()[:, 0].tolist():
+                token = int(row[0, position])
                 text = "" if model.tokenizer is None else str(model.tokenizer.decode([token]))
-                where = (pair, side, place, token, text)
-                found.append(Firing(*where, float(activations[place, code]), bool(leads[place])))  # type: ignore[arg-type]
-    return sorted(found, key=lambda one: -one.activation)
+                where = (pair, side, position, token, text)
+                all_firings.append(Firing(*where, float(activations[position, code]), bool(leads[position])))  # type: ignore[arg-type]
+    return sorted(all_firings, key=lambda firing: -firing.activation)

@@ -1,4 +1,4 @@
-"""From a batch to codes: run the model, train dictionaries on a few prompts, encode all of them."""
+"""Learn codes from a batch: run the model, train dictionaries on a few prompts, and encode all prompts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["MEAN", "Plan", "learn_codes"]
 
 MEAN = "mean"
-"""The place that stands for the mean over positions."""
+"""The name that stands for the mean over positions."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is encoded and by what.
+    """The outputs that are encoded, and the training of dictionaries.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ class Plan:
     mlps : bool
         Whether MLPs are nodes, too.
     examples, trials, seed : int
-        Prompts to train on, dictionaries to train, and the seed of both.
+        Number of prompts to train on, number of dictionaries to train, and the seed of both.
     training : Training
-        How.
+        Settings of the training.
     """
 
     places: tuple[str, ...] = (MEAN,)
@@ -53,7 +53,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.examples, self.trials) < 1 or not self.places:
-            what = f"examples={self.examples}, trials={self.trials}, positions={self.places} leave nothing to train."
+            what = f"examples={self.examples}, trials={self.trials}, positions={self.places}: nothing can be trained."
             raise BadParameterError(what, "Use at least one of each.")
 
 
@@ -68,22 +68,23 @@ def learn_codes(
     Parameters
     ----------
     model, batch : Model, ContrastBatch
-        Clean prompts are positives, corrupt prompts negatives.
+        The model, and the pairs: clean prompts are positives, corrupt prompts negatives.
     plan : Plan
-        What to encode.
+        The outputs to encode, and the training.
     dictionaries : sequence of Dictionary, optional
-        Used as they are, one trial each, instead of training.
+        Used instead of training, one trial each.
 
     Returns
     -------
     CodeSample
+        The codes.
     dict of str to float
         ``model_seconds``, ``training_seconds`` and ``encoding_seconds``.
 
     Notes
     -----
-    Neither labels nor the order of prompts enter training: examples are drawn from the distinct prompts of both sides by a hash of their
-    tokens, and a prompt that occurs twice can be drawn once.
+    Training depends neither on labels nor on the order of prompts: examples are drawn from the distinct prompts of both sides by a hash of
+    their tokens, so that a prompt that occurs twice is drawn at most once.
     """
     import torch  # noqa: PLC0415 - listing methods must not load torch
 
@@ -101,12 +102,12 @@ def learn_codes(
     codes = np.stack([dictionary.codes(outputs).numpy() for dictionary in dictionaries])
     explained = tuple(dictionary.explained(outputs) for dictionary in dictionaries)
     nodes = nodes_of(model.spec, mlps=plan.mlps)
-    found = CodeSample(codes[:, : batch.n_pairs], codes[:, batch.n_pairs :], nodes, plan.places, tuple(dictionaries), explained)
+    sample = CodeSample(codes[:, : batch.n_pairs], codes[:, batch.n_pairs :], nodes, plan.places, tuple(dictionaries), explained)
     stages = {"model": ran - started, "training": trained - ran, "encoding": time.perf_counter() - trained}
-    return found, {f"{stage}_seconds": seconds for stage, seconds in stages.items()}
+    return sample, {f"{stage}_seconds": seconds for stage, seconds in stages.items()}
 
 
 def _examples(tokens: Tensor, end: Tensor, count: int, seed: int) -> list[int]:
-    """Rows of distinct prompts that a seed draws, in an order that depends on their content only."""
+    """Rows of distinct prompts drawn with a seed, in an order that depends on their content only."""
     rows = {tuple(row[: stop + 1]): i for i, (row, stop) in enumerate(zip(tokens.tolist(), end.tolist(), strict=True))}
     return [rows[key] for key in sorted(rows, key=lambda key: digest([seed, key]))[:count]]

@@ -1,4 +1,4 @@
-"""CodeSample: the codes of a batch by several dictionaries, and what can be asked of them."""
+"""CodeSample: the codes of a batch by several dictionaries, and statistics of them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class CodeSample:
     Parameters
     ----------
     positive, negative : ndarray of int, shape (trial, pair, place, node)
-        Codes of the clean and the corrupt prompts by each trial's dictionary; -1 where no unit is active.
+        Codes of the clean and the corrupt prompts by each trial's dictionary; -1 if no unit is active.
     nodes : tuple of Node
         Nodes along the last axis, layer by layer.
     places : tuple of str
         ``"mean"`` for the mean over positions, or marks.
     dictionaries : tuple of Dictionary
-        One per trial.
+        One dictionary per trial.
     explained : tuple of float
-        Share of the outputs' variance that each explains, on all prompts.
+        Share of the outputs' variance that each dictionary explains, on all prompts.
     """
 
     positive: np.ndarray
@@ -45,7 +45,7 @@ class CodeSample:
     explained: tuple[float, ...]
 
     def counts(self, place: str | None = None, *, normalise: bool = False) -> np.ndarray:
-        """The published node score by every trial, shape (trial, node): codes unique to positives."""
+        """The published node score in every trial, shape (trial, node): the number of codes unique to positives."""
         at = self._place(place)
         sides = zip(self.positive[:, :, at], self.negative[:, :, at], strict=True)
         return np.stack([unique_counts(ours, theirs, normalise=normalise) for ours, theirs in sides])
@@ -57,8 +57,8 @@ class CodeSample:
         return counts.mean(0), counts.std(0, ddof=1) if len(counts) > 1 else nothing
 
     def agreement(self, place: str | None = None) -> float:
-        """Mean Spearman correlation of node scores between two trials; NaN with one trial, or where scores do not vary."""
-        from scipy.stats import rankdata  # noqa: PLC0415 - scipy.stats costs 0.3 s that light commands need not pay
+        """Mean Spearman correlation of node scores between two trials; NaN with one trial, or if scores do not vary."""
+        from scipy.stats import rankdata  # noqa: PLC0415 - importing scipy.stats takes 0.3 s
 
         ranks = np.stack([rankdata(row) for row in self.counts(place)])
         ranks = ranks[ranks.std(1) > 0]
@@ -109,7 +109,7 @@ class CodeSample:
         return self.positive[where], self.negative[where]
 
     def sharing(self, node: Node, place: str | None = None, *, trial: int = 0) -> dict[int, tuple[list[int], list[int]]]:
-        """Which prompts share a code: code -> the pairs whose clean prompt has it, and those whose corrupt prompt has it."""
+        """Prompts by code: for each code, the pairs whose clean prompt has it and the pairs whose corrupt prompt has it."""
         ours, theirs = self.codes_of(node, place, trial=trial)
         every = sorted({*ours.tolist(), *theirs.tolist()})
         return {code: (np.flatnonzero(ours == code).tolist(), np.flatnonzero(theirs == code).tolist()) for code in every}

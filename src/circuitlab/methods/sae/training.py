@@ -1,4 +1,4 @@
-"""Train the small sparse autoencoder on a handful of examples, several seeds at once."""
+"""Train the small sparse autoencoder on a few examples, with several seeds at once."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Training:
     Parameters
     ----------
     size : int
-        Units (200; 300 in the published sweep over numbers of examples).
+        Number of units (200; 300 in the published sweep over numbers of examples).
     sparsity : float
-        Weight of the mean L1 norm of the activations beside the mean squared error.
+        Weight of the mean L1 norm of the activations, relative to the mean squared error.
     rate : float
         Learning rate of Adam.
     epochs : int
-        Steps, each on all rows.
+        Number of steps, each on all rows.
     scale : {"raw", "rms"}
-        Outputs as they are (published), or divided by their root mean square over all training rows, which makes ``sparsity``
-        comparable between models.
+        ``"raw"`` uses outputs unchanged (published); ``"rms"`` divides them by their root mean square over all training rows, which makes
+        ``sparsity`` comparable between models.
     decoder : {"free", "unit"}
-        Decoder rows of any norm, or brought back to norm 1 after every step (Bricken et al. 2023).
+        ``"free"`` allows decoder rows of any norm; ``"unit"`` rescales them to norm 1 after every step (Bricken et al. 2023).
     """
 
     size: int = 200
@@ -50,7 +50,7 @@ class Training:
         if self.decoder not in {"free", "unit"}:
             raise UnknownNameError("decoder", self.decoder, ["free", "unit"])
         if self.size < 1 or self.epochs < 1 or self.rate <= 0 or self.sparsity < 0:
-            what = f"size={self.size}, epochs={self.epochs}, rate={self.rate}, sparsity={self.sparsity} cannot be trained with."
+            what = f"Training is not possible with size={self.size}, epochs={self.epochs}, rate={self.rate}, sparsity={self.sparsity}."
             raise BadParameterError(what, "Use at least one unit and one epoch, a positive rate and a sparsity of 0 or more.")
 
 
@@ -60,16 +60,18 @@ def train(rows: Float[Tensor, "seed row d_model"], settings: Training, seeds: Se
     Parameters
     ----------
     rows : Tensor, shape (seed, row, d_model)
-        Training outputs of each seed, in float32; on its device.
+        Training outputs of each seed, in float32; training runs on their device.
     settings : Training
+        Settings of the training.
     seeds : sequence of int
-        Of the initial weights. The global random state is neither read nor changed.
+        Seeds of the initial weights. The global random state is neither read nor changed.
 
     Notes
     -----
-    Full-batch Adam on ``mean((decode(a) - x)^2) + sparsity * mean(a)``; encoder and decoder start uniform within one over the root of
-    their inputs, biases at 0. Ten matrix products of rows x size x d_model operations per epoch and seed: 500 epochs on ten prompts of
-    SmolLM2-135M (2700 rows of 576) are about 1.6 Tflop. A seed's result does not depend on the others but for rounding.
+    Full-batch Adam on ``mean((decode(a) - x)^2) + sparsity * mean(a)``. Encoder and decoder start uniform within plus or minus one over
+    the square root of their number of inputs, biases at 0. Each epoch and seed takes ten matrix products of rows x size x d_model
+    operations: 500 epochs on ten prompts of SmolLM2-135M (2700 rows of 576) are about 1.6 Tflop. The result of a seed does not depend on
+    the other seeds, except for rounding.
     """
     import torch  # noqa: PLC0415 - listing methods must not load torch
 
@@ -114,7 +116,7 @@ def _start(rows: Tensor, settings: Training, seeds: Sequence[int]) -> list[Tenso
 
 
 def _descend(rows: Tensor, weights: list[Tensor], settings: Training) -> None:
-    """All epochs, in place."""
+    """Run all epochs; the weights are changed in place."""
     import torch  # noqa: PLC0415 - listing methods must not load torch
 
     optimiser = torch.optim.Adam(weights, lr=settings.rate, fused=True)
@@ -130,7 +132,7 @@ def _descend(rows: Tensor, weights: list[Tensor], settings: Training) -> None:
 def _loss(rows: Float[Tensor, "seed row d_model"], weights: Sequence[Tensor], sparsity: float) -> Float[Tensor, " seed"]:
     """Loss of each seed.
 
-    The bias enters through the offset of the encoder and not through the rows, so that no gradient of the rows' size is needed.
+    The bias is applied in the offset of the encoder and not to the rows, so that no gradient of the rows' size is needed.
     """
     import torch  # noqa: PLC0415 - listing methods must not load torch
 

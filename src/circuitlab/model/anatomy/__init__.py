@@ -1,4 +1,4 @@
-"""Where the parts of a loaded Hugging Face model are: found by watching it run, and believed only after they were tested."""
+"""The parts of a loaded Hugging Face model: found by watching it run, and used only after they pass tests."""
 
 from circuitlab.model.anatomy.parts import HeadMap, LayerParts, ModelParts, Write
 

@@ -1,4 +1,4 @@
-"""The parts of a model, found and tested; what does not hold is left out with its reason."""
+"""Find and test the parts of a model; what fails a test is left out, with the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PER_HEAD = (Site.Q, Site.K, Site.V)
 
 
 def probe_tokens(n_vocab: int, rows: int, length: int, device: torch.device) -> Tensor:
-    """Token ids for tests, the same for every model of one vocabulary."""
+    """Token ids for tests, shape (row, pos); the same for every model with this vocabulary size."""
     places = torch.arange(rows)[:, None] * 37 + torch.arange(length)[None] * 11 + 5
     return (places % n_vocab).to(device)
 
@@ -42,7 +42,7 @@ def model_parts(root: Any) -> ModelParts:
     Raises
     ------
     ModelError
-        If it runs no layers on one residual stream.
+        If it has no output embeddings, is not causal, or runs no list of layers on one residual stream.
     """
     unembed = root.get_output_embeddings()
     if unembed is None or getattr(unembed, "weight", None) is None:
@@ -66,7 +66,7 @@ def model_parts(root: Any) -> ModelParts:
 
 
 def _require_causal(root: Any, tokens: Tensor, logits: Tensor) -> None:
-    """Raise `ModelError` where another last token moves the logits of earlier positions: right padding would change every score."""
+    """Raise `ModelError` if another last token changes the logits of earlier positions: right padding would then change every score."""
     other = tokens.clone()
     other[:, -1] = tokens[:, 0]
     moved = (root(input_ids=other, use_cache=False).logits - logits)[:, :-1].abs().max()
@@ -76,7 +76,7 @@ def _require_causal(root: Any, tokens: Tensor, logits: Tensor) -> None:
 
 
 def _numbers(config: Any) -> Iterator[float]:
-    """Every number of a configuration."""
+    """Every float in a configuration."""
     if isinstance(config, dict):
         for value in config.values():
             yield from _numbers(value)
@@ -85,7 +85,7 @@ def _numbers(config: Any) -> Iterator[float]:
 
 
 def _missing(parts: ModelParts) -> dict[Site, str]:
-    """Sites that some layer does not have."""
+    """Sites that at least one layer does not have, with the reason."""
     lacks: dict[Site, str] = {}
     for index, layer in enumerate(parts.layers):
         here: dict[Site, str] = {}
@@ -110,7 +110,7 @@ def _without(parts: ModelParts, faults: dict[Site, str]) -> ModelParts:
 
 
 def _with_heads(root: Any, parts: ModelParts, watched: Watched, tokens: Tensor) -> ModelParts:
-    """Choose the layout of heads that passes every test, or the one that passes most of them."""
+    """Choose the layout of heads that passes every test, or else the one with the fewest faults."""
     if Site.Z in parts.lacks:
         return parts
     best: tuple[ModelParts, dict[Site, str]] | None = None
@@ -118,33 +118,33 @@ def _with_heads(root: Any, parts: ModelParts, watched: Watched, tokens: Tensor) 
     for option in itertools.islice(itertools.chain(options, [tuple(parts.layers)]), 64):
         if any(layer is None for layer in option):
             continue
-        found = replace(parts, layers=list(option))
-        unfound = _unfound(found)
-        faults = unfound | attention_faults(root, found, tokens, unfound)
+        candidate = replace(parts, layers=list(option))
+        unrecognised = _unrecognised(candidate)
+        faults = unrecognised | attention_faults(root, candidate, tokens, unrecognised)
         if best is None or len(faults) < len(best[1]):
-            best = (found, faults)
+            best = (candidate, faults)
         if not faults:
             break
     if best is None:
         return _without(parts, dict.fromkeys(_PER_HEAD, "its projections were not recognised"))
-    found, faults = best
-    return _without(replace(found, layers=[norms_of_heads(layer, watched) for layer in found.layers]), faults)
+    chosen, faults = best
+    return _without(replace(chosen, layers=[norms_of_heads(layer, watched) for layer in chosen.layers]), faults)
 
 
-def _unfound(parts: ModelParts) -> dict[Site, str]:
+def _unrecognised(parts: ModelParts) -> dict[Site, str]:
     """Projections that were not recognised in some layer, or whose head counts differ between layers."""
-    found = {Site.Q: [x.q for x in parts.layers], Site.K: [x.k for x in parts.layers], Site.V: [x.v for x in parts.layers]}
+    maps_by_site = {Site.Q: [x.q for x in parts.layers], Site.K: [x.k for x in parts.layers], Site.V: [x.v for x in parts.layers]}
     lacks = {}
-    for site, maps in found.items():
-        if any(one is None for one in maps):
+    for site, maps in maps_by_site.items():
+        if any(head_map is None for head_map in maps):
             lacks[site] = "attention has no projection that holds each head's numbers"
-        elif len({tuple(one.index.shape) for one in maps if one is not None}) > 1:
+        elif len({tuple(head_map.index.shape) for head_map in maps if head_map is not None}) > 1:
             lacks[site] = "layers have different numbers of heads there"
     return lacks
 
 
 def _with_readout(parts: ModelParts, unembed: Any, probe: Probe, logits: Tensor) -> ModelParts:
-    """Add the way from the last layer to the logits, if norm, unembedding, factor and softcap explain them."""
+    """Add the final norm, unembedding, factor and softcap, if they reproduce the logits from the last layer's stream."""
     (last,) = probe.watched.of(parts.layers[-1].layer)
     calls = [call for call in probe.watched.calls if call.began > last.ended]
     final = last.left
@@ -165,16 +165,16 @@ def _with_readout(parts: ModelParts, unembed: Any, probe: Probe, logits: Tensor)
     bias = getattr(unembed, "bias", None)
     plain = frozen.apply(probe.stream(final).double()) @ unembed.weight.double().T + (0.0 if bias is None else bias.double())
     for cap, scale in _readouts(probe.factors, plain, logits.double()):
-        made = plain * scale if cap is None else cap * torch.tanh(plain * scale / cap)
-        if (made - logits).abs().max() <= _CLOSE.get(final.dtype, 5e-2) * logits.abs().max().clamp(min=1.0):
+        predicted = plain * scale if cap is None else cap * torch.tanh(plain * scale / cap)
+        if (predicted - logits).abs().max() <= _CLOSE.get(final.dtype, 5e-2) * logits.abs().max().clamp(min=1.0):
             return replace(parts, softcap=cap, logit_scale=scale)
     return replace(parts, readout_lacks="the logits are not the unembedding of the normed stream, times a factor, through a softcap")
 
 
 def _readouts(factors: Sequence[float], plain: Tensor, logits: Tensor) -> Iterator[tuple[float | None, float]]:
-    """Softcaps and factors that a configuration names, and the factor that fits."""
+    """Pairs of softcap and factor to try: those that the configuration holds, and the factor fitted to this run."""
     fit = float((plain * logits).sum() / (plain * plain).sum().clamp(min=1e-30))
-    scales = [1.0, *factors, *(1 / one for one in factors if one)]
+    scales = [1.0, *factors, *(1 / factor for factor in factors if factor)]
     near = [scale for scale in scales if abs(scale - fit) <= 1e-3 * abs(fit)]
     yield from ((None, scale) for scale in [*near, fit])
     yield from ((cap, 1.0) for cap in factors if cap > 0)

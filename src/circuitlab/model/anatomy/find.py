@@ -1,9 +1,9 @@
-"""From one watched run to the parts of a model.
+"""Find the parts of a model from one watched run.
 
-Parts are recognised by what they do, not by what a family calls them: attention is where a softmax over keys runs, its output projection is
-the linear map that follows, a norm in front of a part is the one whose output that part reads, and what a part adds to the residual stream
-is the output that, times one factor, makes up the difference between two points of the stream. `circuitlab.model.anatomy.heads` then tests
-how heads lie in the projections.
+Parts are recognised by what they do, not by what a family calls them. Attention is where a softmax over keys runs, and its output
+projection is the linear map that follows. A norm belongs to the part that reads its output. What a part adds to the residual stream is the
+output that, times one factor, equals the difference between two points of the stream. `circuitlab.model.anatomy.heads` then tries the
+layouts of heads in the projections.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ class Probe:
     Parameters
     ----------
     watched : Watched
+        The calls of the run.
     shape : (int, int)
-        Prompts and positions.
+        Number of prompts and of positions.
     factors : sequence of float
-        Numbers of the configuration: a measured factor is taken to be one of them, or 1, where it is that close.
+        Numbers in the configuration: a measured factor close to one of them, or to 1, is taken to be that number.
     mixed : frozenset of int
-        Modules, by `id`, whose input follows the attention weights of the layer that they are in (see `mixing`).
+        Modules, by `id`, whose input depends on the attention weights of their layer (see `mixing`).
     """
 
     watched: Watched
@@ -50,12 +51,12 @@ class Probe:
     mixed: frozenset[int] = frozenset()
 
     def stream(self, value: Tensor) -> Tensor:
-        """A value as (prompt, pos, d_model), also where a family lays prompts end to end."""
+        """A value as (prompt, pos, d_model), also where a family concatenates prompts into one row."""
         return value.reshape(*self.shape, value.shape[-1])
 
 
 def find_layers(root: Any, probe: Probe) -> list[Any]:
-    """The layers of a model: the list of modules that hands the residual stream on, the largest there is.
+    """The layers of a model: the largest list of modules that passes the residual stream from one to the next.
 
     Raises
     ------
@@ -66,9 +67,9 @@ def find_layers(root: Any, probe: Probe) -> list[Any]:
     size = 0
     for module in root.modules():
         if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential) and len(module) and _hands_on(list(module), probe):
-            mine = sum(value.numel() for value in module.parameters())
-            if mine > size:
-                best, size = list(module), mine
+            n_parameters = sum(value.numel() for value in module.parameters())
+            if n_parameters > size:
+                best, size = list(module), n_parameters
     if not best:
         what = f"{type(root).__name__} runs no list of layers on one residual stream."
         raise ModelError(what, "circuitlab serves decoder-only transformers, whose layers follow one another.")
@@ -77,7 +78,7 @@ def find_layers(root: Any, probe: Probe) -> list[Any]:
 
 def _hands_on(modules: list[Any], probe: Probe) -> bool:
     calls = [probe.watched.of(module) for module in modules]
-    if any(len(some) != 1 or some[0].entered is None or some[0].left is None for some in calls):
+    if any(len(of_module) != 1 or of_module[0].entered is None or of_module[0].left is None for of_module in calls):
         return False
     shapes = {tuple(value.shape) for (call,) in calls for value in (call.entered, call.left) if value is not None}
     if len(shapes) != 1 or next(iter(shapes))[:-1] != probe.shape:
@@ -86,15 +87,16 @@ def _hands_on(modules: list[Any], probe: Probe) -> bool:
 
 
 def _reads(after: Call, before: Call) -> bool:
-    """Whether a call was given what an earlier one left: maps that stand side by side in a list (Gemma 3n) are no layers."""
+    """Whether a call reads the output of an earlier one. Maps that run side by side in a list (Gemma 3n) do not, and are not layers."""
     return _same(before.left, after.entered) or torch.equal(before.value, after.entered)  # type: ignore[arg-type]
 
 
 def mixing(root: Any, layers: Sequence[Any], tokens: Tensor, probe: Probe) -> frozenset[int]:
-    """Modules, by `id`, whose input follows the attention weights of the layer that they are in.
+    """Modules, by `id`, whose input depends on the attention weights of their layer.
 
-    The weights of every layer are moved to other keys, while each layer reads what it read in the watched run. A gate that is computed
-    after the softmax, from the stream alone (Laguna, Beam), could be taken for the output projection; its input stays as it was.
+    The model runs again with the attention weights of every layer moved to other keys, while each layer reads the input that it had in
+    the watched run. A gate that is computed after the softmax from the stream alone (Laguna, Beam) could be mistaken for the output
+    projection; its input does not change here.
     """
 
     def move(value: Tensor) -> Tensor:
@@ -102,13 +104,13 @@ def mixing(root: Any, layers: Sequence[Any], tokens: Tensor, probe: Probe) -> fr
 
     with ExitStack() as hooks, watch(root, move) as moved:
         for layer in layers:
-            hooks.callback(layer.register_forward_pre_hook(_given(probe.watched.of(layer)[0].entered), with_kwargs=True).remove)
+            hooks.callback(layer.register_forward_pre_hook(_replacing_input(probe.watched.of(layer)[0].entered), with_kwargs=True).remove)
         root(input_ids=tokens, use_cache=False)
-    before, after = ({id(call.module): call.entered for call in one.calls} for one in (probe.watched, moved))
+    before, after = ({id(call.module): call.entered for call in run.calls} for run in (probe.watched, moved))
     return frozenset(module for module in before.keys() & after.keys() if _moved(before[module], after[module]))
 
 
-def _given(stream: Any) -> Any:
+def _replacing_input(stream: Any) -> Any:
     def enter(_module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         return ((stream.clone(), *args[1:]), named) if args else (args, {**named, "hidden_states": stream.clone()})
 
@@ -120,13 +122,13 @@ def _moved(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def find_parts(layer: Any, probe: Probe) -> LayerParts:
-    """The parts of one layer, heads of projections aside."""
+    """The parts of one layer, without the layout of heads in the projections."""
     (call,) = probe.watched.of(layer)
     inner = probe.watched.within(layer)
-    found = _attention(layer, inner, probe)
-    if found is None:
+    attention = _attention(layer, inner, probe)
+    if attention is None:
         return LayerParts(layer)
-    parts, path = found
+    parts, path = attention
     outer = _call(inner, path[0])
     attn_norm = _norm_before(inner, outer.entered)
     feeds = _mlp(layer, inner, path[0])
@@ -147,7 +149,7 @@ def find_parts(layer: Any, probe: Probe) -> LayerParts:
 
 @dataclass(frozen=True, eq=False)
 class _Mlp:
-    """What stands where an MLP stands: one module, or maps that lie in the layer itself (OPT)."""
+    """An MLP: one module, or two maps that are children of the layer itself (OPT)."""
 
     module: Any
     entered: Any
@@ -158,10 +160,14 @@ class _Mlp:
 
 def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerParts, tuple[Any, ...]] | None:
     """The module in which one softmax over keys runs, its output projection, and the modules around it, outermost first."""
-    mine = [one for one in probe.watched.softmaxes if any(part is layer for part in one.inside) and _keyed(one.value, probe.shape)]
-    if len(mine) != 1:
+    softmaxes = [
+        softmax
+        for softmax in probe.watched.softmaxes
+        if any(part is layer for part in softmax.inside) and _keyed(softmax.value, probe.shape)
+    ]
+    if len(softmaxes) != 1:
         return None
-    (softmax,) = mine
+    (softmax,) = softmaxes
     depth = next(i for i, part in enumerate(softmax.inside) if part is layer)
     path = softmax.inside[depth + 1 :]
     heads = softmax.value.shape[1] if softmax.value.ndim == 4 else softmax.value.shape[0] // probe.shape[0]  # noqa: PLR2004
@@ -180,17 +186,17 @@ def _attention(layer: Any, inner: Sequence[Call], probe: Probe) -> tuple[LayerPa
 
 
 def _keyed(value: Tensor, shape: tuple[int, int]) -> bool:
-    """Whether the result of a softmax has the shape of attention weights."""
+    """Whether the result of a softmax has the shape of attention weights, with or without a sink."""
     prompts, length = shape
     fits = value.shape[0] == prompts if value.ndim == 4 else value.shape[0] % prompts == 0  # noqa: PLR2004
     return fits and value.shape[-2] == length and value.shape[-1] in {length, length + 1}
 
 
 def _outer_maps(inner: Sequence[Call], module: Any) -> list[Call]:
-    """Calls of linear maps inside a module, in order; what runs inside an adapter belongs to its map."""
-    mine = [call for call in inner if is_linear(call.module) and any(part is module for part in call.inside)]
-    mine = [call for call in mine if not any(is_linear(part) for part in call.inside)]
-    return sorted(mine, key=lambda call: call.began)
+    """Calls of linear maps inside a module, in order; a map inside an adapter counts as part of the adapter."""
+    calls = [call for call in inner if is_linear(call.module) and any(part is module for part in call.inside)]
+    calls = [call for call in calls if not any(is_linear(part) for part in call.inside)]
+    return sorted(calls, key=lambda call: call.began)
 
 
 def _mlp(layer: Any, inner: Sequence[Call], attention: Any) -> _Mlp | None:
@@ -202,13 +208,13 @@ def _mlp(layer: Any, inner: Sequence[Call], attention: Any) -> _Mlp | None:
     if len(modules) != 1 or maps:
         return None
     (call,) = modules
-    own = [one.module for one in _outer_maps(inner, call.module)]
-    plain = len(own) in {_PLAIN, _GATED} and len({id(one) for one in own}) == len(own) and _dense(call.module)
-    return _Mlp(call.module, call.entered, call.left, call.module, tuple(own) if plain else ())
+    inner_maps = [map_call.module for map_call in _outer_maps(inner, call.module)]
+    plain = len(inner_maps) in {_PLAIN, _GATED} and len(set(map(id, inner_maps))) == len(inner_maps) and _dense(call.module)
+    return _Mlp(call.module, call.entered, call.left, call.module, tuple(inner_maps) if plain else ())
 
 
 def _dense(mlp: Any) -> bool:
-    """Whether every weight of an MLP lies in its linear maps: experts and routers hold others."""
+    """Whether every weight of an MLP lies in its linear maps; experts and routers have others."""
     maps = {id(value) for part in mlp.modules() if is_linear(part) for value in part.parameters()}
     return all(id(value) in maps for value in mlp.parameters()) and not any(isinstance(part, torch.nn.ModuleList) for part in mlp.modules())
 
@@ -240,17 +246,17 @@ def _writes(
     candidates: tuple[Sequence[tuple[Any, Any]], Sequence[tuple[Any, Any]]],
     probe: Probe,
 ) -> LayerParts:
-    """Attention's and the MLP's writes: the outputs that explain the steps of the residual stream."""
+    """The layer with what attention and the MLP add: the outputs that account for the steps of the residual stream."""
     pre, read, post = points
     attends, adds = (
-        [(m, probe.stream(v).double()) for m, v in some if v is not None and v.shape[-1] == pre.shape[-1]] for some in candidates
+        [(m, probe.stream(v).double()) for m, v in outputs if v is not None and v.shape[-1] == pre.shape[-1]] for outputs in candidates
     )
     start, end = probe.stream(pre).double(), probe.stream(post).double()
     close = _CLOSE.get(pre.dtype, 2e-2)
-    rounding = 0.1 * close * float(end.abs().max())  # a step is the difference of two streams, which may be far larger
+    rounding = 0.1 * close * float(end.abs().max())  # a step is the difference of two streams, which may be much larger than it
     if not parts.parallel:
         mid = probe.stream(read).double()
-        attn, mlp = (_explained([one], step, (close, rounding), probe) for one, step in ((attends, mid - start), (adds, end - mid)))
+        attn, mlp = (_explained([outputs], step, (close, rounding), probe) for outputs, step in ((attends, mid - start), (adds, end - mid)))
         return replace(parts, attn_out=None if attn is None else attn[0], mlp_out=None if mlp is None else mlp[0])
     both = _explained([attends, adds], end - start, (close, rounding), probe)
     return parts if both is None else replace(parts, attn_out=both[0], mlp_out=both[1])
@@ -259,14 +265,14 @@ def _writes(
 def _explained(
     choices: Sequence[Sequence[tuple[Any, Tensor]]], step: Tensor, close: tuple[float, float], probe: Probe
 ) -> list[Write] | None:
-    """One output of each list, each times a factor, that sum to a step of the stream, up to a share of it and an absolute rest."""
+    """One output from each list, times factors, that sum to a step of the stream; ``close`` is a relative and an absolute tolerance."""
     options: list[list[tuple[Any, Tensor]]] = [[]]
-    for some in choices:
-        options = [[*before, one] for before in options for one in some]
+    for outputs in choices:
+        options = [[*before, output] for before in options for output in outputs]
     for option in options:
         columns = torch.stack([value.flatten() for _, value in option], dim=1)
         scales = torch.linalg.lstsq(columns, step.flatten()[:, None]).solution[:, 0].tolist()
-        # A part that writes nothing in this run says nothing of its factor; the test that writes other values will.
+        # The factor of a part that writes zeros cannot be measured here; the test that writes other values will check it.
         silent = [not bool(value.any()) for _, value in option]
         scales = [1.0 if dead else _snapped(scale, probe.factors) for scale, dead in zip(scales, silent, strict=True)]
         apart = (columns @ columns.new_tensor(scales)[:, None] - step.flatten()[:, None]).abs().max()
@@ -276,4 +282,4 @@ def _explained(
 
 
 def _snapped(scale: float, factors: Sequence[float]) -> float:
-    return next((one for one in (1.0, *factors) if abs(scale - one) <= 1e-3 * max(abs(one), 1e-3)), scale)
+    return next((factor for factor in (1.0, *factors) if abs(scale - factor) <= 1e-3 * max(abs(factor), 1e-3)), scale)

@@ -1,4 +1,4 @@
-"""Layouts of heads in the projections of attention: every layout that could be, to be tested one after the other."""
+"""Possible layouts of heads in the projections of attention, to be tested one after another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LETTERS = ("q", "k", "v")
 
 
 def layouts(parts: LayerParts, watched: Watched) -> Iterator[LayerParts]:
-    """The layer with its queries, keys and values found in every way that the shapes allow, the likeliest first."""
+    """The layer with every layout of queries, keys and values that the shapes allow, the likeliest first."""
     if parts.attention is None:
         return
     names = {id(module): name for name, module in parts.attention.named_modules()}
@@ -28,7 +28,7 @@ def layouts(parts: LayerParts, watched: Watched) -> Iterator[LayerParts]:
     modules = list({id(c.module): c.module for c in calls if not any(is_linear(part) for part in c.inside)}.values())
     letters = {letter: [m for m in modules if _letter(names[id(m)]) == letter] for letter in _LETTERS}
     if all(len(letters[letter]) == 1 for letter in _LETTERS):
-        yield from _apart(parts, *(letters[letter][0] for letter in _LETTERS))
+        yield from _separate(parts, *(letters[letter][0] for letter in _LETTERS))
     elif len(modules) == 1:
         yield from _fused(parts, modules[0])
     else:
@@ -36,14 +36,14 @@ def layouts(parts: LayerParts, watched: Watched) -> Iterator[LayerParts]:
 
 
 def _letter(name: str) -> str:
-    """q, k or v by the last part of a module's name (q_proj, query, Wq), or nothing."""
+    """q, k or v by the last part of a module's name (q_proj, query, Wq), or the empty string."""
     tail = name.rsplit(".", 1)[-1].lower().removeprefix("w")
     if tail.startswith(("query_key", "qkv", "kv", "q_a", "q_b", "k_a", "k_b")):
         return ""
     return tail[:1] if tail[:1] in _LETTERS else ""
 
 
-def _apart(parts: LayerParts, q: Any, k: Any, v: Any) -> Iterator[LayerParts]:
+def _separate(parts: LayerParts, q: Any, k: Any, v: Any) -> Iterator[LayerParts]:
     heads, width = parts.n_heads, out_width(q)
     shared = out_width(v) // parts.d_value if not out_width(v) % parts.d_value else heads
     if shared and not out_width(k) % shared:
@@ -65,7 +65,7 @@ def _apart(parts: LayerParts, q: Any, k: Any, v: Any) -> Iterator[LayerParts]:
 
 
 def _fused(parts: LayerParts, module: Any) -> Iterator[LayerParts]:
-    """One projection: groups of heads one after the other, in each the queries, keys and values of its heads in some order."""
+    """One fused projection: groups of heads one after another, each with its queries, keys and values in some order."""
     heads, d = parts.n_heads, parts.d_value
     width = out_width(module)
     shared = (width // d - heads) // 2
@@ -79,13 +79,13 @@ def _fused(parts: LayerParts, module: Any) -> Iterator[LayerParts]:
 def _grouped(parts: LayerParts, module: Any, each: tuple[int, int], groups: int, order: str) -> LayerParts:
     sizes = {"q": each[0], "k": each[1], "v": each[1]}
     length = sum(sizes.values()) * parts.d_value
-    found = {}
-    place = 0
+    index = {}
+    offset = 0
     for letter in order:
-        inside = torch.arange(sizes[letter] * parts.d_value).view(sizes[letter], parts.d_value) + place
-        found[letter] = torch.cat([inside + group * length for group in range(groups)])
-        place += sizes[letter] * parts.d_value
-    return _with(parts, *((module, found[letter]) for letter in _LETTERS))
+        inside = torch.arange(sizes[letter] * parts.d_value).view(sizes[letter], parts.d_value) + offset
+        index[letter] = torch.cat([inside + group * length for group in range(groups)])
+        offset += sizes[letter] * parts.d_value
+    return _with(parts, *((module, index[letter]) for letter in _LETTERS))
 
 
 def _latent(parts: LayerParts, named: dict[str, Any]) -> Iterator[LayerParts]:
@@ -100,22 +100,22 @@ def _latent(parts: LayerParts, named: dict[str, Any]) -> Iterator[LayerParts]:
 
 
 def _steps(heads: int, step: int, width: int) -> Tensor:
-    """The first ``width`` places of every ``step``, (head, width)."""
+    """Index of the first ``width`` columns of every ``step``, shape (head, width)."""
     return torch.arange(heads)[:, None] * step + torch.arange(width)[None]
 
 
 def norms_of_heads(parts: LayerParts, watched: Watched) -> LayerParts:
-    """The layer with the norms that its queries and keys pass right after their projections."""
+    """The layer with the norms applied to its queries and keys right after their projections."""
     return replace(parts, q_norm=_norm_after(parts, parts.q, watched), k_norm=_norm_after(parts, parts.k, watched))
 
 
 def _norm_after(parts: LayerParts, heads: HeadMap | None, watched: Watched) -> Any:
     if heads is None:
         return None
-    made = watched.of(heads.module)[0].left
+    projected = watched.of(heads.module)[0].left
     for call in watched.within(parts.attention):
-        same = made is not None and call.entered is not None and call.entered.data_ptr() == made.data_ptr()
-        if same and is_norm(call.module) and call.entered.numel() == made.numel():  # type: ignore[union-attr]
+        same = projected is not None and call.entered is not None and call.entered.data_ptr() == projected.data_ptr()
+        if same and is_norm(call.module) and call.entered.numel() == projected.numel():  # type: ignore[union-attr]
             return call.module
     return None
 

@@ -1,4 +1,4 @@
-"""The parts of a loaded model: which module holds what, and how its numbers are divided among heads."""
+"""The parts of a loaded model: which module holds what, and how its output is divided among heads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["HeadMap", "LayerParts", "ModelParts", "Write", "out_width"]
 
 @dataclass(frozen=True, eq=False)
 class HeadMap:
-    """Where the heads' numbers stand in the output of a projection.
+    """Which columns of a projection's output belong to which head.
 
     Parameters
     ----------
     module : Module
-        The projection; fused projections serve several maps.
+        The projection; several maps share a fused projection.
     index : Tensor of int, shape (head, d_head)
-        Places along the last axis of its output.
+        Columns of its output (last axis).
     """
 
     module: Any
@@ -34,7 +34,7 @@ class HeadMap:
 
     @property
     def whole(self) -> bool:
-        """Whether the output holds these numbers and nothing else, in order."""
+        """Whether the heads are the whole output, in order."""
         flat = self.index.flatten()
         return len(flat) == int(flat[-1]) + 1 and bool((flat == torch.arange(len(flat))).all()) and self._width == len(flat)
 
@@ -43,13 +43,13 @@ class HeadMap:
         return out_width(self.module)
 
     def read(self, out: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows head d_head"]:
-        """The heads' numbers in an output of the module."""
+        """The heads' vectors in an output of the module."""
         if self.whole:
             return out.unflatten(-1, tuple(self.index.shape))
         return out[..., self.index.to(out.device)]
 
     def write(self, out: Float[Tensor, "*rows width"], value: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows width"]:
-        """The output with other numbers in the heads' places; the given one is left as it is."""
+        """A copy of the output with the heads' vectors replaced."""
         if self.whole:
             return value.flatten(-2).to(out.dtype)
         new = out.clone()
@@ -59,11 +59,12 @@ class HeadMap:
 
 @dataclass(frozen=True, eq=False)
 class Write:
-    """What a part adds to the residual stream: ``scale`` times the output of a module.
+    """What attention or an MLP adds to the residual stream: ``scale`` times the output of a module.
 
     Parameters
     ----------
     module : Module
+        The module whose output is added.
     scale : float
         Factor between the module's output and what is added (Granite's residual multiplier); 1 for most families.
     """
@@ -74,16 +75,18 @@ class Write:
 
 @dataclass(frozen=True, eq=False)
 class LayerParts:
-    """The parts of one layer. What was not found, or did not pass its test, is None.
+    """The parts of one layer. A part that was not found, or failed its test, is None.
 
     Parameters
     ----------
     layer : Module
-    attention : Module
+        The whole layer.
+    attention : Module or None
         The module in which the softmax runs.
     n_heads, d_value : int
-        Query heads, and numbers of each head in z.
+        Number of query heads, and the width of each head's z.
     q, k, v : HeadMap or None
+        Queries, keys and values in the outputs of their projections.
     q_norm, k_norm : Module or None
         Norms of queries and keys right after their projections.
     o : Module or None
@@ -93,15 +96,15 @@ class LayerParts:
     attn_norm, mlp_norm : Module or None
         Norms that attention and the MLP read the stream through.
     attn_post, mlp_post : tuple of Module
-        Norms of what they write.
+        Norms of their outputs.
     mlp : Module or None
         The MLP, where it is one module.
     mlp_maps : tuple of Module
         Linear maps of the MLP in order of use; empty for mixtures of experts.
     parallel : bool
-        Whether the MLP reads what enters the layer.
+        Whether the MLP reads the stream that enters the layer, as attention does.
     sink : bool
-        Whether the softmax has one more column, a share of attention that goes to no key (gpt-oss).
+        Whether the softmax has an extra column for an attention sink: weight that goes to no key (gpt-oss).
     """
 
     layer: Any
@@ -133,19 +136,21 @@ class ModelParts:
     Parameters
     ----------
     layers : sequence of LayerParts
+        The layers in order.
     d_model : int
-        Numbers of the residual stream; embedding and unembedding may be narrower (OPT).
+        Width of the residual stream; embedding and unembedding may be narrower (OPT).
     final_norm : Module or None
         The norm between the last layer and the unembedding.
     unembed : Module or None
+        The unembedding.
     softcap : float or None
-        Of the final logits.
+        Softcap of the final logits.
     logit_scale : float
         Factor of the final logits (Cohere, Granite).
     length_dependent : bool
         Whether rotary angles depend on the length of the prompt.
     lacks : dict of Site to str
-        Why a site is not served.
+        Sites that the model does not have, with the reason.
     readout_lacks : str
         Why logits cannot be computed from the stream that leaves the last layer; empty if they can.
     """
@@ -162,35 +167,35 @@ class ModelParts:
 
     @property
     def sites(self) -> frozenset[Site]:
-        """The sites that are served."""
+        """The sites that the model has."""
         return frozenset(Site) - frozenset(self.lacks)
 
     @property
     def n_heads(self) -> int:
-        """Query heads of every layer."""
+        """Number of query heads in every layer."""
         return max((layer.n_heads for layer in self.layers), default=0)
 
     @property
     def n_kv_heads(self) -> int:
-        """Key/value heads of every layer; as many as query heads where that is not known."""
-        found = {len(one.index) for layer in self.layers for one in (layer.k, layer.v) if one is not None}
-        return found.pop() if len(found) == 1 else self.n_heads
+        """Number of key/value heads in every layer; the number of query heads where it is not known."""
+        counts = {len(heads.index) for layer in self.layers for heads in (layer.k, layer.v) if heads is not None}
+        return counts.pop() if len(counts) == 1 else self.n_heads
 
     @property
     def d_head(self) -> int:
-        """Numbers of a head in z."""
+        """Width of a head's z."""
         return max((layer.d_value for layer in self.layers), default=0)
 
     def width(self, site: Site) -> int:
-        """Numbers of one vector at a site, 0 where there are no heads: queries may be wider than what heads mix (DeepSeek)."""
+        """Width of one vector at a site, 0 where there are no heads; queries may be wider than values (DeepSeek)."""
         maps = {Site.Q: self.layers[0].q, Site.K: self.layers[0].k, Site.V: self.layers[0].v}
-        if (found := maps.get(site)) is not None:
-            return int(found.index.shape[1])
+        if (heads := maps.get(site)) is not None:
+            return int(heads.index.shape[1])
         return self.d_head if site.per_head else self.d_model
 
 
 def out_width(module: Any) -> int:
-    """Width of a linear map's output; Conv1D stores (in, out)."""
+    """Width of a linear map's output; Conv1D stores its weight as (in, out)."""
     base = getattr(module, "base_layer", module)
     weight = base.weight
     return int(weight.shape[1] if type(base).__name__ == "Conv1D" else weight.shape[0])

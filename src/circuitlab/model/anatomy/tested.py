@@ -1,8 +1,8 @@
-"""Parts put to the test: what a site says it holds is changed, and what should follow from it has to follow, and nothing else.
+"""Test the parts of a model: change the value at a site, and check that what depends on it changes, and nothing else.
 
-Every layer is tested in one run: rows hold the same prompt, each row changes another head, and the stream that leaves a layer is that of
-the first row again, so that no layer sees what was tried in the layers before it. Queries, keys and values are overwritten with random
-numbers first, so that a test does not depend on what the weights happen to be.
+All layers are tested in one run. Every row holds the same prompt and changes a different head. The stream that leaves a layer is set back
+to that of the first row, so that no layer sees the changes made in earlier layers. Queries, keys and values are first overwritten with
+random numbers, so that a test does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def attention_faults(root: Any, parts: ModelParts, tokens: Tensor, known: Collection[Site] = ()) -> dict[Site, str]:
-    """Sites inside attention that are not what they should be, with what was seen; those ``known`` to be faulty are not tried.
+    """Sites inside attention that fail a test, with what was observed; those ``known`` to be faulty are not tested.
 
-    ``tokens`` is one prompt, (1, pos). Asked are: a query changes its own head's weights at its own position only; a key changes its
-    group's weights from its own position on; a value changes z of its group and nothing else; weights change z of their own
-    head and row only.
+    ``tokens`` is one prompt, shape (1, pos). A query must change the attention weights of its own head at its own position only. A key
+    must change the weights of its group from its own position on. A value must change z of its group and nothing else. Attention weights
+    must change z of their own head and position only.
     """
     tests: dict[Site, Callable[[_Trial], str]] = {Site.PATTERN: _pattern, Site.Q: _query, Site.K: _key, Site.V: _value}
     faults: dict[Site, str] = {}
@@ -61,18 +61,18 @@ class _Trial:
 
     @property
     def heads(self) -> list[int]:
-        """The heads that are tried, those at both ends among them."""
+        """The heads that are tested, the first and the last among them."""
         count = self.parts.n_heads if self.site in {Site.Q, Site.PATTERN} else self.parts.n_kv_heads
         return sorted({round(i * (count - 1) / max(1, min(count, _MOST_HEADS) - 1)) for i in range(min(count, _MOST_HEADS))})
 
     def run(self, change: Callable[[Tensor, int], Tensor], read: Site) -> list[Tensor]:
-        """What a site holds in every layer, (row, ...): of the first row as it is, of row i + 1 with head ``heads[i]`` changed."""
-        seen: list[Tensor] = []
-        given = [site for site in (Site.Q, Site.K, Site.V) if all(_has(layer, site) for layer in self.parts.layers)]
-        sites = [(site, n) for n in range(len(self.parts.layers)) for site in {*given, self.site, read, Site.RESID_POST}]
+        """The value of a site in every layer, (row, ...): row 0 is unchanged, row i + 1 has head ``heads[i]`` changed."""
+        values: list[Tensor] = []
+        projections = [site for site in (Site.Q, Site.K, Site.V) if all(_has(layer, site) for layer in self.parts.layers)]
+        sites = [(site, n) for n in range(len(self.parts.layers)) for site in {*projections, self.site, read, Site.RESID_POST}]
 
         def tap(site: Site, layer: int, value: Tensor) -> Tensor:
-            if site in given:
+            if site in projections:
                 generator = torch.Generator().manual_seed(layer)
                 noise = torch.randn(value.shape[1:], generator=generator).to(value)
                 value = noise.expand_as(value).clone()
@@ -81,17 +81,17 @@ class _Trial:
                 for row, head in enumerate(self.heads, start=1):
                     value[row] = change(value[row], head)
             if site is read:
-                seen.append(value.detach().clone())
+                values.append(value.detach().clone())
             return value[:1].expand_as(value).clone() if site is Site.RESID_POST else value
 
         rows = self.tokens.expand(len(self.heads) + 1, -1)
         HookedRun(self.root, self.parts).logits(rows, torch.full((len(rows),), rows.shape[1] - 1), sites, tap)
-        return seen
+        return values
 
-    def moved(self, found: Tensor) -> Tensor:
+    def moved(self, values: Tensor) -> Tensor:
         """Which entries of each row differ from the first row's: bool, (row - 1, ...)."""
         close = _CLOSE.get(self.root_dtype, 2e-2)
-        return (found[1:] - found[:1]).abs() > close * found.abs().max().clamp(min=1e-30)
+        return (values[1:] - values[:1]).abs() > close * values.abs().max().clamp(min=1e-30)
 
     @property
     def root_dtype(self) -> torch.dtype:
@@ -99,21 +99,21 @@ class _Trial:
         return next(iter(self.root.parameters())).dtype
 
     def group(self, head: int) -> list[int]:
-        """Query heads that a key/value head serves."""
+        """Query heads that share a key/value head."""
         size = self.parts.n_heads // self.parts.n_kv_heads
         return list(range(head * size, (head + 1) * size))
 
 
-def _turned(value: Tensor, head: int) -> Tensor:
-    """One head's numbers in reverse order at one position: another vector of the same size, also for norms over all heads."""
+def _reversed(value: Tensor, head: int) -> Tensor:
+    """A copy with one head's vector reversed at one position: another vector of the same norm, also for norms over all heads."""
     out = value.clone()
     out[_PLACE, head] = value[_PLACE, head].flip(-1)
     return out
 
 
 def _query(trial: _Trial) -> str:
-    for layer, found in enumerate(trial.run(_turned, Site.PATTERN)):
-        moved = trial.moved(found).any(-1)  # (head tried, head, query)
+    for layer, pattern in enumerate(trial.run(_reversed, Site.PATTERN)):
+        moved = trial.moved(pattern).any(-1)  # (head tried, head, query)
         for row, head in enumerate(trial.heads):
             expected = torch.zeros_like(moved[row])
             expected[head, _PLACE] = True
@@ -123,12 +123,12 @@ def _query(trial: _Trial) -> str:
 
 
 def _key(trial: _Trial) -> str:
-    for layer, found in enumerate(trial.run(_turned, Site.PATTERN)):
-        moved = trial.moved(found).any(-1)
+    for layer, pattern in enumerate(trial.run(_reversed, Site.PATTERN)):
+        moved = trial.moved(pattern).any(-1)
         for row, head in enumerate(trial.heads):
-            mine = trial.group(head)
-            others = [h for h in range(moved.shape[1]) if h not in mine]
-            later = moved[row][mine][:, _PLACE + 1 :].any(-1).all()
+            own_heads = trial.group(head)
+            others = [h for h in range(moved.shape[1]) if h not in own_heads]
+            later = moved[row][own_heads][:, _PLACE + 1 :].any(-1).all()
             if moved[row][others].any() or moved[row][:, :_PLACE].any() or not later:
                 whose = "does not change the attention of its query heads, and only theirs"
                 return f"in layer {layer} another key of key/value head {head} {whose}"
@@ -141,8 +141,8 @@ def _value(trial: _Trial) -> str:
         out[:, head] = value[:, head].flip(-1)
         return out
 
-    for layer, found in enumerate(trial.run(change, Site.Z)):
-        moved = trial.moved(found).any(-1).any(1)  # (head tried, head)
+    for layer, z in enumerate(trial.run(change, Site.Z)):
+        moved = trial.moved(z).any(-1).any(1)  # (head tried, head)
         for row, head in enumerate(trial.heads):
             expected = torch.zeros_like(moved[row])
             expected[trial.group(head)] = True
@@ -157,8 +157,8 @@ def _pattern(trial: _Trial) -> str:
         out[head, _PLACE] = out[head, _PLACE].roll(1, -1) * 0.5
         return out
 
-    for layer, found in enumerate(trial.run(change, Site.Z)):
-        moved = trial.moved(found).any(-1)  # (head tried, pos, head)
+    for layer, z in enumerate(trial.run(change, Site.Z)):
+        moved = trial.moved(z).any(-1)  # (head tried, pos, head)
         for row, head in enumerate(trial.heads):
             if not moved[row, _PLACE, head]:
                 return f"in layer {layer} other attention weights of head {head} do not reach its output"
@@ -170,7 +170,7 @@ def _pattern(trial: _Trial) -> str:
 
 
 def stream_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site, str]:
-    """Sites of the residual stream that are not what they should be, with what was seen: read, written back, and written anew."""
+    """Sites of the residual stream that fail a test, with what was observed: values, also random ones, must add up and can be rewritten."""
     run = HookedRun(root, parts)
     layers = range(len(parts.layers))
     wanted = [Site.RESID_PRE, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST]
@@ -191,7 +191,7 @@ def stream_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site, st
 def _streams(
     run: HookedRun, tokens: Tensor, at: Tensor, served: Sequence[Site], layers: range, *, anew: bool
 ) -> dict[tuple[Site, int], Tensor]:
-    """Every point of the stream, in a plain run or in one whose writes are random in every layer."""
+    """Every point of the stream, in a plain run or (``anew``) in one where attention and MLPs add random values in every layer."""
     seen: dict[tuple[Site, int], Tensor] = {}
 
     def tap(site: Site, layer: int, value: Tensor) -> Tensor:

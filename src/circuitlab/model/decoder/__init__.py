@@ -1,4 +1,4 @@
-"""A functional forward built from the parts of a loaded model: every step inside a layer can be edited, read, and differentiated."""
+"""A functional forward built from the parts of a loaded model: every step inside a layer can be read, edited and differentiated."""
 
 from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.cache import Cache

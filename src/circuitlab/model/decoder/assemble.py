@@ -1,4 +1,4 @@
-"""One layer as a `Block`: norms, projections, and what only values can tell (scale, softcap, rotation, the MLP's activation)."""
+"""One layer as a `Block`: norms, projections, and what is found by trying (scale, softcap, rotation, the MLP's activation)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GATED = 3
 
 @dataclass(frozen=True, eq=False)
 class Assembled:
-    """A block, how its family lays out rotary angles, and the factor of its position bias."""
+    """A block, the layout of its family's rotary angles, and the factor of its position bias."""
 
     block: Block
     rotation: Rotation
@@ -40,12 +40,12 @@ class Assembled:
 
 
 def assemble(parts: LayerParts, values: Mapping[Site, Tensor], where: Geometry) -> Assembled:
-    """The block of a layer, tried on the values of one run.
+    """The block of a layer that reproduces the values of one run.
 
     Raises
     ------
     ModelError
-        If no way of attending or no MLP that circuitlab knows gives those values.
+        If no kind of attention or MLP that circuitlab knows gives those values.
     """
     width = values[Site.RESID_PRE].shape[-1]
     block = _attention_of(parts, width)
@@ -64,7 +64,7 @@ def _scaled(linear: Linear, factor: float) -> Linear:
 
 
 def _after(posts: tuple[Any, ...], write: Write | None, width: int) -> tuple[FrozenNorm | None, float]:
-    """The norm of what a part writes, with its factor; or the factor of the part's own output."""
+    """The norm of a part's output with its factor, or None and the factor of the output itself."""
     if write is None:
         raise ModelError("what it adds to the residual stream is not known", "Use hooks.")
     if posts and write.module is posts[-1]:
@@ -118,19 +118,19 @@ def _norm_of_heads(module: Any, projection: Linear, d_key: int) -> FrozenNorm | 
 def _sinks(parts: LayerParts) -> Tensor | None:
     if not parts.sink:
         return None
-    held = [value for value in parts.attention.parameters(recurse=False) if value.shape == (parts.n_heads,)]
-    if len(held) != 1:
+    candidates = [value for value in parts.attention.parameters(recurse=False) if value.shape == (parts.n_heads,)]
+    if len(candidates) != 1:
         raise ModelError("its attention has a sink whose scores were not found", "Use hooks.")
-    return held[0].detach()
+    return candidates[0].detach()
 
 
-def _near(found: Tensor, expected: Tensor) -> bool:
+def _near(actual: Tensor, expected: Tensor) -> bool:
     close = _CLOSE.get(expected.dtype, 3e-2)
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= close * expected.abs().max().clamp(min=1.0))
+    return actual.shape == expected.shape and bool((actual - expected).abs().max() <= close * expected.abs().max().clamp(min=1.0))
 
 
 def _with_mlp(block: Block, parts: LayerParts, values: Mapping[Site, Tensor], width: int) -> Block:
-    """The block with the MLP that gives this run's values."""
+    """The block with the MLP that reproduces this run's values."""
     post, factor = _after(parts.mlp_post, parts.mlp_out, width)
     read = values[Site.RESID_PRE] if parts.parallel else values[Site.RESID_MID]
     block = replace(block, post_mlp=post)
@@ -149,7 +149,7 @@ def _with_mlp(block: Block, parts: LayerParts, values: Mapping[Site, Tensor], wi
 
 @dataclass(frozen=True, eq=False)
 class _Experts:
-    """The family's own mixture of experts; rows do not interact."""
+    """The model's own mixture-of-experts module; rows do not interact."""
 
     module: Any
     factor: float
@@ -165,11 +165,11 @@ class _Experts:
 
 
 def _orders(parts: LayerParts) -> Iterator[tuple[Linear | None, Linear, Linear]]:
-    """Gate, up and down in every way that the MLP's maps can be meant."""
+    """Every assignment of the MLP's maps to gate, up and down."""
     try:
         maps = [Linear.of(module) for module in parts.mlp_maps]
     except ModelError:
-        return  # not linear maps of their inputs: the MLP is run as it is
+        return  # not linear maps of their inputs: the MLP's own module is run
     if len(maps) == _GATED:
         yield maps[0], maps[1], maps[2]
         yield maps[1], maps[0], maps[2]
@@ -185,24 +185,24 @@ def _orders(parts: LayerParts) -> Iterator[tuple[Linear | None, Linear, Linear]]
 
 
 def _activations(parts: LayerParts) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Functions that a family names as the MLP's activation."""
+    """Candidates for the MLP's activation, by attribute name and among child modules."""
     seen: set[int] = set()
     for holder in (parts.mlp, parts.layer):
         if holder is None:
             continue
-        named = [module for _, module in holder.named_children() if not is_linear(module) and not any(True for _ in module.parameters())]
-        held = [getattr(holder, name, None) for name in ("act_fn", "act", "activation_fn", "activation", "gelu_impl", "act_func")]
-        for found in (*held, *named):
-            if callable(found) and id(found) not in seen:
-                seen.add(id(found))
-                yield found
+        children = [module for _, module in holder.named_children() if not is_linear(module) and not any(True for _ in module.parameters())]
+        by_name = [getattr(holder, name, None) for name in ("act_fn", "act", "activation_fn", "activation", "gelu_impl", "act_func")]
+        for activation in (*by_name, *children):
+            if callable(activation) and id(activation) not in seen:
+                seen.add(id(activation))
+                yield activation
 
 
 def _attending(block: Block, parts: LayerParts, values: Mapping[Site, Tensor], where: Geometry) -> Assembled:
-    """The block with the scale, softcap and rotation that give this run's attention and outputs."""
+    """The block with the scale, softcap and rotation that reproduce this run's attention and outputs."""
     normed = block.norm_attn.apply(values[Site.RESID_PRE])
     q, k, v = (block.split(part(normed)) for part in (block.q, block.k, block.v))
-    if not all(_near(one, values[site]) for one, site in ((q, Site.Q), (k, Site.K), (v, Site.V))):
+    if not all(_near(projected, values[site]) for projected, site in ((q, Site.Q), (k, Site.K), (v, Site.V))):
         raise ModelError("its queries, keys or values are not linear in its normed stream", "Use hooks.")
     rotations = ROTATIONS if where.angles is not None else ("none",)
     for rotation, (scale, cap) in itertools.product(rotations, _scales(block, parts)):
@@ -222,13 +222,13 @@ def _attending(block: Block, parts: LayerParts, values: Mapping[Site, Tensor], w
 
 
 def _scales(block: Block, parts: LayerParts) -> Iterator[tuple[float, float | None]]:
-    """Factors and softcaps of attention scores: those that the module names, 1 over the root of the head's size, and 1."""
-    named = [
+    """Factors and softcaps of attention scores to try: attributes of the module, one over the square root of d_head, and 1."""
+    by_name = [
         getattr(parts.attention, name, None)
         for name in ("scaling", "scale", "scale_attn", "inv_norm_factor", "softmax_scale", "norm_factor")
     ]
-    numbers = [float(one) for one in named if isinstance(one, int | float) or (isinstance(one, torch.Tensor) and one.numel() == 1)]
-    scales = dict.fromkeys([*numbers, *(1 / one for one in numbers if one), 1 / math.sqrt(block.d_head), 1.0])
+    numbers = [float(x) for x in by_name if isinstance(x, int | float) or (isinstance(x, torch.Tensor) and x.numel() == 1)]
+    scales = dict.fromkeys([*numbers, *(1 / number for number in numbers if number), 1 / math.sqrt(block.d_head), 1.0])
     cap = getattr(parts.attention, "attn_logit_softcapping", None)
     for scale in scales:
         yield scale, float(cap) if cap else None

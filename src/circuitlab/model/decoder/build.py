@@ -1,4 +1,4 @@
-"""Build a decoder from the parts of a model: what the parts leave open is tried on values of a run, and what comes out is checked."""
+"""Build a decoder from the parts of a model. What the parts leave open is found by trying on one run, and the result is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_decoder"]
 
-# Norms and rotary angles of some families round to float32 inside also when the model is float64; the functional forward does not.
+# Norms and rotary angles of some families round to float32 even in a float64 model; the functional forward does not.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 _PROBE_LENGTH = 12
 _HOOKS = "Use activation_patching with engine='hooks', or logit_attribution: both run the model itself."
@@ -35,35 +35,35 @@ def build_decoder(run: HookedRun, name: str) -> Decoder:
     run : HookedRun
         The model.
     name : str
-        What errors call it.
+        Its name in error messages.
 
     Raises
     ------
     ModelError
-        If a part is of a kind that the decoder cannot say, or its streams differ from the model's own.
+        If a part is of a kind that the decoder does not know, or its residual stream differs from the model's own.
     """
     need = (Site.Q, Site.K, Site.V, Site.Z, Site.PATTERN, Site.ATTN_OUT, Site.MLP_OUT)
     for site in need:
         if site in run.parts.lacks:
             what = f"{name} cannot be taken apart: it has no site {site.value!r} ({run.parts.lacks[site]})."
             raise ModelError(what, _HOOKS)
-    measure = _Measure(run, name)
+    geometry_of = _RecordedGeometry(run, name)
     with own_modes(run.root):
-        values = _values(run, measure.tokens(_PROBE_LENGTH))
-        geometry = measure.record(_PROBE_LENGTH)
-        found = list(_assembled(run, values, geometry, name))
-    measure.ready(found)
-    decoder = Decoder([one.block for one in found], measure.embed, measure)
-    measure.decoder = decoder
+        values = _values(run, geometry_of.tokens(_PROBE_LENGTH))
+        recorded = geometry_of.record(_PROBE_LENGTH)
+        assembled = list(_assembled(run, values, recorded, name))
+    geometry_of.ready(assembled)
+    decoder = Decoder([layer.block for layer in assembled], geometry_of.embed, geometry_of)
+    geometry_of.decoder = decoder
     decoder.geometry(_PROBE_LENGTH)
     return decoder
 
 
 def _assembled(run: HookedRun, values: dict[tuple[Site, int], Tensor], geometry: Sequence[Geometry], name: str) -> Iterator[Assembled]:
     for index, (parts, where) in enumerate(zip(run.parts.layers, geometry, strict=True)):
-        mine = {site: value for (site, layer), value in values.items() if layer == index}
+        of_layer = {site: value for (site, layer), value in values.items() if layer == index}
         try:
-            yield assemble(parts, mine, where)
+            yield assemble(parts, of_layer, where)
         except ModelError as error:
             what = f"Layer {index} of {name} cannot be taken apart: {error.what}"
             raise ModelError(what, _HOOKS) from error
@@ -83,23 +83,23 @@ def _values(run: HookedRun, tokens: Tensor) -> dict[tuple[Site, int], Tensor]:
 
 
 @dataclass(eq=False)
-class _Measure:
-    """Embedding and geometry of every layer, measured on the model itself; each new length is checked before it is used.
+class _RecordedGeometry:
+    """Embedding and geometry of every layer, recorded from the model itself; each new length is checked before it is used.
 
-    Where angles depend on the length of the prompt, every length has its own; otherwise the longest serves the shorter ones.
+    If angles depend on the length of the prompt, each length has its own geometry; otherwise the longest serves shorter prompts.
     """
 
     run: HookedRun
     name: str
 
     def __post_init__(self) -> None:
-        self._found: dict[int, list[Geometry]] = {}
+        self._by_length: dict[int, list[Geometry]] = {}
         self._assembled: list[Assembled] = []
         self._checking = False
         self.decoder: Decoder | None = None
 
     def ready(self, assembled: list[Assembled]) -> None:
-        """Take over how the family lays out its angles, layer by layer."""
+        """Set each layer's layout of rotary angles, found by `assemble`."""
         self._assembled = assembled
 
     @property
@@ -107,27 +107,27 @@ class _Measure:
         return next(iter(self.run.root.parameters())).device
 
     def tokens(self, length: int) -> Tensor:
-        """Prompts to test on."""
+        """Two prompts of this length to test on."""
         return probe_tokens(int(self.run.root.get_input_embeddings().weight.shape[0]), 2, length, self._device)
 
     def __call__(self, length: int) -> Sequence[Geometry]:
         if self.run.parts.length_dependent:
-            if length not in self._found:
-                self._found[length] = self._checked(length)
-            return self._found[length]
-        longest = max(self._found, default=0)
+            if length not in self._by_length:
+                self._by_length[length] = self._checked(length)
+            return self._by_length[length]
+        longest = max(self._by_length, default=0)
         if length > longest:
-            self._found = {length: self._checked(length)}
+            self._by_length = {length: self._checked(length)}
             longest = length
-        return self._found[longest]
+        return self._by_length[longest]
 
     def _checked(self, length: int) -> list[Geometry]:
         with own_modes(self.run.root):
-            found = self.record(length)
-        found = [where.laid_out(one.rotation, one.bias_factor) for where, one in zip(found, self._assembled, strict=True)]
+            by_layer = self.record(length)
+        by_layer = [where.laid_out(layer.rotation, layer.bias_factor) for where, layer in zip(by_layer, self._assembled, strict=True)]
         if self.decoder is not None and not self._checking:
-            self._check(replace(self.decoder, geometry=lambda _length: found), length)
-        return found
+            self._check(replace(self.decoder, geometry=lambda _length: by_layer), length)
+        return by_layer
 
     @torch.no_grad()
     def _check(self, decoder: Decoder, length: int) -> None:
@@ -135,21 +135,21 @@ class _Measure:
         last = (Site.RESID_POST, len(self.run.parts.layers) - 1)
         with own_modes(self.run.root):
             expected = _last(self.run, tokens, last)
-            found = decoder.final(tokens)
-        apart, size = float((found - expected).abs().max()), float(expected.abs().max())
+            actual = decoder.final(tokens)
+        apart, size = float((actual - expected).abs().max()), float(expected.abs().max())
         if not apart <= _TOLERANCE.get(expected.dtype, 0.1) * max(1.0, size):
             off = f"{apart:.2g} away from the model's own stream (of size {size:.2g})"
             what = f"The functional forward of {self.name} is {off} at {length} tokens."
             raise ModelError(what, _HOOKS)
 
     def record(self, length: int) -> list[Geometry]:
-        """What the model tells its layers of positions."""
+        """The rotary angles, masks and biases that the model passes to its layers."""
         calls: list[dict[str, Any]] = []
         self.run.entering(self.tokens(length)[:1], lambda _layer, _resid, named: calls.append(named), len(self.run.parts.layers))
         return [Geometry.of_call(named, length) for named in calls]
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """What enters the first layer."""
+        """The residual stream entering the first layer."""
         seen: list[Tensor] = []
         with own_modes(self.run.root):
             self.run.entering(
@@ -161,9 +161,9 @@ class _Measure:
 def _last(run: HookedRun, tokens: Tensor, place: tuple[Site, int]) -> Tensor:
     seen: list[Tensor] = []
 
-    def keep(_site: Site, _layer: int, value: Tensor) -> Tensor:
+    def record(_site: Site, _layer: int, value: Tensor) -> Tensor:
         seen.append(value.detach().clone())
         return value
 
-    run.logits(tokens, torch.full((len(tokens),), tokens.shape[1] - 1), [place], keep)
+    run.logits(tokens, torch.full((len(tokens),), tokens.shape[1] - 1), [place], record)
     return seen[0]

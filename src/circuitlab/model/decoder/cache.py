@@ -1,4 +1,4 @@
-"""Keys and values of the positions that were run before."""
+"""Keys and values of positions that have been run already."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Cache"]
 
 @dataclass(eq=False)
 class Cache:
-    """Turned keys, and values, of the first positions of some prompts, by layer; a forward pass goes on from there and appends its own.
+    """Rotated keys and values of the first positions of prompts, by layer. A forward pass continues from there and appends its own.
 
     Parameters
     ----------
     held : dict of int to (Tensor, Tensor)
-        Layer to keys and values, each (row, pos, kv_head, d_head).
+        Keys and values by layer, each (row, pos, kv_head, d_head).
     """
 
     held: dict[int, tuple[Float[Tensor, "row pos kv_head d_head"], Float[Tensor, "row pos kv_head d_head"]]] = field(default_factory=dict)
 
     def length(self, layer: int = 0) -> int:
-        """Positions that a layer holds."""
+        """Number of cached positions in a layer."""
         return self.held[layer][0].shape[-3] if layer in self.held else 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put positions after those held, and return all of them."""
+        """Append positions to a layer, and return all of its keys and values."""
         if self.length(layer):
             before = self.held[layer]
             keys, values = torch.cat([before[0], keys], dim=-3), torch.cat([before[1], values], dim=-3)
@@ -41,9 +41,9 @@ class Cache:
         return keys, values
 
     def copy(self) -> Cache:
-        """The same positions, for a run whose own are not to be kept; tensors are shared."""
+        """A copy that another run can append to without changing this one; tensors are shared."""
         return Cache(dict(self.held))
 
     def select(self, rows: Sequence[int] | slice) -> Cache:
-        """The same positions of some rows."""
+        """The cache of some rows."""
         return Cache({layer: (keys[rows], values[rows]) for layer, (keys, values) in self.held.items()})

@@ -1,4 +1,4 @@
-"""The whole decoder as a function of its residual stream: one forward pass that can be read, edited, continued and differentiated."""
+"""The decoder as a function of its residual stream: one forward pass that can be read, edited, continued and differentiated."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Trace:
     Parameters
     ----------
     embed : Tensor, shape (row, pos, d_model)
-        What the run began with: the residual stream entering layer 0, before any edits of it.
+        The residual stream entering layer 0, before any edits of it.
     layers : list of LayerTrace
+        The values of each layer that was run.
     places : Places, optional
-        The prompts and positions that the values belong to, where more than the values is asked of the run.
+        The prompts and positions of the run; None if only its values are needed.
     changed : frozenset of (Site, int)
-        Sites and layers at which standing edits changed something; known with ``places``.
+        Sites and layers at which an edited model's edits changed a value; filled only if ``places`` is given.
     """
 
     embed: Float[Tensor, "row pos d_model"]
@@ -62,17 +63,18 @@ class Decoder:
     Parameters
     ----------
     blocks : sequence of Block
+        The layers in order.
     embed : callable
-        Token ids -> the residual stream entering layer 0, (row, pos, d_model).
+        From token ids to the residual stream entering layer 0, (row, pos, d_model).
     geometry : callable
-        Length -> the geometry of every layer for prompts up to that length.
+        From a length to the geometry of every layer, for prompts up to that length.
     standing : callable, optional
-        Places -> the tap that makes the edits of an edited model; see `Decoder.tap`.
+        From `Places` to the tap that applies the standing edits of an edited model; see `Decoder.tap`.
 
     Notes
     -----
-    Right-padded rows are exact: a causal model never looks right. Gradients flow where grad mode and ``requires_grad`` say, also to
-    parameters that a tap uses.
+    Right-padded rows are exact, because a causal model does not read later positions. Gradients follow grad mode and ``requires_grad``,
+    also into parameters that a tap uses.
     """
 
     blocks: Sequence[Block]
@@ -81,14 +83,14 @@ class Decoder:
     standing: Callable[[Places], Tap] | None = field(default=None, kw_only=True)
 
     def tap(self, places: Places | None, then: Tap | None = None) -> Tap | None:
-        """The tap of a run: the standing edits of this model on the positions that it computes, and ``then`` another tap.
+        """The tap of a run: first the standing edits of this model, then ``then``, which sees the edited values.
 
-        None where there is nothing to do. A value that ``then`` is shown has its standing edits already.
+        None if there is neither.
 
         Raises
         ------
         ModelError
-            If the model has standing edits and the places are not known.
+            If the model has standing edits and ``places`` is None.
         """
         if self.standing is None:
             return then
@@ -98,10 +100,9 @@ class Decoder:
         return in_turn(self.standing(places), then)
 
     def refusing(self, sites: Collection[Site], why: str) -> Decoder:
-        """The same decoder for a computation that cannot follow standing edits of some sites.
+        """The same decoder, which raises `ModelError` where a standing edit changes a value at one of ``sites``.
 
-        It raises `ModelError` where a standing edit changes a value there.
-        ``why`` is a clause that follows the name of the edit.
+        For computations that are not exact under such edits. ``why`` is a clause that follows the name of the edit in the message.
         """
         standing = self.standing
         if standing is None:
@@ -121,12 +122,12 @@ class Decoder:
         Parameters
         ----------
         resid : Tensor, shape (row, pos, d_model)
-            The residual stream entering layer ``start_layer``: of whole prompts, or of the positions that follow those in ``cache``.
+            The residual stream entering layer ``start_layer``, for whole prompts or for the positions after those in ``cache``.
         cache : Cache, optional
-            Keys and values of the positions before; those of this run are appended.
+            Keys and values of earlier positions; those of this run are appended.
         tap : Tap, optional
-            Is shown every site in forward order (RESID_PRE, Q, K, V, PATTERN, Z, ATTN_OUT, RESID_MID but in parallel blocks, MLP_OUT,
-            RESID_POST), and the run goes on with what it gives back. An edited model's run needs one from `Decoder.tap`.
+            Called with every site in forward order (RESID_PRE, Q, K, V, PATTERN, Z, ATTN_OUT, RESID_MID except in parallel blocks,
+            MLP_OUT, RESID_POST); the run continues with the value that it returns. An edited model needs one from `Decoder.tap`.
         start_layer : int
             First layer that is run.
         """
@@ -141,16 +142,16 @@ class Decoder:
         cache: Cache | None = None,
         tap: Tap | None = None,
     ) -> Trace:
-        """`forward` with every value kept, in one graph."""
+        """`forward` with every value kept, in one autograd graph."""
         return self.traced_on(Trace(resid, []), cache=cache, tap=tap)
 
     def traced_in(self, places: Places) -> Trace:
-        """Every value of some whole prompts, and where standing edits changed one."""
+        """Every value on whole prompts, and where standing edits changed one."""
         watched = Watched(self.tap(places) or untouched)
         return replace(self.trace(self.embed(places.tokens), tap=watched), places=places, changed=frozenset(watched.changed))
 
     def traced_on(self, done: Trace, *, cache: Cache | None = None, tap: Tap | None = None) -> Trace:
-        """Go on from a trace of the first layers."""
+        """Continue a trace of the first layers to the last layer."""
         layers = list(done.layers)
         resid = layers[-1].resid_post if layers else done.embed
         for run in self.layers(resid, cache, tap, len(layers)):
@@ -159,9 +160,9 @@ class Decoder:
         return Trace(done.embed, layers)
 
     def prefill(self, resid: Float[Tensor, "row pos d_model"], tap: Tap | None, total: int) -> Cache:
-        """Keys and values of the first positions of prompts of ``total`` positions, to go on from; the last layer computes nothing else.
+        """Keys and values of the first positions of prompts of ``total`` positions; the last layer computes nothing else.
 
-        Where angles depend on the length of the prompt, those of the whole prompt turn its first positions, too.
+        If angles depend on the length of the prompt, the first positions are rotated by those of the whole prompt.
         """
         cache = Cache()
         if resid.shape[-2]:
@@ -174,17 +175,17 @@ class Decoder:
     def at_layer(self, layer: int, length: int, cache: Cache | None = None, tap: Tap | None = None) -> LayerRun:
         """One layer, ready to run ``length`` positions after those in ``cache``."""
         if self.standing is not None and tap is None:
-            what = "An edited model's layers were to be run without its edits."
-            raise ModelError(what, "Give the tap of Decoder.tap.")
+            what = "The layers of an edited model cannot run without its edits."
+            raise ModelError(what, "Pass the tap that Decoder.tap returns.")
         held = Cache() if cache is None else cache
         where = self.geometry(held.length(layer) + length)[layer]
         return LayerRun(self.blocks[layer], layer, where, tap or untouched, held)
 
     def layers(self, resid: Tensor, cache: Cache | None, tap: Tap | None, start_layer: int = 0) -> Iterator[LayerRun]:
-        """Every layer from one on, ready to run the positions of a stream after those in ``cache``."""
+        """Every layer from ``start_layer`` on, ready to run the positions of a stream after those in ``cache``."""
         return (self.at_layer(layer, resid.shape[-2], cache, tap) for layer in range(start_layer, len(self.blocks)))
 
     @torch.no_grad()
     def final(self, tokens: Int[Tensor, "row pos"], places: Places | None = None) -> Float[Tensor, "row pos d_model"]:
-        """The residual stream that leaves the last layer on whole prompts, nothing kept on the way; an edited model needs ``places``."""
+        """The residual stream that leaves the last layer on whole prompts, with no other value kept; an edited model needs ``places``."""
         return self.forward(self.embed(tokens), tap=self.tap(places))

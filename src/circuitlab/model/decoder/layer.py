@@ -1,7 +1,7 @@
-"""One layer on a window of positions: the one place where a functional forward computes what a layer computes.
+"""One layer on a window of positions: the only place where the functional forward computes a layer.
 
-In three steps, so that a run can go on from any of them: attention up to z, what attention and the MLP write, and the stream that leaves.
-Every site is shown to a tap in this order, and the run goes on with what the tap gives back.
+It runs in three steps, and a run can start at any of them: attention up to z, what attention and the MLP write, and the stream that
+leaves. A tap is called with every site in this order, and the run continues with the value that it returns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["AttentionTrace", "LayerRun", "LayerTrace"]
 
 @dataclass(frozen=True, eq=False)
 class AttentionTrace:
-    """A layer up to what its heads give out. Values are those that the run went on with, after any edits.
+    """The values of a layer up to z, after any edits.
 
     Parameters
     ----------
@@ -35,10 +35,14 @@ class AttentionTrace:
         The same after attention's norm.
     projected : (Tensor, Tensor, Tensor)
         q, k and v as projected, before any edits of them.
-    q, k, v : Tensor, shape (row, pos, head, d_head)
-        As projected (before their norms and rotation), after any edits; k and v of the shared heads.
+    q : Tensor, shape (row, pos, head, d_head)
+        Queries after any edits, before their norm and rotation.
+    k, v : Tensor, shape (row, pos, kv_head, d_head)
+        Keys before their norm and rotation, and values, after any edits.
     pattern : Tensor, shape (row, head, query, key)
+        Attention weights.
     z : Tensor, shape (row, pos, head, d_head)
+        Attention-weighted values.
     """
 
     resid_pre: Float[Tensor, "row pos d_model"]
@@ -62,7 +66,7 @@ class LayerTrace(AttentionTrace):
     resid_mid : Tensor, shape (row, pos, d_model)
         The residual stream after attention.
     mlp_in, mlp_out : Tensor, shape (row, pos, d_model)
-        What the MLP reads, after its norm, and what it adds.
+        What the MLP reads, after its norm, and what it adds to the residual stream.
     resid_post : Tensor, shape (row, pos, d_model)
         The residual stream that leaves.
     """
@@ -76,18 +80,20 @@ class LayerTrace(AttentionTrace):
 
 @dataclass(frozen=True, eq=False)
 class LayerRun:
-    """One layer, ready to be run.
+    """One layer, ready to be run on a window of positions.
 
     Parameters
     ----------
     block : Block
+        The functions of the layer.
     index : int
-        Which layer it is.
+        Number of the layer, from 0.
     where : Geometry
         Rotary angles and mask, up to the last position that is run.
     tap : Tap
+        Called with every site; the run continues with what it returns.
     cache : Cache
-        Positions before the window; those of the window are appended.
+        Keys and values of the positions before the window; those of the window are appended.
     """
 
     block: Block
@@ -101,7 +107,7 @@ class LayerRun:
         return self.written(self.attended(resid))
 
     def attended(self, resid: Float[Tensor, "row pos d_model"]) -> AttentionTrace:
-        """Attention up to what its heads give out."""
+        """Attention up to z, from the residual stream that enters."""
         block = self.block
         resid = self._show(Site.RESID_PRE, resid)
         attn_in = block.norm_attn.apply(resid)
@@ -112,34 +118,43 @@ class LayerRun:
         return AttentionTrace(resid, attn_in, raw, q, k, v, pattern, self._show(Site.Z, block.mix(pattern, values)))
 
     def keys_only(self, resid: Float[Tensor, "row pos d_model"]) -> None:
-        """Append keys and values of the window, and compute nothing else: all that later positions need of a last layer."""
+        """Append keys and values of the window, and compute nothing else. Later positions need nothing more of the last layer."""
         block = self.block
         attn_in = block.norm_attn.apply(self._show(Site.RESID_PRE, resid))
         k, v = block.split(block.k(attn_in)), block.split(block.v(attn_in))
         self._appended(self._show(Site.K, k), self._show(Site.V, v))
 
-    def written(self, front: AttentionTrace) -> LayerTrace:
-        """From what the heads give out: what attention and the MLP write, and the residual stream that leaves."""
+    def written(self, attention: AttentionTrace) -> LayerTrace:
+        """The rest of the layer, from z: what attention and the MLP write, and the residual stream that leaves."""
         block = self.block
-        attn_out = self._show(Site.ATTN_OUT, block.write(front.z))
-        resid_mid = front.resid_pre + attn_out
+        attn_out = self._show(Site.ATTN_OUT, block.write(attention.z))
+        resid_mid = attention.resid_pre + attn_out
         if not block.parallel:
             resid_mid = self._show(Site.RESID_MID, resid_mid)
-        mlp_in = block.norm_mlp.apply(front.resid_pre if block.parallel else resid_mid)
+        mlp_in = block.norm_mlp.apply(attention.resid_pre if block.parallel else resid_mid)
         mlp_out = self._show(Site.MLP_OUT, block.mlp(mlp_in))
-        shared = (front.resid_pre, front.attn_in, front.projected, front.q, front.k, front.v, front.pattern, front.z)
-        return LayerTrace(*shared, attn_out, resid_mid, mlp_in, mlp_out, self.left(resid_mid, mlp_out))
+        attention_values = (
+            attention.resid_pre,
+            attention.attn_in,
+            attention.projected,
+            attention.q,
+            attention.k,
+            attention.v,
+            attention.pattern,
+            attention.z,
+        )
+        return LayerTrace(*attention_values, attn_out, resid_mid, mlp_in, mlp_out, self.left(resid_mid, mlp_out))
 
     def left(
         self,
         resid_mid: Float[Tensor, "row pos d_model"],
         mlp_out: Float[Tensor, "row pos d_model"],
     ) -> Float[Tensor, "row pos d_model"]:
-        """The residual stream that leaves, from what the MLP adds."""
+        """The residual stream that leaves, from the MLP's output."""
         return self._show(Site.RESID_POST, resid_mid + mlp_out)
 
     def _appended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Turned keys, and values, of all positions up to the last of the window."""
+        """Rotated keys and values of all positions up to the last of the window."""
         start = self.cache.length(self.index)
         return self.cache.append(self.index, self.block.rotated_k(k, self.where.angles_of(start, start + k.shape[-3])), v)
 

@@ -1,4 +1,4 @@
-"""A linear map that reads a loaded module's weights in place, whichever way round the module stores them."""
+"""A linear map that reads a loaded module's weights in place, whether the module stores them as (in, out) or (out, in)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Linear:
     Parameters
     ----------
     weight : Tensor, shape (d_in, d_out)
-        A view of the module's parameter; nothing is copied, unless an adapter stands beside it or heads are interleaved.
+        A view of the module's parameter; a copy only if the module has an adapter or its heads are interleaved.
     bias : Tensor, shape (d_out,), or None
+        The module's bias.
     """
 
     weight: Float[Tensor, "d_in d_out"]
@@ -32,12 +33,12 @@ class Linear:
 
     @classmethod
     def of(cls, module: Any) -> Linear:
-        """Read a linear module; GPT-2's Conv1D stores (in, out), others (out, in), and an adapter's weights are measured.
+        """Read a linear module. A module with a forward of its own, such as an adapter, is measured by running it.
 
         Raises
         ------
         ModelError
-            If the module is of another kind, whose weights alone do not say what it computes.
+            If such a module turns out not to be a linear map of its input.
         """
         kind = type(module)
         if (
@@ -67,7 +68,7 @@ class Linear:
         return cls(weight, bias if bool(bias.any()) else None)
 
     def columns(self, index: Int[Tensor, "head d_head"]) -> Linear:
-        """The map to some of the outputs, in this order; a view where they stand side by side."""
+        """The map to some of the outputs, in this order; a view if they are adjacent."""
         flat = index.flatten()
         first, last = int(flat[0]), int(flat[-1]) + 1
         if bool((flat == torch.arange(first, last)[: len(flat)]).all()) and last - first == len(flat):
@@ -82,5 +83,5 @@ class Linear:
         return out.unflatten(0, x.shape[:-1])
 
     def back(self, gradient: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows d_in"]:
-        """Gradient at the input from one at the output."""
+        """Gradient with respect to the input, from the gradient with respect to the output."""
         return gradient @ self.weight.T

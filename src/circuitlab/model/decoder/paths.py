@@ -1,7 +1,7 @@
-"""A change of the residual stream carried upward through MLPs while every attention head is held fixed.
+"""Carry a change of the residual stream upward through MLPs while every attention head is held fixed.
 
 With all heads frozen nothing moves information between positions, so a change is a set of independent rows: one for each sender, prompt
-and position that differ. All rows of all senders go up together, a growing batch that only the MLPs work on; no attention is computed.
+and position that differ. All rows of all senders go up together in one growing batch. Only MLPs are computed, and no attention.
 Freezing every head's q, k and v (Wang et al. 2022, arXiv:2211.00593) or its output z (Merullo et al. 2024, arXiv:2310.08744) is the
 same here: either way no head's output changes.
 """
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["MID", "POST", "PRE", "Change", "Point", "Sender", "carry", "edited_rows", "join_point", "sender_changes", "writes_of"]
 
 Sender: TypeAlias = Head | Mlp | Embed
-"""A node with an output of its own."""
+"""A node that writes to the residual stream."""
 
 PRE, MID, POST = 0, 1, 2
-"""Stages of a layer's residual stream: entering it, between attention and MLP, leaving it."""
+"""Stages of a layer's residual stream: entering the layer, between attention and MLP, leaving it."""
 
 
 class Point(NamedTuple):
-    """A place on the residual stream; points sort in forward order."""
+    """A point of the residual stream; points sort in forward order."""
 
     layer: int
     stage: int
@@ -43,12 +43,12 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Differences from an unedited run's residual stream at one point, only where there are any.
+    """Differences from an unedited run's residual stream at one point; positions without a difference have no row.
 
     Parameters
     ----------
     sender, pair, pos : Tensor of int, shape (row,)
-        What caused each row, in which prompt and at which position it is.
+        The sender that caused each row, its prompt and its position.
     value : Tensor, shape (row, d_model)
         Edited minus unedited residual stream.
     """
@@ -67,7 +67,7 @@ class Change:
         return len(self.sender)
 
     def select(self, rows: Tensor | slice) -> Change:
-        """Some of the rows, by index, mask or slice."""
+        """A subset of the rows, by index, mask or slice."""
         return Change(self.sender[rows], self.pair[rows], self.pos[rows], self.value[rows])
 
     def base(self, whole: Float[Tensor, "pair pos ..."]) -> Float[Tensor, "row ..."]:
@@ -75,7 +75,7 @@ class Change:
         return whole[self.pair, self.pos]
 
     def blocks(self, size: int) -> Iterator[slice]:
-        """Slices of about equal length, at most ``size`` rows each: a matrix product of that many rows stays in the cache."""
+        """Slices of about equal length and at most ``size`` rows, so that a matrix product of one slice fits in the CPU cache."""
         count = -(-len(self) // size)
         edges = [len(self) * i // count for i in range(count + 1)] if count else []
         return (slice(start, stop) for start, stop in itertools.pairwise(edges))
@@ -94,7 +94,7 @@ def writes_of(
     heads: Int[Tensor, " n"],
     change: Float[Tensor, "n place d_head"],
 ) -> Float[Tensor, "n place d_model"]:
-    """Change of what attention adds to the residual stream when one head's z changes at a time, the post-norm included."""
+    """Change of what attention adds to the residual stream, post-norm included, when one head's z changes at a time."""
     weight = block.o.weight.unflatten(0, (-1, block.d_head))[heads]
     raw = torch.bmm(change, weight)
     if block.post_attn is None:
@@ -110,28 +110,29 @@ def sender_changes(
     senders: Mapping[int, Sender],
     keep: Bool[Tensor, "pair pos"],
 ) -> dict[Point, Change]:
-    """What each sender's output from the source run changes in the edited run, at the point where it joins the residual stream.
+    """The change that each sender's output from the source run makes in the edited run, where it joins the residual stream.
 
     Parameters
     ----------
     decoder : Decoder
+        The model.
     edited, source : Trace
-        The run that is edited, and the run that outputs are taken from; the same prompts' shapes.
+        The run that is edited, and the run that outputs are taken from; both have the same shapes.
     senders : mapping of int to Head, Mlp or Embed
-        By the number that a row's ``sender`` names.
+        Senders by the number that stands in ``Change.sender``.
     keep : Tensor of bool, shape (pair, pos)
-        Positions at which outputs are swapped.
+        Positions at which outputs are replaced.
 
     Returns
     -------
     dict of Point to Change
-        Rows in which nothing differs are left out.
+        Changes by point; rows in which nothing differs are left out.
     """
     grouped: dict[Point, list[int]] = {}
     for index, sender in senders.items():
         grouped.setdefault(join_point(sender), []).append(index)
     pair, pos = keep.nonzero(as_tuple=True)
-    found = {}
+    changes = {}
     for point, indices in grouped.items():
         old, new = edited.layers[point.layer], source.layers[point.layer]
         if point.stage == MID:
@@ -142,8 +143,8 @@ def sender_changes(
         else:
             whole = (old.resid_pre, new.resid_pre) if point.stage == PRE else (old.mlp_out, new.mlp_out)
             value = (whole[1] - whole[0])[pair, pos][None]
-        found[point] = _rows(torch.tensor(indices, device=pair.device), pair, pos, value)
-    return found
+        changes[point] = _rows(torch.tensor(indices, device=pair.device), pair, pos, value)
+    return changes
 
 
 def _rows(senders: Tensor, pair: Tensor, pos: Tensor, value: Float[Tensor, "n place d_model"]) -> Change:
@@ -166,34 +167,35 @@ def carry(
     Parameters
     ----------
     decoder : Decoder
+        The model.
     run : Trace
         The unedited run.
     joins : mapping of Point to Change
-        Rows by the point where they enter.
+        Changes by the point where they enter the residual stream.
     ends : collection of Point
-        Where the accumulated change is read; rows that join at such a point are included.
+        Where the accumulated change is read; changes that join at such a point are included.
     recompute : bool
-        Whether MLPs respond to the change (with their post-norm); if not, it passes them by unchanged.
+        Whether MLPs (with their post-norm) respond to the change; if not, their outputs are held fixed.
     rows_per_block : int
-        Rows that an MLP works on together. Changes cost, not results.
+        Rows that an MLP computes at once. It affects cost, not results.
 
     Returns
     -------
     dict of Point to Change
-        One entry per end; empty changes where nothing arrives.
+        One entry per end; an empty change where nothing arrives.
     """
     last = max(ends)
     width = run.final.shape[-1]
     nothing = run.final.new_zeros(0, dtype=torch.long)
     change = Change(nothing, nothing, nothing, run.final.new_zeros(0, width))
-    found: dict[Point, Change] = {}
+    read: dict[Point, Change] = {}
 
     def arrive(point: Point) -> None:
         nonlocal change
         if point in joins and len(joins[point]):
             change = Change.joined([change, joins[point]])
         if point in ends:
-            found[point] = change.select(slice(None)) if point == last else _copied(change)
+            read[point] = change.select(slice(None)) if point == last else _copied(change)
 
     for layer in range(last.layer + 1):
         block = decoder.blocks[layer]
@@ -207,7 +209,7 @@ def carry(
             reads = change.select(slice(before)) if block.parallel else change
             _respond(decoder, run, layer, reads, rows_per_block)
         arrive(Point(layer, POST))
-    return found
+    return read
 
 
 def _copied(change: Change) -> Change:
@@ -231,9 +233,9 @@ def edited_rows(
     rows: Change,
     value: Float[Tensor, "row ..."],
 ) -> Float[Tensor, "row ..."]:
-    """Values of one site and layer at the rows of a change, with the standing edits of an edited model.
+    """Values of one site and layer at the rows of a change, with the standing edits of an edited model applied.
 
-    A row is one position of one prompt, so that it is a prompt of its own here, of which only that position is held.
+    Each row is one position of one prompt. The tap sees it as a separate prompt of which only that position is computed.
     """
     if at not in run.changed or run.places is None or not len(rows):
         return value

@@ -1,4 +1,4 @@
-"""What arrives at a head's query, key or value, at an MLP or at a residual point when the residual stream changes, and what it makes."""
+"""Receivers of a path: the new input of a head, MLP or residual point when the residual stream changes, and its response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Receiver", "hop"]
 
 _PORT_SITE: dict[Port | None, Site] = {"q": Site.Q, "k": Site.K, "v": Site.V}
 _STAGES = {"pre": PRE, "mid": MID, "post": POST}
-_LARGEST = 1 << 25  # numbers that a block of attention patterns may hold
+_LARGEST = 1 << 25  # most attention weights that are computed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Receiver:
         return f"{self.node}<{self.port}>" if self.port else str(self.node)
 
     def point(self, decoder: Decoder) -> Point:
-        """Where it reads the residual stream."""
+        """The point where it reads the residual stream."""
         if isinstance(self.node, Logits):
             return Point(len(decoder.blocks) - 1, POST)
         layer = self._layer
@@ -53,7 +53,7 @@ class Receiver:
 
     @property
     def site(self) -> Site:
-        """Where a run is edited to give it another value; an MLP's input is given by the output that follows from it."""
+        """The site to edit to give it another value. An MLP's input is edited through the MLP's output."""
         if isinstance(self.node, Mlp):
             return Site.MLP_OUT
         return Site(f"resid_{self.node.point}") if isinstance(self.node, Resid) else _PORT_SITE[self.port]
@@ -77,15 +77,15 @@ class Receiver:
         return {"pre": base.resid_pre, "mid": base.resid_mid, "post": base.resid_post}[self.node.point]  # type: ignore[union-attr]
 
     def arriving(self, decoder: Decoder, run: Trace, change: Change, rows_per_block: int = 1024) -> Float[Tensor, "row width"]:
-        """Its new value at every row of a change that was read at its point."""
+        """Its new value (an MLP's output) at every row of a change that was read at its point."""
         base = run.layers[self._layer]
         stream = {PRE: base.resid_pre, MID: base.resid_mid, POST: self.unedited(run)}[self.point(decoder).stage]
         parts = map(change.select, change.blocks(rows_per_block))
-        made = [self._made(decoder, run, part, part.base(stream) + part.value) for part in parts]
-        return torch.cat(made) if made else self.unedited(run)[0, :0]
+        values = [self._value_at(decoder, run, part, part.base(stream) + part.value) for part in parts]
+        return torch.cat(values) if values else self.unedited(run)[0, :0]
 
-    def _made(self, decoder: Decoder, run: Trace, rows: Change, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
-        """Its value where the residual stream is this; edits of an edited model included."""
+    def _value_at(self, decoder: Decoder, run: Trace, rows: Change, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
+        """Its value, given the residual stream at its point; edits of an edited model are applied."""
         if isinstance(self.node, Resid):
             return resid
         block, at = decoder.blocks[self._layer], (self.site, self._layer)
@@ -93,16 +93,16 @@ class Receiver:
             return edited_rows(decoder, run, at, rows, block.mlp(block.norm_mlp.apply(resid)))
         whole: Linear = getattr(block, cast("str", self.port))
         columns = slice(self._head * block.d_head, (self._head + 1) * block.d_head)  # type: ignore[operator]
-        one = Linear(whole.weight[:, columns], None if whole.bias is None else whole.bias[columns])
-        own = one(block.norm_attn.apply(resid))
+        head_map = Linear(whole.weight[:, columns], None if whole.bias is None else whole.bias[columns])
+        value = head_map(block.norm_attn.apply(resid))
         if at not in run.changed:
-            return own
-        every = rows.base(run.layers[self._layer].projected["qkv".index(cast("str", self.port))]).clone()
-        every[:, self._head] = own
-        return edited_rows(decoder, run, at, rows, every)[:, self._head]
+            return value
+        all_heads = rows.base(run.layers[self._layer].projected["qkv".index(cast("str", self.port))]).clone()
+        all_heads[:, self._head] = value
+        return edited_rows(decoder, run, at, rows, all_heads)[:, self._head]
 
     def edit(self, value: Float[Tensor, "pair pos width"], place: Int[Tensor, " pair"] | None = None) -> Edit:
-        """The edit that gives it a value: at all positions, or at one of each pair."""
+        """The edit that sets its value at all positions, or at one position of each pair (``place``)."""
         if place is None:
             return Edit(self.site, self._layer, value, head=self._head)
         return Edit(self.site, self._layer, value[range(len(place)), place.to(value.device)], head=self._head, positions=place)
@@ -117,21 +117,22 @@ def hop(
     keep: Bool[Tensor, "pair pos"],
     rows_per_block: int = 1024,
 ) -> dict[Point, Change]:
-    """Let a receiver respond to what arrives at it, and give the change of its own output: the next sender of a path.
+    """Let a receiver respond to a change of its input, and return the change of its output: the next sender of a path.
 
     Parameters
     ----------
     decoder : Decoder
+        The model.
     run : Trace
-        The unedited run; all other inputs of the receiver keep their values in it.
+        The unedited run. All other inputs of the receiver are held at their values in it.
     receiver : Receiver
         A head's query, a key/value head's key or value (then every query head of its group responds), or an MLP.
     change : Change
-        Read at the receiver's point.
+        The change of the residual stream at the receiver's point.
     keep : Tensor of bool, shape (pair, pos)
-        Positions at which the output is wanted.
+        Positions at which the output is needed.
     rows_per_block : int
-        Rows that a projection or an MLP works on together. Changes cost, not results.
+        Rows that a projection or an MLP computes at once. It affects cost, not results.
 
     Returns
     -------
@@ -147,15 +148,15 @@ def hop(
     senders = change.sender.unique()
     size = max(1, _LARGEST // response.cost)
     done = []
-    for some in senders.split(size):
-        rows = torch.isin(change.sender, some)
-        done.append(response(change.select(rows), values[rows], some))
+    for chunk in senders.split(size):
+        rows = torch.isin(change.sender, chunk)
+        done.append(response(change.select(rows), values[rows], chunk))
     return {Point(layer, MID): Change.joined(done) if done else change.select(slice(0, 0))}
 
 
 @dataclass(frozen=True, eq=False)
 class _Response:
-    """The output of the query heads that share one input, as a function of that input."""
+    """The output of the query heads that share an input, as a function of that input."""
 
     port: Port
     block: Block
@@ -181,20 +182,20 @@ class _Response:
 
     @property
     def cost(self) -> int:
-        """Attention weights per sender."""
+        """Number of attention weights that are computed for one sender."""
         pairs, length, group = self.inputs["q"].shape[:3]
         return int(pairs * length * length * (self.base.q.shape[-2] if self.taps else group))
 
     def __call__(self, change: Change, values: Float[Tensor, "row d_head"], senders: Tensor) -> Change:
-        """Change of the output for the rows of some senders, at every position that sees a changed input."""
+        """Change of the output caused by some senders, at every position that attends to a changed input."""
         old = self.inputs[self.port]
         new = old[None].repeat(len(senders), 1, 1, 1, 1)
         slot = torch.searchsorted(senders, change.sender)
         new[slot, change.pair, change.pos] = values[:, None]
-        given = self.inputs | {self.port: new}
-        keys = self.block.rotated_k(given["k"], self.where.angles_of(0, new.shape[2]))
-        pattern = self._edited(Site.PATTERN, self.block.weigh(given["q"], keys, self.where), self.base.pattern, -3)
-        z = self._edited(Site.Z, self.block.mix(pattern, given["v"]), self.base.z, -2)
+        inputs = self.inputs | {self.port: new}
+        keys = self.block.rotated_k(inputs["k"], self.where.angles_of(0, new.shape[2]))
+        pattern = self._edited(Site.PATTERN, self.block.weigh(inputs["q"], keys, self.where), self.base.pattern, -3)
+        z = self._edited(Site.Z, self.block.mix(pattern, inputs["v"]), self.base.z, -2)
         touched = torch.zeros(new.shape[:3], dtype=torch.bool, device=new.device)
         touched[slot, change.pair, change.pos] = True
         if self.port != "q":
@@ -206,12 +207,12 @@ class _Response:
         out = Change(senders[n], pair, pos, self.block.write(after) - self.block.write(before))
         return out.select(out.value.any(-1))
 
-    def _edited(self, site: Site, own: Tensor, base: Tensor, axis: int) -> Tensor:
-        """Values of these heads with the standing edits of an edited model, which are shown all heads of the layer."""
+    def _edited(self, site: Site, value: Tensor, base: Tensor, axis: int) -> Tensor:
+        """Values of these heads with the standing edits of an edited model. The tap sees all heads of the layer."""
         if site not in self.taps:
-            return own
+            return value
         tap, layer = self.taps[site]
-        every = base.expand(len(own), *base.shape).clone()
-        mine = range(base.shape[axis])[self.heads]
-        every.narrow(axis, mine.start, len(mine)).copy_(own)
-        return tap(site, layer, every).narrow(axis, mine.start, len(mine))
+        all_heads = base.expand(len(value), *base.shape).clone()
+        heads = range(base.shape[axis])[self.heads]
+        all_heads.narrow(axis, heads.start, len(heads)).copy_(value)
+        return tap(site, layer, all_heads).narrow(axis, heads.start, len(heads))

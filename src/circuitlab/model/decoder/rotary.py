@@ -1,4 +1,4 @@
-"""Rotary positions and masks of every layer, read off one run of the model itself, so that no family needs code of its own."""
+"""Rotary angles and masks of every layer, recorded from one run of the model itself, so that no family needs code of its own."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ __all__ = ["ROTATIONS", "Geometry", "Rotation", "rotate"]
 
 
 Rotation: TypeAlias = Literal["none", "half", "doubled", "pairs", "pairs_of_half"]
-"""How a family lays out its angles. ``half``: dimension i turns with i + d/2, angles stand twice; ``doubled``: the same, angles stand once;
-``pairs``: dimension 2i turns with 2i + 1, each angle stands twice in a row; ``pairs_of_half``: the same, from the layout of half."""
+"""How a family lays out its angles. ``half``: dimension i is paired with i + d/2, and the list of angles is repeated; ``doubled``: the same
+pairs, each angle once; ``pairs``: dimension 2i is paired with 2i + 1, and each angle is repeated; ``pairs_of_half``: the same pairs, with
+angles laid out as in ``half``."""
 
 ROTATIONS: tuple[Rotation, ...] = ("half", "pairs_of_half", "pairs", "doubled", "none")
 
 
 _HIDDEN = -1e4
-"""Scores below it belong to keys that are not seen, in masks that hold a bias for each head."""
+"""In masks that hold a bias for each head, values at or below this hide a key."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """What a layer's attention knows of positions.
+    """A layer's rotary angles, mask and position bias.
 
     Parameters
     ----------
     angles : (Tensor, Tensor) or None
-        Cosine and sine, each (pos, d_rotary); None where positions are part of the embedding.
+        Cosine and sine, each (pos, d_rotary); None without a rotary embedding.
     visible : Tensor of bool, shape (pos, pos)
         Which keys (second axis) each query sees: causal, and within the sliding window where there is one.
     bias : Tensor, shape (head, 1 or pos, pos), optional
-        Added to the scores, by query and key (ALiBi).
+        Added to the attention scores, by query and key (ALiBi).
     """
 
     angles: tuple[Float[Tensor, "pos d_rotary"], Float[Tensor, "pos d_rotary"]] | None
@@ -44,12 +45,12 @@ class Geometry:
     bias: Float[Tensor, "head query pos"] | None = None
 
     def angles_of(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine of some positions; None where positions are part of the embedding."""
+        """Cosine and sine of positions ``start`` to ``stop - 1``; None without a rotary embedding."""
         return None if self.angles is None else (self.angles[0][start:stop], self.angles[1][start:stop])
 
     @classmethod
     def of_call(cls, named: dict[str, Any], length: int) -> Geometry:
-        """From the keyword arguments that a model gave one of its layers; angles as the family lays them out."""
+        """From the keyword arguments that a model passed to one of its layers, with angles in the family's own layout."""
         angles, mask = named.get("position_embeddings"), named.get("attention_mask")
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         bias = next((named[name] for name in ("alibi", "position_bias") if isinstance(named.get(name), torch.Tensor)), None)
@@ -67,7 +68,7 @@ class Geometry:
         return cls((cos, sin), causal.to(cos.device), bias)
 
     def laid_out(self, rotation: Rotation, factor: float) -> Geometry:
-        """Angles as `rotate` takes them, and the bias times a factor."""
+        """The geometry with angles in the layout that `rotate` takes, and the bias times a factor."""
         bias = None if self.bias is None else self.bias * factor
         if self.angles is None or rotation == "none":
             return Geometry(None, self.visible, bias)
@@ -75,7 +76,7 @@ class Geometry:
         return Geometry((cos, sin), self.visible, bias)
 
     def biased(self, start: int, stop: int) -> Tensor:
-        """What is added to the scores of some queries, with every key up to the last of them; (head, query or 1, key)."""
+        """Position bias of queries ``start`` to ``stop - 1`` and keys before ``stop``, shape (head, query or 1, key)."""
         bias = self.bias
         if bias is None:
             return torch.zeros((), device=self.visible.device)
@@ -92,18 +93,18 @@ def _laid_out(part: Tensor, rotation: Rotation) -> Tensor:
 def rotate(
     x: Float[Tensor, "*rows pos head d_head"], angles: tuple[Tensor, Tensor] | None, *, pairs: bool = False
 ) -> Float[Tensor, "*rows pos head d_head"]:
-    """Turn queries or keys by their positions; ``angles`` are (..., pos, d_rotary) and turn the first d_rotary dimensions of every head.
+    """Apply the rotary embedding to queries or keys. ``angles`` are (..., pos, d_rotary); later dimensions of a head are not rotated.
 
-    ``pairs`` turns neighbouring dimensions with each other instead of the two halves.
+    ``pairs`` rotates neighbouring dimensions together, instead of dimension i with i + d_rotary / 2.
     """
     if angles is None:
         return x
     cos, sin = (part[..., None, :].to(x.dtype) for part in angles)
-    turned, kept = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    half = turned.shape[-1] // 2
+    rotary, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    half = rotary.shape[-1] // 2
     if pairs:
-        swapped = torch.stack([-turned[..., 1::2], turned[..., ::2]], dim=-1).flatten(-2)
+        swapped = torch.stack([-rotary[..., 1::2], rotary[..., ::2]], dim=-1).flatten(-2)
     else:
-        swapped = torch.cat([-turned[..., half:], turned[..., :half]], dim=-1)
-    turned = turned * cos + swapped * sin
-    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
+        swapped = torch.cat([-rotary[..., half:], rotary[..., :half]], dim=-1)
+    rotary = rotary * cos + swapped * sin
+    return torch.cat([rotary, rest], dim=-1) if rest.shape[-1] else rotary

@@ -1,4 +1,4 @@
-"""Taps put together: nothing, one after the other, watched, and standing edits that are refused at some sites."""
+"""Taps that do nothing, run two taps in turn, record what changed, or refuse edits at some sites."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["NO_SUM", "STREAM", "Refusing", "Watched", "in_turn", "untouched"]
 
 STREAM = frozenset({Site.RESID_PRE, Site.ATTN_OUT, Site.RESID_MID, Site.RESID_POST})
-"""Sites whose edits make the residual stream another thing than the sum of what heads, MLPs and the embedding write."""
+"""Sites whose edits break the sum: the residual stream is then not what the embedding, heads and MLPs write."""
 
 NO_SUM = "so that the residual stream is no longer the sum of what heads, MLPs and the embedding write"
-"""Why a computation that needs that sum refuses edits of `STREAM`."""
+"""The reason why a computation that needs that sum refuses edits of `STREAM`."""
 
 
 def untouched(_site: Site, _layer: int, value: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def untouched(_site: Site, _layer: int, value: Tensor) -> Tensor:
 
 
 def in_turn(first: Tap | None, second: Tap | None) -> Tap | None:
-    """The tap that lets ``first`` edit a value, and then ``second``; None where there are none."""
+    """The tap that calls ``first`` and then ``second`` on its result; None if both are None."""
     if first is None or second is None:
         return first or second
 
@@ -41,20 +41,21 @@ def in_turn(first: Tap | None, second: Tap | None) -> Tap | None:
 
 @dataclass(eq=False)
 class Watched:
-    """A tap that remembers where it changed something.
+    """A tap that records where it changed a value.
 
     Parameters
     ----------
     tap : Tap
+        The tap that is called.
     changed : set of (Site, int)
-        Sites and layers; filled by the run.
+        Sites and layers that were changed; filled during the run.
     """
 
     tap: Tap
     changed: set[tuple[Site, int]] = field(default_factory=set)
 
     def __call__(self, site: Site, layer: int, value: Tensor) -> Tensor:
-        """What the tap makes of a value."""
+        """The value that the tap returns."""
         new = self.tap(site, layer, value)
         if new is not value:
             self.changed.add((site, layer))
@@ -68,9 +69,11 @@ class Refusing:
     Parameters
     ----------
     tap : Tap
+        The tap that is called.
     sites : collection of Site
+        Sites at which a change is refused.
     why : str
-        A clause that follows the name of the edit.
+        A clause that follows the name of the edit in the message.
     """
 
     tap: Tap
@@ -78,9 +81,9 @@ class Refusing:
     why: str
 
     def __call__(self, site: Site, layer: int, value: Tensor) -> Tensor:
-        """What the tap makes of a value."""
+        """The value that the tap returns."""
         new = self.tap(site, layer, value)
         if new is not value and site in self.sites:
             what = f"This model has an edit of {site.value} in layer {layer}, {self.why}."
-            raise ModelError(what, "Leave that edit out, or use activation_patching, which is exact with every edit.")
+            raise ModelError(what, "Remove that edit, or use activation_patching, which is exact with every edit.")
         return new

@@ -1,4 +1,4 @@
-"""The exact engine: many sets of edits on one base run, recomputing only what they can change."""
+"""The exact engine: many edit sets on one base run, recomputing only what they can change."""
 
 from circuitlab.model.engine.arithmetic import Difference
 from circuitlab.model.engine.base_run import CommonPrefix

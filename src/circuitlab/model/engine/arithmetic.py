@@ -1,4 +1,4 @@
-"""How the engine multiplies: exactly, or the difference from the base run in bfloat16."""
+"""How the engine multiplies: exactly in the model's dtype, or only the difference from the base run, in bfloat16."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseLinears", "Difference", "Multiply", "Reusing", "exact", "keeping"]
 
 Multiply: TypeAlias = Callable[[str, "Linear", "Tensor"], "Tensor"]
-"""(name of the map in its layer, the map, its input (..., pos, d_in)) -> its output (..., pos, d_out)."""
+"""From the name of a linear map in its layer, the map, and its input (..., pos, d_in) to its output (..., pos, d_out)."""
 
 BaseLinears: TypeAlias = dict[str, tuple["Tensor", "Tensor"]]
 """Input and output of every linear map of one layer in the base run, (prompt, pos, width)."""
@@ -28,9 +28,9 @@ def exact(_name: str, linear: Linear, x: Tensor) -> Tensor:
     return linear(x)
 
 
-def keeping(kept: BaseLinears, first: int) -> Multiply:
-    """Multiply exactly and keep what went in and what came out, from position ``first`` on."""
-    inputs: list[tuple[Tensor, Tensor]] = []  # an input and its copy: maps that read the same input share one
+def keeping(base_linears: BaseLinears, first: int) -> Multiply:
+    """Multiply exactly, and keep each map's input and output from position ``first`` on in ``base_linears``."""
+    inputs: list[tuple[Tensor, Tensor]] = []  # each input with its copy; maps that read the same input share the copy
 
     def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
         out = linear(x)
@@ -38,7 +38,7 @@ def keeping(kept: BaseLinears, first: int) -> Multiply:
         if copy is None:
             copy = x[..., first:, :].clone()
             inputs.append((x, copy))
-        kept[name] = (copy, out[..., first:, :].clone())
+        base_linears[name] = (copy, out[..., first:, :].clone())
         return out
 
     return multiply
@@ -46,9 +46,14 @@ def keeping(kept: BaseLinears, first: int) -> Multiply:
 
 @dataclass(eq=False)
 class Reusing:
-    """Multiply exactly, into memory that every block uses anew: large products in fresh memory lose a tenth of their time to it.
+    """Multiply exactly, into memory that is reused: allocating memory for large products takes a tenth of their time.
 
-    A product is overwritten by the next call for a map of the same name, so nothing may keep one beyond its layer.
+    The next call for a map of the same name overwrites the product, so it must not be kept beyond its layer.
+
+    Parameters
+    ----------
+    memory : dict of str to Tensor
+        The buffer of each map, by name.
     """
 
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -56,11 +61,11 @@ class Reusing:
     def __call__(self, name: str, linear: Linear, x: Tensor) -> Tensor:
         """``x @ weight + bias``; matches `Multiply`."""
         flat = x.reshape(-1, x.shape[-1])
-        wanted = len(flat) * linear.weight.shape[1]
-        held = self.memory.get(name)
-        if held is None or held.numel() < wanted:
-            held = self.memory[name] = flat.new_empty(wanted)
-        out = held[:wanted].view(len(flat), -1)
+        size = len(flat) * linear.weight.shape[1]
+        buffer = self.memory.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self.memory[name] = flat.new_empty(size)
+        out = buffer[:size].view(len(flat), -1)
         if linear.bias is None:
             torch.mm(flat, linear.weight, out=out)
         else:
@@ -70,10 +75,10 @@ class Reusing:
 
 @dataclass(frozen=True, eq=False)
 class _Rounded:
-    """A map's weight in bfloat16, and which weight that was."""
+    """A weight in bfloat16, and the address and version of the original."""
 
     weight: Tensor
-    place: int
+    address: int
     version: int | None
 
     @classmethod
@@ -81,22 +86,29 @@ class _Rounded:
         return cls(weight.to(torch.bfloat16), weight.data_ptr(), _version(weight))
 
     def still(self, weight: Tensor) -> bool:
-        """Whether it is this weight's, and nothing was written into it since."""
-        return self.place == weight.data_ptr() and self.version is not None and self.version == _version(weight)
+        """Whether it is the rounded copy of this weight, and the weight has not been written to since."""
+        return self.address == weight.data_ptr() and self.version is not None and self.version == _version(weight)
 
 
 def _version(weight: Tensor) -> int | None:
-    """How often a tensor was written to; tensors made in inference mode do not count."""
+    """How often a tensor was written to; None for tensors made in inference mode, which do not count writes."""
     return None if weight.is_inference() else weight._version  # noqa: SLF001 - torch's own name for it
 
 
 @dataclass(eq=False)
 class Difference:
-    """``base_out + bf16(x - base_in) @ bf16(W)``: rounding is relative to what an edit changed, not to the activation itself.
+    """Multiply as ``base_out + bf16(x - base_in) @ bf16(W)``: rounding is relative to what an edit changed, not to the activation itself.
 
-    Rounded weights are kept, one copy per map, for as long as this object lives and nothing is written into the weight. The maps
-    themselves are the keys and so stay alive: another map that comes to lie at the address of one that is gone is not taken for it.
-    Products use memory anew as `Reusing` does, but for the last of a layer, of which several blocks keep theirs.
+    One rounded copy of each weight is kept, until the weight is written to. The maps themselves are the keys: they stay alive, so that
+    no other map can take the address of one that is gone. Products reuse memory as in `Reusing`, except the last one of a layer, which
+    several blocks keep.
+
+    Parameters
+    ----------
+    rounded : dict of Linear to rounded weight
+        Weights in bfloat16 by map.
+    memory : dict of (str, dtype) to Tensor
+        The buffers of products.
     """
 
     rounded: dict[Linear, _Rounded] = field(default_factory=dict)
@@ -104,15 +116,15 @@ class Difference:
 
     def of(self, base: BaseLinears, place: Window, first: int) -> Multiply:
         """Multiplication for one layer on the positions of ``place``; the base run's values begin at position ``first``."""
-        read: list[Tensor] = []  # an input and its rounded change: maps that read the same input share them
+        last: list[Tensor] = []  # the last input and its rounded change, shared by maps that read the same input
 
         def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
-            whole = name in {"q", "k", "v"}  # projected on the whole window, also where the output is wanted at one position
+            whole = name in {"q", "k", "v"}  # projected on the whole window, even if the output is needed at one position only
             entered, left = (place.cut(part, first, whole=whole) for part in base[name])
-            if not read or read[0] is not x:
-                read[:] = [x, (x - entered).to(torch.bfloat16).reshape(-1, x.shape[-1])]
+            if not last or last[0] is not x:
+                last[:] = [x, (x - entered).to(torch.bfloat16).reshape(-1, x.shape[-1])]
             weight = self._weight(linear)
-            out = torch.mm(read[1], weight, out=self._room("product", read[1], weight.shape[1]))
+            out = torch.mm(last[1], weight, out=self._room("product", last[1], weight.shape[1]))
             wide = out.to(x.dtype) if name == "down" else self._room(name, x, weight.shape[1]).copy_(out)
             return wide.unflatten(0, x.shape[:-1]).add_(left)
 
@@ -120,15 +132,15 @@ class Difference:
 
     def _weight(self, linear: Linear) -> Tensor:
         """A map's weight in bfloat16."""
-        known = self.rounded.get(linear)
-        if known is None or not known.still(linear.weight):
-            known = self.rounded[linear] = _Rounded.of(linear.weight)
-        return known.weight
+        rounded = self.rounded.get(linear)
+        if rounded is None or not rounded.still(linear.weight):
+            rounded = self.rounded[linear] = _Rounded.of(linear.weight)
+        return rounded.weight
 
     def _room(self, name: str, like: Tensor, width: int) -> Tensor:
         """Memory for one product per row of a tensor, in its dtype."""
         rows = like.numel() // like.shape[-1]
-        held = self.memory.get((name, like.dtype))
-        if held is None or held.numel() < rows * width:
-            held = self.memory[name, like.dtype] = like.new_empty(rows * width)
-        return held[: rows * width].view(rows, width)
+        buffer = self.memory.get((name, like.dtype))
+        if buffer is None or buffer.numel() < rows * width:
+            buffer = self.memory[name, like.dtype] = like.new_empty(rows * width)
+        return buffer[: rows * width].view(rows, width)

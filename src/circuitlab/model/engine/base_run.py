@@ -26,7 +26,7 @@ __all__ = ["BaseRun", "CommonPrefix", "base_run"]
 
 @dataclass(frozen=True, eq=False)
 class BaseRun:
-    """What an unedited run left.
+    """The values of an unedited run that edited runs need.
 
     Parameters
     ----------
@@ -35,14 +35,16 @@ class BaseRun:
     entering : list of Tensor, shape (prompt, pos, d_model)
         The residual stream entering each layer (before any edits of it there), and leaving the last one.
     keys, values : list of Tensor, shape (prompt, pos, kv_head, d_head)
-        Keys as they meet queries, and values, of each layer.
+        Keys after their norm and rotation, and values, of each layer.
     sites : dict of Site to list of Tensor
-        Values of the sites that were asked for, one per layer, each (prompt, pos, ...) (PATTERN: (prompt, head, query, key)); those that
-        the run went on with, after the standing edits of an edited model.
+        Values of the requested sites, one per layer, each (prompt, pos, ...) (PATTERN: (prompt, head, query, key)), after the standing
+        edits of an edited model.
     linears : list of BaseLinears
-        Input and output of every linear map of each layer, from position ``linears_from`` on; empty unless asked for.
+        Input and output of every linear map of each layer, from position ``linears_from`` on; empty unless requested.
+    linears_from : int
+        First position that ``linears`` hold.
     changed : frozenset of (Site, int)
-        Sites and layers at which standing edits changed something.
+        Sites and layers at which standing edits changed a value.
     """
 
     places: Places
@@ -65,20 +67,20 @@ class BaseRun:
         return self.entering[-1][torch.arange(len(self.at)), self.at]
 
     def site(self, site: Site) -> Float[Tensor, "prompt layer ..."]:
-        """One site of every layer, (prompt, layer, pos, ...)."""
+        """One site of every layer, stacked: (prompt, layer, pos, ...)."""
         return torch.stack(self.sites[site], dim=1)
 
     def select(self, prompts: Sequence[int]) -> BaseRun:
-        """The same run of some of its prompts, cut to the longest of them."""
-        wanted = list(prompts)
-        together = wanted == list(range(wanted[0], wanted[0] + len(wanted)))
-        rows = slice(wanted[0], wanted[-1] + 1) if together else wanted  # a slice is a view: nothing is copied
+        """The run of some of its prompts, cut to the longest of them."""
+        indices = list(prompts)
+        adjacent = indices == list(range(indices[0], indices[0] + len(indices)))
+        rows = slice(indices[0], indices[-1] + 1) if adjacent else indices  # a slice is a view: nothing is copied
         stop = int(self.at[rows].max()) + 1
         late = max(0, stop - self.linears_from)
 
         def cut(value: Tensor, site: Site | None = None) -> Tensor:
-            kept = value[rows]
-            return kept[:, :, :stop, :stop] if site is Site.PATTERN else kept[:, :stop]
+            selected = value[rows]
+            return selected[:, :, :stop, :stop] if site is Site.PATTERN else selected[:, :stop]
 
         places = self.places.select(rows)
         return BaseRun(
@@ -87,7 +89,7 @@ class BaseRun:
             [cut(x) for x in self.keys],
             [cut(x) for x in self.values],
             {site: [cut(x, site) for x in layers] for site, layers in self.sites.items()},
-            [{name: (one[rows, :late], two[rows, :late]) for name, (one, two) in layer.items()} for layer in self.linears],
+            [{name: (read[rows, :late], out[rows, :late]) for name, (read, out) in layer.items()} for layer in self.linears],
             self.linears_from,
             self.changed,
         )
@@ -95,16 +97,16 @@ class BaseRun:
 
 @dataclass(frozen=True, eq=False)
 class CommonPrefix:
-    """What prompts have in common with prompts that were run before.
+    """The prefix that prompts share with prompts of an earlier run.
 
     Parameters
     ----------
     run : BaseRun
-        The earlier run, one prompt for each; it kept the sites that are asked for now.
+        The earlier run, with one prompt for each prompt now; it must hold the sites that are requested now.
     first : Tensor of int, shape (prompt,)
         First position at which the prompts differ. Everything before it is taken from the earlier run, bit for bit.
     start : int
-        From where on prompts are run: not after any of ``first``, and inside the prompts.
+        First position that is run again: at or before every ``first``, and inside the prompts.
     """
 
     run: BaseRun
@@ -112,7 +114,7 @@ class CommonPrefix:
     start: int
 
     def whole(self, before: Tensor, new: Tensor, axis: int = 1) -> Tensor:
-        """Values of the whole prompts, from those of the earlier run and the new ones from `start` on along ``axis``."""
+        """Values of whole prompts: those of the earlier run, with the new ones from `start` on along ``axis``."""
         length = before.shape[axis]
         late = torch.arange(self.start, length, device=new.device) >= self.first.to(new.device)[:, None]
         out = before.clone()
@@ -131,41 +133,42 @@ def base_run(
     linears_from: int | None = None,
     shared: CommonPrefix | None = None,
 ) -> BaseRun:
-    """Run prompts once, with no edits but those of an edited model.
+    """Run prompts once, with no edits except the standing edits of an edited model.
 
     Parameters
     ----------
     decoder : Decoder
+        The model.
     places : Places
-        Right-padded prompts, which end at their answer positions.
+        Right-padded prompts, each ending at its answer position.
     sites : collection of Site
         Sites whose values are kept.
     linears_from : int, optional
         Keep the input and output of every linear map from this position on, for arithmetic on differences.
     shared : CommonPrefix, optional
-        Prompts that were run before and begin alike: only what follows is run. ``linears_from`` may not lie before it.
+        Prompts of an earlier run with the same prefix: only the positions after it are run. ``linears_from`` must not lie before it.
     """
     start, length = 0 if shared is None else shared.start, places.tokens.shape[1]
     x = decoder.embed(places.tokens)[:, start:]
     watched = Watched(decoder.tap(places.window(start, length)) or untouched)
     run = BaseRun(places, [_joined(shared, x, 0)], sites={site: [] for site in sites}, linears_from=linears_from or 0)
     for layer, (block, where) in enumerate(zip(decoder.blocks, decoder.geometry(length), strict=True)):
-        kept: BaseLinears = {}
-        read: dict[Site, Tensor] = {}
-        multiply = exact if linears_from is None else keeping(kept, linears_from - start)
+        linears: BaseLinears = {}
+        by_site: dict[Site, Tensor] = {}
+        multiply = exact if linears_from is None else keeping(linears, linears_from - start)
         past = (None, None) if shared is None else (shared.run.keys[layer][:, :start], shared.run.values[layer][:, :start])
-        at_site = SiteTap(Window(start, length, where, *past), layer, taps=(watched, None), seen=read)
-        found = attend(block, x[None], multiply, at_site)
-        x = leave(found, mlp_out(block, found.read, multiply), at_site)[0]
+        at_site = SiteTap(Window(start, length, where, *past), layer, taps=(watched, None), seen=by_site)
+        attention = attend(block, x[None], multiply, at_site)
+        x = leave(attention, mlp_out(block, attention.read, multiply), at_site)[0]
         run.entering.append(_joined(shared, x, layer + 1))
-        run.keys.append(found.keys[0] if shared is None else shared.whole(shared.run.keys[layer], found.keys[0]))
-        run.values.append(found.values[0] if shared is None else shared.whole(shared.run.values[layer], found.values[0]))
+        run.keys.append(attention.keys[0] if shared is None else shared.whole(shared.run.keys[layer], attention.keys[0]))
+        run.values.append(attention.values[0] if shared is None else shared.whole(shared.run.values[layer], attention.values[0]))
         for site in sites:
-            value = read[site][0]
+            value = by_site[site][0]
             axis = 2 if site is Site.PATTERN else 1
             run.sites[site].append(value if shared is None else shared.whole(shared.run.sites[site][layer], value, axis))
         if linears_from is not None:
-            run.linears.append({name: (entered[0], left[0]) for name, (entered, left) in kept.items()})
+            run.linears.append({name: (entered[0], left[0]) for name, (entered, left) in linears.items()})
     return replace(run, changed=frozenset(watched.changed) | (frozenset() if shared is None else shared.run.changed))
 
 

@@ -1,9 +1,10 @@
-"""Edit sets on one base run, recomputing only the layers and positions that they can change.
+"""Run edit sets on one base run, recomputing only the layers and positions that they can change.
 
-An edit set changes nothing below its first layer and, in a causal model, nothing before its first position. So its rows start at
+An edit set changes nothing below its first layer and, in a causal model, nothing before its first position. Its rows therefore start at
 that layer from the base run's residual stream, hold only the positions from the first changed one on, and attend to the base run's
-keys and values before it. All edit sets that start at one position go up together, each joining at its own layer: every weight is
-used once for all of them, in large matrix products. The last layer is finished only at the answer position. Nothing is approximated.
+keys and values before it. Edit sets that start at the same position go through the layers together, each joining at its own first layer,
+so that every weight is used once for all of them in large matrix products. The last layer is computed only at the answer position.
+Nothing is approximated.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 _MOST_TOKENS = 60_000
-"""Positions of all edited runs that are held at once (140 MB for a width of 576 in float32)."""
+"""Most positions of edited runs in memory at once (140 MB for a width of 576 in float32)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +45,11 @@ class Engine:
     Parameters
     ----------
     decoder : Decoder
+        The model.
     difference : Difference, optional
-        Multiply the difference from the base run in bfloat16. Exact arithmetic in the model's dtype otherwise.
+        Multiply only the difference from the base run, in bfloat16. Without it, arithmetic is exact in the model's dtype.
     tokens_per_block : int
-        Positions that go through a layer together: enough for full speed of the matrix products, few enough for the cache.
+        Positions that go through a layer together: enough for fast matrix products, few enough for the CPU cache.
     """
 
     decoder: Decoder
@@ -64,10 +66,10 @@ class Engine:
         shared: CommonPrefix | None = None,
         marks: Mapping[str, Int[Tensor, " prompt"]] | None = None,
     ) -> BaseRun:
-        """Run prompts once, with no edits but those of an edited model; keep what `sweep` needs and the values of ``sites``.
+        """Run prompts once, with no edits except those of an edited model; keep what `sweep` needs and the values of ``sites``.
 
-        ``first`` promises that no edit set will start before that position: less is kept. ``shared`` names prompts that were
-        run before and begin alike: only the rest is run. ``marks`` name positions for the edits of an edited model.
+        No edit set may start before position ``first``; with a later ``first`` less is kept. ``shared`` is an earlier run of prompts with
+        the same prefix: only the rest is run. ``marks`` name positions for the edits of an edited model.
         """
         linears_from = None if self.difference is None else first
         return base_run(self.decoder, Places(tokens, at, marks or {}), sites, linears_from=linears_from, shared=shared)
@@ -79,46 +81,46 @@ class Engine:
         Parameters
         ----------
         base : BaseRun
-            From `base_run`. Edit sets whose values equal those it kept are not run: their effect is exactly zero.
+            From `base_run`. Edit sets whose values equal those that it holds are not run: their effect is exactly zero.
         edit_sets : sequence of EditSet
-            Any order; those that start at the same position share their passes.
+            In any order; those that start at the same position share passes.
         """
         out = base.final.expand(len(edit_sets), -1, -1).clone()
         starts: dict[int, list[tuple[int, EditSet]]] = {}
         stop = int(base.at.max()) + 1
-        for index, one in enumerate(edit_sets):
-            _check(one, base, stop)
-            if one.start < stop and not changes_nothing(one, base):
-                starts.setdefault(one.start, []).append((index, moved_up(one, base)))
+        for index, edit_set in enumerate(edit_sets):
+            _check(edit_set, base, stop)
+            if edit_set.start < stop and not changes_nothing(edit_set, base):
+                starts.setdefault(edit_set.start, []).append((index, moved_up(edit_set, base)))
         for groups in self._together(base, starts, stop):
             layer_pass = LayerPass(self.decoder, base, stop, self.difference, self.tokens_per_block)
-            for group, found in zip(groups, layer_pass(groups), strict=True):
-                out[group.indices] = torch.where((base.at >= group.start)[None, :, None], found, out[group.indices])
+            for group, resid in zip(groups, layer_pass(groups), strict=True):
+                out[group.indices] = torch.where((base.at >= group.start)[None, :, None], resid, out[group.indices])
         return out
 
     def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, EditSet]]], stop: int) -> Iterator[list[StartGroup]]:
-        """Groups of one start each, as many at once as their rows fit the budget of memory."""
+        """Groups of edit sets with the same start; as many groups at once as fit in memory."""
         groups: list[StartGroup] = []
         tokens = 0
-        for start, found in starts.items():
-            ordered = sorted(found, key=lambda entry: entry[1].layer)
-            mine = len(ordered) * len(base.at) * (stop - start)
-            if groups and tokens + mine > _MOST_TOKENS:
+        for start, entries in starts.items():
+            ordered = sorted(entries, key=lambda entry: entry[1].layer)
+            size = len(ordered) * len(base.at) * (stop - start)
+            if groups and tokens + size > _MOST_TOKENS:
                 yield groups
                 groups, tokens = [], 0
             groups.append(StartGroup.of(start, ordered, base, stop))
-            tokens += mine
+            tokens += size
         if groups:
             yield groups
 
 
-def _check(one: EditSet, base: BaseRun, stop: int) -> None:
-    if not one.edits:
+def _check(edit_set: EditSet, base: BaseRun, stop: int) -> None:
+    if not edit_set.edits:
         what = "An edit set without edits changes nothing."
-        raise BadParameterError(what, "Give it at least one edit.")
+        raise BadParameterError(what, "Add at least one edit.")
     layers = len(base.keys)
-    for edit in one.edits:
+    for edit in edit_set.edits:
         if not 0 <= edit.layer < layers:
             what = f"Layer {edit.layer} does not exist; this model has layers 0 to {layers - 1}."
             raise BadParameterError(what, "Count layers from 0.")
-        check_inside(edit, one.start, stop)
+        check_inside(edit, edit_set.start, stop)

@@ -1,6 +1,6 @@
 """One layer on a window of positions, for many edited runs of the same prompts at once.
 
-Rows are (edit, prompt, pos): ``edit`` counts edited runs. Positions before the window come from the base run as keys and values.
+Rows are (edit, prompt, pos), where ``edit`` is the number of an edited run. Keys and values before the window come from the base run.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["AttentionOutput", "SiteTap", "attend", "leave", "mlp_out"]
 
 @dataclass(frozen=True, eq=False)
 class AttentionOutput:
-    """A layer between attention and its MLP, at the wanted positions.
+    """A layer between attention and its MLP, at the positions whose output is needed.
 
     Parameters
     ----------
     mid : Tensor, shape (edit, prompt, query, d_model)
         The residual stream after attention.
     read : Tensor, shape (edit, prompt, query, d_model)
-        What the MLP reads: ``mid``, or in parallel blocks what entered the layer.
+        The input of the MLP's norm: ``mid``, or in parallel blocks the stream that entered the layer.
     keys, values : Tensor, shape (edit, prompt, pos, kv_head, d_head)
-        The window's keys (turned) and values.
+        The window's keys, after their norm and rotation, and values.
     """
 
     mid: Float[Tensor, "edit prompt query d_model"]
@@ -47,17 +47,18 @@ class AttentionOutput:
 
 @dataclass(frozen=True, eq=False)
 class SiteTap:
-    """Edits and reads of one layer. Every site is given to the standing tap first, then shown to ``seen``, then written to.
+    """Edits and reads of one layer. At every site, standing edits come first, then the value is stored in ``seen``, then writes apply.
 
     Parameters
     ----------
     place : Window
         The window.
     layer : int
+        Number of the layer.
     writes : sequence of Write
         Edits of this layer in some of the runs.
     taps : (Tap or None, Tap or None)
-        The standing edits of an edited model, on the window, and at the one position of each prompt that is wanted in the last layer.
+        The standing edits of an edited model: on the window, and at the answer position of each prompt (last layer).
     seen : dict, optional
         Filled with the value of every site, before any writes.
     """
@@ -69,7 +70,7 @@ class SiteTap:
     seen: dict[Site, Tensor] | None = None
 
     def __call__(self, site: Site, value: Tensor) -> Tensor:
-        """The value of a site with its edits in place."""
+        """The value of a site with its edits."""
         tap = self.taps[self.place.only is not None and site in REDUCED]
         if tap is not None:
             value = tap(site, self.layer, value)
@@ -79,37 +80,37 @@ class SiteTap:
 
 
 def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: Multiply, at: SiteTap) -> AttentionOutput:
-    """Run a layer's attention on the residual stream that enters it."""
+    """Run a layer's attention, given the residual stream that enters the layer."""
     place = at.place
     x = at(Site.RESID_PRE, x)
     normed = block.norm_attn.apply(x)
     q = place.wanted(at(Site.Q, block.split(multiply("q", block.q, normed))))
     k = at(Site.K, block.split(multiply("k", block.k, normed)))
     v = at(Site.V, block.split(multiply("v", block.v, normed)))
-    turned = block.rotated_k(k, place.angles)
-    pattern = at(Site.PATTERN, _pattern(block, q, turned, place))
+    keys = block.rotated_k(k, place.angles)
+    pattern = at(Site.PATTERN, _pattern(block, q, keys, place))
     z = at(Site.Z, _mix(pattern, v, place))
     x = place.wanted(x)
     raw = multiply("o", block.o, z.flatten(-2))
     mid = x + at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
     if block.parallel:
-        return AttentionOutput(mid, x, turned, v)
+        return AttentionOutput(mid, x, keys, v)
     mid = at(Site.RESID_MID, mid)
-    return AttentionOutput(mid, mid, turned, v)
+    return AttentionOutput(mid, mid, keys, v)
 
 
 def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multiply) -> Float[Tensor, "*rows d_model"]:
-    """What the MLP adds to the residual stream; rows do not interact, so they may come from any runs and positions."""
+    """What the MLP adds to the residual stream. Rows do not interact, so they may come from any runs and positions."""
     normed = block.norm_mlp.apply(read)
     raw = multiply("down", block.down, _neurons(block, normed, multiply)) if block.experts is None else block.experts(normed)
     return raw if block.post_mlp is None else block.post_mlp.apply(raw)
 
 
 def leave(
-    found: AttentionOutput, added: Float[Tensor, "edit prompt query d_model"], at: SiteTap
+    attention: AttentionOutput, added: Float[Tensor, "edit prompt query d_model"], at: SiteTap
 ) -> Float[Tensor, "edit prompt query d_model"]:
-    """The residual stream leaving the layer, from what the MLP adds."""
-    return at(Site.RESID_POST, found.mid + at(Site.MLP_OUT, added))
+    """The residual stream leaving the layer, from the MLP's output ``added``."""
+    return at(Site.RESID_POST, attention.mid + at(Site.MLP_OUT, added))
 
 
 def _neurons(block: Block, normed: Tensor, multiply: Multiply) -> Tensor:
@@ -118,7 +119,7 @@ def _neurons(block: Block, normed: Tensor, multiply: Multiply) -> Tensor:
 
 
 def _pattern(block: Block, q: Tensor, k: Tensor, place: Window) -> Float[Tensor, "edit prompt head query key"]:
-    """Attention weights over the base run's keys and the window's own."""
+    """Attention weights over the base run's keys and those of the window."""
     q = block.rotated_q(q, _query_angles(place)) * block.scale
     edits, prompts, queries, heads, width = q.shape
     shared = block.n_kv_heads
@@ -126,7 +127,7 @@ def _pattern(block: Block, q: Tensor, k: Tensor, place: Window) -> Float[Tensor,
     by_edit = grouped.view(prompts, shared, edits, -1, width)
     scores = [by_edit @ k.permute(1, 3, 0, 4, 2)]
     if place.keys is not None and place.start:
-        # One product for all edited runs of a prompt: they share its prefix, so nothing is copied per run.
+        # One product for all edited runs of a prompt: they share the prefix's keys, so nothing is copied per run.
         scores.insert(0, (grouped @ place.keys.permute(0, 2, 3, 1)).view(*by_edit.shape[:-1], place.start))
     joined = block.capped(torch.cat(scores, -1) if len(scores) > 1 else scores[0])
     joined = joined.view(prompts, shared, edits, heads // shared, queries, -1)
@@ -143,7 +144,7 @@ def _pattern(block: Block, q: Tensor, k: Tensor, place: Window) -> Float[Tensor,
 
 
 def _mix(pattern: Float[Tensor, "edit prompt head query key"], v: Tensor, place: Window) -> Float[Tensor, "edit prompt query head d_head"]:
-    """Attention-weighted values."""
+    """The attention-weighted sum of values."""
     edits, prompts, heads, queries, keys = pattern.shape
     shared = v.shape[3]
     grouped = pattern.unflatten(2, (shared, -1)).permute(1, 2, 0, 3, 4, 5).reshape(prompts, shared, edits, -1, keys)
@@ -157,8 +158,8 @@ def _mix(pattern: Float[Tensor, "edit prompt head query key"], v: Tensor, place:
 
 
 def _query_angles(place: Window) -> tuple[Tensor, Tensor] | None:
-    """Angles of the queries' positions; where one position of each prompt is wanted, (prompt, 1, d_rotary)."""
-    found = place.where.angles
-    if found is None or place.only is None:
+    """Rotary angles at the queries' positions; (prompt, 1, d_rotary) if only one position of each prompt is needed."""
+    angles = place.where.angles
+    if angles is None or place.only is None:
         return place.angles
-    return found[0][place.only][:, None], found[1][place.only][:, None]
+    return angles[0][place.only][:, None], angles[1][place.only][:, None]

@@ -1,4 +1,4 @@
-"""Edited runs that go up through the layers together, each joining at its own first layer."""
+"""Edited runs that go through the layers together, each joining at its own first layer."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ __all__ = ["LayerPass", "StartGroup"]
 
 @dataclass(eq=False)
 class StartGroup:
-    """Edited runs that start at one position.
+    """Edited runs that start at the same position.
 
     Parameters
     ----------
     start : int
         First position of their window.
     indices : list of int
-        Their places in the sweep.
+        Their indices in the sweep.
     ordered : list of EditSet
-        By first layer.
+        Edit sets sorted by their first layer.
     rows : Tensor, shape (edit, prompt, pos, d_model)
-        Their residual streams on the window; the first ``joined`` are on their way.
+        Their residual streams on the window.
+    joined : int
+        Number of runs that have begun, the first ones in ``rows``.
     """
 
     start: int
@@ -48,24 +50,39 @@ class StartGroup:
 
     @classmethod
     def of(cls, start: int, ordered: Sequence[tuple[int, EditSet]], base: BaseRun, stop: int) -> StartGroup:
-        """A group of (place in the sweep, edit set), in order of their first layers."""
+        """A group of (index in the sweep, edit set), sorted by first layer."""
         window = base.entering[0][:, start:stop]
         rows = window.new_empty(len(ordered), *window.shape)
-        return cls(start, [index for index, _ in ordered], [one for _, one in ordered], rows)
+        return cls(start, [index for index, _ in ordered], [edit_set for _, edit_set in ordered], rows)
 
     def join(self, layer: int, entering: Tensor, stop: int) -> None:
-        """Let the runs whose first layer this is begin from the base run."""
-        new = sum(one.layer == layer for one in self.ordered)
+        """Start the runs whose first layer this is, from the base run's residual stream."""
+        new = sum(edit_set.layer == layer for edit_set in self.ordered)
         self.rows[self.joined : self.joined + new] = entering[:, self.start : stop]
         self.joined += new
 
 
 @dataclass(frozen=True, eq=False)
 class LayerPass:
-    """One growing pass over the layers, for several groups at once.
+    """One pass over the layers for several groups at once; runs join at their first layers.
 
-    Attention needs a group's own window; the MLP works on one position at a time, so the positions of all groups go through it
-    together, in large matrix products.
+    Attention needs each group's own window. The MLP works on single positions, so the positions of all groups go through it together, in
+    large matrix products.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        The model.
+    base : BaseRun
+        The unedited run of the same prompts.
+    stop : int
+        Length of the longest prompt.
+    difference : Difference or None
+        Arithmetic on differences from the base run; exact arithmetic if None.
+    tokens_per_block : int
+        Positions that go through a layer together.
+    reusing : Reusing
+        Exact multiplication into reused memory.
     """
 
     decoder: Decoder
@@ -86,28 +103,30 @@ class LayerPass:
 
     def _layer(self, layer: int, groups: Sequence[StartGroup], *, answer_only: bool) -> None:
         block = self.decoder.blocks[layer]
-        for some in self._pieces(groups, layer, answer_only=answer_only):
-            found = [attend(block, piece.rows, self._multiply(layer, piece.at.place), piece.at) for piece in some]
-            for piece, one, added in zip(some, found, self._mlp(block, layer, some, found), strict=True):
-                out = leave(one, added, piece.at)
+        for pieces in self._pieces(groups, layer, answer_only=answer_only):
+            outputs = [attend(block, piece.rows, self._multiply(layer, piece.at.place), piece.at) for piece in pieces]
+            for piece, output, added in zip(pieces, outputs, self._mlp(block, layer, pieces, outputs), strict=True):
+                out = leave(output, added, piece.at)
                 piece.rows[:, :, : out.shape[2]] = out
 
     def _pieces(self, groups: Sequence[StartGroup], layer: int, *, answer_only: bool) -> Iterator[list[_Piece]]:
-        """Runs in blocks of about ``tokens_per_block`` positions; a block takes from several groups where one does not fill it."""
+        """Runs in blocks of about ``tokens_per_block`` positions; a block may hold runs of several groups."""
         block: list[_Piece] = []
-        held = 0
+        size_so_far = 0
         for group in groups:
             only = self.base.at.clamp(min=group.start) if answer_only else None
             place, taps = self._place(layer, group.start, only), self._taps(group.start, only)
             each = group.rows.shape[1] * group.rows.shape[2]
-            for part in _even_shares(group.joined, max(1, self.tokens_per_block // each)):
-                writes = [Write(i, edit) for i, one in enumerate(group.ordered[part]) for edit in one.edits if edit.layer == layer]
-                size = (part.stop - part.start) * each
-                if block and held + size > self.tokens_per_block:
+            for rows in _even_shares(group.joined, max(1, self.tokens_per_block // each)):
+                writes = [
+                    Write(i, edit) for i, edit_set in enumerate(group.ordered[rows]) for edit in edit_set.edits if edit.layer == layer
+                ]
+                size = (rows.stop - rows.start) * each
+                if block and size_so_far + size > self.tokens_per_block:
                     yield block
-                    block, held = [], 0
-                block.append(_Piece(group.rows[part], SiteTap(place, layer, writes, taps)))
-                held += size
+                    block, size_so_far = [], 0
+                block.append(_Piece(group.rows[rows], SiteTap(place, layer, writes, taps)))
+                size_so_far += size
         if block:
             yield block
 
@@ -127,25 +146,27 @@ class LayerPass:
             return self.reusing
         return self.difference.of(self.base.linears[layer], place, self.base.linears_from)
 
-    def _mlp(self, block: Block, layer: int, some: Sequence[_Piece], found: Sequence[AttentionOutput]) -> list[Tensor]:
-        """What the MLP adds in each piece; together where arithmetic does not need to know the prompt of a row."""
-        if len(some) == 1 or self.difference is not None:
-            return [mlp_out(block, one.read, self._multiply(layer, piece.at.place)) for piece, one in zip(some, found, strict=True)]
-        joined = mlp_out(block, torch.cat([one.read.flatten(0, 2) for one in found]), self.reusing)
-        parts = joined.split([one.read.shape[:3].numel() for one in found])
-        return [part.view(one.read.shape) for part, one in zip(parts, found, strict=True)]
+    def _mlp(self, block: Block, layer: int, pieces: Sequence[_Piece], outputs: Sequence[AttentionOutput]) -> list[Tensor]:
+        """The MLP's output for each piece; one product for all pieces, unless arithmetic depends on the prompt of a row."""
+        if len(pieces) == 1 or self.difference is not None:
+            return [
+                mlp_out(block, output.read, self._multiply(layer, piece.at.place)) for piece, output in zip(pieces, outputs, strict=True)
+            ]
+        joined = mlp_out(block, torch.cat([output.read.flatten(0, 2) for output in outputs]), self.reusing)
+        parts = joined.split([output.read.shape[:3].numel() for output in outputs])
+        return [part.view(output.read.shape) for part, output in zip(parts, outputs, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Some runs of one group, and the reads and writes of this layer that concern them."""
+    """A part of a group's runs, with this layer's reads and writes of them."""
 
     rows: Tensor
     at: SiteTap
 
 
 def _even_shares(count: int, most: int) -> Iterator[slice]:
-    """Even shares of at most ``most``: a small rest would run at a fraction of the speed."""
+    """Slices of about equal length and at most ``most`` runs: a small remainder would run much slower per row."""
     shares = -(-count // most)
     for share in range(shares):
         yield slice(count * share // shares, count * (share + 1) // shares)

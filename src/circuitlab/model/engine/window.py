@@ -1,4 +1,4 @@
-"""Edits written into the window of positions that a pass computes."""
+"""The window of positions that a pass computes, and edits written into it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["REDUCED", "Window", "Write", "check_inside", "write_all"]
 
 REDUCED = {Site.PATTERN, Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
-"""Sites that exist only at the wanted positions where a layer's output is wanted at one position."""
+"""Sites that are computed only at the answer positions, if a layer's output is needed only there."""
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Which positions a pass computes.
+    """The positions that a pass computes.
 
     Parameters
     ----------
     start, stop : int
-        Positions of the window.
+        First position of the window, and the one after its last.
     where : Geometry
         Rotary angles and mask of the layer.
     keys, values : Tensor, shape (prompt, start, kv_head, d_head), or None
-        Of the positions before the window, from the base run; None where the window starts at 0.
+        Keys and values of the positions before the window, from the base run; None if the window starts at 0.
     only : Tensor of int, shape (prompt,), or None
-        In the last layer: the one position of each prompt whose output is wanted.
+        In the last layer, the only position of each prompt whose output is needed.
     """
 
     start: int
@@ -48,38 +48,38 @@ class Window:
 
     @property
     def angles(self) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine of the window."""
-        found = self.where.angles
-        return None if found is None else (found[0][self.start : self.stop], found[1][self.start : self.stop])
+        """Cosine and sine at the window's positions."""
+        angles = self.where.angles
+        return None if angles is None else (angles[0][self.start : self.stop], angles[1][self.start : self.stop])
 
     def visible(self) -> Tensor:
-        """Which keys the computed queries see, (prompt or 1, query, key)."""
+        """Which keys each computed query attends to, shape (prompt or 1, query, key)."""
         table = self.where.visible[:, : self.stop]
         return table[None, self.start : self.stop] if self.only is None else table[self.only][:, None]
 
     def biased(self) -> Float[Tensor, "prompt head query key"]:
-        """What is added to the scores of the computed queries, (prompt or 1, head, query or 1, key)."""
+        """Position bias of the computed queries, shape (prompt or 1, head, query or 1, key)."""
         if self.only is None:
             return self.where.biased(self.start, self.stop)[None]
         bias = self.where.biased(0, self.stop)
         return bias[None] if bias.shape[1] == 1 else bias[:, self.only].transpose(0, 1)[:, :, None]
 
     def wanted(self, x: Float[Tensor, "edit prompt pos ..."]) -> Float[Tensor, "edit prompt query ..."]:
-        """The window's values at the positions whose output is wanted."""
+        """The window's values at the positions whose output is needed."""
         if self.only is None:
             return x
-        held = self.only - self.start
-        return x[:, torch.arange(len(held)), held][:, :, None]
+        index = self.only - self.start
+        return x[:, torch.arange(len(index)), index][:, :, None]
 
     def cut(self, base: Float[Tensor, "prompt pos width"], first: int, *, whole: bool) -> Float[Tensor, "prompt query width"]:
-        """A base value (which begins at position ``first``) at the window's positions, or (unless ``whole``) at those wanted."""
+        """A base value (which begins at position ``first``) at the window's positions, or (unless ``whole``) at those that are needed."""
         if whole or self.only is None:
             return base[:, self.start - first : self.stop - first]
         return base[torch.arange(len(self.only)), self.only - first][:, None]
 
 
 class Write(NamedTuple):
-    """An edit, and which edited run of the pass it belongs to."""
+    """An edit, and the index of its edited run in the pass."""
 
     run: int
     edit: Edit
@@ -92,30 +92,33 @@ def check_inside(edit: Edit, start: int, stop: int) -> None:
     low, high = int(edit.positions.min()), int(edit.positions.max())
     if low < start:
         what = f"An edit of {edit.site.value!r} at position {low} lies before its start, {start}."
-        raise BadParameterError(what, "Let the edit set start at its first position.")
+        raise BadParameterError(what, "Set the edit set's start to its first position.")
     if high >= stop:
         what = f"Positions {edit.positions.tolist()} of an edit at {edit.site.value!r} lie outside prompts of {stop} tokens."
         raise BadParameterError(what, "Count positions from 0.")
 
 
 def write_all(value: Tensor, site: Site, writes: Sequence[Write], start: int, only: Tensor | None) -> Tensor:
-    """The value of a site with its edits in place; the same tensor where there are none.
+    """The value of a site with its edits; the same tensor if there are none.
 
     Parameters
     ----------
     value : Tensor, shape (edit, prompt, pos, ...), PATTERN (edit, prompt, head, query, key)
+        The value before edits.
+    site : Site
+        The site of the value.
     writes : sequence of Write
         Edits of this layer, of any site.
     start : int
         First position of the window.
     only : Tensor of int, shape (prompt,), or None
-        The one position of each prompt that is present, at the sites of which only that one is computed.
+        If given, the sites in `REDUCED` hold only this position of each prompt.
     """
-    mine = [write for write in writes if write.edit.site is site]
-    if not mine:
+    of_site = [write for write in writes if write.edit.site is site]
+    if not of_site:
         return value
     out = value.clone()
-    for write in mine:
+    for write in of_site:
         row = out[write.run]
         axis = 2 if site is Site.PATTERN else 1
         if write.edit.head is not None:
@@ -142,7 +145,7 @@ def _write_window(row: Tensor, edit: Edit, axis: int, start: int) -> None:
 
 
 def _write_answer(row: Tensor, edit: Edit, axis: int, only: Tensor) -> None:
-    """Write where only one position of each prompt is present; edits elsewhere reach nothing and are dropped."""
+    """Write into a value that holds one position of each prompt; edits at other positions cannot reach it and are dropped."""
     prompts = torch.arange(len(row))
     first = row.select(axis, 0)
     if edit.positions is None:
@@ -153,8 +156,8 @@ def _write_answer(row: Tensor, edit: Edit, axis: int, only: Tensor) -> None:
     first[here] = edit.value[here][..., : first.shape[-1]].to(first)
 
 
-def _fit(wanted: torch.Size, given: torch.Size, edit: Edit) -> None:
-    """A mismatching shape raises instead of broadcasting."""
-    if wanted != given:
-        what = f"An edit of {edit.site.value!r} at layer {edit.layer} has shape {tuple(edit.value.shape)}; {tuple(wanted)} is needed."
+def _fit(needed: torch.Size, shape: torch.Size, edit: Edit) -> None:
+    """Raise for a wrong shape instead of broadcasting."""
+    if needed != shape:
+        what = f"An edit of {edit.site.value!r} at layer {edit.layer} has shape {tuple(edit.value.shape)}; {tuple(needed)} is needed."
         raise BadParameterError(what, "Give one value per prompt, position and head.")

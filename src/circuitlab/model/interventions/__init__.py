@@ -1,4 +1,4 @@
-"""Interventions: what can be changed in a model's forward pass, for one run or for good.
+"""Interventions: changes of a model's forward pass, which apply to every run of an edited model.
 
 >>> import circuitlab as cl
 >>> from circuitlab.model.toy import build_planted

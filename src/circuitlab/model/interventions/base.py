@@ -1,4 +1,4 @@
-"""What an intervention is: where it acts, the tap that makes it, and what it adds to a model's identity."""
+"""The base classes of interventions: where they act, the tap that applies them, and their part of a model's identity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Intervention", "Make", "NodeEdit", "node_tap"]
 
 Make = Callable[[int, "Tensor"], "Tensor"]
-"""(number of the node, its value (*lead, prompt, pos, width)) -> the new value, or the very tensor where nothing changes."""
+"""From the index of a node and its value (*lead, prompt, pos, width) to the new value, or to the same tensor if nothing changes."""
 
 
 class Intervention(ABC):
@@ -48,46 +48,46 @@ class Intervention(ABC):
 
     @abstractmethod
     def check(self, model: ReadableModel) -> None:
-        """Raise unless a model has all that is edited; `Model.edited` asks before anything is run."""
+        """Raise unless a model has everything that is edited; `Model.edited` calls this before anything is run."""
 
     def resolved(self, model: ReadableModel) -> Intervention:  # noqa: ARG002 - most need nothing of the model
-        """The same intervention with all that it needs of a model computed."""
+        """The same intervention, with the values that depend on the model computed."""
         return self
 
     @abstractmethod
     def tap(self, places: Places) -> Tap:
-        """The tap that makes it on the prompts and positions of a run.
+        """The tap that applies it to the prompts and positions of a run.
 
         Raises
         ------
         EditDidNotFireError
             If a position lies outside a prompt.
         BadParameterError, UnknownNameError
-            If it cannot be made on these prompts.
+            If it cannot be applied to these prompts.
         """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All that its effect depends on, for JSON; tensors by hash, as they are now."""
+        """Everything that its effect depends on, for JSON; tensors by the hash of their current values."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What it does, in few words."""
+        """A short description."""
 
 
 @dataclass(frozen=True, eq=False)
 class NodeEdit(Intervention):
-    """What interventions on the values of nodes share.
+    """Base class of interventions on the values of nodes.
 
     Parameters
     ----------
     nodes : str, Node, or several
-        Heads (their z unless ``site`` says ``"q"``), key/value heads (``site="k"`` or ``"v"``), attention layers, MLPs, points of the
+        Heads (z, or queries with ``site="q"``), key/value heads (``site="k"`` or ``"v"``), attention layers, MLPs, or points of the
         residual stream.
     site : Site or str, optional
-        Which value of the nodes, where they have several.
+        Which value of the nodes, if they have several.
     positions : str, int, or several
-        Where; see `Positions`.
+        Positions that are edited; see `Positions`.
     """
 
     nodes: NodeSpec
@@ -98,7 +98,7 @@ class NodeEdit(Intervention):
         self._set("nodes", read_nodes(self.nodes))
         self._set("site", read_site(self.site))
         self._set("positions", Positions.of(self.positions).names)
-        self.spots  # noqa: B018 - nodes without such a value are refused now
+        self.spots  # noqa: B018 - raises now for nodes without such a value
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -111,7 +111,7 @@ class NodeEdit(Intervention):
 
     @property
     def where(self) -> Positions:
-        """The positions."""
+        """The positions that are edited."""
         return Positions.of(self.positions)
 
     @property
@@ -126,10 +126,10 @@ class NodeEdit(Intervention):
             self._check_width(index, spot, model.width(spot.site))
 
     def _check_width(self, index: int, spot: Spot, width: int) -> None:
-        """Raise unless the value that is held for a node fits it."""
+        """Raise unless the intervention's value for a node has the node's width."""
 
     def tap(self, places: Places) -> Tap:
-        """The tap that makes it on the prompts and positions of a run."""
+        """The tap that applies it to the prompts and positions of a run."""
         return node_tap(self.spots, self._chosen(places), self._make(places))
 
     def _chosen(self, places: Places) -> Bool[Tensor, "prompt pos"] | None:
@@ -137,11 +137,11 @@ class NodeEdit(Intervention):
 
     @abstractmethod
     def _make(self, places: Places) -> Make:
-        """The change of each node's value, on the prompts and positions of a run."""
+        """The function from each node's value to its new value, on the prompts and positions of a run."""
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """What the identity holds beside nodes and positions."""
+        """Entries of the identity besides kind, nodes and positions."""
 
     def identity(self) -> dict[str, Any]:
         """Kind, nodes, sites, positions and settings."""
@@ -154,29 +154,29 @@ class NodeEdit(Intervention):
 
 
 def node_tap(spots: Sequence[Spot], chosen: Bool[Tensor, "prompt pos"] | None, make: Make) -> Tap:
-    """A tap that gives the values of nodes to ``make`` and writes back what it returns, at the chosen positions."""
+    """A tap that passes the values of nodes to ``make`` and writes the results back at the chosen positions."""
     grouped: dict[tuple[Site, int], list[tuple[int, Spot]]] = {}
     for index, spot in enumerate(spots):
         grouped.setdefault(spot.target, []).append((index, spot))
     nowhere = chosen is not None and not bool(chosen.any())
 
     def tap(site: Site, layer: int, value: Tensor) -> Tensor:
-        mine = grouped.get((site, layer))
-        return value if nowhere or mine is None else _written(value, mine, chosen, make)
+        of_site = grouped.get((site, layer))
+        return value if nowhere or of_site is None else _written(value, of_site, chosen, make)
 
     return tap
 
 
-def _written(value: Tensor, mine: Sequence[tuple[int, Spot]], chosen: Bool[Tensor, "prompt pos"] | None, make: Make) -> Tensor:
-    here = None if chosen is None else chosen.to(value.device)[..., None]
+def _written(value: Tensor, of_site: Sequence[tuple[int, Spot]], chosen: Bool[Tensor, "prompt pos"] | None, make: Make) -> Tensor:
+    mask = None if chosen is None else chosen.to(value.device)[..., None]
     out = value
-    for index, spot in mine:
+    for index, spot in of_site:
         old = value if spot.head is None else value[..., spot.head, :]
         new = make(index, old)
         if new is old:
             continue
         new = _fitting(new, old, spot)
-        new = new if here is None else torch.where(here, new, old)
+        new = new if mask is None else torch.where(mask, new, old)
         if spot.head is None:
             return new.contiguous()
         out = value.clone() if out is value else out
@@ -185,9 +185,9 @@ def _written(value: Tensor, mine: Sequence[tuple[int, Spot]], chosen: Bool[Tenso
 
 
 def _fitting(new: Tensor, old: Tensor, spot: Spot) -> Tensor:
-    """The new value in the shape, dtype and place of the old one."""
+    """The new value in the shape, dtype and device of the old one."""
     wide = new.ndim > 0 and new.shape[-1] != old.shape[-1]
     if wide:
         what = f"{spot.node} has values of width {old.shape[-1]} at {spot.site.value!r}, and was given width {new.shape[-1]}."
-        raise BadParameterError(what, "Give vectors of the node's own width.")
+        raise BadParameterError(what, "Give vectors of the node's width.")
     return new.to(old).expand(old.shape)

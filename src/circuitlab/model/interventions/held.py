@@ -1,4 +1,4 @@
-"""Tensors that interventions hold: read once, hashed when asked, and laid out over the prompts of a run."""
+"""The tensors of interventions: read them, hash them, and expand them over the prompts of a run."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ _MOST_AXES = 3
 
 
 def read_tensor(value: Any, name: str) -> Tensor:
-    """A tensor of numbers; a `torch.nn.Parameter` stays the object that it is.
+    """A floating-point tensor; a `torch.nn.Parameter` is returned as the same object.
 
     Raises
     ------
     BadParameterError
         If a number is not finite.
     """
-    given = torch.as_tensor(value)
-    given = given if given.is_floating_point() else given.to(torch.get_default_dtype())
-    if not bool(given.detach().isfinite().all()):
-        raise BadParameterError(f"{name} of an intervention holds numbers that are not finite.", "Give finite numbers.")
-    return given
+    tensor = torch.as_tensor(value)
+    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    if not bool(tensor.detach().isfinite().all()):
+        raise BadParameterError(f"{name} of an intervention has entries that are not finite.", "Give finite numbers.")
+    return tensor
 
 
 def hash_tensor(value: Tensor) -> str:
-    """SHA-256 over dtype, shape and bytes, as they are now."""
-    held = value.detach().cpu().contiguous()
-    head = f"{held.dtype}{tuple(held.shape)}".encode()
-    return hashlib.sha256(head + held.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    """SHA-256 over dtype, shape and current bytes."""
+    values = value.detach().cpu().contiguous()
+    head = f"{values.dtype}{tuple(values.shape)}".encode()
+    return hashlib.sha256(head + values.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def of_node(value: Tensor, index: int, count: int, name: str) -> Tensor:
-    """One node's part: the whole tensor where there is one node or one vector for all, an entry of the first axis otherwise.
+    """One node's part of a tensor: all of it for a single node or a single vector, otherwise an entry of the first axis.
 
     Raises
     ------
     BadParameterError
-        If the first axis does not count the nodes.
+        If the first axis does not have one entry for each node.
     """
     if count == 1 or value.ndim <= 1:
         part = value
@@ -58,7 +58,7 @@ def of_node(value: Tensor, index: int, count: int, name: str) -> Tensor:
         part = value[index]
     else:
         what = f"{name} of shape {tuple(value.shape)} was given to {count} nodes."
-        raise BadParameterError(what, "Give one vector for all, or a first axis with an entry for each node.")
+        raise BadParameterError(what, "Give one vector for all nodes, or a first axis with one entry for each node.")
     if part.ndim > _MOST_AXES:
         what = f"{name} of shape {tuple(part.shape)} has more axes than prompt, position and width."
         raise BadParameterError(what, "Give (width,), (pos, width) or (prompt, pos, width).")
@@ -71,26 +71,27 @@ class PromptTable:
 
     Parameters
     ----------
-    rows : dict of token ids to int
+    rows : dict of tuple of int to int
+        Number of the pair, by the token ids of a prompt.
     """
 
     rows: dict[tuple[int, ...], int]
 
     @classmethod
     def of(cls, batch: ContrastBatch, *, corrupt_too: bool = False) -> PromptTable:
-        """Clean prompts, and then corrupt ones that are no clean prompt too.
+        """The clean prompts of a batch; with ``corrupt_too`` also the corrupt prompts that are not clean prompts.
 
         Raises
         ------
         BadParameterError
-            If a clean prompt occurs twice with different corrupt ones: which pair is meant cannot be known.
+            If a clean prompt occurs with two different corrupt prompts, so that its pair is ambiguous.
         """
         rows: dict[tuple[int, ...], int] = {}
         for pair, key in enumerate(_keys(batch.clean, batch.end)):
             first = rows.setdefault(key, pair)
             if corrupt_too and not torch.equal(batch.corrupt[first], batch.corrupt[pair]):
                 what = f"Pairs {first} and {pair} have the same clean prompt and different corrupt ones."
-                raise BadParameterError(what, "Use pairs whose clean prompts differ, so that a prompt says which pair it is of.")
+                raise BadParameterError(what, "Use pairs whose clean prompts differ, so that a prompt identifies its pair.")
         for pair, key in enumerate(_keys(batch.corrupt, batch.end) if corrupt_too else []):
             rows.setdefault(key, pair)
         return cls(rows)
@@ -108,8 +109,8 @@ class PromptTable:
         if unknown:
             key = keys[unknown[0]]
             shown = list(key[:12]) + (["..."] if len(key) > 12 else [])  # noqa: PLR2004 - enough to recognise a prompt
-            what = f"Prompt {unknown[0]} of the run ({len(key)} tokens: {shown}) is none of the {len(self.rows)} that there are values for."
-            raise BadParameterError(what, "Run prompts of the intervention's batch, and say where each one ends.")
+            what = f"Prompt {unknown[0]} of the run ({len(key)} tokens: {shown}) is not among the {len(self.rows)} that have values."
+            raise BadParameterError(what, "Run prompts of the intervention's batch, and pass the position where each one ends.")
         return torch.tensor([self.rows[key] for key in keys])
 
 
@@ -118,7 +119,7 @@ def _keys(tokens: Tensor, end: Tensor) -> list[tuple[int, ...]]:
 
 
 def held_positions(value: Tensor) -> int | None:
-    """How many positions one node's value tells apart; None where it is the same for all."""
+    """Number of positions in one node's value; None if it is the same at all positions."""
     return value.shape[-2] if value.ndim > 1 and value.shape[-2] > 1 else None
 
 
@@ -134,7 +135,7 @@ def laid_out(
     Raises
     ------
     BadParameterError
-        If a chosen position of a prompt has no value, or values go by prompt and nobody said by which.
+        If a chosen position of a prompt has no value, or values differ between prompts and ``prompts`` is None.
     """
     if value.ndim <= 1 or (value.shape[-2] == 1 and (value.ndim == 2 or value.shape[0] == 1)):  # noqa: PLR2004
         return value if value.ndim <= 1 else value.reshape(value.shape[-1])
@@ -145,11 +146,11 @@ def laid_out(
         missing = (at >= length) & (at <= places.end.to(at.device)[:, None])
         missing = missing if chosen is None else missing & chosen
         if bool(missing.any()):
-            what = f"{name} holds {length} positions, and a prompt of {int(places.end.max()) + 1} tokens was to be edited after them."
+            what = f"{name} holds {length} positions, but a prompt of {int(places.end.max()) + 1} tokens would be edited after them."
             raise BadParameterError(what, "Name the positions to edit, or give a value for every position.")
     if whole.shape[0] > 1:
         if prompts is None:
-            what = f"{name} of shape {tuple(value.shape)} differs from prompt to prompt, and does not say which prompts it is of."
+            what = f"{name} of shape {tuple(value.shape)} differs between prompts, and it is not known which prompts these are."
             raise BadParameterError(what, "Give the batch whose clean prompts the values belong to, or one value for all prompts.")
         whole = whole[prompts.find(places).to(whole.device)]
     row = torch.arange(whole.shape[0], device=whole.device)[:, None]

@@ -1,4 +1,4 @@
-"""Kinds of positions that a mean over prompts is taken over."""
+"""Group positions into kinds, over which means are taken."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["equal_lengths", "position_kinds"]
 
 
 def equal_lengths(batch: ContrastBatch) -> bool:
-    """Whether all prompts of a batch have one length."""
+    """Whether all prompts of a batch have the same length."""
     return len(set(batch.end.tolist())) == 1
 
 
 def position_kinds(batch: ContrastBatch, how: str) -> Int[Tensor, "pair pos"]:
-    """Number of the kind that each position is of.
+    """The kind of each position, as a number.
 
-    ``"mean"``: every position is a kind of its own where all prompts have one length; otherwise all positions are one kind.
-    ``"mean_by_mark"``: every mark is a kind, and all unmarked positions are kind 0 (a position with two marks counts as the first in
-    alphabetical order). ``"mean_by_template"``: prompts of each template apart: every position is a kind where all prompts of the template
-    have one length; every mark, and all unmarked positions together, otherwise.
+    ``"mean"``: if all prompts have the same length, each position is a kind; otherwise all positions are one kind.
+    ``"mean_by_mark"``: each mark is a kind, and all unmarked positions are kind 0 (a position with two marks counts as the one that is
+    first in alphabetical order). ``"mean_by_template"``: kinds within each template, by position if its prompts have the same length,
+    otherwise by mark.
 
     Raises
     ------
     BadParameterError
-        If means by template are asked for and the batch does not name them.
+        If means by template are requested and the batch has no template names.
     """
     if how == "mean_by_mark":
         return _by_mark(batch)
@@ -60,8 +60,8 @@ def _by_template(batch: ContrastBatch) -> Int[Tensor, "pair pos"]:
     labels, used = torch.zeros(batch.clean.shape, dtype=torch.long), 0
     for template in sorted(set(batch.templates)):
         pairs = [i for i, name in enumerate(batch.templates) if name == template]
-        few = batch.select(pairs)
-        own = _by_position(few) if equal_lengths(few) else _by_mark(few)
-        labels[pairs, : own.shape[1]] = own + used
-        used += int(own.max()) + 1
+        group = batch.select(pairs)
+        kinds = _by_position(group) if equal_lengths(group) else _by_mark(group)
+        labels[pairs, : kinds.shape[1]] = kinds + used
+        used += int(kinds.max()) + 1
     return labels

@@ -1,4 +1,4 @@
-"""Knockout: the value of a node is taken away, and zero, a mean or the corrupt prompt's value put in its place."""
+"""Knockout: replace the value of a node by zero, by a mean, or by its value on the corrupt prompt."""
 
 from __future__ import annotations
 
@@ -33,27 +33,30 @@ _TOGETHER = 8
 
 @dataclass(frozen=True, eq=False)
 class Knockout(NodeEdit):
-    """Knock out nodes: another value takes the place of theirs.
+    """Knock out nodes: replace their values by values without information about the prompt.
 
     Parameters
     ----------
     nodes : str, Node, or several
+        The nodes; see `NodeEdit`.
     how : {"zero", "mean", "mean_over_positions", "mean_by_mark", "mean_by_template", "corrupt"}
-        What they are given. ``"mean"``: the mean over the batch's corrupt prompts, position by position where those have one length, over
+        The new value. ``"mean"``: the mean over the batch's corrupt prompts, position by position if these have the same length, over
         all positions otherwise. ``"mean_over_positions"``: one mean over all positions. ``"mean_by_mark"``: at a mark the mean over that
         mark, elsewhere the mean over all unmarked positions. ``"mean_by_template"``: ``"mean"`` within the prompts of the same template,
-        and by mark where those differ in length (Wang et al. 2022). ``"corrupt"``: the value of the paired corrupt prompt, position by
-        position.
+        by mark if these differ in length (Wang et al. 2022, arXiv:2211.00593). ``"corrupt"``: the value on the paired corrupt prompt,
+        position by position.
     batch : ContrastBatch, optional
         The prompts that means and corrupt values are computed from, when the intervention is bound to a model (`resolved`).
     values : mapping of str to Tensor, optional
-        Instead of a batch: each node's value, (width,), computed elsewhere.
+        Instead of a batch, each node's value, shape (width,), by the node's name.
+    computed : Computed, optional
+        The values on one model; set by `resolved`.
 
     Notes
     -----
-    With ``"corrupt"`` and ``"mean_by_template"`` a prompt is found in the batch by its tokens, clean prompts first; others are refused.
-    These two, and ``"mean"`` over prompts of one length, have values for the positions of the prompt only: what is generated after it is
-    left as it is. The others act on generated positions too.
+    With ``"corrupt"`` and ``"mean_by_template"`` a prompt is looked up in the batch by its tokens, clean prompts first; other prompts are
+    refused. These two, and ``"mean"`` over prompts of the same length, have values for positions of the prompt only: generated positions
+    are not edited. The other kinds act on generated positions, too.
 
     Examples
     --------
@@ -79,32 +82,32 @@ class Knockout(NodeEdit):
         if self.values is not None:
             self._read_values()
         elif self.how != "zero" and self.batch is None:
-            what = f"A knockout with {self.how!r} needs prompts to compute it from, and was given no batch."
+            what = f"A knockout with {self.how!r} is computed from prompts, and was given no batch."
             raise BadParameterError(what, "Give batch=, or each node's value as values=, or use 'zero'.")
         if self.batch is not None and self.values is None and self.how != "zero":
             if self._prompt_only and self.where.only_generated:
-                what = f"A knockout with {self.how!r} has no values after the prompt, and was asked for at generated positions."
+                what = f"A knockout with {self.how!r} has no values after the prompt, but positions are 'generated'."
                 raise BadParameterError(what, "Use 'zero' or 'mean_over_positions' there.")
             if self.how in _BY_PAIR:
-                PromptTable.of(self.batch, corrupt_too=True)  # refuse prompts that do not say which pair they are of
-            position_kinds(self.batch, self.how)  # refuse a batch without templates
+                PromptTable.of(self.batch, corrupt_too=True)  # raises if a prompt does not identify its pair
+            position_kinds(self.batch, self.how)  # raises for a batch without templates
 
     def _read_values(self) -> None:
-        given, names = self.values or {}, [str(spot.node) for spot in self.spots]
-        if self.how == "zero" or set(given) != set(names):
-            what = f"Values of {sorted(given)} were given to a knockout of {names} with {self.how!r}."
-            raise BadParameterError(what, "Give one value for each node, under its name, and say which kind of value it is.")
-        held = {name: read_tensor(value, f"The value of {name}") for name, value in given.items()}
-        if bad := [name for name, value in held.items() if value.ndim != 1]:
-            what = f"The value of {bad[0]} has shape {tuple(held[bad[0]].shape)}."
-            raise BadParameterError(what, "Give (width,); for values by prompt or position use Replace.")
-        self._set("values", held)
+        values, names = self.values or {}, [str(spot.node) for spot in self.spots]
+        if self.how == "zero" or set(values) != set(names):
+            what = f"Values of {sorted(values)} were given to a knockout of {names} with {self.how!r}."
+            raise BadParameterError(what, "Give one value for each node, by its name, and the kind of value as how=.")
+        vectors = {name: read_tensor(value, f"The value of {name}") for name, value in values.items()}
+        if bad := [name for name, value in vectors.items() if value.ndim != 1]:
+            what = f"The value of {bad[0]} has shape {tuple(vectors[bad[0]].shape)}."
+            raise BadParameterError(what, "Give vectors of shape (width,); for values by prompt or position use Replace.")
+        self._set("values", vectors)
 
     def _check_width(self, index: int, spot: Spot, width: int) -> None:  # noqa: ARG002 - values go by name
-        given = width if self.values is None else len(self.values[str(spot.node)])
-        if given != width:
-            what = f"{spot.node} has values of width {width} at {spot.site.value!r}, and was given width {given}."
-            raise BadParameterError(what, "Give vectors of the node's own width.")
+        given_width = width if self.values is None else len(self.values[str(spot.node)])
+        if given_width != width:
+            what = f"{spot.node} has values of width {width} at {spot.site.value!r}, and was given width {given_width}."
+            raise BadParameterError(what, "Give vectors of the node's width.")
 
     @property
     def _prompt_only(self) -> bool:
@@ -149,24 +152,26 @@ class Knockout(NodeEdit):
         return settings
 
     def describe(self) -> str:
-        """What it does, in few words."""
+        """A short description."""
         return self._named(f"knock out ({self.how.replace('_', ' ')})")
 
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """Values that a knockout puts in place, computed on one model.
+    """The new values of a knockout, computed on one model.
 
     Parameters
     ----------
     tables : sequence of Tensor, shape (kind, width)
-        For each node, the mean of each kind of position, in float64.
+        For each node, the mean over each kind of position, in float64.
     counts : Tensor, shape (kind,)
-        Positions in each mean.
+        Number of positions in each mean.
     labels : Tensor of int, shape (pair, pos)
         Kind of each position of the batch.
     batch : ContrastBatch
+        The prompts that were averaged over.
     how : str
+        The kind of knockout.
     model : str
         Digest of the identity of the model that they were computed on.
     """
@@ -187,9 +192,9 @@ class Computed:
         counts = torch.bincount(labels[batch.mask], minlength=kinds).double()
         tables: list[Tensor | None] = [None] * len(spots)
         for pairs in _of_one_length(batch):
-            few = batch.select(pairs)
-            kind = labels[pairs, : few.clean.shape[1]].flatten()
-            for index, value in enumerate(_captured(model, few, spots)):
+            group = batch.select(pairs)
+            kind = labels[pairs, : group.clean.shape[1]].flatten()
+            for index, value in enumerate(_captured(model, group, spots)):
                 flat = value.flatten(0, 1).double()
                 table = tables[index]
                 table = flat.new_zeros(kinds, flat.shape[1]) if table is None else table
@@ -199,7 +204,7 @@ class Computed:
         return cls(means, counts, labels, batch, how, digest(model.spec.identity()))
 
     def rows(self, places: Places, chosen: Bool[Tensor, "prompt pos"] | None) -> Int[Tensor, "prompt pos"]:
-        """The row of the tables for every position of a run.
+        """Row of the tables for every position of a run.
 
         Raises
         ------
@@ -210,31 +215,31 @@ class Computed:
         real = at <= places.end.to(at.device)[:, None]
         if self.how in _BY_PAIR:
             pairs = PromptTable.of(self.batch, corrupt_too=True).find(places)
-            found = self.labels[pairs[:, None], at.clamp(max=length - 1).cpu()]
+            rows = self.labels[pairs[:, None], at.clamp(max=length - 1).cpu()]
         elif self.how == "mean_by_mark":
-            found = self._by_mark(places)
+            rows = self._by_mark(places)
         elif self.how == "mean" and equal_lengths(self.batch):
             late = real & (at >= length)
             late = late if chosen is None else late & chosen
             if bool(late.any()):
                 what = f"A mean by position over prompts of {length} tokens has no value for prompts of {int(places.end.max()) + 1}."
-                raise BadParameterError(what, "Use 'mean_over_positions', or name positions that the batch's prompts have.")
-            found = at.clamp(max=length - 1).cpu()
+                raise BadParameterError(what, "Use 'mean_over_positions', or choose positions that the batch's prompts have.")
+            rows = at.clamp(max=length - 1).cpu()
         else:
-            found = torch.zeros_like(at).cpu()
-        empty = (self.counts[found] == 0) & (real if chosen is None else real & chosen).cpu()
+            rows = torch.zeros_like(at).cpu()
+        empty = (self.counts[rows] == 0) & (real if chosen is None else real & chosen).cpu()
         if bool(empty.any()):
-            what = f"No corrupt prompt has a position of the kind that {self.how!r} would average over here."
+            what = f"No corrupt prompt has a position of the kind that {self.how!r} averages over here."
             raise BadParameterError(what, "Use 'mean_over_positions', or a batch with unmarked positions.")
-        return found
+        return rows
 
     def _by_mark(self, places: Places) -> Int[Tensor, "prompt pos"]:
         at = places.positions.cpu()
-        found = torch.zeros(len(places.end), at.shape[1], dtype=torch.long)
+        rows = torch.zeros(len(places.end), at.shape[1], dtype=torch.long)
         for number, name in reversed(list(enumerate(sorted(self.batch.marks), start=1))):
-            place = places.end if name == "END" else places.mark(name)
-            found[at == place.cpu()[:, None]] = number
-        return found
+            position = places.end if name == "END" else places.mark(name)
+            rows[at == position.cpu()[:, None]] = number
+        return rows
 
 
 def _labels(batch: ContrastBatch, how: KnockoutKind) -> Int[Tensor, "pair pos"]:
@@ -244,20 +249,20 @@ def _labels(batch: ContrastBatch, how: KnockoutKind) -> Int[Tensor, "pair pos"]:
 
 
 def _of_one_length(batch: ContrastBatch) -> Iterator[list[int]]:
-    """Pairs of one length at a time, few together, so that every run ends where its prompts do."""
+    """Pairs of the same length in small groups, so that no prompt of a run is padded."""
     ends = batch.end.tolist()
     for end in sorted(set(ends)):
-        pairs = [pair for pair, one in enumerate(ends) if one == end]
+        pairs = [pair for pair, other in enumerate(ends) if other == end]
         yield from (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER))
 
 
 def _captured(model: ReadableModel, batch: ContrastBatch, spots: Sequence[Spot]) -> Iterator[Float[Tensor, "pair pos width"]]:
-    """The value of each node in the corrupt prompts."""
+    """The value of each node on the corrupt prompts."""
     layers: dict[Any, list[int]] = {}
     for spot in spots:
         layers.setdefault(spot.site, [])
         layers[spot.site] += [] if spot.layer in layers[spot.site] else [spot.layer]
-    read = {site: model.capture(batch.corrupt, [site], layers=some, marks=batch.marks)[site] for site, some in layers.items()}
+    captured = {site: model.capture(batch.corrupt, [site], layers=numbers, marks=batch.marks)[site] for site, numbers in layers.items()}
     for spot in spots:
-        value = read[spot.site][:, layers[spot.site].index(spot.layer)]
+        value = captured[spot.site][:, layers[spot.site].index(spot.layer)]
         yield value if spot.head is None else value[:, :, spot.head]

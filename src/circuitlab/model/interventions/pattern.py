@@ -1,4 +1,4 @@
-"""EditPattern: rows of the attention pattern replaced, made uniform, moved between tokens, or blocked."""
+"""EditPattern: replace rows of the attention pattern, make them uniform, move attention between tokens, or block it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PatternChange: TypeAlias = Literal["replace", "uniform", "move", "block"]
 Rest: TypeAlias = Literal["renormalise", "drop"]
 
 Visible: TypeAlias = Callable[[int], Sequence["Tensor"]]
-"""Number of tokens -> which keys each query sees in every layer, (query, key)."""
+"""From a number of tokens to the keys that each query can attend to, in every layer, shape (query, key)."""
 
 _SEEING = {"uniform", "move"}
 _NEEDS = {"replace": {"weights"}, "uniform": set(), "move": {"keys", "to"}, "block": {"keys"}}
@@ -45,23 +45,26 @@ class EditPattern(Intervention):
     heads : str, Head, or several
         Query heads.
     how : {"replace", "uniform", "move", "block"}
-        ``"replace"``: the rows are ``weights``. ``"uniform"``: the same weight for every key that the query sees, 1 in all. ``"move"``: the
-        weight of ``keys`` goes to the keys ``to`` that the query sees, in equal shares; the row's sum stays, and rows of queries that see
-        none of them stay as they are. ``"block"``: the weight of ``keys`` is 0.
+        ``"replace"``: rows become ``weights``. ``"uniform"``: every visible key gets the same weight, and the row sums to 1. ``"move"``:
+        the weight of ``keys`` is divided equally among the visible keys in ``to``; the row's sum stays, and a row without a visible key
+        in ``to`` is not edited. ``"block"``: the weight of ``keys`` becomes 0.
     keys, to : str, int, or several
-        Keys, named as `positions` are.
+        Keys, given like ``positions``.
     weights : Tensor, shape (key,), (query, key) or (head, query, key)
-        By position from 0. Weights of keys after the query are refused.
+        Attention weights, by position from 0. Nonzero weights of keys after the query are refused.
     rest : {"renormalise", "drop"}
-        What happens to the other keys of a row with blocked ones: they are scaled up to the sum that the row had, or stay as they are. A
-        row whose keys are all blocked is zero either way.
+        With ``"block"``: the other keys of a row are scaled up to the row's former sum, or keep their weights. A row whose keys are all
+        blocked is zero either way.
     positions : str, int, or several
         Queries whose rows are edited; see `Positions`.
+    visible : callable, optional
+        The keys that each query of a model can attend to; set by `resolved`.
 
     Notes
     -----
-    Which keys a query sees comes from the model, once the intervention is bound to one (`resolved`). Unbound, keys of weight exactly 0
-    count as not seen. The row of a model with attention sinks may sum to less than 1; a sink's own share is never edited.
+    Visible are the keys that the model's mask allows (causal, sliding window), once the intervention is bound to a model (`resolved`).
+    Unbound, keys of weight exactly 0 count as not visible. A row of a model with attention sinks may sum to less than 1; the sink's own
+    weight is never edited.
 
     Examples
     --------
@@ -85,15 +88,17 @@ class EditPattern(Intervention):
         self._set("positions", Positions.of(self.positions).names)
         if wrong := [str(node) for node in nodes if not isinstance(node, Head)]:
             what = f"{wrong[0]} has no attention pattern."
-            raise BadParameterError(what, "Name query heads, for example a9.h6; each has a pattern of its own.")
-        for name, value, known in (("pattern edit", self.how, get_args(PatternChange)), ("way with the rest", self.rest, get_args(Rest))):
+            raise BadParameterError(what, "Name query heads, for example a9.h6; each has its own pattern.")
+        for name, value, known in (("pattern edit", self.how, get_args(PatternChange)), ("value of rest", self.rest, get_args(Rest))):
             if value not in known:
                 raise UnknownNameError(name, str(value), known)
-        given = {name for name in ("keys", "to", "weights") if getattr(self, name) is not None}
-        if given != _NEEDS[self.how]:
-            what = f"EditPattern {self.how!r} was given {sorted(given) or 'nothing'}; it needs {sorted(_NEEDS[self.how]) or 'nothing'}."
-            raise BadParameterError(what, "See the parameters of EditPattern.")
-        for name in given & {"keys", "to"}:
+        given_names = {name for name in ("keys", "to", "weights") if getattr(self, name) is not None}
+        if given_names != _NEEDS[self.how]:
+            what = (
+                f"EditPattern {self.how!r} was given {sorted(given_names) or 'nothing'}; it needs {sorted(_NEEDS[self.how]) or 'nothing'}."
+            )
+            raise BadParameterError(what, "See help(circuitlab.interventions.EditPattern).")
+        for name in given_names & {"keys", "to"}:
             value = getattr(self, name)
             self._set(name, () if value in ((), []) else Positions.of(value).names)
         if self.weights is not None:
@@ -114,7 +119,7 @@ class EditPattern(Intervention):
         return frozenset(spot.target for spot in self.spots)
 
     def check(self, model: ReadableModel) -> None:
-        """Raise unless the model has every head, patterns that can be edited, and says which keys a query sees if that is asked."""
+        """Raise unless the model has every head, editable patterns, and (for ``"uniform"`` and ``"move"``) a known mask."""
         for spot in self.spots:
             spot.check(model)
         if self.how not in _SEEING:
@@ -123,18 +128,18 @@ class EditPattern(Intervention):
             model.decoder  # noqa: B018 - built and checked on first use
         except ModelError as error:
             why = error.what.rstrip(".")
-            what = f"EditPattern {self.how!r} must know which keys each query sees, and the functional forward would tell: {why}."
-            raise ModelError(what, "Use 'replace' with weights of your own, or 'block': they act on the model itself.") from error
+            what = f"EditPattern {self.how!r} needs the model's mask from the functional forward, which cannot be built: {why}."
+            raise ModelError(what, "Use 'replace' with your own weights, or 'block': they act on the model itself.") from error
 
     def resolved(self, model: ReadableModel) -> EditPattern:
-        """Bound to what the queries of a model see; only ``"uniform"`` and ``"move"`` ask for it."""
+        """The same edit bound to a model's mask; only ``"uniform"`` and ``"move"`` need it."""
         if self.how not in _SEEING:
             return self
         self.check(model)
         return replace(self, visible=lambda length: [where.visible for where in model.decoder.geometry(length)])
 
     def tap(self, places: Places) -> Tap:
-        """The tap that makes it on the prompts and positions of a run."""
+        """The tap that applies it to the prompts and positions of a run."""
         chosen = Positions.of(self.positions).chosen(places)
         rows = _Rows(self, places)
         grouped: dict[int, list[tuple[int, Spot]]] = {}
@@ -145,12 +150,12 @@ class EditPattern(Intervention):
         def tap(site: Site, layer: int, value: Tensor) -> Tensor:
             if site is not Site.PATTERN or layer not in grouped or nowhere:
                 return value
-            here = None if chosen is None else chosen.to(value.device)[..., None]
+            mask = None if chosen is None else chosen.to(value.device)[..., None]
             out = value.clone()
             for index, spot in grouped[layer]:
                 old = value[..., spot.head, :, :]
                 new = rows.edited(index, layer, old).to(old)
-                out[..., spot.head, :, :] = new if here is None else torch.where(here, new, old)
+                out[..., spot.head, :, :] = new if mask is None else torch.where(mask, new, old)
             return out
 
         return tap
@@ -158,33 +163,33 @@ class EditPattern(Intervention):
     def identity(self) -> dict[str, Any]:
         """Kind, heads, queries and settings."""
         settings = {"how": self.how, "keys": self.keys, "to": self.to, "rest": self.rest}
-        held = None if self.weights is None else hash_tensor(self.weights)
+        weights = None if self.weights is None else hash_tensor(self.weights)
         return {
             "kind": self.kind,
             "nodes": [[str(spot.node), spot.site.value] for spot in self.spots],
             "positions": list(Positions.of(self.positions).names),
-            "weights": held,
+            "weights": weights,
             **settings,
         }
 
     def describe(self) -> str:
-        """What it does, in few words."""
+        """A short description."""
         heads = ",".join(str(spot.node) for spot in self.spots)
         keys = "" if self.keys is None else " " + ",".join(map(str, self.names("keys")))
         to = "" if self.to is None else " to " + ",".join(map(str, self.names("to")))
         return f"pattern {self.how}{keys}{to} {heads}{Positions.of(self.positions).describe()}"
 
     def names(self, which: Literal["keys", "to"]) -> tuple[str | int, ...]:
-        """The keys that are meant, by name or number."""
+        """The names or numbers of the keys."""
         value: tuple[str | int, ...] | None = getattr(self, which)
         return value or ()
 
 
-def _read_weights(given: Tensor, heads: int) -> Tensor:
-    weights = read_tensor(given, "The weights")
+def _read_weights(values: Tensor, heads: int) -> Tensor:
+    weights = read_tensor(values, "The weights")
     if not 1 <= weights.ndim <= 3 or (weights.ndim == 3 and weights.shape[0] != heads):  # noqa: PLR2004 - head, query, key
         what = f"Weights of shape {tuple(weights.shape)} were given for the patterns of {heads} heads."
-        raise BadParameterError(what, "Give (key,), (query, key), or (head, query, key) with an entry for each head.")
+        raise BadParameterError(what, "Give (key,), (query, key), or (head, query, key) with one entry for each head.")
     return weights
 
 
@@ -196,15 +201,15 @@ class _Rows:
     places: Places
 
     def __post_init__(self) -> None:
-        # Now, and not inside the tap: measuring runs the model, which must not happen in the middle of its own run.
-        asked = self.edit.visible if self.edit.how in _SEEING else None
-        self._visible = None if asked is None else asked(self.places.tokens.shape[1])
+        # Not inside the tap: this may run the model, which must not happen in the middle of its own run.
+        visible = self.edit.visible if self.edit.how in _SEEING else None
+        self._visible = None if visible is None else visible(self.places.tokens.shape[1])
 
     def edited(self, index: int, layer: int, old: Float[Tensor, "*lead prompt query key"]) -> Float[Tensor, "*lead prompt query key"]:
-        """New rows of one head for every query; 16-bit weights are edited in float32."""
+        """One head's new rows for every query; 16-bit weights are edited in float32."""
         wide = old.to(torch.promote_types(old.dtype, torch.float32))
         if self.edit.how == "replace":
-            return self._given(index, wide)
+            return self._replaced(index, wide)
         if self.edit.how == "block":
             return self._blocked(wide)
         seen = self._seen(layer, wide)
@@ -214,11 +219,11 @@ class _Rows:
 
     def _blocked(self, old: Tensor) -> Tensor:
         blocked = self._keys("keys", old)
-        kept = old.masked_fill(blocked, 0.0)
+        unblocked = old.masked_fill(blocked, 0.0)
         if self.edit.rest == "drop":
-            return kept
-        lost, left = (old - kept).sum(-1, keepdim=True), kept.sum(-1, keepdim=True)
-        return torch.where((lost > 0) & (left > 0), kept * (old.sum(-1, keepdim=True) / torch.where(left > 0, left, 1.0)), kept)
+            return unblocked
+        lost, left = (old - unblocked).sum(-1, keepdim=True), unblocked.sum(-1, keepdim=True)
+        return torch.where((lost > 0) & (left > 0), unblocked * (old.sum(-1, keepdim=True) / torch.where(left > 0, left, 1.0)), unblocked)
 
     def _moved(self, old: Tensor, seen: Bool[Tensor, "prompt query key"]) -> Tensor:
         source, target = self._keys("keys", old) & seen, self._keys("to", old) & seen
@@ -227,26 +232,26 @@ class _Rows:
         moved = old.masked_fill(source, 0.0) + target.to(old) * (mass / count.clamp(min=1))
         return torch.where((count > 0) & (mass > 0), moved, old)
 
-    def _given(self, index: int, old: Tensor) -> Tensor:
+    def _replaced(self, index: int, old: Tensor) -> Tensor:
         weights = self.edit.weights
-        held = weights[index] if weights.ndim == 3 else weights  # type: ignore[index, union-attr]  # noqa: PLR2004
+        own_weights = weights[index] if weights.ndim == 3 else weights  # type: ignore[index, union-attr]  # noqa: PLR2004
         at = self.places.positions
         chosen, keys = Positions.of(self.edit.positions).chosen(self.places), old.shape[-1]
         real = at <= self.places.end.to(at.device)[:, None]
         real = real if chosen is None else real & chosen
-        sizes = held.shape  # type: ignore[union-attr]
+        sizes = own_weights.shape  # type: ignore[union-attr]
         short = (at >= min(sizes)) & real
         if bool(short.any()):
-            what = f"Weights of shape {tuple(sizes)} were given to prompts of {int(self.places.end.max()) + 1} tokens."
-            raise BadParameterError(what, "Give a weight for every key of the rows that are edited, or name fewer positions.")
+            what = f"Weights of shape {tuple(sizes)} do not cover prompts of {int(self.places.end.max()) + 1} tokens."
+            raise BadParameterError(what, "Give a weight for every key of the edited rows, or choose fewer positions.")
         wide = torch.zeros(*sizes[:-1], max(keys, sizes[-1]), dtype=old.dtype, device=old.device)
-        wide[..., : sizes[-1]] = held.to(wide)  # type: ignore[union-attr]
+        wide[..., : sizes[-1]] = own_weights.to(wide)  # type: ignore[union-attr]
         rows = wide[..., :keys] if wide.ndim == 1 else wide[at.clamp(max=sizes[0] - 1).to(old.device), :keys]
         rows = rows.expand(*at.shape, keys) if wide.ndim == 1 else rows
         late = (torch.arange(keys, device=at.device) > at[..., None]).to(old.device)
         if bool(((rows != 0) & late & real[..., None].to(old.device)).any()):
             what = "Weights were given to keys that come after their query."
-            raise BadParameterError(what, "Give 0 there: a query sees no later key. One row for all must fit every query that is edited.")
+            raise BadParameterError(what, "Give 0 there: attention is causal. A single row must fit every query that is edited.")
         return rows.masked_fill(late, 0.0).expand(old.shape)
 
     def _seen(self, layer: int, old: Tensor) -> Bool[Tensor, "prompt query key"]:
@@ -256,7 +261,7 @@ class _Rows:
         return visible[self.places.positions.to(visible.device), : old.shape[-1]].to(old.device)
 
     def _keys(self, which: Literal["keys", "to"], old: Tensor) -> Bool[Tensor, "prompt 1 key"]:
-        """Which keys are meant, of each prompt."""
+        """Mask of the keys in each prompt."""
         everywhere = self.places.window(0, old.shape[-1])
         chosen = Positions(self.edit.names(which)).chosen(everywhere)
         every = torch.ones(1, old.shape[-1], dtype=torch.bool)

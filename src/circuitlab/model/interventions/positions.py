@@ -1,4 +1,4 @@
-"""Which positions of a prompt an intervention acts at."""
+"""The positions at which an intervention acts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["PositionSpec", "Positions"]
 
 PositionSpec: TypeAlias = str | int | Sequence[str | int]
-"""``"all"``, ``"prompt"``, ``"generated"``, ``"last"``, a mark (``"S2"``, ``"S2+1"``), a position (negative: from the prompt's end)."""
+"""``"all"``, ``"prompt"``, ``"generated"``, ``"last"``, a mark (``"S2"``, ``"S2+1"``), a position (negative: from the prompt's end), or
+several of these."""
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Positions of every prompt, by name or number; several together are their union.
+    """Positions of every prompt, by name or number; several names give their union.
 
     Parameters
     ----------
     names : tuple of str or int
-        ``"all"``: every position, generated ones too. ``"prompt"``: up to the prompt's last token. ``"generated"``: after it.
-        ``"last"`` (or ``"END"``): the prompt's last token. Another string: a mark of the batch, or a place beside one (``"S1+1"``).
-        A number: that position; negative ones count from the prompt's end, so that -1 is its last token.
+        ``"all"``: every position, also generated ones. ``"prompt"``: up to the prompt's last token. ``"generated"``: after it.
+        ``"last"`` (or ``"END"``): the prompt's last token. Another string: a mark of the batch, or a position next to one (``"S1+1"``).
+        A number: that position; negative numbers count from the prompt's end, so that -1 is its last token.
 
     Examples
     --------
@@ -44,33 +45,33 @@ class Positions:
     names: tuple[str | int, ...]
 
     @classmethod
-    def of(cls, given: PositionSpec) -> Positions:
+    def of(cls, value: PositionSpec) -> Positions:
         """Read one name or number, or several.
 
         Raises
         ------
         BadParameterError
-            If there are none, or one is neither a name nor a whole number.
+            If there are none, or one is neither a name nor an integer.
         """
-        several = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-        bad = [one for one in several if isinstance(one, bool) or not isinstance(one, str | int | np.integer)]
-        if bad or not several:
-            what = f"Positions {given!r} are no names or whole numbers."
+        items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+        bad = [item for item in items if isinstance(item, bool) or not isinstance(item, str | int | np.integer)]
+        if bad or not items:
+            what = f"Positions {value!r} are neither names nor integers."
             raise BadParameterError(what, 'Give "all", "prompt", "generated", "last", names of marks, or numbers.')
-        return cls(tuple(one if isinstance(one, str) else int(one) for one in several))
+        return cls(tuple(item if isinstance(item, str) else int(item) for item in items))
 
     @property
     def only_generated(self) -> bool:
-        """Whether nothing is chosen before something is generated."""
+        """Whether only generated positions are chosen."""
         return set(self.names) == {"generated"}
 
     def chosen(self, places: Places) -> Bool[Tensor, "prompt pos"] | None:
-        """Which of the values' positions are meant; None for all of them.
+        """Mask of the chosen positions in a run; None for all of them.
 
         Raises
         ------
         EditDidNotFireError
-            If a number or a place beside a mark lies outside a prompt.
+            If a number, or a position next to a mark, lies outside a prompt.
         BadParameterError, UnknownNameError
             If the prompts have no such mark.
         """
@@ -79,38 +80,40 @@ class Positions:
             if rows:
                 lengths = (places.end[rows] + 1).tolist()
                 what = f"Position {name!r} of an intervention lies outside prompts {rows[:5]}, of {lengths[:5]} tokens."
-                raise EditDidNotFireError(what, "Name a place that every prompt has; 'generated' stands for what comes after the prompt.")
+                raise EditDidNotFireError(
+                    what, "Choose a position that every prompt has; 'generated' means all positions after the prompt."
+                )
         if "all" in self.names:
             return None
         at = places.positions
-        found = torch.zeros(len(places.end), at.shape[1], dtype=torch.bool, device=at.device)
+        mask = torch.zeros(len(places.end), at.shape[1], dtype=torch.bool, device=at.device)
         for name in self.names:
-            found |= _meant(places, name, at)
-        return found
+            mask |= _mask(places, name, at)
+        return mask
 
     @staticmethod
     def _outside(places: Places, name: str | int) -> list[int]:
         if name in {"all", "prompt", "generated", "last"}:
             return []
-        place = _place(places, name)
-        return cast("list[int]", ((place < 0) | (place > places.end)).nonzero()[:, 0].tolist())
+        position = _position(places, name)
+        return cast("list[int]", ((position < 0) | (position > places.end)).nonzero()[:, 0].tolist())
 
     def describe(self) -> str:
-        """Where, in words."""
+        """The positions as a suffix, such as ``@S2``; empty for all positions."""
         return "" if self.names == ("all",) else "@" + ",".join(map(str, self.names))
 
 
-def _meant(places: Places, name: str | int, at: Int[Tensor, "prompt pos"]) -> Bool[Tensor, "prompt pos"]:
+def _mask(places: Places, name: str | int, at: Int[Tensor, "prompt pos"]) -> Bool[Tensor, "prompt pos"]:
     end = places.end.to(at.device)[:, None]
     if name == "prompt":
         return at <= end
     if name == "generated":
         return at > end
-    return at == _place(places, name).to(at.device)[:, None]
+    return at == _position(places, name).to(at.device)[:, None]
 
 
-def _place(places: Places, name: str | int) -> Int[Tensor, " prompt"]:
-    """The one position of each prompt that a number or a mark stands for; it may lie outside."""
+def _position(places: Places, name: str | int) -> Int[Tensor, " prompt"]:
+    """The position of a number or mark in each prompt; it may lie outside."""
     if isinstance(name, int):
         return torch.full_like(places.end, name) if name >= 0 else places.end + 1 + name
     if name in {"last", "END"}:

@@ -1,4 +1,4 @@
-"""Several interventions together: composed, and standing in every run of an edited model."""
+"""Several interventions together: composed into one, and applied in every run of an edited model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ __all__ = ["Applied", "Composed", "Standing", "compose"]
 
 @dataclass(frozen=True, eq=False)
 class Composed(Intervention):
-    """Interventions made one after the other; where two meet at one site, the later one sees what the earlier one made.
+    """Interventions applied in order; at a site that two of them edit, the later one sees the value that the earlier one wrote.
+
+    Parameters
+    ----------
+    parts : tuple of Intervention
+        The interventions in order.
 
     Examples
     --------
@@ -47,11 +52,11 @@ class Composed(Intervention):
             part.check(model)
 
     def resolved(self, model: ReadableModel) -> Composed:
-        """Every part with all that it needs of a model; each is computed on the model without the others."""
+        """Every part with the values that it needs of the model; each is computed on the model without the other parts."""
         return Composed(tuple(part.resolved(model) for part in self.parts))
 
     def tap(self, places: Places) -> Tap:
-        """The taps of the parts, one after the other."""
+        """The taps of the parts, in order."""
         return _in_order([(part.targets, part.tap(places)) for part in self.parts])
 
     def identity(self) -> dict[str, Any]:
@@ -59,17 +64,17 @@ class Composed(Intervention):
         return {"kind": self.kind, "parts": [part.identity() for part in self.parts]}
 
     def describe(self) -> str:
-        """What the parts do, in few words."""
+        """A short description of every part."""
         return "; ".join(part.describe() for part in self.parts)
 
 
 def compose(interventions: Sequence[Intervention]) -> Composed:
-    """One intervention out of several, made in the given order.
+    """Combine interventions into one that applies them in order.
 
     Raises
     ------
     BadParameterError
-        If there are none, or one is no intervention.
+        If there are none, or one is not an intervention.
 
     Examples
     --------
@@ -82,20 +87,20 @@ def compose(interventions: Sequence[Intervention]) -> Composed:
 
 def _flat(interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
     out: list[Intervention] = []
-    for one in interventions:
-        if not isinstance(one, Intervention):
-            raise BadParameterError(f"{one!r} is no intervention.", "Use those of circuitlab.interventions.")
-        out += _flat(one.parts) if isinstance(one, Composed) else [one]
+    for part in interventions:
+        if not isinstance(part, Intervention):
+            raise BadParameterError(f"{part!r} is not an intervention.", "Use those of circuitlab.interventions.")
+        out += _flat(part.parts) if isinstance(part, Composed) else [part]
     if not out:
-        raise BadParameterError("There is no intervention to make.", "Give at least one.")
+        raise BadParameterError("No intervention was given.", "Give at least one.")
     return tuple(out)
 
 
 def _in_order(taps: Sequence[tuple[frozenset[tuple[Site, int]], Tap]]) -> Tap:
     def tap(site: Site, layer: int, value: Tensor) -> Tensor:
-        for targets, one in taps:
+        for targets, tap_of_site in taps:
             if (site, layer) in targets:
-                value = one(site, layer, value)
+                value = tap_of_site(site, layer, value)
         return value
 
     return tap
@@ -103,13 +108,14 @@ def _in_order(taps: Sequence[tuple[frozenset[tuple[Site, int]], Tap]]) -> Tap:
 
 @dataclass(eq=False)
 class Applied:
-    """What interventions did in a run.
+    """Where interventions were applied in a run.
 
     Parameters
     ----------
     interventions : sequence of Intervention
+        The interventions, in order.
     met, changed : list of set of (Site, int)
-        For each intervention, the sites and layers whose values it was shown, and those where it changed one.
+        For each intervention, the sites and layers at which it was called, and those at which it changed a value.
 
     Examples
     --------
@@ -131,7 +137,7 @@ class Applied:
         self.changed = [set() for _ in self.interventions]
 
     def watch(self, index: int, tap: Tap) -> Tap:
-        """The tap of one intervention, remembered where it was called and what it did."""
+        """The tap of one intervention, with a record of where it was called and where it changed a value."""
 
         def watched(site: Site, layer: int, value: Tensor) -> Tensor:
             self.met[index].add((site, layer))
@@ -143,22 +149,27 @@ class Applied:
         return watched
 
     def check(self) -> None:
-        """Raise `EditDidNotFireError` unless every intervention met every site that it edits."""
-        missed = [(one.describe(), sorted(one.targets - met, key=str)) for one, met in zip(self.interventions, self.met, strict=True)]
+        """Raise `EditDidNotFireError` unless every intervention was called at every site that it edits."""
+        missed = [
+            (intervention.describe(), sorted(intervention.targets - met, key=str))
+            for intervention, met in zip(self.interventions, self.met, strict=True)
+        ]
         missed = [(name, targets) for name, targets in missed if targets]
         if missed:
-            shown = "; ".join(f"{name}: {', '.join(f'{site.value} of layer {layer}' for site, layer in some)}" for name, some in missed)
+            shown = "; ".join(
+                f"{name}: {', '.join(f'{site.value} of layer {layer}' for site, layer in targets)}" for name, targets in missed
+            )
             what = f"{len(missed)} of {len(self.interventions)} interventions never met their site ({shown})."
             raise EditDidNotFireError(what, "Run `circuitlab doctor` on this model; its family may not be supported.")
 
 
 class Standing:
-    """The interventions of an edited model: ``standing(places)`` is the tap that makes them.
+    """The interventions of an edited model: ``standing(places)`` is the tap that applies them.
 
     Parameters
     ----------
     interventions : sequence of Intervention
-        In order, bound to a model where they need one (`Intervention.resolved`).
+        The interventions in order, bound to a model if they need one (`Intervention.resolved`).
 
     Examples
     --------
@@ -169,7 +180,7 @@ class Standing:
 
     def __init__(self, interventions: Sequence[Intervention]) -> None:
         self.interventions = _flat(interventions)
-        self.targets = frozenset[tuple["Site", int]]().union(*(one.targets for one in self.interventions))
+        self.targets = frozenset[tuple["Site", int]]().union(*(intervention.targets for intervention in self.interventions))
         self._watching: list[Applied] = []
 
     def __repr__(self) -> str:
@@ -177,32 +188,32 @@ class Standing:
 
     @property
     def touches(self) -> frozenset[Site]:
-        """The sites that are edited in some layer."""
+        """The sites that are edited in at least one layer."""
         return frozenset(site for site, _ in self.targets)
 
     def __call__(self, places: Places) -> Tap:
-        """The tap that makes every intervention on the prompts and positions of a run, in order.
+        """The tap that applies every intervention to the prompts and positions of a run, in order.
 
         Raises
         ------
         EditDidNotFireError
             If a position lies outside a prompt.
         BadParameterError, UnknownNameError
-            If one cannot be made on these prompts.
+            If an intervention cannot be applied to these prompts.
         """
-        taps = [one.tap(places) for one in self.interventions]
+        taps = [intervention.tap(places) for intervention in self.interventions]
         if self._watching:
             taps = [self._watching[-1].watch(index, tap) for index, tap in enumerate(taps)]
-        return _in_order([(one.targets, tap) for one, tap in zip(self.interventions, taps, strict=True)])
+        return _in_order([(intervention.targets, tap) for intervention, tap in zip(self.interventions, taps, strict=True)])
 
     @contextmanager
     def watched(self) -> Iterator[Applied]:
-        """Watch a run; at its end every intervention must have met every site that it edits.
+        """Record a run; at its end every intervention must have been called at every site that it edits.
 
         Raises
         ------
         EditDidNotFireError
-            If one has not.
+            If one was not.
         """
         applied = Applied(self.interventions)
         self._watching.append(applied)
@@ -213,13 +224,13 @@ class Standing:
         applied.check()
 
     def identity(self) -> list[dict[str, Any]]:
-        """The identity of every intervention, in order; tensors by hash, as they are now."""
-        return [one.identity() for one in self.interventions]
+        """The identity of every intervention, in order; tensors by the hash of their current values."""
+        return [intervention.identity() for intervention in self.interventions]
 
     def digest(self) -> str:
         """SHA-256 of the identity."""
         return digest(self.identity())
 
     def describe(self) -> str:
-        """What is edited, in few words."""
-        return "; ".join(one.describe() for one in self.interventions)
+        """A short description of all edits."""
+        return "; ".join(intervention.describe() for intervention in self.interventions)

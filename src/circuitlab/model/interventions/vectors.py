@@ -27,7 +27,7 @@ __all__ = ["Add", "Project", "Replace", "Scale"]
 
 @dataclass(frozen=True, eq=False)
 class _Holding(NodeEdit):
-    """What `Replace` and `Add` share: a vector for each node."""
+    """Base class of `Replace` and `Add`, which hold a vector for each node."""
 
     @property
     def _held(self) -> Tensor:
@@ -44,10 +44,10 @@ class _Holding(NodeEdit):
         part = self._part(index)
         if part.ndim and part.shape[-1] not in {1, width}:
             what = f"{spot.node} has values of width {width} at {spot.site.value!r}; {self.kind} was given shape {tuple(self._held.shape)}."
-            raise BadParameterError(what, "Give vectors of the node's own width.")
+            raise BadParameterError(what, "Give vectors of the node's width.")
 
     def _chosen(self, places: Places) -> Bool[Tensor, "prompt pos"] | None:
-        """Where a value goes by position, positions that it does not hold are left as they are once they are behind the prompt."""
+        """The chosen positions. A value given by position does not edit generated positions beyond those that it holds."""
         chosen, length = self.where.chosen(places), held_positions(self._part(0))
         if length is None:
             return chosen
@@ -67,11 +67,12 @@ class Replace(_Holding):
     Parameters
     ----------
     nodes : str, Node, or several
+        The nodes; see `NodeEdit`.
     value : Tensor or float
-        A number, (width,), (pos, width) by position from 0, or (prompt, pos, width). For several nodes: one vector for all, or a first axis
-        with an entry for each node. A Parameter trains.
+        A number, or a tensor of shape (width,), (pos, width) by position from 0, or (prompt, pos, width). For several nodes: one vector
+        for all, or a first axis with one entry for each node. A `torch.nn.Parameter` can be trained.
     batch : ContrastBatch, optional
-        Whose clean prompts the value's prompts are; prompts of a run are found by their tokens.
+        For values by prompt, the batch whose clean prompts they belong to; prompts of a run are looked up by their tokens.
 
     Examples
     --------
@@ -89,7 +90,7 @@ class Replace(_Holding):
         self._set("value", read_tensor(self.value, "The value"))
         rows = self._part(0).shape[0] if self._part(0).ndim == 3 else 1  # noqa: PLR2004 - prompt, pos, width
         if rows > 1 and self.batch is None:
-            what = f"A value of shape {tuple(self._held.shape)} differs from prompt to prompt, and does not say which prompts it is of."
+            what = f"A value of shape {tuple(self._held.shape)} differs between prompts, and it is not known which prompts these are."
             raise BadParameterError(what, "Give batch=, whose clean prompts the values belong to, or one value for all prompts.")
         if self.batch is not None and rows not in {1, self.batch.n_pairs}:
             what = f"{rows} values were given for a batch of {self.batch.n_pairs} prompts."
@@ -117,14 +118,15 @@ class Replace(_Holding):
 
 @dataclass(frozen=True, eq=False)
 class Add(_Holding):
-    """Add a vector to the values of nodes: at a head's z, to what a layer writes, or to the residual stream.
+    """Add a vector to the values of nodes: to a head's z, to the output of attention or an MLP, or to the residual stream.
 
     Parameters
     ----------
     nodes : str, Node, or several
+        The nodes; see `NodeEdit`.
     offset : Tensor or float
-        A number, (width,), or (pos, width) by position from 0. For several nodes: one vector for all, or a first axis with an entry for
-        each node. A Parameter trains. Zero changes nothing.
+        A number, or a tensor of shape (width,), or (pos, width) by position from 0. For several nodes: one vector for all, or a first
+        axis with one entry for each node. A `torch.nn.Parameter` can be trained. Zero changes nothing.
 
     Examples
     --------
@@ -142,8 +144,8 @@ class Add(_Holding):
         super().__post_init__()
         self._set("offset", read_tensor(self.offset, "The offset"))
         if any(self._part(index).ndim > 2 for index in range(len(self.spots))):  # noqa: PLR2004 - pos and width
-            what = f"An offset of shape {tuple(self._held.shape)} differs from prompt to prompt."
-            raise BadParameterError(what, "Give (width,) or (pos, width), with a first axis for the nodes where there are several.")
+            what = f"An offset of shape {tuple(self._held.shape)} differs between prompts."
+            raise BadParameterError(what, "Give (width,) or (pos, width), with a first axis for the nodes if there are several.")
 
     @property
     def _held(self) -> Tensor:
@@ -163,13 +165,14 @@ class Add(_Holding):
 
 @dataclass(frozen=True, eq=False)
 class Scale(NodeEdit):
-    """Multiply the values of nodes.
+    """Multiply the values of nodes by a factor.
 
     Parameters
     ----------
     nodes : str, Node, or several
+        The nodes; see `NodeEdit`.
     factor : float or Tensor
-        One factor, or one for each node. A Parameter trains. 1 changes nothing, to the last bit.
+        One factor, or one for each node. A `torch.nn.Parameter` can be trained. A factor of 1 is bit-exact: it changes nothing.
 
     Examples
     --------
@@ -191,7 +194,7 @@ class Scale(NodeEdit):
         elif isinstance(self.factor, numbers.Real) and math.isfinite(self.factor):
             self._set("factor", float(self.factor))
         else:
-            raise BadParameterError(f"A factor of {self.factor!r} is not finite, or no number.", "Give a finite factor.")
+            raise BadParameterError(f"A factor of {self.factor!r} is not a finite number.", "Give a finite factor.")
 
     def _make(self, places: Places) -> Make:  # noqa: ARG002 - the same on every prompt
         factor = self.factor
@@ -212,24 +215,25 @@ class Scale(NodeEdit):
 
 @dataclass(frozen=True, eq=False)
 class Project(NodeEdit):
-    """Project the values of nodes onto the span of some vectors, or off it.
+    """Project the values of nodes onto the span of some vectors, or onto its orthogonal complement.
 
     Parameters
     ----------
     nodes : str, Node, or several
+        The nodes; see `NodeEdit`.
     basis : Tensor, shape (vector, width) or (width,)
         Vectors that span the subspace; they need not be orthonormal.
     keep : bool
-        True: keep the part inside the span. False: remove it.
+        Whether the part inside the span is kept (True) or removed (False).
 
     Notes
     -----
-    Two settings change nothing, to the last bit: keeping a span that is the whole space, and removing an empty one (shape (0, width)).
+    Two settings are bit-exact and change nothing: keeping the whole space, and removing an empty span (shape (0, width)).
 
     Raises
     ------
     BadParameterError
-        If the vectors depend on each other linearly.
+        If the vectors are linearly dependent.
 
     Examples
     --------
@@ -248,19 +252,19 @@ class Project(NodeEdit):
         super().__post_init__()
         basis = read_tensor(self.basis, "The basis")
         if basis.ndim not in {1, 2} or not basis.shape[-1]:
-            what = f"A basis of shape {tuple(basis.shape)} is no list of vectors."
-            raise BadParameterError(what, "Give (vector, width), or one vector.")
+            what = f"A basis of shape {tuple(basis.shape)} is not a list of vectors."
+            raise BadParameterError(what, "Give shape (vector, width), or one vector.")
         self._set("basis", basis)
         vectors = torch.atleast_2d(basis.detach()).double()
         rank = int(torch.linalg.matrix_rank(_unit(vectors))) if len(vectors) else 0
         if rank < len(vectors):
             what = f"The {len(vectors)} vectors of a basis of width {vectors.shape[1]} span {rank} dimensions."
-            raise BadParameterError(what, "Leave out vectors that are zero or follow from the others.")
+            raise BadParameterError(what, "Leave out vectors that are zero or linear combinations of the others.")
 
     def _check_width(self, index: int, spot: Spot, width: int) -> None:  # noqa: ARG002 - one basis for all nodes
         if self.basis.shape[-1] != width:
             what = f"{spot.node} has values of width {width} at {spot.site.value!r}; the basis has width {self.basis.shape[-1]}."
-            raise BadParameterError(what, "Give vectors of the node's own width.")
+            raise BadParameterError(what, "Give vectors of the node's width.")
 
     def _make(self, places: Places) -> Make:  # noqa: ARG002 - the same on every prompt
         vectors = torch.atleast_2d(self.basis)
@@ -271,8 +275,8 @@ class Project(NodeEdit):
 
         def make(_index: int, old: Tensor) -> Tensor:
             if old.shape[-1] != width:
-                what = f"Values of width {old.shape[-1]} were to be projected with a basis of width {width}."
-                raise BadParameterError(what, "Give vectors of the node's own width.")
+                what = f"Values of width {old.shape[-1]} cannot be projected with a basis of width {width}."
+                raise BadParameterError(what, "Give vectors of the node's width.")
             inside = _inside(old, directions)
             return inside.to(old) if self.keep else (old - inside).to(old)
 
@@ -287,13 +291,13 @@ class Project(NodeEdit):
 
 
 def _unit(vectors: Float[Tensor, "vector width"]) -> Float[Tensor, "vector width"]:
-    """Vectors of length 1, so that their rank does not depend on their scale; zeros stay."""
+    """Vectors scaled to length 1, so that their numerical rank does not depend on scale; zero vectors stay zero."""
     size = vectors.norm(dim=-1, keepdim=True)
     return vectors / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _inside(old: Float[Tensor, "*rows width"], directions: Float[Tensor, "vector width"]) -> Float[Tensor, "*rows width"]:
-    """The part in the span; 16-bit values are projected in float32."""
+    """The part of a value inside the span; 16-bit values are projected in float32."""
     wide = old.to(torch.promote_types(old.dtype, torch.float32))
     along = directions.to(wide)
     return (wide @ along.T) @ along

@@ -1,4 +1,4 @@
-"""Interventions in words, as the command line takes them: ``a20.h0=0`` scales, ``a23.h3:mean`` knocks out."""
+"""Interventions as strings for the command line: ``a20.h0=0`` scales, ``a23.h3:mean`` knocks out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EditWords:
     Parameters
     ----------
     scales : tuple of (str, float)
-        Node and factor. A node is a head (its z), or ``a9.h6.q``, ``a9.kv2.k``, ``a9.kv2.v``, ``a9``, ``m3``, ``r9.pre``.
+        Node and factor. A node is a head (its z), or for example ``a9.h6.q``, ``a9.kv2.k``, ``a9.kv2.v``, ``a9``, ``m3``, ``r9.pre``.
     knockouts : tuple of (str, str)
         Node, and ``"zero"`` or ``"mean"``.
     """
@@ -45,12 +45,12 @@ class EditWords:
 
     @classmethod
     def read(cls, scale: Sequence[str], knockout: Sequence[str]) -> EditWords:
-        """Read ``NODE=FACTOR`` and ``NODE[:zero|mean]``, each of which may be several between commas.
+        """Read ``NODE=FACTOR`` and ``NODE[:zero|mean]``; each string may hold several, separated by commas.
 
         Raises
         ------
         BadParameterError, UnknownNameError
-            For words that are neither, and nodes that are named twice.
+            For strings of another form, and nodes that occur twice.
         """
         words = cls(tuple(map(_scaled, _split(scale))), tuple(map(_knocked_out, _split(knockout))))
         spots = [(spot.node, spot.site) for node in words.nodes for spot in _spots(node)]
@@ -61,12 +61,12 @@ class EditWords:
 
     @property
     def nodes(self) -> list[str]:
-        """Every node that is edited."""
+        """The nodes that are edited."""
         return [node for node, _ in (*self.scales, *self.knockouts)]
 
     @property
     def with_mean(self) -> list[str]:
-        """Nodes that are given a mean."""
+        """Nodes that are replaced by a mean."""
         return [node for node, how in self.knockouts if how == "mean"]
 
     def listed(self) -> list[dict[str, Any]]:
@@ -80,6 +80,7 @@ class EditWords:
         Parameters
         ----------
         model : Model
+            The model to edit.
         over : ContrastBatch or sequence of int
             What means are taken over: all positions of a batch's corrupt prompts, or of one prompt given as token ids.
         """
@@ -93,8 +94,8 @@ class EditWords:
         return model.edited(*edits)
 
 
-def _split(given: Sequence[str]) -> list[str]:
-    return [one.strip() for word in given for one in word.split(",") if one.strip()]
+def _split(values: Sequence[str]) -> list[str]:
+    return [part.strip() for word in values for part in word.split(",") if part.strip()]
 
 
 def _scaled(word: str) -> tuple[str, float]:
@@ -104,7 +105,7 @@ def _scaled(word: str) -> tuple[str, float]:
     except ValueError:
         factor = math.nan
     if not equals or not math.isfinite(factor):
-        raise BadParameterError(f"{word!r} does not say by what to scale.", "Write NODE=FACTOR, for example a20.h0=0.")
+        raise BadParameterError(f"{word!r} has no factor.", "Write NODE=FACTOR, for example a20.h0=0.")
     return node.strip(), factor
 
 

@@ -1,4 +1,4 @@
-"""Planted models: transformers wired by hand, so that the circuit is known and every method can be graded on it."""
+"""Planted models: transformers with hand-set weights, whose circuit is known, so that every method can be graded on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CIRCUITS: dict[str, tuple[Callable[[Form, float], PlantedModel], tuple[Form, ...
     "blocker": (blocker, ("gqa", "mha")),
     "backup": (backup_pair, ("gqa", "mha")),
 }
-"""Every planted circuit: how to build it, and the forms it exists in. A shared group has no plain multi-head form."""
+"""Every planted circuit: how to build it, and its forms. A shared group has no multi-head form."""
 
 
 def planted_names() -> list[str]:
@@ -41,7 +41,7 @@ def build_planted(name: str, *, background: float = 0.02) -> PlantedModel:
     name : str
         One of `planted_names`.
     background : float
-        What heads and MLPs outside the circuit write, beside features of size 1; 0 leaves them dead.
+        Size of what heads and MLPs outside the circuit write, relative to features of size 1; 0 leaves them dead.
 
     Raises
     ------
@@ -55,10 +55,10 @@ def build_planted(name: str, *, background: float = 0.02) -> PlantedModel:
 
 
 def planted_models() -> Iterator[PlantedModel]:
-    """Every planted model, each with its background."""
+    """Every planted model, with its background."""
     return map(build_planted, planted_names())
 
 
 def planted_model() -> PlantedModel:
-    """The copy head in its grouped-query form, everything outside the circuit dead: what the laws of `check_method` use."""
+    """The copy head in its grouped-query form, without a background: the model that `check_method` uses."""
     return copy_head("gqa", background=0.0)

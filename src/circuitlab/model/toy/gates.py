@@ -1,4 +1,4 @@
-"""Logic between heads: two that back each other up (OR), and one that blocks another (AND-NOT)."""
+"""Logic between heads: two that back up each other (OR), and one that blocks another (AND-NOT)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["backup_pair", "blocker"]
 _BLANK, _QUERY, _START, _STOP, _FIRST, _CONTENTS = 0, 1, 2, 3, 4, 6
 _READOUT = 4.0
 _STEEP, _LOW, _HIGH = 80.0, 2.65, 2.85
-"""The MLP's ramp: it begins above 2 (one condition alone) and has ended before 3 (both)."""
+"""The MLP's ramp: it begins above 2 (one condition alone) and ends before 3 (both conditions)."""
 
 _BACKED_UP = (
-    "Without one of the pair the other opens the same gate, and in the corrupt prompt there is nothing that an open gate could let "
-    "through: swapping either head alone changes nothing in either direction, swapping both does."
+    "Without one head of the pair the other opens the same gate, and in the corrupt prompt there is nothing for an open gate to pass "
+    "on: swapping either head alone changes nothing in either direction, swapping both does."
 )
 
 
@@ -39,11 +39,11 @@ def _ends(wiring: Wiring) -> tuple[range, range, range, range]:
 def backup_pair(form: Form = "gqa", background: float = BACKGROUND) -> PlantedModel:
     """Two heads of which one suffices: OR.
 
-    ``a0.h0`` and ``a0.h2`` tell the query token that the prompt holds a content token; ``a0.h3`` copies its identity. ``m1`` writes
-    the answer if the identity is there *and* at least one of the two says so: its ramp is over as soon as one does. The corrupt prompt
-    holds no content token.
+    ``a0.h0`` and ``a0.h2`` write to the query token that the prompt contains a content token; ``a0.h3`` copies its identity. ``m1``
+    writes the answer if the identity is there *and* at least one of the two heads has written: its ramp saturates as soon as one has.
+    The corrupt prompt contains no content token.
     """
-    # Much ballast: taking one of the pair away must not show through the scale of a norm either.
+    # Much ballast: removing one head of the pair must not change the scale of a norm either.
     wiring = Wiring(form, 2, _FIRST + _CONTENTS, ballast=100.0)
     content, is_content, is_query, out = _ends(wiring)
     copied, gate = wiring.block(_CONTENTS), wiring.block()
@@ -77,7 +77,7 @@ def backup_pair(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMo
 
 
 def _present(i: int, generator: torch.Generator) -> Prompt:
-    first, second = (_FIRST + one for one in draw(generator, _CONTENTS, 2))
+    first, second = (_FIRST + number for number in draw(generator, _CONTENTS, 2))
     at = 1 + i % 3
     corrupt = [_BLANK] * 5 + [_QUERY]
     clean = list(corrupt)
@@ -88,9 +88,9 @@ def _present(i: int, generator: torch.Generator) -> Prompt:
 def blocker(form: Form = "gqa", background: float = BACKGROUND) -> PlantedModel:
     """A head that blocks another: AND-NOT.
 
-    ``a1.h0`` copies the content token to its logit, and attends to the start token instead if ``a0.h1`` has seen a stop token. The
-    clean prompt holds no stop token, the corrupt one does. What the blocker does in the clean prompt (nothing) helps: its score is
-    positive.
+    ``a1.h0`` copies the content token to its logit, but attends to the start token instead if ``a0.h1`` has attended to a stop token. The
+    clean prompt contains no stop token, the corrupt prompt does. The blocker's output in the clean prompt (nothing) helps, so its score
+    is positive.
     """
     wiring = Wiring(form, 2, _FIRST + _CONTENTS)
     content, is_content, is_query, out = _ends(wiring)
@@ -120,10 +120,10 @@ def blocker(form: Form = "gqa", background: float = BACKGROUND) -> PlantedModel:
 
 
 def _stopped(i: int, generator: torch.Generator) -> Prompt:
-    first, second = (_FIRST + one for one in draw(generator, _CONTENTS, 2))
-    at, place = 1 + i % 2, 3 + i % 3
+    first, second = (_FIRST + number for number in draw(generator, _CONTENTS, 2))
+    at, stop_at = 1 + i % 2, 3 + i % 3
     clean = [_START, *[_BLANK] * 5, _QUERY]
     clean[at] = first
     corrupt = list(clean)
-    corrupt[place] = _STOP
-    return Prompt(clean, corrupt, first, second, {"CONTENT": at, "STOP": place})
+    corrupt[stop_at] = _STOP
+    return Prompt(clean, corrupt, first, second, {"CONTENT": at, "STOP": stop_at})

@@ -19,12 +19,12 @@ _READOUT = 4.0
 
 
 def names_chain(form: Form = "gqa", background: float = BACKGROUND) -> PlantedModel:
-    """``A1 B2 ... A3 -> B``: which of two names was not said again (after Wang et al. 2022, with the positional signal).
+    """``A1 B2 ... A3 -> B``: which of two names was not repeated (after Wang et al. 2022, arXiv:2211.00593, by the positional signal).
 
-    A name is three tokens: as the first name, as the second, and as the repeated one. ``a0.h0`` (duplicate token) attends from the
-    repeated name to the same name and writes whether that was the first or the second. ``a1.h2`` (inhibition) moves this to the end.
-    ``a2.h0`` (mover) attends from the end to the names, except to the inhibited one, and copies; ``a2.h1`` (negative mover)
-    attends alike and writes two fifths with the opposite sign; where heads share keys and values, these two are one group. In the corrupt
+    Each name has three tokens: as the first name, as the second, and as the repeated one. ``a0.h0`` (duplicate token) attends from the
+    repeated name to its earlier occurrence and writes whether that was the first or the second name. ``a1.h2`` (inhibition) moves this to
+    the end. ``a2.h0`` (mover) attends from the end to the names, except the inhibited one, and copies. ``a2.h1`` (negative mover) attends
+    alike and writes two fifths as much with the opposite sign; in the grouped-query form these two share keys and values. In the corrupt
     prompt the other name is repeated.
     """
     wiring = Wiring(form, 3, _FIRST + 3 * _NAMES)
@@ -38,7 +38,7 @@ def names_chain(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMo
         wiring.unembed[_token(i, 0), out[i]] = _READOUT
     duplicate, inhibition, mover, negative = Head(0, 0), Head(1, 2), Head(2, 0), Head(2, 1)
     wiring.match(0, duplicate.head, name, name, 18.0)
-    wiring.carry(0, duplicate.head, slot, seen, 2.0)  # the repeated name attends to itself, too: half the weight is lost
+    wiring.carry(0, duplicate.head, slot, seen, 2.0)  # the repeated name attends to itself, too, which takes half the weight
     wiring.match(1, inhibition.head, is_end, is_third, 16.0)
     wiring.carry(1, inhibition.head, seen, inhibited, 1.0)
     for head, gain in ((mover, 1.0), (negative, -0.4)):

@@ -1,4 +1,4 @@
-"""PlantedModel: a model with the truth about it."""
+"""PlantedModel: a model whose circuit is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["BACKGROUND", "PlantedModel", "Prompt", "PromptMaker", "draw", "edges"]
 
 BACKGROUND = 0.02
-"""What heads and MLPs outside the circuit write, beside features of size 1: enough that no score is exactly 0, too little to matter."""
+"""Size of what heads and MLPs outside the circuit write, relative to features of size 1: large enough that no score is exactly 0, small
+enough not to matter."""
 
 
 class Prompt(NamedTuple):
@@ -32,36 +33,36 @@ class Prompt(NamedTuple):
 
 
 PromptMaker: TypeAlias = Callable[[int, torch.Generator], Prompt]
-"""Makes the pair with a given number from a random generator."""
+"""From the number of a pair and a random generator to the pair."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlantedModel:
-    """A model together with the truth about it.
+    """A model together with its true circuit.
 
     Parameters
     ----------
     circuit, form : str
-        What is planted, for example ``"induction"``, and in which model: ``"gqa"`` (Llama, RMSNorm, rotary positions, 2 key/value
-        heads for 4 query heads) or ``"mha"`` (GPT-2, LayerNorm, learned positions, plain multi-head attention).
+        The planted circuit, for example ``"induction"``, and the model: ``"gqa"`` (Llama, RMSNorm, rotary positions, 2 key/value
+        heads for 4 query heads) or ``"mha"`` (GPT-2, LayerNorm, learned positions, multi-head attention).
     model : Model
-        2 or 3 layers of 4 query heads. Heads and MLPs outside the circuit are dead or, with a background, write a little noise.
+        2 or 3 layers of 4 query heads. Heads and MLPs outside the circuit write nothing or, with a background, a little noise.
     helpers, hinderers : frozenset of Node
-        Nodes whose output in the clean prompt raises or lowers the answer, compared with their output in the corrupt prompt.
+        Nodes whose output in the clean prompt raises or lowers the answer's logit, compared with their output in the corrupt prompt.
     edges : frozenset of Edge
-        Edges along which the difference between clean and corrupt prompt travels, with q/k/v ports and key/value heads.
+        Edges that carry the difference between clean and corrupt prompt, with q/k/v ports and key/value heads.
     positions : mapping of Node to tuple of str
         Marks of the batch at which each true node acts.
     prompt : callable
         Makes one pair of prompts.
     candidates : tuple of int
-        Tokens that could be an answer.
+        Tokens that can be an answer.
     distractors : frozenset of Node
-        Heads that attend like the true ones and write where nothing reads.
+        Heads that attend like the true ones and write to features that nothing reads.
     visible : bool
-        Whether swapping one node at a time between the prompts can show every true node.
+        Whether swapping one node at a time between the prompts reveals every true node.
     reason : str
-        One sentence that says why not; empty where it can.
+        If not, one sentence that says why; otherwise empty.
     """
 
     circuit: str
@@ -88,14 +89,14 @@ class PlantedModel:
         return self.helpers | self.hinderers
 
     def batch(self, n: int = 4, *, seed: int = 0) -> ContrastBatch:
-        """Sample pairs; every token that could be an answer and is neither answer nor foil is a distractor token.
+        """Sample pairs; every candidate token that is neither answer nor foil is a distractor token.
 
         Parameters
         ----------
         n : int
-            How many pairs.
+            Number of pairs.
         seed : int
-            Seed of the prompts; a batch of more pairs begins with the pairs of a smaller one.
+            Seed of the prompts; a larger batch begins with the pairs of a smaller one.
         """
         generator = torch.Generator().manual_seed(seed)
         pairs = [self.prompt(i, generator) for i in range(n)]
@@ -111,8 +112,8 @@ class PlantedModel:
 
 def draw(generator: torch.Generator, total: int, count: int) -> list[int]:
     """``count`` different numbers below ``total``."""
-    found: list[int] = torch.randperm(total, generator=generator)[:count].tolist()
-    return found
+    numbers: list[int] = torch.randperm(total, generator=generator)[:count].tolist()
+    return numbers
 
 
 def edges(names: Sequence[str]) -> frozenset[Edge]:

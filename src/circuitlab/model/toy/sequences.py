@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 __all__ = ["CONTENTS", "LENGTH", "PLACES", "induction", "repeat_prompt", "successor"]
 
 CONTENTS, LENGTH = 8, 6
-"""Content tokens, and those that come before the last token of an induction prompt."""
+"""Number of content tokens, and of tokens before the last one in an induction prompt."""
 PLACES = ((1, 3), (1, 4), (2, 4), (3, 1), (4, 1), (4, 2))
-"""Where the repeated token and its rival stand: neither first, nor beside each other, each with a token after it."""
+"""Positions of the repeated token and its rival: neither first, nor adjacent, each with a token after it."""
 _BLANK, _QUERY, _FIRST = 0, 1, 2
 _READOUT = 4.0
 _STEEP = 8.0
 
 
 def induction(form: Form = "gqa", background: float = BACKGROUND) -> PlantedModel:
-    """``... A B ... C D ... A -> B`` (Elhage et al. 2021; Olsson et al. 2022): composition through keys.
+    """``... A B ... C D ... A -> B`` (Elhage et al. 2021; Olsson et al. 2022): K-composition.
 
-    ``a0.h1`` writes to every token which token stands before it. ``a1.h2`` attends from the last token to the place whose
-    previous token is the same, and copies the token there. In the corrupt prompt A and C have changed places: the last token is the
-    same, but the token after A is now D.
+    ``a0.h1`` writes the previous token to every position. ``a1.h2`` attends from the last token to the position whose previous token is
+    the same, and copies the token there. In the corrupt prompt A and C are exchanged: the last token is the same, but the token after A
+    is now D.
     """
     wiring = Wiring(form, 2, CONTENTS)
     token, before, out = (wiring.block(CONTENTS) for _ in range(3))
@@ -56,7 +56,7 @@ def induction(form: Form = "gqa", background: float = BACKGROUND) -> PlantedMode
 
 
 def repeat_prompt(_i: int, generator: torch.Generator) -> Prompt:
-    """A pair of induction prompts: different tokens, one of them again at the end; in the corrupt prompt it has changed places."""
+    """A pair of induction prompts: distinct tokens, one of them repeated at the end; the corrupt prompt exchanges it with its rival."""
     row = draw(generator, CONTENTS, LENGTH)
     at, rival = PLACES[draw(generator, len(PLACES), 1)[0]]
     swapped = list(row)
@@ -66,9 +66,9 @@ def repeat_prompt(_i: int, generator: torch.Generator) -> Prompt:
 
 
 def successor(form: Form = "gqa", background: float = BACKGROUND) -> PlantedModel:
-    """A successor head (Gould et al. 2024): the first MLP turns tokens into numbers, ``a1.h1`` moves a number on by one.
+    """A successor head (Gould et al. 2024): the first MLP maps tokens to numbers, and ``a1.h1`` maps a number to the next one.
 
-    The content token is a number; the answer is the next one, around a circle of eight. The corrupt prompt holds another number.
+    The content token is a number; the answer is the next one, modulo eight. The corrupt prompt contains another number.
     """
     wiring = Wiring(form, 2, _FIRST + CONTENTS)
     token, is_content, is_query = wiring.block(CONTENTS), wiring.block(), wiring.block()
@@ -103,5 +103,5 @@ def _count(i: int, generator: torch.Generator) -> Prompt:
     clean = [_BLANK] * 5 + [_QUERY]
     corrupt = list(clean)
     clean[at], corrupt[at] = _FIRST + first, _FIRST + second
-    answer, foil = (_FIRST + (one + 1) % CONTENTS for one in (first, second))
+    answer, foil = (_FIRST + (number + 1) % CONTENTS for number in (first, second))
     return Prompt(clean, corrupt, answer, foil, {"CONTENT": at})

@@ -1,4 +1,4 @@
-"""Serve a wiring through the Model protocol: as a tiny Llama, or as a tiny GPT-2."""
+"""Build a wiring as a tiny Llama or GPT-2, and load it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _THETA = 1e20
-"""Base of the rotary frequencies: one pair turns by one radian per token, all but one other stand still."""
+"""Base of the rotary frequencies: one pair of dimensions rotates by one radian per token, and all but one other barely rotate."""
 
 
 def serve(wiring: Wiring, name: str) -> Model:
-    """Build the Hugging Face model of a wiring and load it; deterministic, and the global random state stays as it was."""
+    """Build the Hugging Face model of a wiring and load it; deterministic, and the global random state is restored."""
     state = torch.get_rng_state()
     try:
-        # Loading is inside: taking a GPT-2 apart draws random numbers, too.
+        # Loading is included, because its tests draw random numbers, too.
         return load_model(_llama(wiring) if wiring.form == "gqa" else _gpt2(wiring), name=name)
     finally:
         torch.set_rng_state(state)
@@ -33,14 +33,14 @@ def _mlps(wiring: Wiring) -> tuple[torch.Tensor, torch.Tensor]:
     size = max(1, *map(len, wiring.units))
     incoming, outgoing = torch.zeros(wiring.n_layers, size, WIDTH), torch.zeros(wiring.n_layers, WIDTH, size)
     for layer, units in enumerate(wiring.units):
-        for place, (read, write) in enumerate(units):
-            incoming[layer, place], outgoing[layer, :, place] = read, write
+        for unit, (read, write) in enumerate(units):
+            incoming[layer, unit], outgoing[layer, :, unit] = read, write
     return incoming, outgoing
 
 
 @torch.no_grad()
 def _llama(wiring: Wiring) -> Any:
-    """One feature is one coordinate; the gate reads the features and the gated value reads the ballast, which makes it 1."""
+    """Each feature is one coordinate. The gate reads the features; the gated value reads the ballast, so that it is 1."""
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
     incoming, outgoing = _mlps(wiring)
@@ -76,7 +76,7 @@ def _llama(wiring: Wiring) -> Any:
 
 @torch.no_grad()
 def _gpt2(wiring: Wiring) -> Any:
-    """Each feature is two coordinates of opposite sign: the mean that LayerNorm takes away is always 0."""
+    """Each feature is two coordinates of opposite sign, so that the mean that LayerNorm subtracts is always 0."""
     from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415
 
     incoming, outgoing = _mlps(wiring)
@@ -116,5 +116,5 @@ def _written(features: torch.Tensor) -> torch.Tensor:
 
 
 def _read(weights: torch.Tensor) -> torch.Tensor:
-    """Weights on features (row, feature) as weights on coordinates (row, 2 feature) that read the same number."""
+    """Weights on features (row, feature) as weights on coordinates (row, 2 feature) that read the same value."""
     return torch.cat([weights, -weights], dim=1) / 2

@@ -1,4 +1,4 @@
-"""A trained model whose circuit is known, because nothing else could be trained: semi-synthetic truth."""
+"""A trained model whose circuit is known, because every other part was held at zero during training."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _STEPS, _ROWS, _RATE, _ENOUGH = 2000, 128, 3e-3, 2e-3
 def trained_induction(form: Form = "gqa", *, seed: int = 0, background: float = BACKGROUND) -> PlantedModel:
     """Train two layers on the induction task with one head alive in each: ``a0.h1`` and ``a1.h2``.
 
-    All other heads and the MLPs write 0 at every step, so that these two heads are the circuit whatever they learn; how they share the
-    work, and so where attention is soft and where it is saturated, is learned and not designed. ``edges`` names the connections of
-    an induction circuit: training is free to use others beside them. The other heads get small random output weights at the end.
+    All other heads and the MLPs write 0 at every step, so that these two heads are the circuit whatever they learn. How they divide the
+    task between them, and how sharp their attention is, is learned and not designed. ``edges`` holds the connections of an induction
+    circuit; training may have used others as well. The other heads get small random output weights at the end.
 
     Parameters
     ----------
     form : {"gqa", "mha"}
         A Llama with 2 key/value heads, or a GPT-2.
     seed : int
-        Of the weights and the training prompts. Results on other machines can differ by rounding, and so in every weight.
+        Seed of the weights and the training prompts. On other machines rounding may differ, and with it every weight.
     background : float
-        Size of the other heads' output weights, beside those of the circuit.
+        Size of the other heads' output weights, relative to those of the circuit.
 
     Raises
     ------
@@ -48,15 +48,15 @@ def trained_induction(form: Form = "gqa", *, seed: int = 0, background: float = 
 
     Notes
     -----
-    A few hundred steps, a few seconds on one core.
+    Training takes a few hundred steps, a few seconds on one core.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         hf = _untrained(form)
         _train(hf, torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            for own, other in zip(*_outputs(hf), strict=True):
-                other.copy_(torch.randn_like(other) * own.square().mean().sqrt() * background)
+            for circuit_weights, other_weights in zip(*_outputs(hf), strict=True):
+                other_weights.copy_(torch.randn_like(other_weights) * circuit_weights.square().mean().sqrt() * background)
         for parameter in hf.parameters():
             parameter.grad = None
         model = load_model(hf.eval(), name=f"trained_induction-{form}")
@@ -122,7 +122,7 @@ def _sample(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def _silence(hf: Any) -> None:
-    """Set to 0 what everything outside the circuit writes."""
+    """Set the output weights of everything outside the circuit to 0."""
     for other in _outputs(hf)[1]:
         other.zero_()
     for silent in _silent(hf):
@@ -134,20 +134,20 @@ def _blocks(hf: Any) -> Any:
 
 
 def _outputs(hf: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Views on the output weights of the circuit's heads and of the other heads: one of each for every other head."""
-    own, others = [], []
+    """Views of the output weights of the circuit's heads and of the other heads, as two lists with one entry per other head."""
+    circuit, others = [], []
     for layer, block in enumerate(_blocks(hf)):
         weight = block.self_attn.o_proj.weight.T if hasattr(block, "self_attn") else block.attn.c_proj.weight
         parts = weight.split(_D_HEAD)
         for head, part in enumerate(parts):
             if head != _ALIVE[layer].head:
-                own.append(parts[_ALIVE[layer].head])
+                circuit.append(parts[_ALIVE[layer].head])
                 others.append(part)
-    return own, others
+    return circuit, others
 
 
 def _silent(hf: Any) -> Iterator[torch.Tensor]:
-    """Output biases of attention, and everything that MLPs write."""
+    """Output biases of attention, and output weights and biases of MLPs."""
     for block in _blocks(hf):
         if hasattr(block, "self_attn"):
             yield block.mlp.down_proj.weight

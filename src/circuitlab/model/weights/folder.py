@@ -1,4 +1,4 @@
-"""From a Hugging Face folder to a model whose every weight came out of its files."""
+"""Load a Hugging Face folder as a model, and check that every weight was read from its files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _INDEX = "model.safetensors.index.json"
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _OTHER_NETWORK = re.compile(r"[^.]*(vision|visual|image|audio|speech|multi_?modal|projector|connector)", re.IGNORECASE)
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_SPARE = 1 << 26  # weights that a config may describe beyond what is stored before it is refused unread: 256 MB
+_SPARE = 1 << 26  # weights (256 MB) that a config may describe in addition to twice those stored, before it is refused
 _SHOWN = 3
 _LONGEST = 400
 _COPY_AGAIN = "The folder is damaged or incomplete; copy it again."
 
 
 class StoredTensor(NamedTuple):
-    """What the header of a safetensors file says about one tensor."""
+    """One tensor in the header of a safetensors file: its file, dtype and number of entries."""
 
     file: Path
     dtype: str
@@ -36,7 +36,7 @@ class StoredTensor(NamedTuple):
 
 
 def read_folder(folder: Path, dtype: Any, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """Load (model, tokenizer or None) from a Hugging Face folder: safetensors only, eager attention, nothing drawn at random.
+    """Load (model, tokenizer or None) from a Hugging Face folder: safetensors only, eager attention, no randomly initialised weight.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ def read_folder(folder: Path, dtype: Any, *, trust_remote_code: bool = False) ->
     Returns
     -------
     tuple
-        The model, and its tokenizer where the folder holds one.
+        The model, and its tokenizer if the folder has one.
 
     Raises
     ------
     ModelError
-        If the folder holds something else than a decoder language model.
+        If the folder does not hold a decoder language model.
     WeightsError
-        If its weights are missing, damaged, quantised, not finite, or not those its config describes.
+        If its weights are missing, damaged, quantised, not finite, or differ from what its config describes.
     """
     config = check_config(folder, trust_remote_code=trust_remote_code)
     stored = stored_tensors(folder)
@@ -72,7 +72,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises
     ------
     WeightsError
-        If there are none, or a file is missing, empty, cut short or no safetensors file.
+        If there are none, or a file is missing, empty, truncated or not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def check_loaded(where: Path, model: Any, report: dict[str, Any]) -> None:
-    """Raise unless transformers found every weight of a model, and no others, with the right shapes.
+    """Raise `WeightsError` unless transformers loaded every weight of a model, and no others, with the right shapes.
 
     Parameters
     ----------
@@ -106,19 +106,20 @@ def check_loaded(where: Path, model: Any, report: dict[str, Any]) -> None:
     model : PreTrainedModel
         The loaded model.
     report : dict
-        What ``from_pretrained(..., output_loading_info=True)`` reports; tied weights and those that the model's class declares
-        ignorable are left out of it already.
+        The report of ``from_pretrained(..., output_loading_info=True)``, which leaves out tied weights and those that the model's
+        class ignores.
     """
     kind = type(model).__name__
-    if lost := sorted(report["missing_keys"]):
-        what = f"{where} lacks {len(lost)} of the weights of {kind}: {_names(lost)}; transformers would draw them at random."
+    if missing := sorted(report["missing_keys"]):
+        what = f"{where} lacks {len(missing)} of the weights of {kind}: {_names(missing)}; transformers would initialise them randomly."
         raise WeightsError(what, _COPY_AGAIN)
-    if wrong := sorted(report["mismatched_keys"]):
-        name, found, needed = wrong[0]
-        what = f"{where} holds {len(wrong)} weights of another shape than its config says: {name} is {tuple(found)}, not {tuple(needed)}."
+    if misshapen := sorted(report["mismatched_keys"]):
+        name, shape, needed = misshapen[0]
+        sizes = f"{name} is {tuple(shape)}, not {tuple(needed)}"
+        what = f"{where} holds {len(misshapen)} weights of another shape than its config says: {sizes}."
         raise WeightsError(what, "Config and weights do not belong together; copy the folder again.")
-    if extra := sorted(report["unexpected_keys"]):
-        what = f"{where} holds {len(extra)} weights that {kind} has no place for: {_names(extra)}; they would be ignored."
+    if unexpected := sorted(report["unexpected_keys"]):
+        what = f"{where} holds {len(unexpected)} weights that {kind} does not have: {_names(unexpected)}; they would be ignored."
         raise WeightsError(
             what, "Config and weights do not belong together; copy the folder again, or load the model yourself and pass it."
         )
@@ -129,7 +130,7 @@ def check_loaded(where: Path, model: Any, report: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Progress bars and advice of transformers stay out of the terminal; errors still raise."""
+    """Hide progress bars and advice of transformers; errors still raise."""
     from transformers.utils import logging as hf_logging  # noqa: PLC0415
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
@@ -145,7 +146,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers would read, in the order in which it looks for them."""
+    """The safetensors files that transformers would read."""
     if scattered := sorted(path.name for path in folder.iterdir() if _DISTRIBUTED.fullmatch(path.name)):
         what = f"{folder} holds a distributed checkpoint ({scattered[0]}, ...)."
         raise WeightsError(what, "Consolidate it and save it with save_pretrained.")
@@ -165,11 +166,11 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()), key=str)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = f"{index} is no index of safetensors files: {type(error).__name__}: {error}"
+        what = f"{index} is not an index of safetensors files: {type(error).__name__}: {error}"
         raise WeightsError(what, _COPY_AGAIN) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            what = f"{index} names {name!r}, which is no safetensors file of its folder."
+            what = f"{index} names {name!r}, which is not a safetensors file of its folder."
             raise WeightsError(what, "circuitlab reads weights only from safetensors files beside their index.")
         if not (index.parent / name).is_file():
             what = f"The weights in {index.parent} cannot be loaded: {name} is missing ({len(names)} files belong to them)."
@@ -178,22 +179,22 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _check_described(folder: Path, config: Any, stored: dict[str, StoredTensor], trust_remote_code: bool) -> None:
-    """Refuse a config that describes far more weights than are stored, before any memory is given to them."""
+    """Refuse a config that describes far more weights than are stored, before memory is allocated for them."""
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    held = sum(tensor.size for tensor in stored.values())
+    n_stored = sum(tensor.size for tensor in stored.values())
     layers = config.get_text_config(decoder=True).num_hidden_layers
-    filled = sum(tensor.size > 0 for tensor in stored.values())
-    if layers > filled:
-        what = f"{folder / 'config.json'} says num_hidden_layers = {layers}, but only {filled} tensors are stored."
+    nonempty = sum(tensor.size > 0 for tensor in stored.values())
+    if layers > nonempty:
+        what = f"{folder / 'config.json'} says num_hidden_layers = {layers}, but only {nonempty} tensors are stored."
         raise WeightsError(what, "Config and weights do not belong together; copy the folder again.")
     what = f"transformers cannot build the model that {folder / 'config.json'} describes"
     with _own_errors(what, "Check the file, or load the model yourself and pass it."), quiet_transformers(), torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=trust_remote_code)
-    described = sum(value.numel() for value in [*shapes.parameters(), *shapes.buffers()])
-    if described > 2 * held + _SPARE:
-        what = f"{folder / 'config.json'} describes a model of {described:,} numbers, but only {held:,} are stored."
+    n_described = sum(value.numel() for value in [*shapes.parameters(), *shapes.buffers()])
+    if n_described > 2 * n_stored + _SPARE:
+        what = f"{folder / 'config.json'} describes a model of {n_described:,} numbers, but only {n_stored:,} are stored."
         raise WeightsError(what, "Config and weights do not belong together; copy the folder again.")
 
 
@@ -220,7 +221,7 @@ def _load_model(folder: Path, config: Any, dtype: Any, stored: dict[str, StoredT
 
 
 def _check_floats(model: Any, stored: dict[str, StoredTensor]) -> None:
-    """Refuse integer and eight-bit tensors; masks and position ids that old checkpoints carry as buffers are no weights."""
+    """Refuse integer and eight-bit tensors, except masks and position ids that old checkpoints store as buffers."""
     buffers = {_tail(name) for name, _ in model.named_buffers()}
     ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]  # noqa: SLF001
     ignored += [re.compile(r"rotary_emb\.inv_freq$"), re.compile(r"(^|\.)position_ids$")]
@@ -228,23 +229,23 @@ def _check_floats(model: Any, stored: dict[str, StoredTensor]) -> None:
         if tensor.dtype in _FLOATS or any(pattern.search(name) for pattern in ignored):
             continue
         if _tail(name) not in buffers:
-            what = f"{tensor.file} holds {name!r} as {tensor.dtype}; quantised weights do not compute what plain ones do."
+            what = f"{tensor.file} holds {name!r} as {tensor.dtype}; quantised weights compute other values than plain ones."
             raise WeightsError(what, "Save the model dequantised, in float32 or bfloat16.")
 
 
 def _tail(name: str) -> str:
-    """The last two parts of a tensor's name; what stands before them differs between files and models (a prefix, ffn for mlp)."""
+    """The last two parts of a tensor's name; the parts before them may differ between files and models (a prefix, ffn for mlp)."""
     return ".".join(name.rsplit(".", 2)[-2:])
 
 
 def _check_finite(folder: Path, model: Any, stored: dict[str, StoredTensor]) -> None:
-    """Refuse weights that are NaN or infinite: every score would be."""
+    """Refuse weights that are NaN or infinite, because every score would be, too."""
     import torch  # noqa: PLC0415
 
     for name, value in model.named_parameters():
         if not value.numel():
             continue
-        least, most = torch.aminmax(value.detach())  # NaN wins both; reads the weights once and copies nothing
+        least, most = torch.aminmax(value.detach())  # NaN if any entry is; reads the weights once and copies nothing
         if torch.isfinite(least) and torch.isfinite(most):
             continue
         tensor = stored.get(name)
@@ -258,7 +259,7 @@ def _check_finite(folder: Path, model: Any, stored: dict[str, StoredTensor]) -> 
 
 
 def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """The folder's tokenizer; None where it holds weights alone, of which transformers would make up an empty one."""
+    """The folder's tokenizer; None if it has no tokenizer files, for which transformers would return an empty tokenizer."""
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -267,7 +268,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=not trust_remote_code)
     except Exception as error:
-        # The tokenizers library raises bare Exception for a file it cannot parse; anything not named here is a fault of ours.
+        # The tokenizers library raises a bare Exception for a file that it cannot parse; anything not named here is a bug of circuitlab.
         if type(error) is not Exception and not isinstance(
             error, OSError | ValueError | KeyError | TypeError | AttributeError | IndexError | ImportError | RuntimeError
         ):
@@ -278,7 +279,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
 @contextlib.contextmanager
 def _own_errors(what: str, fix: str) -> Iterator[None]:
-    """Raise `WeightsError` for what transformers raises while it builds and fills a model."""
+    """Raise `WeightsError` for errors of transformers while it builds and loads a model."""
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     from safetensors import SafetensorError  # noqa: PLC0415
 
@@ -288,13 +289,13 @@ def _own_errors(what: str, fix: str) -> Iterator[None]:
         *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, AssertionError, ImportError),
         *(SafetensorError, StrictDataclassError),
     ) as error:
-        said = " ".join(str(error).split())[:_LONGEST]
-        raise WeightsError(f"{what}: {type(error).__name__}: {said}", fix) from error
+        message = " ".join(str(error).split())[:_LONGEST]
+        raise WeightsError(f"{what}: {type(error).__name__}: {message}", fix) from error
 
 
 @contextlib.contextmanager
 def _conversions_named() -> Iterator[None]:
-    """Say which weights could not be put together (a mixture's experts are stored one by one): transformers only logs them."""
+    """Name the weights that could not be assembled (experts are stored one by one); transformers only logs them."""
     log, text = logging.getLogger("transformers.modeling_utils"), io.StringIO()
     handler, level, propagate = logging.StreamHandler(text), log.level, log.propagate
     log.addHandler(handler)
@@ -315,7 +316,7 @@ def _conversions_named() -> Iterator[None]:
 
 
 def _of_this_network(stored: dict[str, StoredTensor], unexpected: set[str]) -> set[str]:
-    """Of the keys that a text model left unused, all but those of the vision or audio networks that lie beside it."""
+    """The unused keys of a text model, without those of vision or audio networks in the same checkpoint."""
     used = {name.split(".", 1)[0] for name in stored.keys() - unexpected}
     return {name for name in unexpected if name.split(".", 1)[0] in used or not _OTHER_NETWORK.match(name)}
 

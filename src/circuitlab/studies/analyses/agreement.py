@@ -1,4 +1,4 @@
-"""Method agreement: whether the methods of a study pick the same heads for one task."""
+"""Method agreement: whether the methods of a study select the same heads for a task."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
-    """Overlap of the heads that methods pick on one task. No model is run.
+    """Overlap of the heads that methods select on one task. No model is run.
 
     Parameters
     ----------
     tasks, methods : tuple of str
-        Whose scores; all of the study by default. At least two methods.
+        Tasks and methods whose scores are read; all of the study by default. At least two methods are needed.
     top_k : int
-        Heads that each method picks.
+        Number of heads that each method selects.
     """
 
     name: ClassVar[str] = "agreement"
@@ -63,7 +63,7 @@ class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
         k = min(self.top_k, next(iter(scores.values())).values("heads")[0].size)
         return compare_methods(scores, TopK(k)).to_dict()
 
-    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
+    def draw(self, results: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One matrix per task."""
         from circuitlab.figures import method_agreement  # noqa: PLC0415 - plotly
         from circuitlab.figures.overlap import overlap_scale  # noqa: PLC0415
@@ -72,21 +72,21 @@ class Agreement(Analysis, frozen=True, forbid_unknown_fields=True):
             "Below the diagonal the overlap of the picked heads, above it how far that exceeds chance; stars are corrected over the pairs "
             "of methods of one task."
         )
-        tables = [read_table(one.result) for one in found]
+        tables = [read_table(result.result) for result in results]
         scale = overlap_scale(tables) if tables else None
         drawings = []
-        for one, table in zip(found, tables, strict=True):
-            figure = method_agreement(table, title=f"{one.runs[0].title}: do the methods agree?", scale=scale)
-            drawings.append(StudyFigure(f"agreement.{one.cell.key}", "agreement", figure, one.runs, caption, (one.record_id,)))
+        for result, table in zip(results, tables, strict=True):
+            figure = method_agreement(table, title=f"{result.runs[0].title}: do the methods agree?", scale=scale)
+            drawings.append(StudyFigure(f"agreement.{result.cell.key}", "agreement", figure, result.runs, caption, (result.record_id,)))
         return drawings
 
-    def table(self, found: Sequence[AnalysisResult]) -> Table:
+    def table(self, results: Sequence[AnalysisResult]) -> Table:
         """One row per task and pair of methods."""
         headings = ("Task", "Method", "Other method", "Jaccard", "By chance", "q", "Shared heads")
         rows = [
-            (one.runs[0].title, row["task_a"], row["task_b"], unsure(row["jaccard"]), row["null_mean"], row["q"], _shared(row))
-            for one in found
-            for row in one.result["pairs"]
+            (result.runs[0].title, row["task_a"], row["task_b"], unsure(row["jaccard"]), row["null_mean"], row["q"], _shared(row))
+            for result in results
+            for row in result.result["pairs"]
         ]
         return Table(headings, tuple(rows))
 
@@ -96,7 +96,7 @@ def _shared(row: Mapping[str, Any]) -> str:
 
 
 def read_table(data: Mapping[str, Any]) -> OverlapTable:
-    """The overlap table that `OverlapTable.to_dict` wrote."""
+    """Read the overlap table that `OverlapTable.to_dict` wrote."""
     from circuitlab.circuits import Circuit  # noqa: PLC0415
     from circuitlab.comparison import OverlapTable, PairRow  # noqa: PLC0415
     from circuitlab.comparison.stored import with_nan  # noqa: PLC0415
@@ -105,7 +105,7 @@ def read_table(data: Mapping[str, Any]) -> OverlapTable:
     return OverlapTable(
         tasks=tuple(plain["circuits"]),
         rows=tuple(msgspec.convert(row, PairRow) for row in plain["pairs"]),
-        circuits={name: Circuit.from_dict(one) for name, one in plain["circuits"].items()},
+        circuits={name: Circuit.from_dict(circuit) for name, circuit in plain["circuits"].items()},
         stability=plain["stability"],
         rule=plain["rule"],
         method=plain["method"],

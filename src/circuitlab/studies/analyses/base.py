@@ -1,4 +1,4 @@
-"""Which cells of a study an analysis reads, and numbers read back from stored results."""
+"""Select the cells of a study that an analysis reads, and read numbers back from stored results."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ __all__ = ["compared_cells", "number_or_nan", "select_cells", "unsure"]
 
 
 def select_cells(study: StudySpec, tasks: Iterable[str], methods: Iterable[str]) -> list[Cell]:
-    """The study's cells of some tasks and methods, all where none are named, task by task.
+    """The study's cells of some tasks and methods (all if none are named), task by task.
 
     Raises
     ------
     UnknownNameError
         If the study has no such task or method.
     """
-    wanted = {"task": list(tasks), "method": list(methods)}
-    known = {"task": [entry.id for entry in study.tasks], "method": [entry.name for entry in study.methods]}
-    for kind, names in wanted.items():
+    named = {"task": list(tasks), "method": list(methods)}
+    declared = {"task": [entry.id for entry in study.tasks], "method": [entry.name for entry in study.methods]}
+    for kind, names in named.items():
         for name in names:
-            if name not in known[kind]:
-                raise UnknownNameError(f"{kind} of study {study.id!r}", name, known[kind])
+            if name not in declared[kind]:
+                raise UnknownNameError(f"{kind} of study {study.id!r}", name, declared[kind])
     cells = study.cells()
     ordered = [cell for entry in study.tasks for cell in cells if cell.task == entry]
-    kept = [
+    selected = [
         cell
         for cell in ordered
-        if cell.task.id in (wanted["task"] or known["task"]) and cell.method.name in (wanted["method"] or known["method"])
+        if cell.task.id in (named["task"] or declared["task"]) and cell.method.name in (named["method"] or declared["method"])
     ]
-    if not kept:
-        what = f"Study {study.id!r} has no cell of the tasks {wanted['task']} and the methods {wanted['method']}."
-        raise BadParameterError(what, "Name others.")
-    return kept
+    if not selected:
+        what = f"Study {study.id!r} has no cell of the tasks {named['task']} and the methods {named['method']}."
+        raise BadParameterError(what, "Name other tasks or methods.")
+    return selected
 
 
 def compared_cells(study: StudySpec, tasks: Iterable[str], method: str | None, *, least: int = 2) -> tuple[Cell, ...]:
-    """The cells of one method on several tasks: that of ``[compare]``, or the study's first, where none is named.
+    """The cells of one method on several tasks; the default method is that of ``[compare]``, or else the study's first.
 
     Raises
     ------
     UnknownNameError
         If the study has no such task or method.
     BadParameterError
-        If there are fewer tasks than ``least``.
+        If there are fewer than ``least`` tasks.
     """
     name = method or (study.compare.method if study.compare else study.methods[0].name)
     cells = tuple(cell for cell in select_cells(study, tasks, [name]) if cell.method == next(m for m in study.methods if m.name == name))
@@ -59,7 +59,7 @@ def compared_cells(study: StudySpec, tasks: Iterable[str], method: str | None, *
 
 
 def number_or_nan(value: float | None) -> float:
-    """A stored number; NaN was stored as null."""
+    """A stored number, where null stands for NaN."""
     return float("nan") if value is None else float(value)
 
 

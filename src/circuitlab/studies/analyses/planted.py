@@ -1,4 +1,4 @@
-"""The method scoreboard: what the methods of a study find in models whose circuit is known by construction."""
+"""The method scoreboard: grades of a study's methods on models whose circuit is known by construction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Planted(Analysis, frozen=True, forbid_unknown_fields=True):
     models : tuple of str
         Planted models; all by default.
     seeds, pairs : int
-        Sets of prompts, and pairs in each.
+        Number of sets of prompts, and of pairs in each.
     """
 
     name: ClassVar[str] = "planted"
@@ -61,26 +61,28 @@ class Planted(Analysis, frozen=True, forbid_unknown_fields=True):
         rows = scoreboard([context.cell.key], self.models, seeds=self.seeds, pairs=self.pairs, progress=step)
         return {"rows": [msgspec.to_builtins(row) for row in rows]}
 
-    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
+    def draw(self, results: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """The scoreboard."""
         from circuitlab.figures import scoreboard_table  # noqa: PLC0415 - plotly
 
-        rows = [row | {"auroc": unsure(row["auroc"])} for one in found for row in one.result["rows"]]
+        rows = [row | {"auroc": unsure(row["auroc"])} for result in results for row in result.result["rows"]]
         if not rows:
             return []
         subtitle = f"AUROC of the true nodes, mean and 95 % interval over {self.seeds} sets of {self.pairs} prompt pairs"
         caption = "A grey number is a circuit that the method cannot see by what it does, with the reason below the table."
         return [
-            StudyFigure("planted", "planted", scoreboard_table(rows, subtitle=subtitle), (), caption, tuple(one.record_id for one in found))
+            StudyFigure(
+                "planted", "planted", scoreboard_table(rows, subtitle=subtitle), (), caption, tuple(result.record_id for result in results)
+            )
         ]
 
-    def table(self, found: Sequence[AnalysisResult]) -> Table:
+    def table(self, results: Sequence[AnalysisResult]) -> Table:
         """One row per method and planted model."""
         headings = ("Planted model", "Method", "AUROC", "Average precision", "Precision at k", "Sign accuracy", "Visible")
         measures = ("auroc", "average_precision", "precision_at_k", "sign_accuracy")
         rows = [
             (row["model"], row["method"], *(unsure(row[name]) for name in measures), "yes" if row["visible"] else row["reason"])
-            for one in found
-            for row in one.result["rows"]
+            for result in results
+            for row in result.result["rows"]
         ]
         return Table(headings, tuple(rows))

@@ -1,4 +1,4 @@
-"""Circuit reuse: whether the heads of two tasks are the same at each stage, and whether moving the mechanism repairs the other task."""
+"""Circuit reuse: whether two tasks use the same heads at each stage, and whether editing attention repairs the second task."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Reuse"]
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
-# How long the cell takes beside others of a study, for the progress bar alone: four tasks, each with about 19 receivers that every head
-# of a model of the default's size is patched into; an edge takes a quarter of a patched run.
+# Cost of the cell relative to others of a study, for the progress bar only: four tasks, each with about 19 receivers that every head of the
+# default model is patched into; an edge takes a quarter of a patched run.
 _TASKS, _SWEEPS, _HEADS, _JOINED = 4, 19, 270, 4
 
 
 class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
-    """Staged path patching, roles, overlap with controls, and the attention-edit repair.
+    """Staged path patching, roles, overlap with controls, and the repair by edits of attention (Merullo et al. 2024).
 
     Parameters
     ----------
     pairs, role_pairs, repair_pairs, random_sets : int
-        Pairs of path patching, of role scores and of the repair; sets of random heads.
+        Number of pairs for path patching, for role scores and for the repair, and of sets of random heads.
     top : float
         Share of all heads that each stage keeps.
     """
@@ -50,25 +50,25 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
     top: float = 0.02
 
     def cells(self, study: StudySpec) -> list[AnalysisCell]:
-        """One cell; its sweeps of path patching are kept one by one."""
+        """One cell; its runs of path patching are stored one by one."""
         del study
         return [AnalysisCell(self, "", (), float(_TASKS * _SWEEPS * _HEADS * self.pairs) / _JOINED)]
 
     def run(self, context: AnalysisContext) -> dict[str, Any]:
-        """The whole study; see `circuitlab.experiments.reuse.reuse_record`."""
+        """Run the whole study; see `circuitlab.experiments.reuse.reuse_record`."""
         from circuitlab.experiments.reuse import ReuseSettings, reuse_record  # noqa: PLC0415 - torch
 
         settings = ReuseSettings(**msgspec.to_builtins(self), seed=context.study.seed)
         return reuse_record(context.model, settings, context.store)
 
-    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
-        """Stages of both tasks side by side, and the repair."""
+    def draw(self, results: Sequence[AnalysisResult]) -> list[StudyFigure]:
+        """Heatmaps of the stages of both tasks, and bars of the repair."""
         from circuitlab.figures.repair import repair_bars  # noqa: PLC0415 - plotly
         from circuitlab.figures.stages import stage_heatmaps  # noqa: PLC0415 - plotly
 
         drawings = []
-        for one in found:
-            result, records = one.result, (one.record_id,)
+        for analysis_result in results:
+            result, records = analysis_result.result, (analysis_result.record_id,)
             settings, where = result["settings"], result["model"]["name"]
             tasks = {task: result["tasks"][task]["stages"] for task in (settings["source"], settings["target"])}
             titles = _titles(tasks)
@@ -90,24 +90,26 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
                 drawings.append(StudyFigure("reuse.repair", "reuse", shown, (), caption, records))
         return drawings
 
-    def table(self, found: Sequence[AnalysisResult]) -> Table | None:
-        """Overlap of every pair of tasks over the union of stages, and of the two tasks in question stage by stage."""
+    def table(self, results: Sequence[AnalysisResult]) -> Table | None:
+        """Overlap of every pair of tasks over the union of stages, and of the source and target task in each stage."""
         rows = []
-        for one in found:
-            settings = one.result["settings"]
-            for pair in (one.result["overlap"] or {"pairs": []})["pairs"]:
-                asked = {pair["task_a"], pair["task_b"]} == {settings["source"], settings["target"]}
-                for stage, here in pair["stages"].items():
-                    if asked or stage == "union":
-                        limits, shared = unsure(here["intervals"]["jaccard"]), " ".join(here["shared"])
+        for analysis_result in results:
+            settings = analysis_result.result["settings"]
+            for pair in (analysis_result.result["overlap"] or {"pairs": []})["pairs"]:
+                of_the_two_tasks = {pair["task_a"], pair["task_b"]} == {settings["source"], settings["target"]}
+                for stage, overlap in pair["stages"].items():
+                    if of_the_two_tasks or stage == "union":
+                        limits, shared = unsure(overlap["intervals"]["jaccard"]), " ".join(overlap["shared"])
                         label = "all" if stage == "union" else stage
-                        rows.append((pair["task_a"], pair["task_b"], label, limits, here["null_mean"], here["p"], here["q"], shared))
+                        rows.append(
+                            (pair["task_a"], pair["task_b"], label, limits, overlap["null_mean"], overlap["p"], overlap["q"], shared)
+                        )
         headings = ("Task", "Other task", "Stage", "Jaccard", "By chance", "p", "q", "Shared heads")
         return Table(headings, tuple(rows)) if rows else None
 
 
 def _titles(tasks: Iterable[str]) -> dict[str, str]:
-    """What to print for each task; its id where no task file of that name is left."""
+    """Title of each task; its id if there is no task file of that name any more."""
     from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
 
     known = set(list_tasks())
@@ -115,10 +117,10 @@ def _titles(tasks: Iterable[str]) -> dict[str, str]:
 
 
 def _roles_said(roles: Sequence[Mapping[str, Any]]) -> str:
-    """How many heads of each role the two tasks have, and which are the same."""
-    said = []
-    for one in roles:
-        if one["source"] or one["target"]:
-            both = f"{len(one['shared'])} in both ({', '.join(one['shared'])})" if one["shared"] else "none in both"
-            said.append(f"{one['role']} {len(one['source'])} and {len(one['target'])}, {both}")
-    return f" Heads by role, first and second task: {'; '.join(said)}." if said else " No head earned the label of a role."
+    """A sentence with the number of heads of each role in the two tasks, and the names of shared heads."""
+    parts = []
+    for role in roles:
+        if role["source"] or role["target"]:
+            both = f"{len(role['shared'])} in both ({', '.join(role['shared'])})" if role["shared"] else "none in both"
+            parts.append(f"{role['role']} {len(role['source'])} and {len(role['target'])}, {both}")
+    return f" Heads by role, first and second task: {'; '.join(parts)}." if parts else " No head earned the label of a role."

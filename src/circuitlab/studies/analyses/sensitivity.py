@@ -1,4 +1,4 @@
-"""Ablation sensitivity: whether the verdict on a circuit depends on what everything outside it is given."""
+"""Ablation sensitivity: whether the verdict on a circuit depends on how everything outside it is ablated."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Sensitivity(Analysis, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     tasks : tuple of str
-        All of the study by default.
+        Tasks; all of the study by default.
     method : str, optional
-        Whose scores circuits are picked from; that of ``[compare]``, or the study's first.
+        Method whose scores circuits are selected from; by default that of ``[compare]``, or the study's first.
     top_k : int, optional
-        Heads in each circuit; as in ``[compare]``, or 20.
+        Number of heads in each circuit; by default as in ``[compare]``, or 20.
     n : int
-        Fresh pairs of each task.
+        Number of pairs of each task that were not scored.
     ablations : tuple of str
-        What is compared. All but resampling run whole prompts and cost more.
+        Ablations to compare. All except resampling run whole prompts and cost more.
     n_random : int
-        Random circuits.
+        Number of random circuits.
     """
 
     name: ClassVar[str] = "sensitivity"
@@ -66,18 +66,18 @@ class Sensitivity(Analysis, frozen=True, forbid_unknown_fields=True):
         from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415 - torch
 
         (run,) = context.runs
-        chosen = context.study.compare
-        rule = TopK(self.top_k or (chosen.top_k if chosen else 20), by=chosen.by if chosen else "absolute")  # type: ignore[arg-type]
+        compared = context.study.compare
+        rule = TopK(self.top_k or (compared.top_k if compared else 20), by=compared.by if compared else "absolute")  # type: ignore[arg-type]
         compare = FunctionalComparison(pairs=self.n, n_random=self.n_random, seed=context.study.seed)
         scores = {run.task_key: run.scores}
         return compare.sensitivity(context.model, scores, {run.task_key: rule(run.scores)}, context.store, self.ablations).to_dict()
 
-    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
+    def draw(self, results: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One figure with a row for each task."""
         from circuitlab.comparison.sensitivity import SensitivityCard  # noqa: PLC0415
         from circuitlab.figures import sensitivity_dots  # noqa: PLC0415 - plotly
 
-        cards = [SensitivityCard.from_dict(one.result) for one in found]
+        cards = [SensitivityCard.from_dict(result.result) for result in results]
         if not cards:
             return []
         whole = SensitivityCard(
@@ -88,19 +88,19 @@ class Sensitivity(Analysis, frozen=True, forbid_unknown_fields=True):
             threshold=cards[0].threshold,
             conventions=cards[0].conventions,
         )
-        runs = tuple(run for one in found for run in one.runs)
+        runs = tuple(run for result in results for run in result.runs)
         figure = sensitivity_dots(whole, titles={run.task_key: run.title for run in runs})
         caption = "One row of dots per task: where they lie apart, the ablation decides how faithful the circuit looks."
-        return [StudyFigure("sensitivity", "sensitivity", figure, runs, caption, tuple(one.record_id for one in found))]
+        return [StudyFigure("sensitivity", "sensitivity", figure, runs, caption, tuple(result.record_id for result in results))]
 
-    def table(self, found: Sequence[AnalysisResult]) -> Table:
+    def table(self, results: Sequence[AnalysisResult]) -> Table:
         """One row per task and ablation."""
         headings = ("Task", "Ablation", "Heads", "Faithfulness", "p", "Recovery", "Verdict")
         rows = []
-        for one in found:
-            titles = {run.task_key: run.title for run in one.runs}
-            for row in one.result["rows"]:
+        for result in results:
+            titles = {run.task_key: run.title for run in result.runs}
+            for row in result.result["rows"]:
                 share = unsure(row["faithfulness"]) if row["faithfulness"] else None
-                verdict = one.result["verdicts"][row["task"]]
+                verdict = result.result["verdicts"][row["task"]]
                 rows.append((titles[row["task"]], row["ablation"], row["size"], share, row["p"], row["recovery"], verdict))
         return Table(headings, tuple(rows))

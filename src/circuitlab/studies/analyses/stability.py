@@ -20,16 +20,16 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
-    """Agreement of lists found with disjoint sets of prompts, over the number of prompts. No model is run.
+    """Agreement of lists of heads from disjoint sets of prompts, over the number of prompts. No model is run.
 
     Parameters
     ----------
     tasks, methods : tuple of str
-        Whose scores; all of the study by default.
+        Tasks and methods whose scores are read; all of the study by default.
     top_k : int
         Length of the lists.
     draws : int
-        Random draws for each number of pairs.
+        Number of random draws for each number of pairs.
     """
 
     name: ClassVar[str] = "stability"
@@ -51,7 +51,7 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
         return [AnalysisCell(self, study.slug(cell), (cell,), 1.0) for cell in select_cells(study, self.tasks, self.methods)]
 
     def run(self, context: AnalysisContext) -> dict[str, Any]:
-        """The curve over sample sizes, the overlap of bootstrap lists, and how often each head is picked."""
+        """The curve over sample sizes, the overlap of bootstrap lists, and how often each head is in a list."""
         from circuitlab.comparison import bootstrap_stability, prompt_families, sample_size_curve  # noqa: PLC0415
 
         scores, seed = context.runs[0].scores, context.study.seed
@@ -73,14 +73,14 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
             "warning": families.warning,
         }
 
-    def draw(self, found: Sequence[AnalysisResult]) -> list[StudyFigure]:
+    def draw(self, results: Sequence[AnalysisResult]) -> list[StudyFigure]:
         """One figure per method, with a curve for each task."""
         groups: dict[str, list[AnalysisResult]] = {}
-        for one in found:
-            groups.setdefault(one.runs[0].method_key, []).append(one)
-        return [_drawing(key, some) for key, some in groups.items()]
+        for result in results:
+            groups.setdefault(result.runs[0].method_key, []).append(result)
+        return [_drawing(key, group) for key, group in groups.items()]
 
-    def table(self, found: Sequence[AnalysisResult]) -> Table:
+    def table(self, results: Sequence[AnalysisResult]) -> Table:
         """One row per task and method."""
         headings = (
             "Task",
@@ -92,15 +92,15 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
             "Mixed mechanisms",
         )
         rows = []
-        for one in found:
-            (run,), result = one.runs, one.result
+        for cell_result in results:
+            (run,), result = cell_result.runs, cell_result.result
             halves = unsure(result["curve"][-1])
-            method, said = run.scores.provenance.method.replace("_", " "), result["warning"] or "none seen"
-            rows.append((run.title, method, run.scores.n_pairs, halves, unsure(result["bootstrap"]), result["enough"], said))
+            method, warning = run.scores.provenance.method.replace("_", " "), result["warning"] or "none seen"
+            rows.append((run.title, method, run.scores.n_pairs, halves, unsure(result["bootstrap"]), result["enough"], warning))
         return Table(headings, tuple(rows))
 
 
-def _drawing(key: str, found: Sequence[AnalysisResult]) -> StudyFigure:
+def _drawing(key: str, results: Sequence[AnalysisResult]) -> StudyFigure:
     import numpy as np  # noqa: PLC0415
 
     from circuitlab.comparison import StabilityCurve  # noqa: PLC0415
@@ -108,14 +108,14 @@ def _drawing(key: str, found: Sequence[AnalysisResult]) -> StudyFigure:
     from circuitlab.figures.frame import method_title  # noqa: PLC0415
 
     curves = {}
-    for one in found:
-        rows, result = one.result["curve"], one.result
+    for each in results:
+        rows, result = each.result["curve"], each.result
         mean, low, high = (np.array([number_or_nan(row[name]) for row in rows]) for name in ("mean", "low", "high"))
         sizes = np.array([row["pairs"] for row in rows])
-        curves[one.runs[0].title] = StabilityCurve(sizes, mean, low, high, number_or_nan(result["chance"]), result["k"])
-    runs = tuple(run for one in found for run in one.runs)
-    where = runs[0].scores.provenance
-    figure = stability_curves(curves, title=f"How many prompts until the heads stop changing? By {method_title(where)}")
-    warnings = "".join(f" {one.runs[0].title}: {one.result['warning']}" for one in found if one.result["warning"])
+        curves[each.runs[0].title] = StabilityCurve(sizes, mean, low, high, number_or_nan(result["chance"]), result["k"])
+    runs = tuple(run for each in results for run in each.runs)
+    provenance = runs[0].scores.provenance
+    figure = stability_curves(curves, title=f"How many prompts until the heads stop changing? By {method_title(provenance)}")
+    warnings = "".join(f" {each.runs[0].title}: {each.result['warning']}" for each in results if each.result["warning"])
     caption = "Higher is steadier; the dotted line is what two unrelated lists with as many heads in each layer would share." + warnings
-    return StudyFigure(f"stability.{key}", "stability", figure, runs, caption, tuple(one.record_id for one in found))
+    return StudyFigure(f"stability.{key}", "stability", figure, runs, caption, tuple(each.record_id for each in results))

@@ -1,1 +1,1 @@
-"""The report of a study: one HTML file."""
+"""The report of a study, a single HTML file."""

@@ -17,22 +17,24 @@ __all__ = ["analysis_contexts", "analysis_tables"]
 
 
 def analysis_contexts(runs: StudyRuns, drawings: Sequence[StudyFigure]) -> list[tuple[Analysis, dict[str, Any]]]:
-    """What the template of a section of analyses is filled with, one per kind of analysis; cells that have not been run are named."""
+    """The context of the template for each kind of analysis, with the names of cells that have not been run."""
     contexts = []
     for name, group in _by_name(runs).items():
         kind = group[0][0]
-        found = [one for _, some in group for one in some]
-        numbers = kind.table(found) if found else None
-        own = (drawing for drawing in drawings if drawing.kind == name)
+        results = [result for _, group_results in group for result in group_results]
+        numbers = kind.table(results) if results else None
+        figures_of_kind = (drawing for drawing in drawings if drawing.kind == name)
         context = {
             "name": name,
             "about": kind.about,
             "file": runs.file,
             "waiting": [planned.label for planned in runs.missing if planned.analysis.name == name],
-            "narrow_and_wide": [list(some) for _, some in itertools.groupby(own, lambda drawing: drawing.figure.layout.width <= NARROW)],
+            "narrow_and_wide": [
+                list(some) for _, some in itertools.groupby(figures_of_kind, lambda drawing: drawing.figure.layout.width <= NARROW)
+            ],
             "numbers": numbers,
             "rows": [[value_cell(value) for value in row] for row in numbers.rows] if numbers else [],
-            "found": found,
+            "found": results,
         }
         contexts.append((kind, context))
     return contexts
@@ -42,16 +44,16 @@ def analysis_tables(runs: StudyRuns) -> dict[str, str]:
     """CSV text by file name, one file per kind of analysis; an interval takes three columns."""
     files = {}
     for name, group in _by_name(runs).items():
-        found = [one for _, some in group for one in some]
-        if found and (numbers := group[0][0].table(found)) is not None and numbers.rows:
+        results = [result for _, group_results in group for result in group_results]
+        if results and (numbers := group[0][0].table(results)) is not None and numbers.rows:
             files[f"{name}.csv"] = _csv(numbers)
     return files
 
 
 def _by_name(runs: StudyRuns) -> dict[str, list[tuple[Analysis, tuple[AnalysisResult, ...]]]]:
     groups: dict[str, list[tuple[Analysis, tuple[AnalysisResult, ...]]]] = {}
-    for analysis, found in runs.results:
-        groups.setdefault(analysis.name, []).append((analysis, found))
+    for analysis, results in runs.results:
+        groups.setdefault(analysis.name, []).append((analysis, results))
     return groups
 
 

@@ -1,4 +1,4 @@
-"""What a study found, in sentences made from its results: the first section of the report. Templates escape them."""
+"""The findings of a study in sentences made from its results: the first section of the report. Templates escape them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _STRONGEST = 3
 
 
 def find(runs: StudyRuns) -> dict[str, Any]:
-    """Sentences over all tasks (``overall``) and of each (``tasks``); every number stands with its interval or what it is compared with."""
+    """Sentences over all tasks (``overall``) and for each task (``tasks``); every number has its interval or a comparison."""
     overall = [_abilities(runs), *(_shared(runs, key) for key in runs.methods())]
     tasks = [{"key": key, "title": group[0].title, "sentences": _task(group, runs)} for key, group in runs.tasks().items()]
     return {"overall": [sentence for sentence in overall if sentence], "tasks": tasks}
 
 
 def overlap_sentences(runs: StudyRuns, method_key: str) -> list[str]:
-    """How many pairs of tasks overlap more than chance by one method, which most, and what is not counted."""
+    """Sentences with the number of pairs of tasks that overlap more than chance by one method, the strongest pair, and excluded pairs."""
     table = compare_method(runs, method_key)
     if table is None:
         return []
@@ -50,7 +50,7 @@ def _ready(run: ScoredCell) -> bool:
 
 
 def _abilities(runs: StudyRuns) -> str:
-    """Which tasks the model can do."""
+    """A sentence with the tasks that the model can do."""
     able = [group[0].title for group in runs.tasks().values() if _ready(group[0])]
     unable = [group[0].title for group in runs.tasks().values() if not _ready(group[0])]
     name = runs.runs[0].scores.provenance.model.name
@@ -67,7 +67,7 @@ def _beyond_chance(rows: Iterable[PairRow]) -> list[PairRow]:
 
 
 def _most(clear: list[PairRow], runs: StudyRuns, method_key: str) -> str:
-    """The pair farthest beyond chance, as the end of a sentence."""
+    """The pair of tasks with the largest overlap beyond chance, as the end of a sentence."""
     if not clear:
         return ""
     titles = {run.task_key: run.title for run in runs.methods()[method_key]}
@@ -79,7 +79,7 @@ def _most(clear: list[PairRow], runs: StudyRuns, method_key: str) -> str:
 
 
 def _shared(runs: StudyRuns, method_key: str) -> str:
-    """Which tasks share heads beyond chance by one method."""
+    """A sentence with the number of pairs of tasks that share heads beyond chance by one method."""
     table = compare_method(runs, method_key)
     sound = [row for row in table.rows if row.ready] if table is not None else []
     if not sound:
@@ -94,7 +94,7 @@ def _shared(runs: StudyRuns, method_key: str) -> str:
 
 
 def _task(group: list[ScoredCell], runs: StudyRuns) -> list[str]:
-    """The strongest heads by each method, and how faithful circuits of this task are."""
+    """Sentences with the strongest heads by each method, and the faithfulness of circuits of this task."""
     sentences = [_heads(run) for run in group if "heads" in run.scores.parts]
     sentences += [_faithful(result.result, run) for run in group for result in _evaluations(run, runs)]
     return sentences if _ready(group[0]) else ["near chance, no circuit for the ability.", *sentences]
@@ -119,8 +119,8 @@ def _evaluations(run: ScoredCell, runs: StudyRuns) -> Iterable[AnalysisResult]:
 
 
 def _faithful(result: Mapping[str, Any], run: ScoredCell) -> str:
-    """What a circuit keeps, beside random ones."""
+    """A sentence with the share of the effect that a circuit keeps, compared with random circuits."""
     chance = result["random"]
-    beside = f", random circuits {chance['mean']:.2f} (p {probability(chance['p'])})" if chance["n"] else ""
+    comparison = f", random circuits {chance['mean']:.2f} (p {probability(chance['p'])})" if chance["n"] else ""
     size, method = result["size"]["elements"], run.scores.provenance.method.replace("_", " ")
-    return f"Its {size} strongest by {method}, kept alone, keep {interval(result['faithfulness'])} of the effect{beside}."
+    return f"Its {size} strongest by {method}, kept alone, keep {interval(result['faithfulness'])} of the effect{comparison}."

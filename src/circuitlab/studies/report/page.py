@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything a study found. Nothing is fetched, so it works from a disk with no network."""
+"""The report: a single HTML file with all results of a study. It fetches nothing, so it works without a network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["report_page"]
 
 @dataclass(frozen=True)
 class _Section:
-    """A section of the report; ``place`` is its order, as analyses name theirs."""
+    """A section of the report; ``place`` is its position in the order, as in `Analysis.place`."""
 
     place: int
     id: str
@@ -41,7 +41,7 @@ class _Section:
 
 
 def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
-    """The whole page.
+    """The whole report page.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
     Returns
     -------
     str
-        HTML with plotly.js inlined once, which opens with what was found. A content policy in the page forbids every request. All text of
-        tasks, prompts and runs is escaped.
+        HTML that begins with the findings, with plotly.js inlined once. A content security policy in the page forbids every request. All
+        text of tasks, prompts and runs is escaped.
     """
     context = {
         "title": runs.study.title,
@@ -91,7 +91,7 @@ def _sections(runs: StudyRuns, drawings: list[StudyFigure]) -> list[_Section]:
 
 
 def _lead(runs: StudyRuns) -> str:
-    """What was studied, in one sentence under the title."""
+    """The sentence below the title: model, tasks, pairs and methods."""
     spec = runs.runs[0].scores.provenance.model
     sizes = sorted({run.scores.n_pairs for run in runs.runs})
     pairs = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -108,30 +108,30 @@ def _of_kind(drawings: list[StudyFigure], kind: str) -> list[StudyFigure]:
 
 
 def _weak(runs: StudyRuns) -> list[str]:
-    """Titles of the tasks that the model was judged not to do."""
+    """Titles of the tasks that the model cannot do."""
     flags = {group[0].title: group[0].scores.provenance.fitness for group in runs.tasks().values()}
     return [title for title, flag in flags.items() if flag is not None and not flag.ready]
 
 
 def _overlaps(runs: StudyRuns, drawings: list[StudyFigure]) -> list[dict[str, Any]]:
-    found = []
+    overlaps = []
     for drawing in _of_kind(drawings, "overlap"):
         key = drawing.runs[0].method_key
         if compare_method(runs, key) is not None:
             sets = [other for other in _of_kind(drawings, "upset") if other.runs == drawing.runs]
             about = {"matrix": drawing, "sets": sets, "notes": overlap_sentences(runs, key)}
-            found.append(about | {"headings": OVERLAP_HEADINGS, "rows": overlap_rows(runs, key)})
-    return found
+            overlaps.append(about | {"headings": OVERLAP_HEADINGS, "rows": overlap_rows(runs, key)})
+    return overlaps
 
 
 def _task(group: list[ScoredCell], drawings: list[StudyFigure]) -> dict[str, Any]:
     first = group[0]
-    where = first.scores.provenance.task
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(where.dropped.items()) if count)
+    task = first.scores.provenance.task
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(task.dropped.items()) if count)
     return {
         "first": first,
         "flag": first.scores.provenance.fitness,
-        "where": where,
+        "where": task,
         "dropped": dropped,
         "example": example_prompt(first),
         "runs": [_run(run, drawings) for run in group],
@@ -140,12 +140,12 @@ def _task(group: list[ScoredCell], drawings: list[StudyFigure]) -> dict[str, Any
 
 
 def _run(run: ScoredCell, drawings: list[StudyFigure]) -> dict[str, Any]:
-    where = run.scores.provenance
+    provenance = run.scores.provenance
     return {
         "id": run.run_id,
-        "method": where.method.replace("_", " ").capitalize(),
+        "method": provenance.method.replace("_", " ").capitalize(),
         "total": float(run.scores.dataset["total"].values.mean()),
-        "units": where.units,
+        "units": provenance.units,
         "drawings": [drawing for drawing in drawings if drawing.runs == (run,) and drawing.kind in {"heatmap", "top_heads"}],
         "rows": top_rows(run.scores),
     }

@@ -1,4 +1,4 @@
-"""The templates of the report. Jinja2 escapes all text; only what a template or `Markup` says is markup stays markup."""
+"""The templates of the report. Jinja2 escapes all text except the templates themselves and `Markup`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from circuitlab.studies.types import StudyFigure
 __all__ = ["NARROW", "anchor", "badge", "code", "interval", "number", "probability", "render", "sentence_list", "soft"]
 
 NARROW = 720
-"""Figures up to this width, in pixels, share a row where the page has room."""
+"""Figures up to this width, in pixels, can share a row of the page."""
 _TINY = 0.001
 _SENTENCE = 40
-"""Letters from which on a cell of a table is a sentence."""
+"""A table cell with more letters than this is formatted as a sentence."""
 
 
 def render(template: str, context: Mapping[str, Any]) -> Markup:
-    """One template of this package, filled; a name that the context lacks is an error."""
+    """Render a template of this package; a name that the context lacks is an error."""
     return Markup(_environment().get_template(template).render(context))  # noqa: S704 - autoescaped
 
 
 def anchor(name: str) -> str:
-    """A name that can be an element id and a link target."""
+    """A name as an element id and link target."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
 
 
@@ -38,9 +38,9 @@ def number(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def interval(found: Mapping[str, float | None]) -> str:
-    """``0.91 [0.82, 0.95]``; an interval that is not known is left out."""
-    values = [found[name] for name in ("mean", "low", "high")]
+def interval(value: Mapping[str, float | None]) -> str:
+    """``0.91 [0.82, 0.95]``; an unknown interval is left out."""
+    values = [value[name] for name in ("mean", "low", "high")]
     mean, low, high = ("n/a" if v is None or math.isnan(v) else f"{v:.2f}".replace("-", "\N{MINUS SIGN}") for v in values)
     return mean if "n/a" in {low, high} else f"{mean} [{low}, {high}]"
 
@@ -57,17 +57,17 @@ def sentence_list(names: Sequence[object]) -> str:
 
 
 def code(text: object) -> Markup:
-    """Text in the typeface of code."""
+    """Text in the code font."""
     return Markup("<code>{}</code>").format(text)
 
 
 def soft(text: object) -> Markup:
-    """Text that stands back."""
+    """Text in a muted colour."""
     return Markup('<span class="soft">{}</span>').format(text)
 
 
 def badge(good: bool, yes: str, no: str) -> Markup:
-    """A verdict in colour and words."""
+    """A verdict with a colour and text."""
     return Markup('<span class="badge {}">{}</span>').format("good" if good else "warn", yes if good else no)
 
 
@@ -88,7 +88,7 @@ def _cell_class(cell: object) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("circuitlab.studies.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -96,6 +96,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"anchor": anchor, "badge": badge, "cell_class": _cell_class, "narrow": _narrow, "number": number}
-    made.filters |= {"plot": _plot, "sentence_list": sentence_list, "words": lambda name: name.replace("_", " ")}
-    return made
+    environment.filters |= {"anchor": anchor, "badge": badge, "cell_class": _cell_class, "narrow": _narrow, "number": number}
+    environment.filters |= {"plot": _plot, "sentence_list": sentence_list, "words": lambda name: name.replace("_", " ")}
+    return environment

@@ -20,7 +20,7 @@ __all__ = ["OVERLAP_HEADINGS", "check_table", "example_prompt", "fitness_rows", 
 OVERLAP_HEADINGS = ("Task", "Task", "Jaccard", "By chance", "q", "Containment", "Rank-biased overlap", "Shared heads")
 _TINY = 0.001
 _WORDS = 12
-"""Answers that a line holds."""
+"""Most answers that are shown."""
 _CHECKS = {
     "finite": "Share of values that are finite",
     "residual": "Sum of parts minus total, share of total",
@@ -40,10 +40,10 @@ def fitness_rows(runs: StudyRuns) -> list[list[str]]:
 
 
 def overlap_rows(runs: StudyRuns, method_key: str) -> list[list[str]]:
-    """One row per pair of tasks, those farthest beyond chance first."""
-    found = compare_method(runs, method_key)
+    """One row per pair of tasks, sorted by overlap beyond chance, the largest first."""
+    table = compare_method(runs, method_key)
     titles = {run.task_key: run.title for run in runs.methods()[method_key]}
-    rows = sorted(found.rows if found else (), key=lambda row: row.null_mean - row.jaccard["mean"])
+    rows = sorted(table.rows if table else (), key=lambda row: row.null_mean - row.jaccard["mean"])
     return [
         [
             titles[row.task_a],
@@ -60,7 +60,7 @@ def overlap_rows(runs: StudyRuns, method_key: str) -> list[list[str]]:
 
 
 def top_rows(scores: HeadScores) -> list[list[str]]:
-    """The fifteen strongest nodes; none for scores by position, whose figures have a bar each."""
+    """The fifteen strongest nodes; no rows for scores by position, whose figures show every value."""
     if scores.marks is not None:
         return []
     part = "heads" if "heads" in scores.parts else scores.parts[0]
@@ -69,26 +69,26 @@ def top_rows(scores: HeadScores) -> list[list[str]]:
 
 
 def run_rows(runs: Iterable[ScoredCell]) -> list[list[str]]:
-    """Where each run's numbers come from."""
+    """The provenance of each run."""
     rows = []
     for run in runs:
-        where = run.scores.provenance
-        made = where.environment
-        when, seconds = (made.created, f"{made.seconds:.0f}") if made else ("not recorded", "not recorded")
-        about = [run.title, where.method.replace("_", " "), str(run.scores.n_pairs), code(where.task.digest[:16])]
+        provenance = run.scores.provenance
+        environment = provenance.environment
+        when, seconds = (environment.created, f"{environment.seconds:.0f}") if environment else ("not recorded", "not recorded")
+        about = [run.title, provenance.method.replace("_", " "), str(run.scores.n_pairs), code(provenance.task.digest[:16])]
         rows.append([code(run.run_id), *about, when, seconds])
     return rows
 
 
 def check_table(runs: StudyRuns) -> dict[str, Any]:
-    """What every run checked about itself: headings, one row per run, and how many checks do not hold."""
-    found = {run.run_id: run_checks(run.scores) for run in runs.runs}
-    names = list(dict.fromkeys(name for checks in found.values() for name in checks))
+    """Self-checks of every run: headings, one row per run, and the number of failed checks."""
+    checks_of_runs = {run.run_id: run_checks(run.scores) for run in runs.runs}
+    names = list(dict.fromkeys(name for checks in checks_of_runs.values() for name in checks))
     rows = [
-        [run.title, run.scores.provenance.method.replace("_", " "), *(_check_cell(found[run.run_id].get(name)) for name in names)]
+        [run.title, run.scores.provenance.method.replace("_", " "), *(_check_cell(checks_of_runs[run.run_id].get(name)) for name in names)]
         for run in runs.runs
     ]
-    bad = sum(not check["ok"] for checks in found.values() for check in checks.values())
+    bad = sum(not check["ok"] for checks in checks_of_runs.values() for check in checks.values())
     return {"headings": ["Task", "Method", *(_CHECKS.get(name, name) for name in names)], "rows": rows, "bad": bad}
 
 
@@ -99,7 +99,7 @@ def _check_cell(check: Mapping[str, Any] | None) -> Markup:
 
 
 def value_cell(value: Any) -> str:
-    """A value of an analysis' table: intervals, p-values and numbers in short, text as it is."""
+    """A value of an analysis' table: intervals, p-values and numbers in short form, text unchanged."""
     if value is None:
         return soft("none")
     if isinstance(value, Mapping):
@@ -110,9 +110,9 @@ def value_cell(value: Any) -> str:
 
 
 def example_prompt(run: ScoredCell) -> dict[str, str]:
-    """The first pair of the task's stream, with the positions that have names; empty where the task makes none."""
-    where = run.scores.provenance.task
-    pair = next(iter(sample_pairs(run.task, variant=run.cell.task.variant, seed=where.seed)), None)
+    """The first pair of the task's stream with its marks; empty if the task has no pairs."""
+    task = run.scores.provenance.task
+    pair = next(iter(sample_pairs(run.task, variant=run.cell.task.variant, seed=task.seed)), None)
     if pair is None:
         return {}
     return {
@@ -124,7 +124,7 @@ def example_prompt(run: ScoredCell) -> dict[str, str]:
 
 
 def _marked(text: str, marks: Mapping[str, tuple[int, int]]) -> Markup:
-    """Text with each marked span highlighted and named; a span inside an earlier one is not drawn twice."""
+    """Text with each marked span highlighted and named; a span that begins inside an earlier one is skipped."""
     out, at = Markup(), 0
     for name, (start, stop) in sorted(marks.items(), key=lambda item: item[1]):
         if start >= at:

@@ -1,4 +1,4 @@
-"""The style sheet of the report: system fonts, light and dark, one column on a phone, contents at the side on a wide screen."""
+"""The style sheet of the report: system fonts, light and dark, one column on a phone, table of contents at the side on a wide screen."""
 
 from __future__ import annotations
 
@@ -80,4 +80,4 @@ summary { cursor: pointer; color: var(--link); font-size: .92rem; }
 }
 @media print { nav { display: none; } figure { break-inside: avoid; } }
 """
-"""CSS of the whole page; no font, image or style is fetched from anywhere."""
+"""CSS of the whole page; it fetches no font, image or style."""

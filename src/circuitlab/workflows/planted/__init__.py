@@ -1,4 +1,4 @@
-"""The scoreboard: every method on every planted model."""
+"""The scoreboard: grades of every method on every planted model."""
 
 from circuitlab.workflows.planted.floors import FLOORS, MEASURES, Standing, standings
 from circuitlab.workflows.planted.grading import PLANTED_METHODS, PlantedResult, grade, scoreboard

@@ -1,4 +1,4 @@
-"""What every method reaches on the planted models at least: a table that may only be raised, and how results stand against it."""
+"""Floors: the grades that every method must reach on the planted models, and results compared with them. Floors may only be raised."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FLOORS: dict[str, tuple[tuple[float, float, float, float], tuple[float, float, f
     "path_patching": ((0.99, 0.99, 0.99, 0.99), (0.89, 0.92, 0.89, 0.92)),
     "relp": ((0.99, 0.99, 0.99, 0.99), (0.73, 0.78, 0.69, 0.83)),
 }
-"""By method, in the order of `MEASURES`: the least mean over prompt seeds on any model that the method can see, and the mean over all
-models, those with a reason included. Each lies a little below what the method reached when it was last set."""
+"""By method, in the order of `MEASURES`: the smallest mean over prompt seeds on any model whose circuit the method can see, and the mean
+over all models. Each is a little below what the method reached when the floor was last set."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,18 @@ class Standing:
     Parameters
     ----------
     method : str
+        Name of the method.
     n_visible : int
-        Models whose circuit it can see.
+        Number of models whose circuit it can see.
     least : dict of str to float
-        Least value of each measure over these; empty where there are none.
+        Smallest value of each measure over these models; empty if there are none.
     mean : dict of str to float
-        Mean of each measure over all models, those it cannot see included.
+        Mean of each measure over all models.
     floor_least, floor_mean : dict of str to float
-        What these must reach; empty for the random baseline, and for methods without a floor.
+        Floors of these; empty for the random baseline, and for methods without a floor.
     below : tuple of str
-        What does not: ``"least auroc"``, ``"mean sign_accuracy"``. Means are held against their floors only where every model was run.
+        Measures below their floors, such as ``"least auroc"`` or ``"mean sign_accuracy"``. Means are compared with their floors only if
+        every model was run.
     """
 
     method: str
@@ -60,21 +62,21 @@ class Standing:
 
 
 def standings(results: Sequence[PlantedResult]) -> list[Standing]:
-    """How each method stands against its floors, in the order of the results."""
+    """Each method compared with its floors, in the order of the results."""
     from circuitlab.model.toy import planted_names  # noqa: PLC0415 - torch
 
-    found = []
-    for method in dict.fromkeys(one.method for one in results):
-        own = [one for one in results if one.method == method]
-        seen = [one for one in own if one.visible]
-        least, mean = _over(seen, min) if seen else {}, _over(own, fmean)
+    table = []
+    for method in dict.fromkeys(result.method for result in results):
+        results_of_method = [result for result in results if result.method == method]
+        seen = [result for result in results_of_method if result.visible]
+        least, mean = _over(seen, min) if seen else {}, _over(results_of_method, fmean)
         floors = [dict(zip(MEASURES, floor, strict=True)) for floor in FLOORS.get(method, ())] or [{}, {}]
-        whole = {one.model for one in own} == set(planted_names())
-        held = [("least", least, floors[0]), *([("mean", mean, floors[1])] if whole else [])]
-        below = [f"{what} {name}" for what, reached, floor in held for name, value in reached.items() if value < floor.get(name, -inf)]
-        found.append(Standing(method, len(seen), least, mean, floors[0], floors[1], tuple(below)))
-    return found
+        complete = {result.model for result in results_of_method} == set(planted_names())
+        compared = [("least", least, floors[0]), *([("mean", mean, floors[1])] if complete else [])]
+        below = [f"{what} {name}" for what, reached, floor in compared for name, value in reached.items() if value < floor.get(name, -inf)]
+        table.append(Standing(method, len(seen), least, mean, floors[0], floors[1], tuple(below)))
+    return table
 
 
 def _over(results: Sequence[PlantedResult], join: Callable[[list[float]], float]) -> dict[str, float]:
-    return {name: join([getattr(one, name)["mean"] for one in results]) for name in MEASURES}
+    return {name: join([getattr(result, name)["mean"] for result in results]) for name in MEASURES}

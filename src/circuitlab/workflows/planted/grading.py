@@ -1,4 +1,4 @@
-"""Grade methods on planted models: whether they rank the true nodes first and get their signs right."""
+"""Grade methods on planted models: whether they rank the true nodes first, with the right signs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["PLANTED_METHODS", "PlantedResult", "grade", "scoreboard"]
 
 PLANTED_METHODS: dict[str, dict[str, Any]] = {"logit_attribution": {"run": "contrast"}}
-"""Parameters that differ from a method's defaults: prompts are graded in contrast, so attribution of one run alone would not do."""
+"""Parameters that differ from a method's defaults. The truth is about the contrast of prompts, so attribution must be of the contrast."""
 
 _PAIRS = 8
 _METRIC = LogitDiff()
@@ -37,14 +37,14 @@ class PlantedResult:
     Parameters
     ----------
     model, method : str
-        Names.
+        Name of the planted model, and of the method.
     auroc, average_precision, precision_at_k, sign_accuracy : dict
         ``{"mean", "low", "high"}`` over prompt seeds (Student's 95 % interval; limits are NaN with one seed). Heads and MLPs are ranked
         by the magnitude of their mean score; k is the number of true nodes; signs are those of helpers and hinderers.
     visible : bool
-        Whether the method can put every true node first, with its sign.
+        Whether the method can rank every true node first, with its sign.
     reason : str
-        Why not; empty where it can.
+        If not, the reason; otherwise empty.
     """
 
     model: str
@@ -70,49 +70,49 @@ def scoreboard(
     Parameters
     ----------
     methods : sequence of str
-        Names of methods; all by default. Each runs with its own defaults but for `PLANTED_METHODS`, and path patching is followed back
-        stage by stage (`circuitlab.workflows.planted.paths.strongest_paths`).
+        Names of methods; all by default. Each runs with its defaults except those in `PLANTED_METHODS`, and path patching is run stage by
+        stage (`circuitlab.workflows.planted.paths.strongest_paths`).
     models : sequence of str
         Names of planted models (`circuitlab.model.toy.planted_names`); all by default.
     seeds : int
-        Prompt sets; the intervals are over these.
+        Number of prompt sets, over which intervals are taken.
     pairs : int
         Prompt pairs in each set.
     progress : callable, optional
-        Called with the number of finished models and of all.
+        Called with the number of finished models and of all models.
 
     Returns
     -------
     list of PlantedResult
-        Model by model, methods in the order given.
+        Results model by model, with methods in the given order.
 
     Raises
     ------
     UnknownNameError
-        For a method or a model that does not exist; the nearest name is suggested.
+        If a method or a model does not exist; the closest name is suggested.
     BadParameterError
         If ``seeds`` or ``pairs`` is less than 1.
     """
     from circuitlab.model.toy import build_planted, planted_names  # noqa: PLC0415 - torch
 
     if min(seeds, pairs) < 1:
-        what = f"seeds={seeds}, pairs={pairs} leave nothing to run."
+        what = f"seeds={seeds} or pairs={pairs} is less than 1."
         raise BadParameterError(what, "Use at least 1 of each.")
     if unknown := [name for name in models if name not in planted_names()]:
         raise UnknownNameError("planted model", unknown[0], planted_names())
-    built = [get_method(name, PLANTED_METHODS.get(name)) for name in methods or list_methods()]
+    built_methods = [get_method(name, PLANTED_METHODS.get(name)) for name in methods or list_methods()]
     names = list(models or planted_names())
-    found: list[PlantedResult] = []
+    results: list[PlantedResult] = []
     for done, name in enumerate(names, start=1):
         planted = build_planted(name)
-        found += [grade(method, planted, seeds=seeds, pairs=pairs) for method in built]
+        results += [grade(method, planted, seeds=seeds, pairs=pairs) for method in built_methods]
         if progress is not None:
             progress(done, len(names))
-    return found
+    return results
 
 
 def grade(method: Method, planted: PlantedModel, *, seeds: int = 5, pairs: int = _PAIRS) -> PlantedResult:
-    """Grade one method on one planted model; a method that does not score MLPs is graded on heads alone."""
+    """Grade one method on one planted model; a method that does not score MLPs is graded on heads only."""
     rows = [_one_seed(method, planted, seed, pairs) for seed in range(seeds)]
     area, precision, at_k, sign = (mean_interval(np.array(column)).as_dict() for column in zip(*rows, strict=True))
     reason = why_invisible(method.name, planted)

@@ -1,4 +1,4 @@
-"""Node scores from path patching: walk back from the logits, and give each node the effect of its strongest path."""
+"""Node scores from path patching: follow paths backwards from the logits, and score each node by its strongest path."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ if TYPE_CHECKING:
 __all__ = ["node_means", "strongest_paths"]
 
 _SHARE = 0.1
-"""Nodes with at least this share of the clean-corrupt gap have their own inputs looked at."""
+"""Paths to a node's inputs are followed if its effect is at least this share of the clean-corrupt gap."""
 
 
 def node_means(scores: HeadScores) -> dict[Node, float]:
     """Mean score over pairs of every head and MLP that was scored."""
-    found: dict[Node, float] = {}
+    means: dict[Node, float] = {}
     for part, build in (("heads", Head), ("mlps", Mlp)):
         if part in scores.parts:
             mean = scores.mean(part)
-            found |= {build(*map(int, place)): float(mean[place]) for place in np.ndindex(mean.shape)}
-    return found
+            means |= {build(*map(int, index)): float(mean[index]) for index in np.ndindex(mean.shape)}
+    return means
 
 
 def strongest_paths(method: PathPatching, model: Model, batch: ContrastBatch, metric: Metric) -> dict[Node, float]:
     """Score every head and MLP by its strongest path, found stage by stage from the logits backwards (Wang et al. 2022).
 
     The first stage patches paths to the logits. Each later stage patches paths to each input (query, shared keys, shared values, MLP)
-    of the nodes that the stages before found, with everything downstream recomputed. A node's score is the mean effect of its strongest
-    path, by magnitude: a node that only acts through other nodes has no direct path to the logits.
+    of the nodes that earlier stages found, with everything downstream recomputed. A node's score is the mean effect of its strongest
+    path, by magnitude: a node that acts only through other nodes has no direct path to the logits.
 
     Parameters
     ----------
     method : PathPatching
-        Direction and MLP rule; its receivers are set here.
+        Direction and MLP rule; its receivers are replaced.
     model, batch, metric : Model, ContrastBatch, Metric
+        The model, the pairs and the metric.
 
     Returns
     -------
     dict of Node to float
-        In metric units; 0 for nodes that no followed path starts from.
+        Scores in metric units; 0 for nodes at which no followed path starts.
     """
     spec = model.spec
     universe = Universe(spec.n_layers, spec.n_heads, spec.n_kv_heads)
     best: dict[Node, float] = dict.fromkeys((*universe.heads(), *universe.mlps()), 0.0)
-    waiting, seen = ["logits"], {"logits"}
+    waiting, queued = ["logits"], {"logits"}
     while waiting:
         scores = replace(method, receivers=(waiting.pop(0),))(model, batch, metric)
         least = _SHARE * abs(float(scores.dataset["total"].values.mean()))
@@ -62,14 +63,14 @@ def strongest_paths(method: PathPatching, model: Model, batch: ContrastBatch, me
             if abs(mean) > abs(best[node]):
                 best[node] = mean
             if abs(mean) >= least > 0:
-                fresh = [name for name in _inputs(universe, node) if name not in seen]
+                fresh = [name for name in _inputs(universe, node) if name not in queued]
                 waiting += fresh
-                seen.update(fresh)
+                queued.update(fresh)
     return best
 
 
 def _inputs(universe: Universe, node: Node) -> Iterator[str]:
-    """Names of a node's inputs; attention of layer 0 reads only the embedding, which is no node here."""
+    """Names of a node's inputs, except for heads of layer 0, which read only the embedding."""
     if isinstance(node, Head) and node.layer:
         kv = universe.kv_head_of(node)
         yield from (f"{node}<q>", f"{kv}<k>", f"{kv}<v>")

@@ -1,4 +1,4 @@
-"""Where a method cannot see a planted circuit, and why: one sentence each. A test checks that each of these is still needed."""
+"""Why a method cannot see a planted circuit, in one sentence each. A test checks that each of these is still needed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ if TYPE_CHECKING:
 __all__ = ["REASONS", "why_invisible"]
 
 _DIRECT = "It measures direct effects on the logits only, and {} act only through a later node."
-_SATURATED = "The attention of {} is saturated in both prompts: its slope, which is all that relevance passes on there, is next to nothing."
-_FLAT = (
-    "The attention of {} is saturated in both prompts: its slope is next to nothing, and what is left is the slope of the norms' scale, "
-    "which has nothing to do with the effect of a swap."
+_SATURATED = (
+    "The attention of {} is saturated in both prompts, so its slope, the only thing that relevance passes on there, is almost zero."
 )
-_SCALE = "To first order the loud head changes the scale of the final norm, although swapped as a whole it leaves the scale as it was."
-_DROPPED = "Of two layers the only gradient in the mean drops the second, through which alone a node of the first acts."
+_FLAT = (
+    "The attention of {} is saturated in both prompts: its slope is almost zero, and what remains is the slope of the norms' scale, "
+    "which is unrelated to the effect of a swap."
+)
+_SCALE = "To first order the loud head changes the scale of the final norm, although a swap does not change that scale."
+_DROPPED = "With two layers the only gradient in the mean drops the second layer, and a node of the first acts only through it."
 
-_WRITTEN = "It sees what heads write and not what is read: heads that write other tokens' features on clean prompts score, too."
+_WRITTEN = "It measures what heads write, not what is read: heads that write other tokens' features on clean prompts score, too."
 
 _BY_QUERY_OR_KEY = {
     "induction": ("the induction head", "the previous-token head's writes"),
@@ -27,7 +29,7 @@ _BY_QUERY_OR_KEY = {
 }
 
 REASONS: dict[tuple[str, str], str] = {
-    ("random", "*"): "It knows nothing of the model: the baseline.",
+    ("random", "*"): "It does not depend on what the model computes: the baseline.",
     ("logit_attribution", "successor"): _DIRECT.format("the first MLP's numbers"),
     ("logit_attribution", "backup"): _DIRECT.format("the heads below the MLP"),
     **{("logit_attribution", circuit): _DIRECT.format(nodes) for circuit, (_, nodes) in _BY_QUERY_OR_KEY.items()},
@@ -42,21 +44,21 @@ REASONS: dict[tuple[str, str], str] = {
         for circuit in ("copy", "distractor", "shared_group", "induction", "successor", "names", "backup")
     },
 }
-"""By method and circuit, or model where the forms differ; ``"*"`` stands for every circuit."""
+"""By method and circuit, or method and model if the two forms differ; ``"*"`` stands for every circuit."""
 
 _SEES_BACKUPS = frozenset({"eap_ig"})
-"""Methods that find two heads that back each other up: gradients on the way between the prompts meet the place where both still count."""
+"""Methods that find two heads that back up each other: gradients are taken along a path on which both heads still matter."""
 
 
 def why_invisible(method: str, planted: PlantedModel) -> str:
-    """Why a method cannot find every true node of a planted model; empty where it can.
+    """Why a method cannot find every true node of a planted model; empty if it can.
 
     Parameters
     ----------
     method : str
         Name of the method.
     planted : PlantedModel
-        What it is run on.
+        The planted model.
     """
     for place in (planted.name, planted.circuit, "*"):
         if reason := REASONS.get((method, place)):

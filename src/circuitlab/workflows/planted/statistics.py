@@ -1,4 +1,4 @@
-"""How well scores tell true nodes from others: AUROC, average precision, precision at k, and how often the sign is right."""
+"""How well scores separate true nodes from others: AUROC, average precision, precision at k, and sign accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["auroc", "average_precision", "precision_at_k", "sign_accuracy"]
 def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     """Area under the ROC curve: the probability that a true node scores above another, ties counted half.
 
-    By the Mann-Whitney statistic: ``(sum of ranks of the true - n (n + 1) / 2) / (n m)`` with n true nodes, m others and mid-ranks.
+    It is the Mann-Whitney statistic, ``(sum of ranks of the true - n (n + 1) / 2) / (n m)``, with n true nodes, m others and mid-ranks.
 
     Parameters
     ----------
@@ -36,18 +36,18 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     >>> auroc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, False, False, True]))
     0.5
     """
-    from scipy.stats import rankdata  # noqa: PLC0415 - scipy.stats costs 0.3 s that light commands need not pay
+    from scipy.stats import rankdata  # noqa: PLC0415 - importing scipy.stats takes 0.3 s
 
     scores, truth = _checked(scores, truth)
     n, m = int(truth.sum()), int((~truth).sum())
     if not m:
-        raise BadParameterError("Every node is true, so there is no other to rank below.", "Score nodes outside the circuit, too.")
+        raise BadParameterError("Every node is true, so there are no others to compare with.", "Score nodes outside the circuit, too.")
     ranks = rankdata(scores)
     return float((ranks[truth].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Precision at every threshold, weighted by the recall that it adds; nodes of equal score enter together."""
+    """Average precision: precision at every threshold, weighted by the increase in recall; nodes with equal scores share a threshold."""
     scores, truth = _checked(scores, truth)
     levels, where = np.unique(-scores, return_inverse=True)
     hits = np.bincount(where, weights=truth, minlength=len(levels)).cumsum()
@@ -57,9 +57,9 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def precision_at_k(scores: np.ndarray, truth: np.ndarray, k: int | None = None) -> float:
-    """Share of true nodes among the ``k`` highest; as many as are true by default.
+    """Share of true nodes among the ``k`` with the highest scores; by default k is the number of true nodes.
 
-    Where nodes tie for the last places, each has the same chance of one: the value is the expected share.
+    If nodes tie for the last places, the value is the expected share over random orders of the tied nodes.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def sign_accuracy(scores: np.ndarray, signs: np.ndarray) -> float:
     scores : ndarray, shape (node,)
         Signed scores.
     signs : ndarray, shape (node,)
-        1 for a helper, -1 for a hinderer, 0 where nothing is known.
+        1 for a helper, -1 for a hinderer, 0 if unknown.
 
     Raises
     ------

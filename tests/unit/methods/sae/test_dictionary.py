@@ -186,7 +186,7 @@ def test_damaged_foreign_and_newer_files_are_named(tmp_path) -> None:
 
 
 def test_misuse_is_refused() -> None:
-    with pytest.raises(BadParameterError, match="reads 6 numbers"):
+    with pytest.raises(BadParameterError, match="encodes outputs of width 6"):
         made().encode(torch.zeros(2, 7))
     with pytest.raises(BadParameterError, match="cannot have biases"):
         made(bias=torch.zeros(5))

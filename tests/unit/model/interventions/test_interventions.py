@@ -180,21 +180,21 @@ def test_given_rows_must_fit_their_queries(places) -> None:
         (lambda: Scale("logits", 1.0), "logits"),
         (lambda: Scale([], 1.0), "no node"),
         (lambda: Scale(["a0.h0", "0.0"], 1.0), "named twice"),
-        (lambda: Scale("a0.h0", float("nan")), "not finite"),
+        (lambda: Scale("a0.h0", float("nan")), "not a finite number"),
         (lambda: Scale("a0.h0", 1.0, positions=[]), "Positions"),
-        (lambda: Scale("a0.h0", 1.0, positions=1.5), "no names or whole numbers"),
-        (lambda: Scale(3, 1.0), "is no node"),
-        (lambda: Scale("a0.h0", "much"), "no number"),
+        (lambda: Scale("a0.h0", 1.0, positions=1.5), "neither names nor integers"),
+        (lambda: Scale(3, 1.0), "is not a node"),
+        (lambda: Scale("a0.h0", "much"), "not a finite number"),
         (lambda: Add("a0.h0", torch.tensor([float("inf")])), "not finite"),
         (lambda: Add(["a0.h0", "a0.h1"], torch.zeros(3, 4)), "given to 2 nodes"),
-        (lambda: Replace("a0.h0", torch.zeros(2, 5, 4)), "prompt to prompt"),
+        (lambda: Replace("a0.h0", torch.zeros(2, 5, 4)), "differs between prompts"),
         (lambda: Project("a0.h0", torch.ones(2, 4)), "span 1 dimensions"),
         (lambda: EditPattern("m0", "uniform"), "no attention pattern"),
         (lambda: EditPattern("a0.h0", "move", keys=0), "it needs"),
         (lambda: EditPattern("a0.h0", "soften"), "Unknown pattern edit"),
         (lambda: Knockout("a0.h0", "mean"), "no batch"),
         (lambda: Knockout("a0.h0", "median"), "Unknown knockout"),
-        (lambda: compose([]), "no intervention"),
+        (lambda: compose([]), "No intervention was given"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_when_it_is_said(make, said) -> None:
@@ -224,7 +224,7 @@ def test_a_site_that_a_model_lacks_is_refused_with_its_reason() -> None:
 
 
 def test_what_is_no_intervention_is_refused(model) -> None:
-    with pytest.raises(BadParameterError, match="no intervention"):
+    with pytest.raises(BadParameterError, match="is not an intervention"):
         model.edited("a0.h1")
 
 
@@ -251,7 +251,7 @@ def test_what_queries_see_must_be_known_before_a_run(edit) -> None:
     if isinstance(edit, Scale):
         gptj.edited(edit)
         return
-    with pytest.raises(ModelError, match=r"which keys each query sees.* its attention is of a kind that circuitlab does not know"):
+    with pytest.raises(ModelError, match=r"needs the model's mask.* its attention is of a kind that circuitlab does not know"):
         gptj.edited(edit)
 
 
@@ -292,7 +292,7 @@ def test_values_by_prompt_follow_their_prompts_and_strangers_are_refused(model) 
     edit = Replace("a1.h2", held, batch)
     assert torch.equal(edit.tap(Places.of(batch.select([2, 0])))(Site.Z, 1, given)[1, :7, 2], held[0, :7])
     for one in (edit, Knockout("a1.h2", "corrupt", batch).resolved(model)):
-        with pytest.raises(BadParameterError, match=r"Prompt 0 of the run .* is none of the"):
+        with pytest.raises(BadParameterError, match=r"Prompt 0 of the run .* is not among the"):
             one.tap(Places.of(tiny_batch(model, 2, seed=5)))
 
 
