@@ -14,7 +14,20 @@ from circuitlab.scores.parts import PARTS
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Cumulative", "Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "p_values", "ranked", "top_heads", "top_mask"]
+__all__ = [
+    "Cumulative",
+    "Ranking",
+    "Rule",
+    "Significant",
+    "Threshold",
+    "TopK",
+    "mean_of",
+    "needs_pairs_for",
+    "p_values",
+    "ranked",
+    "top_heads",
+    "top_mask",
+]
 
 Ranking: TypeAlias = Literal["absolute", "positive", "negative"]
 _RANKINGS = ("absolute", "positive", "negative")
@@ -150,6 +163,7 @@ class Threshold:
         """The circuit of the nodes at or beyond the value."""
         mean = mean_of(scores, self.part, self.mark)
         if self.units == "fraction":
+            scores.require_pairs(needs_pairs_for(self))
             mean = scores.fraction(self.part, mark=self.mark)
         unit = scores.provenance.units if self.units == "raw" else "of the total"
         return _circuit(scores, self, ranked(mean, self.by) >= self.value, f"{self.by} mean score >= {self.value:g} {unit}")
@@ -238,9 +252,16 @@ class Significant:
             raise BadParameterError(what, "Use a rate between 0 and 1, such as 0.05.")
 
     def __call__(self, scores: HeadScores) -> Circuit:
-        """The circuit of the significant nodes; needs at least two pairs."""
+        """The circuit of the significant nodes.
+
+        Raises
+        ------
+        BadParameterError
+            If there are fewer than two pairs, or none at all because the scores come from weights alone.
+        """
         from scipy import stats  # noqa: PLC0415
 
+        scores.require_pairs(needs_pairs_for(self))
         _require_mark(scores, self.mark)
         values = scores.values(self.part, mark=self.mark).astype(float)
         if len(values) <= 1:
@@ -249,6 +270,16 @@ class Significant:
         p = p_values(values)
         mask = stats.false_discovery_control(p.ravel()).reshape(p.shape) <= self.rate
         return _circuit(scores, self, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
+
+
+def needs_pairs_for(rule: object) -> str:
+    """What a rule reads that only prompt pairs give, as an error says it; empty for a rule that reads mean scores alone.
+
+    Asked before scores are made, so that a rule that cannot pick from scores of weights alone is refused before work starts.
+    """
+    if isinstance(rule, Significant):
+        return "test whether a score differs from 0"
+    return "total that scores are a share of" if isinstance(rule, Threshold) and rule.units == "fraction" else ""
 
 
 def p_values(values: np.ndarray) -> np.ndarray:

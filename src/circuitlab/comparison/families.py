@@ -88,7 +88,7 @@ def prompt_families(
     Raises
     ------
     BadParameterError
-        If labels are given and there is not one for each pair, or all are the same.
+        If labels are given and there is not one for each pair, or all are the same; or if the scores come from weights alone.
 
     Notes
     -----
@@ -114,6 +114,7 @@ def prompt_families(
     ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], True)
     """
     one = score_map(scores, mark)
+    one.require_pairs("family of prompts")
     pairs = len(one.values)
     if labels is not None and (len(labels) != pairs or len(set(labels)) <= 1):
         what = f"{len(labels)} labels, {len(set(labels))} of them different, do not divide {pairs} pairs."

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import numpy as np
+
 from circuitlab.circuits.select import TopK
 from circuitlab.circuits.select_edges import TopEdges
 from circuitlab.comparison.families import prompt_families
@@ -17,6 +19,7 @@ from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import NO_INTERVAL, no_interval, no_pairs
 
 __all__ = ["compare_methods", "compare_models", "compare_tasks", "corrected"]
 
@@ -60,7 +63,8 @@ def compare_tasks(
         If the scores come from different weights, methods or method parameters. Different metrics are allowed, because only
         ranks are compared, and noted in the table.
     BadParameterError
-        If there are fewer than two tasks, or a task has fewer than two pairs.
+        If there are fewer than two tasks, or a task has fewer than two pairs; or if scores come from weights alone, which are the same for
+        every task.
 
     Examples
     --------
@@ -79,7 +83,9 @@ def compare_tasks(
 def compare_methods(scores: Mapping[str, Scores], rule: TopK | TopEdges | None = None, sampling: Sampling | None = None) -> OverlapTable:
     """Compare what several methods pick on one task and one model.
 
-    Prompts are the same, so their noise is shared: pairs are resampled together. Raises as `compare_tasks`, for tasks in place of methods.
+    Prompts are the same, so their noise is shared: pairs are resampled together. A method that reads weights alone may stand beside one
+    that runs prompts: their overlap has its chance level and p-value, and no interval. Raises as `compare_tasks`, for tasks in place of
+    methods.
 
     Examples
     --------
@@ -127,6 +133,9 @@ def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, samplin
         raise BadParameterError(what, f"Name another {over}.")
     rule = _fitting(scores, rule, over)
     _same_kind(scores, same)
+    alone = [name for name, one in scores.items() if one.provenance.weights_only]
+    if alone and over == "task":
+        raise BadParameterError(*no_pairs(scores[alone[0]].provenance.method, "difference between tasks"))
     mark = rule.mark if isinstance(rule, TopK) else None
     maps = {name: score_map(one, mark) for name, one in scores.items()}
     for one in maps.values():
@@ -142,7 +151,7 @@ def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, samplin
         tasks=names,
         rows=tuple(rows),
         circuits=circuits,
-        stability={k: top_k_stability(s, rule.k, by=rule.by, mark=mark, seed=sampling.seed).as_dict() for k, s in scores.items()},
+        stability={name: _stability(one, rule, sampling.seed) for name, one in scores.items()},
         rule=circuits[names[0]].rule,
         method=", ".join(dict.fromkeys(one.method for one in every)),
         model=", ".join(dict.fromkeys(one.model.name for one in every)),
@@ -150,6 +159,13 @@ def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, samplin
         over=over,
         level="edges" if isinstance(rule, TopEdges) else "nodes",
     )
+
+
+def _stability(scores: Scores, rule: TopK | TopEdges, seed: int) -> dict[str, float]:
+    """Agreement of two halves of the pairs; not known for scores from weights alone."""
+    if scores.provenance.weights_only:
+        return no_interval(np.float64(np.nan)).as_dict()
+    return top_k_stability(scores, rule.k, by=rule.by, mark=getattr(rule, "mark", None), seed=seed).as_dict()
 
 
 def _fitting(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, over: str) -> TopK | TopEdges:
@@ -172,19 +188,22 @@ def _notes(scores: Mapping[str, Scores], mark: str | None) -> tuple[str, ...]:
     """One sentence for each thing that weakens the comparison."""
     flags = {name: one.provenance.fitness for name, one in scores.items()}
     notes = [f"{name} is not ready: {flag.reason}" for name, flag in flags.items() if flag is not None and not flag.ready]
-    metrics = {name: one.provenance.metric for name, one in scores.items()}
+    metrics = {name: one.provenance.metric for name, one in scores.items() if not one.provenance.weights_only}
     if len(set(metrics.values())) > 1:
         listed = ", ".join(f"{name}: {metric}" for name, metric in metrics.items())
         notes.append(f"Metrics differ ({listed}); ranks are compared.")
-    heads = {name: one for name, one in scores.items() if isinstance(one, HeadScores)}
+    notes += [f"{name}: {NO_INTERVAL}." for name, one in scores.items() if one.provenance.weights_only]
+    heads = {name: one for name, one in scores.items() if isinstance(one, HeadScores) and not one.weights_only}
     mixed = {name: prompt_families(one, mark=mark).warning for name, one in heads.items()}
     return (*notes, *(f"{name}: {warning}" for name, warning in mixed.items() if warning))
 
 
 def _same_kind(scores: Mapping[str, Scores], same: _Same) -> None:
-    first_name, first = next(iter(scores.items()))
+    first_name, first = next(((name, one) for name, one in scores.items() if not one.provenance.weights_only), next(iter(scores.items())))
     for name, one in scores.items():
         for label, read in same.items():
+            if label == "tasks" and one.provenance.weights_only:
+                continue  # no task has a part in them, so they go with any
             mine, theirs = read(first.provenance), read(one.provenance)
             if mine != theirs:
                 what = f"{first_name!r} and {name!r} were scored with different {label}: {mine} and {theirs}."

@@ -15,6 +15,7 @@ from circuitlab.comparison.overlap import set_overlaps
 from circuitlab.comparison.ranks import score_overlap, spearman
 from circuitlab.comparison.score_map import ScoreMap
 from circuitlab.comparison.shared import SharedCount, resampled_picks, shared_count
+from circuitlab.scores.intervals import no_interval
 
 __all__ = ["Comparison", "Sampling"]
 
@@ -106,14 +107,19 @@ class Comparison:
     def intervals(self) -> dict[str, dict[str, float]]:
         """95 % limits of every overlap measure and of Spearman's correlation, beside the value as it is picked or computed.
 
-        They are limits of the true value and lie around `corrected`. Rank-biased overlap has none: it hangs on the order of the very
-        first heads, and simulated intervals held the truth in 70 to 90 % of cases only.
+        They are limits of the true value and lie around `corrected`; NaN where a map comes from weights alone. Rank-biased overlap has
+        none: it hangs on the order of the very first heads, and simulated intervals held the truth in 70 to 90 % of cases only.
         """
+        if self._without_pairs:
+            known = self.overlaps | {"spearman": self.rank_agreement["spearman"]}
+            return {name: no_interval(np.float64(value)).as_dict() for name, value in known.items()}
         found = self.shared_count.intervals() | {"spearman": self.rank_correlation.interval()}
         return {name: one.as_dict() for name, one in found.items()}
 
     def corrected(self) -> dict[str, float]:
-        """What every overlap measure and Spearman's correlation would be without noise: the centre of each interval."""
+        """What every overlap measure and Spearman's correlation would be without noise: the centre of each interval, or NaN."""
+        if self._without_pairs:
+            return dict.fromkeys((*self.overlaps, "spearman"), float("nan"))
         return self.shared_count.corrected_overlaps() | {"spearman": self.rank_correlation.corrected}
 
     @cached_property
@@ -159,6 +165,11 @@ class Comparison:
             "corrected": self.corrected(),
             "nulls": nulls,
         }
+
+    @property
+    def _without_pairs(self) -> bool:
+        """Whether a map comes from weights alone: what noise of prompts does to the comparison is then not measured."""
+        return self.first.weights_only or self.second.weights_only
 
     @property
     def _paired(self) -> bool:

@@ -154,7 +154,7 @@ def top_k_stability(
     >>> float(top_k_stability(fake_scores(effects), 1).mean)
     1.0
     """
-    one = score_map(scores, mark)
+    one = _with_pairs(scores, mark)
     found = _disjoint(one, len(one.values) // 2, (k, by), n, seed)
     low, high = np.quantile(found, [0.025, 0.975])
     return Interval(np.float64(found.mean()), np.float64(low), np.float64(high))
@@ -182,7 +182,7 @@ def bootstrap_stability(
     >>> bootstrap_stability(fake_scores(effects), 1).inclusion
     {'a1.h2': 1.0}
     """
-    one = score_map(scores, mark)
+    one = _with_pairs(scores, mark)
     masks = top_mask(resampled_means(one.values, n, np.random.default_rng(seed)), k, by)
     found = set_overlaps(masks, top_mask(one.mean, k, by))["jaccard"]
     low, high = np.quantile(found, [0.025, 0.975])
@@ -214,7 +214,8 @@ def sample_size_curve(
     Raises
     ------
     BadParameterError
-        If there are fewer than four pairs, or sizes do not increase from at least 1 to at most half the pairs.
+        If there are fewer than four pairs, or none at all (weights alone), or sizes do not increase from at least 1 to at most half the
+        pairs.
 
     Examples
     --------
@@ -224,7 +225,7 @@ def sample_size_curve(
     >>> curve.sizes.tolist(), bool(curve.mean[1] > curve.mean[0])
     ([2, 16], True)
     """
-    one = score_map(scores, mark)
+    one = _with_pairs(scores, mark)
     most = len(one.values) // 2
     wanted = [size for size in _SIZES if size < most] + [most] if sizes is None else list(sizes)
     if most <= 1 or not wanted or wanted[0] < 1 or wanted[-1] > most or np.any(np.diff(wanted) <= 0):
@@ -249,7 +250,7 @@ def sweep_stability(
     Raises
     ------
     BadParameterError
-        If there are fewer than two runs.
+        If there are fewer than two runs, or one comes from weights alone.
     IncompatibleError
         If they score different elements.
 
@@ -265,7 +266,7 @@ def sweep_stability(
     if len(names) <= 1:
         what = f"A sweep needs at least two runs; got {list(names)}."
         raise BadParameterError(what, "Score the task with another seed or template.")
-    maps = [score_map(one, mark) for one in runs.values()]
+    maps = [_with_pairs(one, mark) for one in runs.values()]
     for one in maps:
         maps[0].require_same_elements(one)
     masks = np.stack([top_mask(one.mean, k, by) for one in maps])
@@ -273,6 +274,13 @@ def sweep_stability(
     for i, j in itertools.combinations(range(len(names)), 2):
         chance[i, j] = chance[j, i] = overlap_null(masks[i], masks[j], strata=maps[0].strata).mean_jaccard
     return Sweep(names, set_overlaps(masks[:, None], masks[None])["jaccard"], chance, _inclusion(masks, maps[0]))
+
+
+def _with_pairs(scores: HeadScores | EdgeScores, mark: str | None) -> ScoreMap:
+    """The score map; scores from weights alone are refused, since they would come out the same whatever the prompts."""
+    one = score_map(scores, mark)
+    one.require_pairs("stability over prompts")
+    return one
 
 
 def _disjoint(one: ScoreMap, size: int, pick: tuple[int, Ranking], n: int, seed: int) -> np.ndarray:

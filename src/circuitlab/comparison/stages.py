@@ -153,6 +153,7 @@ def _strongest(stages: Stages, top: float) -> list[ScoreMap]:
     for stage in stages:
         maps = [score_map(scores, scores.marks[0] if scores.marks else None) for scores in stage.values()]
         for one in maps:
+            one.require_pairs("interval of a stage")
             maps[0].require_same_elements(one)
         best = np.abs([one.mean for one in maps]).argmax(axis=0)
         values = np.take_along_axis(np.stack([one.values for one in maps]), best[None, None], axis=0)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,11 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
 
     ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}``: the value as computed, and limits of the true one by resampling prompt
     pairs, selection included; ``intervals`` has them for every measure but ``rbo``, and ``corrected`` the values without noise that the
-    limits lie around. ``containment`` is the share of the first circuit in the second,
-    ``containment_b`` the reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean and the 95 %
-    quantile of the Jaccard index by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all
-    rows (Benjamini-Hochberg); ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot
-    do one of the tasks.
+    limits lie around. Limits and corrected values are NaN where scores come from weights alone. ``containment`` is the share of the first
+    circuit in the second, ``containment_b`` the reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean
+    and the 95 % quantile of the Jaccard index by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that
+    corrected over all rows (Benjamini-Hochberg); ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if
+    the model cannot do one of the tasks.
 
     Examples
     --------
@@ -64,6 +65,11 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     nulls: dict[str, dict[str, dict[str, float]]]
 
 
+def _limits(found: Mapping[str, float]) -> str:
+    """``[0.12, 0.34]``."""
+    return "(no interval)" if np.isnan(found["low"]) else f"[{found['low']:.2f}, {found['high']:.2f}]"
+
+
 @dataclass(frozen=True, repr=False)
 class OverlapTable:
     """All pairs of tasks, or of whatever ``over`` names.
@@ -77,7 +83,7 @@ class OverlapTable:
     circuits : dict of str to Circuit
         Each task's circuit.
     stability : dict of str to dict
-        Split-half Jaccard of each task's own list, ``{"mean", "low", "high"}``.
+        Split-half Jaccard of each task's own list, ``{"mean", "low", "high"}``; NaN where scores come from weights alone.
     rule : str
         How circuits were picked.
     method, model : str
@@ -124,7 +130,7 @@ class OverlapTable:
         return [
             [
                 f"{row.task_a} ~ {row.task_b}",
-                f"{row.jaccard['mean']:.2f} [{row.jaccard['low']:.2f}, {row.jaccard['high']:.2f}]",
+                f"{row.jaccard['mean']:.2f} " + _limits(row.jaccard),
                 f"{row.null_mean:.2f}",
                 f"{row.q:.2g}",
             ]

@@ -10,7 +10,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SCHEMA", "Environment", "FitnessFlag", "ModelSpec", "Provenance", "TaskRef", "capture_environment", "digest"]
+__all__ = [
+    "NO_METRIC",
+    "SCHEMA",
+    "WEIGHTS_ALONE",
+    "Environment",
+    "FitnessFlag",
+    "ModelSpec",
+    "Provenance",
+    "TaskRef",
+    "capture_environment",
+    "digest",
+]
 
 SCHEMA = 1
 """Version of the stored result layout; a file with a higher one is refused by name, never half-read."""
@@ -91,6 +102,13 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
 
 
+WEIGHTS_ALONE = TaskRef(id="weights alone", variant="", version=0, n_pairs=0, seed=0, digest="")
+"""In the place of the prompts of scores that no prompt was run for."""
+
+NO_METRIC = "none"
+"""In the place of their metric."""
+
+
 class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model can do the task at all; travels with the scores to every figure.
 
@@ -139,7 +157,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     ``params`` holds every effective parameter of the method, defaults included. ``estimand`` says in words what the number
     estimates; ``units`` those of the metric. ``cite`` lists BibTeX keys of the method and the task. ``measured`` holds what the run
-    found out about its own accuracy, for example the error of reduced precision; it is no part of the identity.
+    found out about its own accuracy, for example the error of reduced precision; it is no part of the identity. Scores from weights
+    alone have `WEIGHTS_ALONE` for their prompts and `NO_METRIC` for their metric, and ``units`` are the method's own.
     """
 
     method: str
@@ -156,6 +175,11 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     environment: Environment | None = None
     measured: dict[str, float] = {}
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the scores come from weights alone, so that no task, prompt or metric has a part in them."""
+        return self.task == WEIGHTS_ALONE
 
     def run_id(self) -> str:
         """Sixteen hex digits of the SHA-256 of method, parameters, model, prompts, metric and schema.

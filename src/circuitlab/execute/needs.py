@@ -7,8 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from circuitlab.core.errors import ModelError, UnknownNameError
-from circuitlab.execute.contract import looked_at
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.execute.contract import looked_at, weights_only
 from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
@@ -120,24 +120,31 @@ def prepared(run: _Call) -> _Call:
 
     Answers outside the vocabulary, prompts longer than the model's positions and padded prompts are refused here, too. Inside, gradients
     are enabled, inference mode and autocast are off; tensors of the batch that were made in inference mode are copied, since autograd may
-    not keep them.
+    not keep them. A method that reads weights alone may be called without batch and metric, and is given neither: its scores cannot
+    depend on them.
     """
 
     @functools.wraps(run)
-    def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> Any:
+    def call(method: Any, model: Model, batch: ContrastBatch | None = None, metric: Any = None) -> Any:
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
         from circuitlab.model.hooks import full_precision  # noqa: PLC0415
 
         if looked_at.get():  # a method's call that goes on in another of its calls
             return run(method, model, batch, metric)
-        require_fit(model, batch)
+        if weights_only(method):
+            batch = metric = None
+        elif batch is None or metric is None:
+            what = f"{method.name} runs prompts and reads a metric, and none is given."
+            raise BadParameterError(what, "Call it with a model, a batch and a metric, or use circuitlab.score.")
+        else:
+            require_fit(model, batch)
         with torch.inference_mode(mode=False), torch.enable_grad(), full_precision():
             model.refresh()
             token = looked_at.set(True)
             try:
                 require(method, model)
-                return run(method, model, _own(batch), metric)
+                return run(method, model, None if batch is None else _own(batch), metric)
             finally:
                 looked_at.reset(token)
 

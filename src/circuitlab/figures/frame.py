@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from circuitlab.core.provenance import FitnessFlag, Provenance
 from circuitlab.figures.theme import Theme, template
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import NO_INTERVAL
 
 __all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "wrapped"]
 
@@ -108,8 +109,10 @@ def method_title(where: Provenance) -> str:
 
 
 def source_line(scores: HeadScores) -> str:
-    """Model, number of pairs, method, metric and run id of a score, in one line."""
+    """Model, number of pairs (or that there are none, and no interval), method and run id of a score, in one line."""
     where = scores.provenance
+    if scores.weights_only:
+        return " · ".join([where.model.name, NO_INTERVAL, method_title(where), f"run {where.run_id()}"])
     variant = f"/{where.task.variant}" if where.task.variant else ""
     parts = [where.model.name, f"{scores.n_pairs} prompt pairs ({where.task.id}{variant})", method_title(where)]
     return " · ".join([*parts, f"run {where.run_id()}"])

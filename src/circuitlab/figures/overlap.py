@@ -49,7 +49,8 @@ def overlap_matrix(
     Figure
         Below: Jaccard index of the two circuits with its 95 % interval and the null model's mean. Above: Jaccard minus that mean,
         with stars for the corrected p-value (* q < 0.05, ** q < 0.01, *** q < 0.001). Diagonal, in italics: Jaccard
-        of the circuits of two random halves of the task's own prompts. A dagger marks tasks the model cannot do.
+        of the circuits of two random halves of the task's own prompts, empty for scores from weights alone. A dagger marks tasks the model
+        cannot do.
     """
     shown = dict(titles or {})
     names = [shown.get(name, name) for name in table.tasks]
@@ -68,7 +69,7 @@ def overlap_scale(tables: Iterable[OverlapTable]) -> tuple[float, float]:
     """Ends of the two colour scales that hold every cell of some matrices: highest Jaccard index, farthest from chance."""
     tables = list(tables)
     observed = [row.jaccard["mean"] for table in tables for row in table.rows]
-    observed += [own["mean"] for table in tables for own in table.stability.values()]
+    observed += [own["mean"] for table in tables for own in table.stability.values() if not np.isnan(own["mean"])]
     beyond = [abs(row.jaccard["mean"] - row.null_mean) for table in tables for row in table.rows]
     return rounded(max(0.5, *observed)), rounded(max(0.1, *beyond))
 
@@ -108,6 +109,9 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
     lower, upper = _blank(len(names)), _blank(len(names))
     for i, task in enumerate(table.tasks):
         own = table.stability[task]["mean"]
+        if np.isnan(own):
+            lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>no prompts to halve: from weights alone"
+            continue
         lower["z"][i][i], lower["text"][i][i] = rounded(own), f"<i>{own:.2f}</i>"
         limits = _limits_text(table.stability[task])
         lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {own:.2f} ({limits})"
@@ -116,7 +120,7 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
         found, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
         told = (
             f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {found['mean']:.3f} ({_limits_text(found)})"
-            f"<br>corrected for noise {row.corrected['jaccard']:.3f}"
+            f"{_corrected_text(row.corrected['jaccard'])}"
             f"<br>by chance {row.null_mean:.3f}, at most {row.null_high:.3f} in 95 % of draws<br>q = {row.q:.2g}"
         )
         lower["z"][j][i], upper["z"][i][j] = rounded(found["mean"]), rounded(excess)
@@ -129,6 +133,10 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
 def _blank(n: int) -> dict[str, Any]:
     """Empty ``z``, ``text`` and ``hover`` of a square of n by n cells."""
     return {key: [[empty] * n for _ in range(n)] for key, empty in (("z", None), ("text", ""), ("hover", ""))}
+
+
+def _corrected_text(value: float) -> str:
+    return "" if np.isnan(value) else f"<br>corrected for noise {value:.3f}"
 
 
 def _limits_text(found: Mapping[str, float]) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from circuitlab.circuits import Circuit, Cumulative, GreedyEdges, Significant, Threshold, TopEdges, TopK
+from circuitlab.circuits.select import needs_pairs_for
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Head, Node
 from circuitlab.evaluation import Evaluate
 from circuitlab.evaluation.identity import Measured, batch_identity, evaluation_identity
+from circuitlab.execute.contract import require_prompts
 from circuitlab.execute.routes import universe_of
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.metrics import get_metric
@@ -142,7 +144,8 @@ def find_circuit(
     Raises
     ------
     BadParameterError
-        If the rule picks edges and the method scores nodes, or more heads are asked for than the model has.
+        If the rule picks edges and the method scores nodes, more heads are asked for than the model has, or the rule tests scores over
+        prompt pairs and the method reads weights alone.
 
     Examples
     --------
@@ -157,6 +160,8 @@ def find_circuit(
     picked: Any = TopK(rule) if isinstance(rule, int) else rule
     if isinstance(picked, TopK) and picked.part == "heads":
         require_heads(model, picked.k)
+    if wanted := needs_pairs_for(picked):
+        require_prompts(get_method(method), wanted)
     scoring = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
     if isinstance(picked, TopEdges | GreedyEdges):
         return picked(score_edges(model, prompts, edge_method(method), **scoring))  # type: ignore[arg-type]
@@ -206,7 +211,7 @@ def evaluate(
     settings : Evaluate, optional
         Ablation, universe, numbers of random circuits and subsets.
     n : int
-        Pairs, where no ``scores`` are given; as many as were scored otherwise.
+        Pairs, where no ``scores`` are given or these come from weights alone; as many as were scored otherwise.
     metric : str or Metric, optional
         That of the scores, or the task's own, otherwise.
     store : Cache, str or Path, optional
@@ -227,8 +232,9 @@ def evaluate(
         batch = to_batch_of(model, prompts, Draws(n))
         which = f"the first {batch.n_pairs} pairs: numbers are optimistic if the circuit was picked on them"
     else:
-        batch, which = held_out(model, prompts, scores.provenance.task)
-        metric = metric or scores.provenance.metric
+        where = scores.provenance
+        batch, which = held_out(model, prompts, where.task, n if where.weights_only else None)
+        metric = metric or (batch.metric if where.weights_only else where.metric)
     measured = Measured(circuit.within(universe_of(model)), model, batch, get_metric(metric or batch.metric), scores)
     with CellProgress(f"{batch.task.id} x evaluation"):
         return evaluate_batch(measured, which, settings or Evaluate(), as_cache(store))
@@ -268,8 +274,10 @@ def find_backups(model: Model, circuit: Circuit, scores: HeadScores, prompts: Pr
     BadParameterError
         If the circuit holds no head.
     """
-    batch, _ = held_out(model, prompts, scores.provenance.task)
-    metric, finder, heads = get_metric(scores.provenance.metric), BackupFinder(), strongest_heads(scores, circuit, seeds)
+    where = scores.provenance
+    batch, _ = held_out(model, prompts, where.task)
+    metric = get_metric(batch.metric if where.weights_only else where.metric)
+    finder, heads = BackupFinder(), strongest_heads(scores, circuit, seeds)
     names = [str(head) for head in heads]
     identity = {"version": _BACKUPS_VERSION, "finder": asdict(finder), "seeds": names, **batch_identity(model, batch, metric)}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from circuitlab.circuits import TopEdges, TopK
 from circuitlab.comparison import OverlapTable, Sampling, compare_methods, compare_tasks
 from circuitlab.core.errors import BadParameterError
+from circuitlab.execute.contract import require_prompts
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.tasks.spec import Task
@@ -65,7 +66,7 @@ def compare(
     Raises
     ------
     BadParameterError
-        If fewer than two tasks or methods are named, or several of both.
+        If fewer than two tasks or methods are named, or several of both; or if tasks are compared by a method that reads weights alone.
 
     Examples
     --------
@@ -86,6 +87,8 @@ def compare(
         require_heads(model, picked.k)
     edges = isinstance(picked, TopEdges)
     built = [edge_method(one) if edges else get_method(one) for one in methods]
+    if len(built) == 1:
+        require_prompts(built[0], "difference between tasks")
     names = [one.name for one in built] if len(built) > 1 else prompt_names(listed)
     cells = [(listed[0], one) for one in built] if len(built) > 1 else [(task, built[0]) for task in listed]
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
@@ -162,6 +165,7 @@ def transfer(
     _require_comparable(len(tasks), 1)
     pick, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
     require_heads(model, pick.k)
+    require_prompts(get_method(method), "difference between tasks")
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
     scores = {name: score(model, task, method, **scoring) for name, task in zip(names, tasks, strict=True)}
     circuits = {name: pick(one) for name, one in scores.items()}

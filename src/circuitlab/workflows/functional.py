@@ -113,6 +113,7 @@ class FunctionalComparison:
         runners, prompts, overall = {}, {}, _Overall(2 * len(scores))
         for name, one in scores.items():
             where = one.provenance
+            one.require_pairs("task whose circuit could be run")
             if where.model.identity() != model.spec.identity():
                 what = f"The scores of {name} are of other weights than {model.spec.name}."
                 raise IncompatibleError(what, "Give the model that was scored.")

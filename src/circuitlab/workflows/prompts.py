@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.core.provenance import FitnessFlag, TaskRef
+from circuitlab.core.provenance import WEIGHTS_ALONE, FitnessFlag, TaskRef
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.tasks.spec import Task
@@ -65,18 +65,21 @@ def held_out(model: Model, prompts: Prompts, spent: TaskRef, n: int | None = Non
     prompts : str, Path, Task or ContrastBatch
         Where the scored pairs came from.
     spent : TaskRef
-        The pairs that were scored.
+        The pairs that were scored, or `WEIGHTS_ALONE`.
     n : int, optional
-        How many pairs; as many as were scored otherwise.
+        How many pairs; as many as were scored otherwise (16 where only weights were read).
 
     Returns
     -------
     ContrastBatch
         The pairs that follow the scored ones in the task's stream. Where the task has too few further pairs, the scored ones (the first
-        ``n`` of them) once more; a batch of token ids is taken whole.
+        ``n`` of them) once more; a batch of token ids is taken whole. Where only weights were read, no pair is spent: the first ones.
     str
         Which pairs these are.
     """
+    if spent == WEIGHTS_ALONE:
+        batch = to_batch_of(model, prompts, Draws(n or Draws.n))
+        return batch, f"{batch.n_pairs} pairs, all fresh: the circuit was picked from weights alone"
     if isinstance(prompts, ContrastBatch):
         same = prompts.task.digest == spent.digest
         which = "the pairs that were scored: numbers are optimistic" if same else "other pairs than those that were scored"
