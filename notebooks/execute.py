@@ -1,6 +1,6 @@
-"""Execute the notebooks in place and note in each what code its outputs are of: `make notebooks`, or `.venv/bin/python notebooks/execute.py`.
+"""Execute the notebooks in place and note in each what code its outputs are of: `make notebooks`.
 
-Names of notebooks may follow (``01_tour``); all are executed otherwise. ``CIRCUITLAB_PAIRS`` sets the number of prompt pairs, 16 by default.
+``notebooks/execute.py 01_tour`` executes one. ``CIRCUITLAB_PAIRS`` sets the number of prompt pairs, 16 by default.
 """
 
 from __future__ import annotations

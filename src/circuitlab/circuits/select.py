@@ -163,7 +163,6 @@ class Threshold:
         """The circuit of the nodes at or beyond the value."""
         mean = mean_of(scores, self.part, self.mark)
         if self.units == "fraction":
-            scores.require_pairs(needs_pairs_for(self))
             mean = scores.fraction(self.part, mark=self.mark)
         unit = scores.provenance.units if self.units == "raw" else "of the total"
         return _circuit(scores, self, ranked(mean, self.by) >= self.value, f"{self.by} mean score >= {self.value:g} {unit}")

@@ -65,8 +65,7 @@ def top_heads(
         raise BadParameterError(what, "Ask for at least one head.")
     sure = _sure(scores, part, mark)
     chosen = sorted(scores.top(k, part, mark=mark), key=lambda entry: -entry.mean)
-    where = scores.provenance
-    figure = go.Figure()
+    where, figure = scores.provenance, go.Figure()
     for helps in (True, False):
         rows = [entry for entry in chosen if (entry.mean >= 0) == helps]
         if rows:

@@ -1,4 +1,11 @@
-"""Metrics: one value per pair from the logits at the answer position, or per prompt from the text that was generated."""
+"""Metrics: one value per pair from the logits at the answer position, or per prompt from the text that was generated.
+
+Examples
+--------
+>>> import circuitlab as cl
+>>> sorted(cl.metrics.METRICS)
+['answer_logit', 'kl', 'log_prob', 'logit_diff', 'prob_diff']
+"""
 
 from circuitlab.metrics.generated import contains, exact_match
 from circuitlab.metrics.logits import (

@@ -27,12 +27,8 @@ def test_patching_the_whole_stream_restores_the_whole_gap(family: str, direction
     gap = scores.dataset["total"].values
     assert np.abs(gap).max() > 0.01
     for part in ("resid_pre", "resid_mid", "resid_post"):
-        np.testing.assert_allclose(scores.values(part)[:, -1 if part == "resid_post" else 0], _after(part, scores, gap), atol=1e-4)
+        np.testing.assert_allclose(scores.values(part)[:, -1 if part == "resid_post" else 0], gap, atol=1e-4)
     assert scores.values("attns").shape == scores.values("mlps").shape == (3, model.spec.n_layers)
-
-
-def _after(part, scores, gap):
-    return gap if part != "resid_mid" else scores.values("resid_mid")[:, 0]
 
 
 def test_a_single_head_layer_equals_its_attention_output_through_the_sum() -> None:

@@ -15,6 +15,7 @@ from circuitlab.studies.types import Analysis, AnalysisResult, StudyFigure, Tabl
 
 __all__ = ["analysis_contexts", "analysis_tables"]
 
+
 def analysis_contexts(runs: StudyRuns, drawings: Sequence[StudyFigure]) -> list[tuple[Analysis, dict[str, Any]]]:
     """What the template of a section of analyses is filled with, one per kind of analysis; cells that have not been run are named."""
     contexts = []

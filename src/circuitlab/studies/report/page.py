@@ -98,8 +98,8 @@ def _lead(runs: StudyRuns) -> str:
     methods = ", ".join(dict.fromkeys(run.scores.provenance.method.replace("_", " ") for run in runs.runs))
     sharing = f" sharing {spec.n_kv_heads} key/value heads" if spec.n_kv_heads != spec.n_heads else ""
     return (
-        f"{spec.name} ({spec.family}: {spec.n_layers} layers of {spec.n_heads} heads{sharing}) on {len(runs.tasks())} tasks, {pairs} prompt "
-        f"pairs each, scored by {methods}."
+        f"{spec.name} ({spec.family}: {spec.n_layers} layers of {spec.n_heads} heads{sharing}) on {len(runs.tasks())} tasks, {pairs} "
+        f"prompt pairs each, scored by {methods}."
     )
 
 
