@@ -37,6 +37,18 @@ def _readout(model: Model) -> str:
     return ""
 
 
+def _token_vectors(model: Model) -> str:
+    from circuitlab.model.token_vectors import token_vectors  # noqa: PLC0415 - torch
+
+    found = _gradients(model)
+    if not found:
+        try:
+            token_vectors(model)
+        except ModelError as error:
+            return error.what
+    return found
+
+
 def _gradients(model: Model) -> str:
     return _decoder(model) or _readout(model)
 
@@ -87,12 +99,14 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "heads_apart": _heads_apart,
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
+    "token_vectors": _token_vectors,
     "unedited": _unedited,
 }
 """What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
 there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys alone;
-``plain_softmax``, that and no position bias; ``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``token_vectors``, the functional forward with what a token alone puts into the stream;
+``unedited``, a model without interventions."""
 
 
 def refusal(method: Method, model: Model) -> str:

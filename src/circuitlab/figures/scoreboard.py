@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -140,14 +141,19 @@ def _unseen(
 
 
 def _numbers(row: Mapping[str, Any], after: str = "") -> str:
-    found = row["auroc"]
-    return f"{found['mean']:.2f}{after}<br><span style='font-size:10px'>{found['low']:.2f} to {found['high']:.2f}</span>"
+    return f"{row['auroc']['mean']:.2f}{after}<br><span style='font-size:10px'>{_limits(row['auroc'], 2)}</span>"
 
 
 def _told(row: Mapping[str, Any]) -> str:
     found = row["auroc"]
     about = f"<b>{plain(str(row['method']))}</b> on <b>{plain(str(row['model']))}</b>"
-    return f"{about}<br>AUROC {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{about}<br>AUROC {found['mean']:.3f} ({_limits(found, 3)})"
+
+
+def _limits(found: Mapping[str, float], digits: int) -> str:
+    if math.isnan(found["low"]):  # one set of prompts, or none
+        return "no interval"
+    return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
 def _notes(reasons: Iterable[str], width: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
@@ -25,10 +25,12 @@ class Readout:
     ----------
     parts : ModelParts
     d_model : int
+    embedding : Module
+        The table of token vectors.
     """
 
-    def __init__(self, parts: ModelParts, d_model: int) -> None:
-        self._parts, self._d_model = parts, d_model
+    def __init__(self, parts: ModelParts, d_model: int, embedding: Any) -> None:
+        self._parts, self._d_model, self._embedding = parts, d_model, embedding
         self.softcap = parts.softcap
 
     def _need(self) -> ModelParts:
@@ -36,6 +38,12 @@ class Readout:
             what = f"The logits cannot be read off the last layer's stream: {self._parts.readout_lacks}."
             raise ModelError(what, "Use activation_patching with engine='hooks', which runs the model itself.")
         return self._parts
+
+    @property
+    def embedding(self) -> Float[Tensor, "token width"]:
+        """Embedding matrix as it is stored."""
+        weight: Tensor = self._embedding.weight
+        return weight.detach()
 
     @cached_property
     def final_norm(self) -> FrozenNorm:

@@ -107,7 +107,7 @@ def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.nd
     return limits[0], limits[1]
 
 
-def no_interval(value: np.ndarray) -> Interval:
+def no_interval(value: np.ndarray | np.float64) -> Interval:
     """Values without an interval: limits are NaN."""
     missing = np.full_like(value, np.nan)
     return Interval(value, missing, missing)

@@ -88,4 +88,5 @@ def fake_weights_scores(heads: np.ndarray) -> HeadScores:
     """Scores from weights alone with the given values, shape (layer, head)."""
     heads = np.asarray(heads, dtype=float)
     changes = {"method": "fake_weights", "params": {}, "metric": NO_METRIC, "metric_params": {}, "units": "of 1", "task": WEIGHTS_ALONE}
-    return HeadScores.build({"heads": heads}, fake_provenance(*heads.shape, changes))
+    n_layers, n_heads = heads.shape
+    return HeadScores.build({"heads": heads}, fake_provenance(n_layers, n_heads, changes))
