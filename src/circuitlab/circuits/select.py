@@ -14,7 +14,20 @@ from circuitlab.scores.parts import PARTS
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Cumulative", "Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "p_values", "ranked", "top_heads", "top_mask"]
+__all__ = [
+    "Cumulative",
+    "Ranking",
+    "Rule",
+    "Significant",
+    "Threshold",
+    "TopK",
+    "mean_of",
+    "needs_pairs_for",
+    "p_values",
+    "ranked",
+    "top_heads",
+    "top_mask",
+]
 
 Ranking: TypeAlias = Literal["absolute", "positive", "negative"]
 _RANKINGS = ("absolute", "positive", "negative")
@@ -243,10 +256,12 @@ class Significant:
         Raises
         ------
         BadParameterError
-            If there are fewer than two pairs, or scores are resolved by mark and no mark is given.
+            If there are fewer than two pairs (none at all if the scores come from weights alone), or scores are resolved by mark and no
+            mark is given.
         """
         from scipy import stats  # noqa: PLC0415
 
+        scores.require_pairs(needs_pairs_for(self))
         _require_mark(scores, self.mark)
         values = scores.values(self.part, mark=self.mark).astype(float)
         if len(values) <= 1:
@@ -255,6 +270,16 @@ class Significant:
         p = p_values(values)
         mask = stats.false_discovery_control(p.ravel()).reshape(p.shape) <= self.rate
         return _circuit(scores, self, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
+
+
+def needs_pairs_for(rule: object) -> str:
+    """What a rule needs that only prompt pairs give, as an error names it; empty for a rule that reads only mean scores.
+
+    It is asked before scores are computed, so that a rule that cannot select from scores of weights alone is refused before work starts.
+    """
+    if isinstance(rule, Significant):
+        return "test whether a score differs from 0"
+    return "total that scores are a share of" if isinstance(rule, Threshold) and rule.units == "fraction" else ""
 
 
 def p_values(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cite", "methods_app", "score", "score_document"]
 
+_TASK = typer.Argument(None, help="Not needed for methods that read weights alone, such as copying_score.")
+
 methods_app = typer.Typer(help="Methods that score heads.", no_args_is_help=True)
 
 
@@ -34,7 +36,7 @@ def list_all(as_json: bool = options.JSON) -> None:
 
 
 def score(
-    task: str,
+    task: str = _TASK,
     model: str = options.MODEL,
     method: str = options.METHOD,
     pairs: int = options.PAIRS,
@@ -46,16 +48,16 @@ def score(
     figure: Path = options.FIGURE,
     as_json: bool = options.JSON,
 ) -> None:
-    """Score every head of a model on a task, with intervals over prompt pairs."""
+    """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
     from circuitlab.store import Cache  # noqa: PLC0415
 
     asked = Request(model, method, pairs, variant, seed, metric, param, store)
-    loaded = load_checked([task], asked)
+    loaded = load_checked([task] if task else [], asked)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
     from circuitlab.workflows.score import score_task  # noqa: PLC0415
     from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
-    with CellProgress(f"{task} x {method}"):
+    with CellProgress(f"{task} x {method}" if task else method):
         scored = score_task(loaded, task, asked.built(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
     if figure is not None:
         from circuitlab.figures import head_heatmap  # noqa: PLC0415 - plotly
@@ -98,7 +100,7 @@ def score_document(scored: Scored) -> dict[str, Any]:
         "seconds": scored.seconds,
         "cached": scored.cached,
         "ready": None if where.fitness is None else where.fitness.ready,
-        "total": scores.gap().as_dict(),
+        "total": None if scores.weights_only else scores.gap().as_dict(),
         "checks": run_checks(scores),
         "heads": [],
         "mlps": [],
@@ -114,8 +116,15 @@ def _entry(node: NodeScore, mark: str | None) -> dict[str, Any]:
 
 
 def _print_scores(scored: Scored) -> None:
+    from circuitlab.scores.intervals import NO_INTERVAL  # noqa: PLC0415
+
     scores, where = scored.scores, scored.scores.provenance
     note = "found in the store" if scored.cached else f"{scored.seconds:.0f} s"
+    if scores.weights_only:
+        print_text(f"{where.method} from weights alone, {where.model.name}, {note}")
+        print_text(f"run {where.run_id()}: {where.estimand}, in {where.units}; {NO_INTERVAL}\n")
+        print_table(["node", "score"], [[str(e.node), f"{e.mean:+.3f}"] for e in scores.top(15, scores.parts[0])])
+        return
     print_text(f"{where.method} on {where.task.id} ({where.task.variant}), {where.model.name}, {scores.n_pairs} pairs, {note}")
     print_text(f"run {where.run_id()}: {where.estimand}, in {where.units}; positive helps the answer\n")
     for mark in scores.marks or (None,):

@@ -91,7 +91,7 @@ def prompt_families(
     Raises
     ------
     BadParameterError
-        If there are labels, but not one for each pair, or all of them are equal.
+        If there are labels, but not one for each pair, or all of them are equal; or if the scores come from weights alone.
 
     Notes
     -----
@@ -117,7 +117,9 @@ def prompt_families(
     >>> families.family.tolist(), families.p < 0.01
     ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], True)
     """
-    values = score_map(scores, mark).values
+    elements = score_map(scores, mark)
+    elements.require_pairs("family of prompts")
+    values = elements.values
     pairs = len(values)
     if labels is not None and (len(labels) != pairs or len(set(labels)) <= 1):
         what = f"{len(labels)} labels, {len(set(labels))} of them different, do not divide {pairs} pairs."

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import numpy as np
+
 from circuitlab.circuits.select import TopK
 from circuitlab.circuits.select_edges import TopEdges
 from circuitlab.comparison.families import prompt_families
@@ -17,6 +19,7 @@ from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import NO_INTERVAL, no_interval, no_pairs
 
 __all__ = ["compare_methods", "compare_models", "compare_tasks", "corrected"]
 
@@ -61,7 +64,8 @@ def compare_tasks(
         If the scores come from different weights, methods or method parameters, or rank different elements. Different metrics are allowed,
         because only ranks are compared; they are noted in the table.
     BadParameterError
-        If there are fewer than two tasks, a task has fewer than two pairs, or the rule does not fit the scores.
+        If there are fewer than two tasks, a task has fewer than two pairs, or the rule does not fit the scores; or if scores come from
+        weights alone, which are the same for every task.
 
     Examples
     --------
@@ -80,8 +84,9 @@ def compare_tasks(
 def compare_methods(scores: Mapping[str, Scores], rule: TopK | TopEdges | None = None, sampling: Sampling | None = None) -> OverlapTable:
     """Compare the circuits that several methods select on one task and one model.
 
-    The prompts are the same, so that the methods share their noise and pairs are resampled together. Parameters, result and errors are
-    those of `compare_tasks`, with methods in place of tasks: the weights and the tasks must be equal.
+    The prompts are the same, so that the methods share their noise and pairs are resampled together. A method that reads weights alone may
+    be compared with one that runs prompts: their overlap has its chance level and p-value, but no interval. Parameters, result and errors
+    are those of `compare_tasks`, with methods in place of tasks: the weights and the tasks must be equal.
 
     Examples
     --------
@@ -130,6 +135,9 @@ def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, samplin
         raise BadParameterError(what, f"Name another {over}.")
     rule = _fitting_rule(scores, rule, over)
     _require_same(scores, same)
+    alone = [name for name, run in scores.items() if run.provenance.weights_only]
+    if alone and over == "task":
+        raise BadParameterError(*no_pairs(scores[alone[0]].provenance.method, "difference between tasks"))
     mark = rule.mark if isinstance(rule, TopK) else None
     maps = {name: score_map(run, mark) for name, run in scores.items()}
     for other in maps.values():
@@ -145,7 +153,7 @@ def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, samplin
         tasks=names,
         rows=tuple(rows),
         circuits=circuits,
-        stability={k: top_k_stability(s, rule.k, by=rule.by, mark=mark, seed=sampling.seed).as_dict() for k, s in scores.items()},
+        stability={name: _stability(run, rule, sampling.seed) for name, run in scores.items()},
         rule=circuits[names[0]].rule,
         method=", ".join(dict.fromkeys(about.method for about in provenances)),
         model=", ".join(dict.fromkeys(about.model.name for about in provenances)),
@@ -153,6 +161,13 @@ def _compare(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, samplin
         over=over,
         level="edges" if isinstance(rule, TopEdges) else "nodes",
     )
+
+
+def _stability(scores: Scores, rule: TopK | TopEdges, seed: int) -> dict[str, float]:
+    """Agreement of two halves of the pairs; NaN for scores from weights alone."""
+    if scores.provenance.weights_only:
+        return no_interval(np.float64(np.nan)).as_dict()
+    return top_k_stability(scores, rule.k, by=rule.by, mark=getattr(rule, "mark", None), seed=seed).as_dict()
 
 
 def _fitting_rule(scores: Mapping[str, Scores], rule: TopK | TopEdges | None, over: str) -> TopK | TopEdges:
@@ -175,19 +190,22 @@ def _notes(scores: Mapping[str, Scores], mark: str | None) -> tuple[str, ...]:
     """One sentence for everything that weakens the comparison."""
     flags = {name: run.provenance.fitness for name, run in scores.items()}
     notes = [f"{name} is not ready: {flag.reason}" for name, flag in flags.items() if flag is not None and not flag.ready]
-    metrics = {name: run.provenance.metric for name, run in scores.items()}
+    metrics = {name: run.provenance.metric for name, run in scores.items() if not run.provenance.weights_only}
     if len(set(metrics.values())) > 1:
         listed = ", ".join(f"{name}: {metric}" for name, metric in metrics.items())
         notes.append(f"Metrics differ ({listed}); ranks are compared.")
-    heads = {name: run for name, run in scores.items() if isinstance(run, HeadScores)}
+    notes += [f"{name}: {NO_INTERVAL}." for name, run in scores.items() if run.provenance.weights_only]
+    heads = {name: run for name, run in scores.items() if isinstance(run, HeadScores) and not run.weights_only}
     warnings = {name: prompt_families(run, mark=mark).warning for name, run in heads.items()}
     return (*notes, *(f"{name}: {warning}" for name, warning in warnings.items() if warning))
 
 
 def _require_same(scores: Mapping[str, Scores], same: _Same) -> None:
-    first_name, first = next(iter(scores.items()))
+    first_name, first = next(((name, run) for name, run in scores.items() if not run.provenance.weights_only), next(iter(scores.items())))
     for name, run in scores.items():
         for label, read in same.items():
+            if label == "tasks" and run.provenance.weights_only:
+                continue  # no task has a part in them, so they go with any
             expected, actual = read(first.provenance), read(run.provenance)
             if actual != expected:
                 what = f"{first_name!r} and {name!r} were scored with different {label}: {expected} and {actual}."

@@ -15,6 +15,7 @@ from circuitlab.comparison.overlap import set_overlaps
 from circuitlab.comparison.ranks import score_overlap, spearman
 from circuitlab.comparison.score_map import ScoreMap
 from circuitlab.comparison.shared import SharedCount, resampled_masks, shared_count
+from circuitlab.scores.intervals import no_interval
 
 __all__ = ["Comparison", "Sampling"]
 
@@ -113,14 +114,19 @@ class Comparison:
     def intervals(self) -> dict[str, dict[str, float]]:
         """Every overlap measure and Spearman's correlation as computed (``mean``), with 95 % limits of the true value.
 
-        The limits are around `corrected`. Rank-biased overlap has none: it depends on the order of the very first heads, and in simulations
-        its intervals contained the true value in only 70 to 90 % of cases.
+        The limits are around `corrected`; they are NaN if a map comes from weights alone. Rank-biased overlap has none: it depends on the
+        order of the very first heads, and in simulations its intervals contained the true value in only 70 to 90 % of cases.
         """
+        if self._without_pairs:
+            measures = self.overlaps | {"spearman": self.rank_agreement["spearman"]}
+            return {name: no_interval(np.float64(value)).as_dict() for name, value in measures.items()}
         intervals = self.shared_count.intervals() | {"spearman": self.rank_correlation.interval()}
         return {name: interval.as_dict() for name, interval in intervals.items()}
 
     def corrected(self) -> dict[str, float]:
-        """Every overlap measure and Spearman's correlation, corrected for noise: the centre of each interval."""
+        """Every overlap measure and Spearman's correlation, corrected for noise: the centre of each interval, or NaN."""
+        if self._without_pairs:
+            return dict.fromkeys((*self.overlaps, "spearman"), float("nan"))
         return self.shared_count.corrected_overlaps() | {"spearman": self.rank_correlation.corrected}
 
     @cached_property
@@ -166,6 +172,11 @@ class Comparison:
             "corrected": self.corrected(),
             "nulls": nulls,
         }
+
+    @property
+    def _without_pairs(self) -> bool:
+        """Whether a map comes from weights alone: what noise of prompts does to the comparison is then not measured."""
+        return self.first.weights_only or self.second.weights_only
 
     @property
     def _paired(self) -> bool:

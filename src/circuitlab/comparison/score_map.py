@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitlab.circuits.select import mean_of
-from circuitlab.core.errors import IncompatibleError
+from circuitlab.core.errors import BadParameterError, IncompatibleError
 from circuitlab.core.nodes import Edge, Head, Node
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import no_pairs
 
 if TYPE_CHECKING:
     from circuitlab.core.provenance import Provenance
@@ -27,7 +28,7 @@ class ScoreMap:
     Parameters
     ----------
     values : ndarray, shape (pair, element)
-        Scores in units of the metric.
+        Scores in units of the metric; a single row for scores from weights alone, which no pair was run for.
     strata : ndarray of int, shape (element,)
         Elements of one stratum are exchangeable by chance: the heads of a layer, or the edges whose senders have the same layer and kind,
         and whose receivers have the same layer, kind and port.
@@ -43,12 +44,24 @@ class ScoreMap:
     provenance: Provenance
 
     @property
+    def weights_only(self) -> bool:
+        """Whether the scores come from weights alone."""
+        return self.provenance.weights_only
+
+    def require_pairs(self, wanted: str) -> None:
+        """Raise `BadParameterError` where the scores come from weights alone; ``wanted`` is what they lack, such as an interval."""
+        if self.weights_only:
+            raise BadParameterError(*no_pairs(self.provenance.method, wanted))
+
+    @property
     def mean(self) -> np.ndarray:
         """Mean over pairs, (element,)."""
         return np.asarray(self.values.mean(axis=0))
 
     def same_prompts(self, other: ScoreMap) -> bool:
         """Whether pair i of both maps is the same prompt, so that they share their noise."""
+        if self.weights_only or other.weights_only:
+            return False
         return self.provenance.task.digest == other.provenance.task.digest and len(self.values) == len(other.values)
 
     def require_same_elements(self, other: ScoreMap) -> None:
@@ -73,7 +86,7 @@ def score_map(scores: HeadScores | EdgeScores, mark: str | None = None) -> Score
     if isinstance(scores, EdgeScores):
         return _edges(scores)
     shape = mean_of(scores, "heads", mark).shape
-    values = scores.values("heads", mark=mark).reshape(scores.n_pairs, -1).astype(np.float64)
+    values = scores.values("heads", mark=mark).reshape(max(1, scores.n_pairs), -1).astype(np.float64)
     strata = np.repeat(np.arange(shape[0]), shape[1])
     return ScoreMap(values, strata, lambda i: Head(*divmod(int(i), shape[1])), scores.provenance)
 

@@ -172,7 +172,7 @@ def top_k_stability(
     >>> float(top_k_stability(fake_scores(effects), 1).mean)
     1.0
     """
-    values = score_map(scores, mark).values
+    values = _with_pairs(scores, mark).values
     draws = _disjoint_overlaps(values, len(values) // 2, (k, by), n, seed)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Interval(np.float64(draws.mean()), np.float64(low), np.float64(high))
@@ -201,7 +201,7 @@ def bootstrap_stability(
     >>> bootstrap_stability(fake_scores(effects), 1).inclusion
     {'a1.h2': 1.0}
     """
-    elements = score_map(scores, mark)
+    elements = _with_pairs(scores, mark)
     masks = top_mask(resampled_means(elements.values, n, np.random.default_rng(seed)), k, by)
     draws = set_overlaps(masks, top_mask(elements.mean, k, by))["jaccard"]
     low, high = np.quantile(draws, [0.025, 0.975])
@@ -235,7 +235,8 @@ def sample_size_curve(
     Raises
     ------
     BadParameterError
-        If there are fewer than four pairs, or sizes do not increase from at least 1 to at most half the pairs.
+        If there are fewer than four pairs, or none at all (weights alone), or sizes do not increase from at least 1 to at most half the
+        pairs.
 
     Examples
     --------
@@ -245,7 +246,7 @@ def sample_size_curve(
     >>> curve.sizes.tolist(), bool(curve.mean[1] > curve.mean[0])
     ([2, 16], True)
     """
-    elements = score_map(scores, mark)
+    elements = _with_pairs(scores, mark)
     most = len(elements.values) // 2
     counts = [size for size in _SIZES if size < most] + [most] if sizes is None else list(sizes)
     if most <= 1 or not counts or counts[0] < 1 or counts[-1] > most or np.any(np.diff(counts) <= 0):
@@ -281,7 +282,7 @@ def sweep_stability(
     Raises
     ------
     BadParameterError
-        If there are fewer than two runs.
+        If there are fewer than two runs, or one comes from weights alone.
     IncompatibleError
         If they score different elements.
 
@@ -297,7 +298,7 @@ def sweep_stability(
     if len(names) <= 1:
         what = f"A sweep needs at least two runs; got {list(names)}."
         raise BadParameterError(what, "Score the task with another seed or template.")
-    maps = [score_map(run, mark) for run in runs.values()]
+    maps = [_with_pairs(run, mark) for run in runs.values()]
     for other in maps:
         maps[0].require_same_elements(other)
     masks = np.stack([top_mask(scores.mean, k, by) for scores in maps])
@@ -305,6 +306,13 @@ def sweep_stability(
     for i, j in itertools.combinations(range(len(names)), 2):
         chance[i, j] = chance[j, i] = overlap_null(masks[i], masks[j], strata=maps[0].strata).mean_jaccard
     return Sweep(names, set_overlaps(masks[:, None], masks[None])["jaccard"], chance, _inclusion(masks, maps[0]))
+
+
+def _with_pairs(scores: HeadScores | EdgeScores, mark: str | None) -> ScoreMap:
+    """The score map; scores from weights alone are refused, since they are the same whatever the prompts."""
+    elements = score_map(scores, mark)
+    elements.require_pairs("stability over prompts")
+    return elements
 
 
 def _disjoint_overlaps(values: np.ndarray, size: int, top: tuple[int, Ranking], n: int, seed: int) -> np.ndarray:

@@ -157,6 +157,7 @@ def _strongest(stages: Stages, top: float) -> list[ScoreMap]:
     for stage in stages:
         maps = [score_map(scores, scores.marks[0] if scores.marks else None) for scores in stage.values()]
         for other in maps:
+            other.require_pairs("interval of a stage")
             maps[0].require_same_elements(other)
         best = np.abs([scores.mean for scores in maps]).argmax(axis=0)
         values = np.take_along_axis(np.stack([scores.values for scores in maps]), best[None, None], axis=0)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,9 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     ready : bool
         False if the model cannot do one of the tasks.
     intervals : dict
-        ``{"mean", "low", "high"}`` for every measure except ``rbo``.
+        ``{"mean", "low", "high"}`` for every measure except ``rbo``; limits are NaN where scores come from weights alone.
     corrected : dict
-        The measures corrected for noise, which the limits are around.
+        The measures corrected for noise, which the limits are around; NaN where scores come from weights alone.
     nulls : dict
         ``{"mean", "high", "p"}`` by measure and null model.
 
@@ -85,6 +86,11 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     nulls: dict[str, dict[str, dict[str, float]]]
 
 
+def _limits_text(interval: Mapping[str, float]) -> str:
+    """The limits of an interval: ``[0.12, 0.34]``."""
+    return "(no interval)" if np.isnan(interval["low"]) else f"[{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
 @dataclass(frozen=True, repr=False)
 class OverlapTable:
     """The comparisons of all pairs of tasks, methods or models.
@@ -98,7 +104,8 @@ class OverlapTable:
     circuits : dict of str to Circuit
         Circuit of each task.
     stability : dict of str to dict
-        Split-half Jaccard index of each task's circuit with itself, ``{"mean", "low", "high"}``; see `top_k_stability`.
+        Split-half Jaccard index of each task's circuit with itself, ``{"mean", "low", "high"}``, NaN where scores come from weights alone;
+        see `top_k_stability`.
     rule : str
         How the circuits were selected.
     method, model : str
@@ -145,7 +152,7 @@ class OverlapTable:
         return [
             [
                 f"{row.task_a} ~ {row.task_b}",
-                f"{row.jaccard['mean']:.2f} [{row.jaccard['low']:.2f}, {row.jaccard['high']:.2f}]",
+                f"{row.jaccard['mean']:.2f} " + _limits_text(row.jaccard),
                 f"{row.null_mean:.2f}",
                 f"{row.q:.2g}",
             ]

@@ -10,7 +10,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SCHEMA", "Environment", "FitnessFlag", "ModelSpec", "Provenance", "TaskRef", "capture_environment", "digest"]
+__all__ = [
+    "NO_METRIC",
+    "SCHEMA",
+    "WEIGHTS_ALONE",
+    "Environment",
+    "FitnessFlag",
+    "ModelSpec",
+    "Provenance",
+    "TaskRef",
+    "capture_environment",
+    "digest",
+]
 
 SCHEMA = 1
 """Version of the layout of stored results; a file with a higher version is refused with its version named, never partly read."""
@@ -102,6 +113,13 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
 
 
+WEIGHTS_ALONE = TaskRef(id="weights alone", variant="", version=0, n_pairs=0, seed=0, digest="")
+"""Stands for the prompts of scores from weights alone."""
+
+NO_METRIC = "none"
+"""Stands for the metric of scores from weights alone."""
+
+
 class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model can do the task at all; kept with the scores and shown in every figure.
 
@@ -170,11 +188,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     additive : bool
         Whether the scores of all parts sum to the total.
     metric, metric_params, units
-        The metric, its parameters, and the units of its values.
+        The metric, its parameters, and the units of its values. For scores from weights alone: `NO_METRIC`, no parameters, and the units
+        of the method.
     model : ModelSpec
         The model.
     task : TaskRef
-        The prompts.
+        The prompts, or `WEIGHTS_ALONE`.
     fitness : FitnessFlag, optional
         Whether the model can do the task.
     cite : tuple of str
@@ -201,6 +220,11 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     environment: Environment | None = None
     measured: dict[str, float] = {}
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the scores come from weights alone, so that they depend on no task, prompt or metric."""
+        return self.task == WEIGHTS_ALONE
 
     def run_id(self) -> str:
         """Sixteen hex digits of the SHA-256 of method, parameters, model, prompts, metric and schema.

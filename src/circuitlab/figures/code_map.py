@@ -58,10 +58,10 @@ def code_map(
     >>> code_map(fake_scores(counts)).data[0].zmax
     3.0
     """
+    if scores.marks is not None and mark is None:
+        raise UnknownNameError("mark", str(mark), scores.marks)
     values = scores.values("heads", mark=mark)
-    if values.ndim != 3:  # noqa: PLR2004 - pair, layer and head
-        raise UnknownNameError("mark", str(mark), scores.marks or ())
-    mean = values.mean(axis=0)
+    mean = values if scores.weights_only else values.mean(axis=0)
     if mean.min() < 0:
         what = f"The lowest mean score is {mean.min():.3g}; numbers of codes are 0 or more."
         raise BadParameterError(what, "Draw signed scores with head_heatmap.")

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from circuitlab.core.provenance import FitnessFlag, Provenance
 from circuitlab.figures.theme import Theme, template
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import NO_INTERVAL
 
 __all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "wrapped"]
 
@@ -117,8 +118,10 @@ def method_title(about: Provenance) -> str:
 
 
 def source_line(scores: HeadScores) -> str:
-    """Model, number of pairs, task, method and run id of scores, in one line."""
+    """Model, number of pairs, task, method and run id of scores, in one line; for weights alone, that there are no prompts."""
     about = scores.provenance
+    if scores.weights_only:
+        return " · ".join([about.model.name, NO_INTERVAL, method_title(about), f"run {about.run_id()}"])
     variant = f"/{about.task.variant}" if about.task.variant else ""
     parts = [about.model.name, f"{scores.n_pairs} prompt pairs ({about.task.id}{variant})", method_title(about)]
     return " · ".join([*parts, f"run {about.run_id()}"])

@@ -49,7 +49,8 @@ def overlap_matrix(
     Figure
         Below the diagonal: Jaccard index of the two circuits with its 95 % interval, and the mean of the null model. Above: Jaccard index
         minus that mean, with stars for the corrected p-value (* q < 0.05, ** q < 0.01, *** q < 0.001). On the diagonal, in italics: Jaccard
-        index of the circuits of two random halves of the task's own prompts. A dagger marks tasks that the model cannot do.
+        index of the circuits of two random halves of the task's own prompts, empty for scores from weights alone. A dagger marks tasks that
+        the model cannot do.
     """
     by_name = dict(titles or {})
     names = [by_name.get(name, name) for name in table.tasks]
@@ -68,7 +69,7 @@ def overlap_scale(tables: Iterable[OverlapTable]) -> tuple[float, float]:
     """Common ends of the two colour scales of several matrices: the highest Jaccard index, and the largest distance from chance."""
     tables = list(tables)
     observed = [row.jaccard["mean"] for table in tables for row in table.rows]
-    observed += [stability["mean"] for table in tables for stability in table.stability.values()]
+    observed += [stability["mean"] for table in tables for stability in table.stability.values() if not np.isnan(stability["mean"])]
     beyond = [abs(row.jaccard["mean"] - row.null_mean) for table in tables for row in table.rows]
     return rounded(max(0.5, *observed)), rounded(max(0.1, *beyond))
 
@@ -108,6 +109,9 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
     lower, upper = _blank(len(names)), _blank(len(names))
     for i, task in enumerate(table.tasks):
         stability = table.stability[task]["mean"]
+        if np.isnan(stability):
+            lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>no prompts to halve: from weights alone"
+            continue
         lower["z"][i][i], lower["text"][i][i] = rounded(stability), f"<i>{stability:.2f}</i>"
         limits = _limits_text(table.stability[task])
         lower["hover"][i][i] = f"<b>{plain(names[i])}</b><br>two halves of its own prompts: Jaccard {stability:.2f} ({limits})"
@@ -116,7 +120,7 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
         observed, excess = row.jaccard, row.jaccard["mean"] - row.null_mean
         hover = (
             f"<b>{plain(names[i])}</b> and <b>{plain(names[j])}</b><br>Jaccard {observed['mean']:.3f} ({_limits_text(observed)})"
-            f"<br>corrected for noise {row.corrected['jaccard']:.3f}"
+            f"{_corrected_text(row.corrected['jaccard'])}"
             f"<br>by chance {row.null_mean:.3f}, at most {row.null_high:.3f} in 95 % of draws<br>q = {row.q:.2g}"
         )
         lower["z"][j][i], upper["z"][i][j] = rounded(observed["mean"]), rounded(excess)
@@ -129,6 +133,11 @@ def _triangles(table: OverlapTable, names: list[str]) -> tuple[dict[str, Any], d
 def _blank(n: int) -> dict[str, Any]:
     """Empty ``z``, ``text`` and ``hover`` of n by n cells."""
     return {key: [[empty] * n for _ in range(n)] for key, empty in (("z", None), ("text", ""), ("hover", ""))}
+
+
+def _corrected_text(value: float) -> str:
+    """A line of hover text with the value corrected for noise; empty if it is not known."""
+    return "" if np.isnan(value) else f"<br>corrected for noise {value:.3f}"
 
 
 def _limits_text(interval: Mapping[str, float]) -> str:

@@ -11,7 +11,8 @@ from circuitlab.core.errors import IncompatibleError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded
 from circuitlab.figures.labels import Canvas, name_points
 from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
-from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.head_scores import HeadScores, NodeScore
+from circuitlab.scores.intervals import NO_INTERVAL
 
 __all__ = ["scatter_methods", "shared_top"]
 
@@ -27,7 +28,7 @@ def shared_top(x: HeadScores, y: HeadScores, k: int) -> OverlapNull:
 
 
 def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20, title: str = "", theme: Theme = "light") -> go.Figure:
-    """Mean head score by one method against another, on the same model and task.
+    """Mean head score by one method against another, on the same model and task; weights alone go with any task.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20
     -------
     Figure
         The subtitle says how many of the ``k`` strongest heads are the same, and how many would be by chance. A correlation over all heads
-        would mostly reflect the order of the many heads near zero, which is noise.
+        would mostly reflect the order of the many heads near zero, which is noise. Scores from weights alone have no intervals to draw.
 
     Raises
     ------
@@ -54,7 +55,9 @@ def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20
         If the runs differ in model or task.
     """
     first, second = x.provenance, y.provenance
-    if first.model.identity() != second.model.identity() or first.task.id != second.task.id:
+    on_prompts = [about for about in (first, second) if not about.weights_only]
+    task = (on_prompts or [first])[0].task.id
+    if first.model.identity() != second.model.identity() or any(about.task.id != task for about in on_prompts):
         what = f"{first.task.id} on {first.model.name} and {second.task.id} on {second.model.name} are not the same heads and task."
         raise IncompatibleError(what, "Compare two methods on one task and one model.")
     a, b = x.mean().ravel(), y.mean().ravel()
@@ -67,14 +70,15 @@ def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20
     figure.update_xaxes(title_text=f"{plain(method_title(first))} ({plain(first.units)})", zeroline=True)
     figure.update_yaxes(title_text=f"{plain(method_title(second))} ({plain(second.units)})", zeroline=True)
     figure.update_layout(showlegend=False)
+    bars = NO_INTERVAL if x.weights_only and y.weights_only else "bars: 95 % intervals of the named heads"
     _name(figure, x, y, named)
     frame = Frame(
-        title or f"{first.task.id}: two methods, the same heads?",
+        title or f"{task}: two methods, the same heads?",
         f"{first.model.name} · one point per head · the {top} strongest of each: {overlap.shared} in both, {overlap.mean_shared:.1f} by "
-        f"chance (95 % of draws: at most {overlap.high_shared}) · bars: 95 % intervals of the named heads",
+        f"chance (95 % of draws: at most {overlap.high_shared}) · {bars}",
         width=_WIDTH,
         height=_HEIGHT,
-        banner=near_chance(first.fitness),
+        banner=near_chance(first.fitness or second.fitness),
         margin_left=_LEFT,
         margin_right=_RIGHT,
     )
@@ -106,12 +110,13 @@ def _name(figure: go.Figure, x: HeadScores, y: HeadScores, named: np.ndarray) ->
     name_points(figure, [str(score.node) for score in sides[0]], at, np.concatenate(busy), canvas)
 
 
+def _value(entry: NodeScore, scores: HeadScores) -> str:
+    return f"{entry.mean:+.3g}" + (" (from weights)" if scores.weights_only else f" [{entry.low:+.3g}, {entry.high:+.3g}]")
+
+
 def _points(x: HeadScores, y: HeadScores, chosen: np.ndarray, *, named: bool) -> go.Scatter:
     first, second = ([scores.nodes()[i] for i in chosen] for scores in (x, y))
-    texts = [
-        f"<b>{p.node}</b><br>x {p.mean:+.3g} [{p.low:+.3g}, {p.high:+.3g}]<br>y {q.mean:+.3g} [{q.low:+.3g}, {q.high:+.3g}]"
-        for p, q in zip(first, second, strict=True)
-    ]
+    texts = [f"<b>{p.node}</b><br>x {_value(p, x)}<br>y {_value(q, y)}" for p, q in zip(first, second, strict=True)]
     trace = go.Scatter(
         x=rounded([entry.mean for entry in first]),
         y=rounded([entry.mean for entry in second]),
@@ -122,7 +127,9 @@ def _points(x: HeadScores, y: HeadScores, chosen: np.ndarray, *, named: bool) ->
         name="named heads" if named else "other heads",
     )
     if named:
-        for side, entries in (("error_x", first), ("error_y", second)):
+        for side, entries, scores in (("error_x", first, x), ("error_y", second, y)):
+            if scores.weights_only:
+                continue
             up = rounded(np.nan_to_num([entry.high - entry.mean for entry in entries]))
             trace.update({side: {"type": "data", "array": up, "color": NEUTRAL, "thickness": 1, "width": 2}})
     return trace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -141,13 +142,20 @@ def _unseen(
 
 def _numbers(row: Mapping[str, Any], after: str = "") -> str:
     auroc = row["auroc"]
-    return f"{auroc['mean']:.2f}{after}<br><span style='font-size:10px'>{auroc['low']:.2f} to {auroc['high']:.2f}</span>"
+    return f"{auroc['mean']:.2f}{after}<br><span style='font-size:10px'>{_limits_text(auroc, 2)}</span>"
 
 
 def _hover(row: Mapping[str, Any]) -> str:
     auroc = row["auroc"]
     about = f"<b>{plain(str(row['method']))}</b> on <b>{plain(str(row['model']))}</b>"
-    return f"{about}<br>AUROC {auroc['mean']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
+    return f"{about}<br>AUROC {auroc['mean']:.3f} ({_limits_text(auroc, 3)})"
+
+
+def _limits_text(interval: Mapping[str, float], digits: int) -> str:
+    """The limits of an interval in words; there is none for a single set of prompts, or without prompts."""
+    if math.isnan(interval["low"]):
+        return "no interval"
+    return f"{interval['low']:.{digits}f} to {interval['high']:.{digits}f}"
 
 
 def _notes(reasons: Iterable[str], width: int) -> str:

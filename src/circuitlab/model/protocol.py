@@ -30,6 +30,14 @@ class Weights(Protocol):
     """The weights that a linear readout of the residual stream needs; all detached and not folded."""
 
     @property
+    def embedding(self) -> Float[Tensor, "token width"]:
+        """Embedding matrix as it is stored: before a family scales, norms or projects it, and without positions.
+
+        What a token puts into the residual stream is `circuitlab.model.token_vectors`.
+        """
+        ...
+
+    @property
     def final_norm(self) -> FrozenNorm:
         """Norm before the unembedding."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
@@ -27,10 +27,12 @@ class Readout:
         The model's parts.
     d_model : int
         Width of the residual stream.
+    embedding : Module
+        The token embedding.
     """
 
-    def __init__(self, parts: ModelParts, d_model: int) -> None:
-        self._parts, self._d_model = parts, d_model
+    def __init__(self, parts: ModelParts, d_model: int, embedding: Any) -> None:
+        self._parts, self._d_model, self._embedding = parts, d_model, embedding
         self.softcap = parts.softcap
 
     def _need(self) -> ModelParts:
@@ -38,6 +40,12 @@ class Readout:
             what = f"The logits cannot be computed from the residual stream leaving the last layer: {self._parts.readout_lacks}."
             raise ModelError(what, "Use activation_patching with engine='hooks', which runs the model itself.")
         return self._parts
+
+    @property
+    def embedding(self) -> Float[Tensor, "token width"]:
+        """Embedding matrix as it is stored."""
+        weight: Tensor = self._embedding.weight
+        return weight.detach()
 
     @cached_property
     def final_norm(self) -> FrozenNorm:

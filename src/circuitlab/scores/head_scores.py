@@ -1,4 +1,4 @@
-"""HeadScores: the result of every method. One value per prompt pair and node, one sign convention, with provenance."""
+"""HeadScores: the result of every method. One value per prompt pair and node (or per node, from weights alone), with provenance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from circuitlab.core.errors import BadParameterError, EmptyGapError, UnknownName
 from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Head, KVHead, Node, Universe, parse_node
 from circuitlab.core.provenance import Provenance
-from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
+from circuitlab.scores.intervals import NO_INTERVAL, Interval, IntervalMethod, mean_interval, no_interval, no_pairs
 from circuitlab.scores.netcdf import read_dataset, write_dataset
 from circuitlab.scores.parts import PARTS
 
@@ -31,7 +31,10 @@ _SHOWN, _LISTED = 5, 10
 
 @dataclass(frozen=True, slots=True)
 class NodeScore:
-    """The mean score of one node over pairs with its confidence interval, in the units of the scores."""
+    """The mean score of one node over pairs with its confidence interval, in the units of the scores.
+
+    The limits are NaN if there is none: with a single pair, or for scores from weights alone.
+    """
 
     node: Node
     mean: float
@@ -54,6 +57,12 @@ class HeadScores:
         ``bias (pair)``, what an additive method attributes to no node. Build it with `HeadScores.build`.
     provenance : Provenance
         Method, parameters, model, prompts and metric.
+
+    Notes
+    -----
+    Scores from weights alone (`weights_only`) have no pair axis: ``heads (layer, head)`` and nothing per pair. Their `mean` is the score
+    itself, `n_pairs` is 0 and every interval has NaN limits: what no prompt was drawn for has no spread over prompts. What needs pairs
+    raises `BadParameterError` and says so.
 
     Examples
     --------
@@ -83,15 +92,18 @@ class HeadScores:
         arrays : mapping of str to ndarray
             Values by name: parts (``"heads"``, ``"mlps"``, ...), of shape (pair, layer, ...) or, with ``marks``,
             (pair, mark, layer, ...), and ``"total"``, ``"clean"``, ``"corrupt"`` and optionally ``"bias"``, of shape (pair,).
+            From weights alone: parts only, of shape (layer, ...).
         provenance : Provenance
-            Stored with the scores; its model gives the number of layers and heads.
+            Stored with the scores. Its model gives the number of layers and heads; `Provenance.weights_only` says whether the scores
+            come from weights alone.
         marks : sequence of str, optional
             Names along the mark axis of every part.
 
         Raises
         ------
         BadParameterError
-            If a shape does not fit the model or the other arrays, a value is not finite, or a required array is missing.
+            If a shape does not fit the model or the other arrays, a value is not finite, a required array is missing, or scores from
+            weights alone contain what only prompts can give.
         UnknownNameError
             If an array has another name.
         """
@@ -99,28 +111,33 @@ class HeadScores:
 
         spec = provenance.model
         sizes = {"layer": spec.n_layers, "head": spec.n_heads, "kv_head": spec.n_kv_heads}
-        if missing := {"total", "clean", "corrupt"} - set(arrays):
-            what = f"Scores of {provenance.method!r} lack {', '.join(sorted(missing))}."
-            raise BadParameterError(what, "Give one value per pair for each.")
-        n_pairs = int(np.shape(arrays["total"])[0])
+        pair_axis: tuple[str, ...] = ()
+        coords: dict[str, object] = {}
+        if provenance.weights_only:
+            _require_no_prompts(provenance, arrays, marks)
+        else:
+            if missing := {"total", "clean", "corrupt"} - set(arrays):
+                what = f"Scores of {provenance.method!r} lack {', '.join(sorted(missing))}."
+                raise BadParameterError(what, "Give one value per pair for each.")
+            pair_axis, sizes["pair"] = ("pair",), int(np.shape(arrays["total"])[0])
+            coords["pair"] = np.arange(sizes["pair"])
+        if marks is not None:
+            sizes["mark"], coords["mark"] = len(marks), list(marks)
         variables = {}
         for name, values in arrays.items():
             if name not in PARTS and name not in _PER_PAIR:
                 raise UnknownNameError("score part", name, [*PARTS, *_PER_PAIR])
             mark_axis = ("mark",) if marks is not None and name in PARTS else ()
-            axes = ("pair", *mark_axis, *(PARTS[name].axes if name in PARTS else ()))
-            expected = tuple({"pair": n_pairs, "mark": len(marks or ()), **sizes}[axis] for axis in axes)
+            axes = (*pair_axis, *mark_axis, *(PARTS[name].axes if name in PARTS else ()))
+            expected = tuple(sizes[axis] for axis in axes)
             array = np.asarray(values)
             if array.shape != expected:
                 what = f"Part {name!r} has shape {array.shape}; {axes} needs {expected}."
-                raise BadParameterError(what, "Return one value per pair and node.")
+                raise BadParameterError(what, f"Return one value per {'pair and ' if pair_axis else ''}node.")
             if not np.isfinite(array).all():
                 what = f"Part {name!r} of {provenance.method!r} holds values that are not finite."
                 raise BadParameterError(what, "Check the metric and the dtype of the run.")
             variables[name] = (axes, array)
-        coords: dict[str, object] = {"pair": np.arange(n_pairs)}
-        if marks is not None:
-            coords["mark"] = list(marks)
         return cls(xr.Dataset(variables, coords=coords), provenance)
 
     def __repr__(self) -> str:
@@ -128,15 +145,18 @@ class HeadScores:
 
     def _repr_html_(self) -> str:
         about, mark = self.provenance, self.marks[0] if self.marks else None
-        part = self.parts[0]
+        part, (source, meaning) = self.parts[0], _source_and_meaning(self)
         rows = [[str(top.node), f"{top.mean:+.3g}", f"[{top.low:+.3g}, {top.high:+.3g}]"] for top in self.top(_LISTED, part, mark=mark)]
-        notes = [f"{about.estimand}; in {about.units}; positive helps the answer. Run {about.run_id()}."]
+        headings = [f"strongest {part}", "mean", "95 % interval"]
+        if self.weights_only:
+            headings, rows = [headings[0], "score"], [row[:2] for row in rows]
+        notes = [f"{meaning}. Run {about.run_id()}."]
         if self.marks:
             notes.append(f"At {mark}; further marks: {', '.join(self.marks[1:]) or 'none'}.")
         flag = about.fitness
         return html_table(
-            f"{about.method.replace('_', ' ')} on {about.task.id} ({about.task.variant}), {about.model.name}, {self.n_pairs} pairs",
-            [f"strongest {part}", "mean", "95 % interval"],
+            f"{about.method.replace('_', ' ')} {source}",
+            headings,
             rows,
             notes=notes,
             warning="" if flag is None or flag.ready else flag.reason,
@@ -171,9 +191,19 @@ class HeadScores:
         return tuple(name for name in PARTS if name in self.dataset)
 
     @property
+    def weights_only(self) -> bool:
+        """Whether the scores come from weights alone: no prompts, so no pair axis and no intervals."""
+        return self.provenance.weights_only
+
+    @property
     def n_pairs(self) -> int:
-        """Number of prompt pairs."""
-        return int(self.dataset.sizes["pair"])
+        """Number of prompt pairs; 0 for scores from weights alone."""
+        return 0 if self.weights_only else int(self.dataset.sizes["pair"])
+
+    def require_pairs(self, wanted: str) -> None:
+        """Raise `BadParameterError` where the scores come from weights alone; ``wanted`` is what they lack, such as a gap."""
+        if self.weights_only:
+            raise BadParameterError(*no_pairs(self.provenance.method, wanted))
 
     @property
     def marks(self) -> tuple[str, ...] | None:
@@ -182,6 +212,8 @@ class HeadScores:
 
     def values(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
         """Scores per pair, shape (pair, layer, ...); with a mark axis and no ``mark``, (pair, mark, layer, ...).
+
+        From weights alone there is one score per node, shape (layer, ...).
 
         Raises
         ------
@@ -198,8 +230,12 @@ class HeadScores:
         return np.asarray(array.values)
 
     def mean(self, part: str = "heads", *, mark: str | None = None) -> np.ndarray:
-        """Mean over pairs, shape (layer, ...) or, with a mark axis and no ``mark``, (mark, layer, ...); float64."""
-        return self.values(part, mark=mark).mean(axis=0, dtype=np.float64)
+        """Mean over pairs, shape (layer, ...) or, with a mark axis and no ``mark``, (mark, layer, ...); float64.
+
+        From weights alone the scores themselves.
+        """
+        values = self.values(part, mark=mark)
+        return values.astype(np.float64) if self.weights_only else values.mean(axis=0, dtype=np.float64)
 
     def interval(
         self,
@@ -209,11 +245,23 @@ class HeadScores:
         confidence: float = 0.95,
         method: IntervalMethod = "t",
     ) -> Interval:
-        """Confidence interval of the mean over pairs; see `circuitlab.scores.intervals.mean_interval`."""
+        """Confidence interval of the mean over pairs; see `circuitlab.scores.intervals.mean_interval`.
+
+        Limits are NaN for a single pair, and for scores from weights alone.
+        """
+        if self.weights_only:
+            return no_interval(self.mean(part, mark=mark))
         return mean_interval(self.values(part, mark=mark), confidence=confidence, method=method)
 
     def gap(self, *, confidence: float = 0.95) -> Interval:
-        """Mean over pairs of the clean minus the corrupt metric, with its interval."""
+        """Mean over pairs of the clean minus the corrupt metric, with its interval.
+
+        Raises
+        ------
+        BadParameterError
+            If the scores come from weights alone.
+        """
+        self.require_pairs("gap between clean and corrupt prompts")
         difference = self.dataset["clean"].values - self.dataset["corrupt"].values
         return mean_interval(difference, confidence=confidence)
 
@@ -224,7 +272,10 @@ class HeadScores:
         ------
         EmptyGapError
             If the interval of the mean total contains 0, so that the fraction has no meaning.
+        BadParameterError
+            If the scores come from weights alone, which have no total.
         """
+        self.require_pairs("total that scores are a share of")
         total = mean_interval(self.dataset["total"].values)
         if not bool(total.excludes_zero()):
             what = f"The total this score is a share of is {total.mean:.3g} [{total.low:.3g}, {total.high:.3g}]: it may be 0."
@@ -242,6 +293,7 @@ class HeadScores:
         if not self.provenance.additive:
             what = f"{self.provenance.method!r} is not additive: its scores need not sum to the total."
             raise BadParameterError(what, "Only additive methods, such as logit_attribution, have a residual.")
+        self.require_pairs("total that parts sum to")
         total = self.dataset["total"].values.astype(np.float64)
         parts = sum(self.values(part).reshape(self.n_pairs, -1).sum(axis=1, dtype=np.float64) for part in self.parts)
         return total - parts - (self.dataset["bias"].values if "bias" in self.dataset else 0.0)
@@ -279,13 +331,23 @@ class HeadScores:
         return sorted(self.nodes(part, mark=mark), key=orders[by])[:k]
 
     def sel(self, pairs: Sequence[int] | np.ndarray) -> HeadScores:
-        """The same scores on some of the pairs, given as indices or as a boolean mask; the provenance is unchanged."""
+        """The same scores on some of the pairs, given as indices or as a boolean mask; the provenance is unchanged.
+
+        Raises
+        ------
+        BadParameterError
+            If the scores come from weights alone.
+        """
+        self.require_pairs("subset of pairs")
         index = np.asarray(pairs)
         index = np.flatnonzero(index) if index.dtype == bool else index
         return HeadScores(self.dataset.isel(pair=index), self.provenance)
 
     def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
-        """Tidy table with one row per node and mark: part, node, layer, head, mark, mean, low, high, units, n, and where it comes from."""
+        """Tidy table with one row per node and mark: part, node, layer, head, mark, mean, low, high, units, n, and where it comes from.
+
+        From weights alone ``low`` and ``high`` are NaN, ``n`` is 0 and ``task`` is ``"weights alone"``.
+        """
         import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
         return pd.DataFrame(_rows(self, confidence)).astype({"layer": "Int64", "head": "Int64"})
@@ -300,19 +362,39 @@ class HeadScores:
         return cls(*read_dataset(Path(path), _FORMAT))
 
 
+def _require_no_prompts(provenance: Provenance, arrays: Mapping[str, np.ndarray], marks: Sequence[str] | None) -> None:
+    """Raise if scores from weights alone contain what only prompts can give, or no part."""
+    given = [*(name for name in arrays if name in _PER_PAIR), *(["marks"] if marks is not None else [])]
+    if given:
+        what = f"Scores of {provenance.method!r} come from weights alone, and contain {', '.join(given)}, which only prompts can give."
+        raise BadParameterError(what, "Leave them out, or say in the provenance which prompts were run.")
+    if not arrays:
+        what = f"Scores of {provenance.method!r} contain no part."
+        raise BadParameterError(what, "Give one value per node, for example heads (layer, head).")
+
+
+def _source_and_meaning(scores: HeadScores) -> tuple[str, str]:
+    """What the scores were computed on, and what the numbers mean."""
+    about = scores.provenance
+    if scores.weights_only:
+        return f"from weights alone, {about.model.name}", f"{about.estimand}; in {about.units}; {NO_INTERVAL}"
+    source = f"on {about.task.id} ({about.task.variant}), {about.model.name}, {scores.n_pairs} pairs"
+    return source, f"{about.estimand}; in {about.units}; positive helps the answer"
+
+
 def _describe(scores: HeadScores) -> str:
     """Where scores come from, what they mean, their parts and their strongest nodes, in a few lines."""
-    about = scores.provenance
-    first = scores.marks[0] if scores.marks else None
+    about, first, part = scores.provenance, scores.marks[0] if scores.marks else None, scores.parts[0]
+    source, meaning = _source_and_meaning(scores)
     lines = [
-        f"HeadScores: {about.method} on {about.task.id} ({about.task.variant}), {about.model.name}, {scores.n_pairs} pairs",
-        f"  {about.estimand}; in {about.units}; positive helps the answer",
-        "  parts: " + ", ".join(f"{part} {scores.values(part, mark=first).shape}" for part in scores.parts),
+        f"HeadScores: {about.method} {source}",
+        f"  {meaning}",
+        "  parts: " + ", ".join(f"{name} {scores.values(name, mark=first).shape}" for name in scores.parts),
     ]
     if scores.marks:
         lines.append(f"  marks: {', '.join(scores.marks)} (choose one with mark=...)")
-    part = scores.parts[0]
-    strongest = ", ".join(f"{top.node} {top.mean:+.3g} [{top.low:+.3g}, {top.high:+.3g}]" for top in scores.top(_SHOWN, part, mark=first))
+    limits = "" if scores.weights_only else " [{0.low:+.3g}, {0.high:+.3g}]"
+    strongest = ", ".join(f"{top.node} {top.mean:+.3g}{limits.format(top)}" for top in scores.top(_SHOWN, part, mark=first))
     lines.append(f"  strongest {part}{f' at {first}' if first else ''}: {strongest}")
     if about.fitness is not None and not about.fitness.ready:
         lines.append(f"  NOT READY: {about.fitness.reason}")

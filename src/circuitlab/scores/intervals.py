@@ -8,7 +8,10 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["Interval", "IntervalMethod", "mean_interval", "proportion_interval"]
+__all__ = ["NO_INTERVAL", "Interval", "IntervalMethod", "mean_interval", "no_interval", "no_pairs", "proportion_interval"]
+
+NO_INTERVAL = "no interval: from weights alone, without prompts"
+"""What stands where an interval would, for scores that no prompt was run for."""
 
 IntervalMethod: TypeAlias = Literal["t", "bca"]
 
@@ -102,6 +105,18 @@ def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.nd
         ).confidence_interval
         limits[0, varies], limits[1, varies] = bootstrap.low.reshape(-1), bootstrap.high.reshape(-1)
     return limits[0], limits[1]
+
+
+def no_interval(value: np.ndarray | np.float64) -> Interval:
+    """Values without an interval: limits are NaN."""
+    missing = np.full_like(value, np.nan)
+    return Interval(value, missing, missing)
+
+
+def no_pairs(method: str, wanted: str) -> tuple[str, str]:
+    """What an error says where something needs prompt pairs and a method has read weights alone: what happened, and what to do."""
+    what = f"Scores of {method!r} come from weights alone: there are no prompt pairs, and so there is no {wanted}."
+    return what, "Use the scores themselves (mean, top, TopK), or a method that runs prompts."
 
 
 def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
