@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from circuitlab.execute.spots import Spot
     from circuitlab.execute.upstream import Upstream
     from circuitlab.model.decoder import Block
     from circuitlab.model.protocol import Model
 
-__all__ = ["SplitValue", "answer_direction", "split_value"]
+__all__ = ["SplitValue", "answer_direction", "head_direction", "split_value"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,28 +93,28 @@ def _sources(up: Upstream, along: Float[Tensor, " d_model"], shares: Tensor, key
 
 
 @torch.no_grad()
-def answer_direction(
-    model: Model, up: Upstream, head: int, final: Float[Tensor, " d_model"], query: int, ids: Sequence[int]
-) -> Float[Tensor, " d_head"]:
-    """Along which a head's value at any key raises an answer's logit (minus a foil's) at a query, all norms held at this run's values.
+def answer_direction(model: Model, spot: Spot, ids: Sequence[int]) -> Float[Tensor, " d_head"]:
+    """Along which a head's value raises the logit of a token (minus that of a second one) at the query, norms held at this run's scales.
 
-    Parameters
-    ----------
-    model, up, head
-        The run, and which query head of its layer.
-    final : Tensor, shape (d_model,)
-        The stream that leaves the last layer at the query.
-    query : int
-        Where the head writes.
-    ids : sequence of int
-        The answer, or answer and foil.
+    Raises
+    ------
+    ModelError
+        If the logits cannot be read off the last layer's stream.
     """
-    final = final.double()[None]
+    last = model.spec.n_layers - 1
+    final = model.capture(spot.places.tokens, [Site.RESID_POST], layers=[last], marks=dict(spot.places.marks) or None)
+    stream = final[Site.RESID_POST][0, 0, spot.query].double()[None]
     signs = torch.tensor([[1.0, -1.0][: len(ids)]])
-    direction, _ = logit_direction(model.weights, torch.tensor([list(ids)]), signs, final)
-    back, block = model.weights.final_norm.pull_back(direction, final)[0], up.block
+    direction, _ = logit_direction(model.weights, torch.tensor([list(ids)]), signs, stream)
+    along = model.weights.final_norm.pull_back(direction, stream)[0]
+    return head_direction(spot.up, spot.head.head, spot.query, along)
+
+
+def head_direction(up: Upstream, head: int, query: int, along: Float[Tensor, " d_model"]) -> Float[Tensor, " d_head"]:
+    """Along which a head's value moves what the head adds to the residual stream at the query in a direction."""
+    block, back = up.block, along
     if block.post_attn is not None:
-        back = block.post_attn.pull_back(back, _before_post_norm(block, up.front.z[0, query]))
+        back = block.post_attn.pull_back(along, _before_post_norm(block, up.front.z[0, query]))
     return block.o.weight.double().unflatten(0, (-1, block.d_head))[head] @ back
 
 
