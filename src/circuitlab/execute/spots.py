@@ -61,7 +61,7 @@ class Spot:
         if against is None:
             return []
         if against != "others":
-            return [_seen(self.up, self.head, self.query, _position(self.places, against))]
+            return [_seen(self.up, self.head, self.query, self.places.position(against))]
         seen = self.up.where.visible[self.query, : len(self.tokens)].nonzero().flatten().tolist()
         rest = [place for place in seen if place != self.key]
         if not rest:
@@ -103,20 +103,10 @@ def spots_of(model: Model, head: Head, prompts: Prompts, query: int | str, key: 
         marks = {name: torch.tensor([at[number]]) for name, at in prompts.marks.items()}
         places = Places(torch.tensor([ids]), torch.tensor([len(ids) - 1]), marks)
         up = Upstream.of(model, places, head.layer)
-        asks = _position(places, query)
-        holds = _seen(up, head, asks, _position(places, key))
+        asks = places.position(query)
+        holds = _seen(up, head, asks, places.position(key))
         weight = float(up.require_own_attention(model, places, head.head, asks)[holds])
         yield Spot(head, up, places, texts_of(model.tokenizer, ids), asks, holds, weight)
-
-
-def _position(places: Places, given: int | str) -> int:
-    if isinstance(given, str):
-        return int(places.mark(given)[0])
-    length = places.tokens.shape[1]
-    if not -length <= given < length:
-        what = f"Position {given} was asked for in a prompt of {length} tokens."
-        raise BadParameterError(what, "Count positions from 0, or from the end with negative numbers.")
-    return given % length
 
 
 def _seen(up: Upstream, head: Head, query: int, key: int) -> int:

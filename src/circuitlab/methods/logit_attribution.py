@@ -16,9 +16,6 @@ from circuitlab.execute.needs import prepared
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from circuitlab.execute.answer_values import AnswerValues
     from circuitlab.metrics import LogitDiff
     from circuitlab.model.batch import ContrastBatch
