@@ -60,7 +60,7 @@ class LensRun:
         self._require_own(self.model.unembed(leaving[-1, -1]), own)
         points = [Resid(0, "pre"), *(Resid(layer, "post") for layer in range(len(leaving)))]
         for point, value in zip(points, [entering[0], *leaving], strict=True):
-            yield [str(point)], self.model.unembed(value[self.at]).double().log_softmax(-1)[None]
+            yield [str(point)], _precise(self.model.unembed(value[self.at])).log_softmax(-1)[None]
 
     def heads(self) -> Iterator[tuple[list[str], Float[Tensor, "row position token"]]]:
         """Shares of every head, a layer at a time.
@@ -122,16 +122,22 @@ class _Shares:
 
     def __init__(self, model: Model, final: Float[Tensor, "position d_model"]) -> None:
         weights = model.weights
-        self.norm, self.final, self.columns, self.slope = weights.final_norm, final, weights.unembed(slice(None)).double(), None
+        self.norm, self.final, self.columns = weights.final_norm, final, _precise(weights.unembed(slice(None)))
+        self.slope: Tensor | None = None
         if (cap := weights.softcap) is not None:
             offset = weights.unembed_bias(slice(None))
-            plain = self.norm.apply(final) @ self.columns.T + (0.0 if offset is None else offset.double())
+            plain = self.norm.apply(final).to(self.columns.dtype) @ self.columns.T + (0.0 if offset is None else _precise(offset))
             ratio = plain / cap
             self.slope = (ratio.tanh() / ratio).nan_to_num(nan=1.0)
 
     def __call__(self, written: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row position token"]:
-        logits = self.norm.share(written, self.final) @ self.columns.T
+        logits = self.norm.share(written, self.final).to(self.columns.dtype) @ self.columns.T
         return logits if self.slope is None else logits * self.slope
+
+
+def _precise(value: Tensor) -> Tensor:
+    """Values of 16 bits in float32, all others as they are."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 @dataclass(frozen=True, eq=False)

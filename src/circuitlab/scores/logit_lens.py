@@ -10,10 +10,13 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.html import html_table
 
-__all__ = ["LensSite", "LogitLens"]
+__all__ = ["SITES", "LensSite", "LogitLens"]
 
 LensSite: TypeAlias = Literal["stream", "heads", "mlps"]
 """What is read: the residual stream (entering layer 0 and leaving every layer), what every head adds to it, or what every MLP adds."""
+
+SITES: tuple[LensSite, ...] = ("stream", "heads", "mlps")
+"""Every place that can be read."""
 
 _SHOWN = 16
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.model.prompts import read_prompts
-from circuitlab.scores.logit_lens import LensSite, LogitLens
+from circuitlab.scores.logit_lens import SITES, LensSite, LogitLens
 
 if TYPE_CHECKING:
     from circuitlab.execute.lens import LensRun
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
 
 __all__ = ["logit_lens"]
-
-_SITES = ("stream", "heads", "mlps")
 
 
 def logit_lens(
@@ -83,8 +81,8 @@ def logit_lens(
     from circuitlab.model.places import Places  # noqa: PLC0415
     from circuitlab.model.token_text import token_id  # noqa: PLC0415
 
-    if at not in _SITES:
-        raise UnknownNameError("place to read", at, _SITES)
+    if at not in SITES:
+        raise UnknownNameError("place to read", at, SITES)
     if k < 1:
         raise BadParameterError(f"k={k} shows no token.", "Use at least 1.")
     found = []
