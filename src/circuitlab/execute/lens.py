@@ -41,11 +41,23 @@ class LensRun:
         The prompt.
     at : Tensor of int, shape (position,)
         Which positions.
+
+    Raises
+    ------
+    ModelError
+        If there is no way from the last stream to the logits.
     """
 
     model: Model
     places: Places
     at: Int[Tensor, " position"]
+
+    def __post_init__(self) -> None:
+        try:
+            self.model.weights.final_norm  # noqa: B018 - found on first use
+        except ModelError as error:
+            what = f"There is no lens for {self.model.spec.name}: {error.what}"
+            raise ModelError(what, "`circuitlab doctor MODEL` lists what can be asked of it.") from error
 
     def stream(self) -> Iterator[tuple[list[str], Float[Tensor, "row position token"]]]:
         """Log-probabilities of the stream entering layer 0 and of that leaving every layer, a row at a time.
@@ -100,7 +112,7 @@ class LensRun:
         for site in sites:
             if site in self.model.lacks:
                 what = f"{self.model.spec.name} has no site {site.value!r}: {self.model.lacks[site]}."
-                raise ModelError(what, "`circuitlab doctor MODEL` lists what it has.")
+                raise ModelError(what, "Read the stream (at='stream'); `circuitlab doctor MODEL` lists what else this model has.")
         read = self.model.capture(self.places.tokens, sites, marks=dict(self.places.marks) or None)
         return [read[site][0] for site in sites]
 
