@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import progress_part
-from circuitlab.execute.contract import provenance_of, take_one_as_several
+from circuitlab.execute.contract import provenance_of, fields_as_tuples
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
@@ -100,7 +100,7 @@ class ScreenedPatching:
     pairs_per_pass: int | None = field(default=None, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        take_one_as_several(self)
+        fields_as_tuples(self)
         for part in self.parts:
             if part not in _PARTS:
                 raise UnknownNameError("part", part, _PARTS)
