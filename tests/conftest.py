@@ -11,9 +11,7 @@ import torch
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--every", action="store_true", help="everything on every family, not a changing share of it on later ones"
-    )
+    parser.addoption("--every", action="store_true", help="everything on every family, not a changing share of it on later ones")
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2025",
         "arXiv:2508.21258",
     ),
+    "kamath2025": (
+        "Tracing Attention Computation Through Feature Interactions",
+        "Kamath, Harish and Ameisen, Emmanuel and Kauvar, Isaac and Luger, Rodrigo and Gurnee, Wes and others",
+        "2025",
+        "Transformer Circuits Thread",
+    ),
     "kramar2024": (
         "AtP*: An efficient and scalable method for localizing LLM behaviour to components",
         "Kramar, Janos and Lieberum, Tom and Shah, Rohin and Nanda, Neel",
@@ -127,6 +133,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2023",
         "neelnanda.io",
     ),
+    "nostalgebraist2020": (
+        "interpreting GPT: the logit lens",
+        "nostalgebraist",
+        "2020",
+        "LessWrong",
+    ),
     "oneill2024": (
         "Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models",
         "O'Neill, Charles and Bui, Thang",
@@ -168,9 +180,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
 
 STATISTICS: dict[str, tuple[str, ...]] = {
     "compare": ("benjamini1995", "cook1994", "lex2014", "webber2010"),
+    "logit_lens": ("nostalgebraist2020", "elhage2021"),
     "stability": ("anderson2001", "liu2008"),
+    "why_attends": ("elhage2021", "kamath2025"),
 }
-"""What comparisons of circuits, and the check of a task's prompts for several mechanisms, stand on."""
+"""What functions that are no methods stand on: comparisons of circuits, the check of a task's prompts for several mechanisms, the
+logit lens, and the split of attention scores into writers."""
 
 
 def bibtex(key: str) -> str:
@@ -182,7 +197,7 @@ def bibtex(key: str) -> str:
 
 
 def keys_for(name: str) -> list[str]:
-    """Citation keys of a task, a method, the statistics of ``compare`` or ``stability``, or a key itself."""
+    """Citation keys of a task, a method, a function such as ``compare``, ``stability`` or ``logit_lens``, or a key itself."""
     from circuitlab.methods import method_classes  # noqa: PLC0415 - only this command needs it
     from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import typer
 
-from circuitlab.cli import attention, bench, circuit, compare, doctor, figures, generate, models, results, study, tasks
+from circuitlab.cli import attention, bench, circuit, compare, doctor, figures, generate, lens, models, results, study, tasks
 from circuitlab.core.errors import CircuitlabError
 
 __all__ = ["app", "run"]
@@ -32,6 +32,7 @@ app.command("circuit")(circuit.circuit)
 app.command("compare")(compare.compare)
 app.command("attention")(attention.attention)
 app.command("generate")(generate.generate)
+app.command("lens")(lens.lens)
 app.command("report")(figures.report)
 app.command("cite")(results.cite)
 

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError, IncompatibleError
-from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit
+from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit, token_label
 from circuitlab.figures.theme import Theme
 from circuitlab.scores.attention import AttentionPattern
 
@@ -105,19 +105,13 @@ def _axes(figure: go.Figure, number: int, domain: tuple[float, float], labels: t
     tokens, name = labels
     every = max(1, -(-len(tokens) // 40))
     places = list(range(0, len(tokens), every))
-    texts = [_short(tokens[i]) for i in places]
+    texts = [token_label(tokens[i], _LONGEST) for i in places]
     key = str(number + 1) if number else ""
     across: dict[str, Any] = {"domain": list(domain), "anchor": f"y{key}", "tickvals": places, "ticktext": texts, "tickangle": -60}
     across |= {"title": {"text": name}, "showgrid": False, "zeroline": False, "constrain": "domain"}
     down: dict[str, Any] = {"anchor": f"x{key}", "tickvals": places, "ticktext": texts if not number else [""] * len(places)}
     down |= {"range": [len(tokens) - 0.5, -0.5], "showgrid": False, "zeroline": False}
     figure.update_layout({f"xaxis{key}": across, f"yaxis{key}": down})
-
-
-def _short(token: str) -> str:
-    """A token as a label: spaces are made visible, long tokens are cut, and markup is escaped."""
-    text = token.replace("\n", "\u21b5").replace(" ", "\u00b7")
-    return plain(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026")
 
 
 def _bar(title: str, at: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from circuitlab.figures.theme import Theme, template
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import NO_INTERVAL
 
-__all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "wrapped"]
+__all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "token_label", "wrapped"]
 
 _TITLE_LINE, _SUBTITLE_LINE, _BANNER_LINE = 21, 16, 16
 
@@ -102,6 +102,12 @@ def _lines(text: str) -> int:
 def plain(text: str) -> str:
     """The text with every character escaped that plotly would interpret as markup."""
     return html.escape(text, quote=False)
+
+
+def token_label(token: str, longest: int) -> str:
+    """A token as a label: spaces and line breaks are visible, long ones are cut, markup is escaped."""
+    text = token.replace("\n", "\u21b5").replace(" ", "\u00b7")
+    return plain(text if len(text) <= longest else f"{text[: longest - 1]}\u2026")
 
 
 def wrapped(text: str, width: int, font_px: int, *, bold: bool = False) -> str:

@@ -104,6 +104,12 @@ class FrozenNorm:
         """The vector v with ``v . y == direction . norm(y)`` when the scale is 1 and the bias is left out: gain and centring alone."""
         return self._centred(direction * self.gain.to(direction.dtype))
 
+    def share(self, part: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What a summand of x puts into ``norm(x)`` when the scale is that of x: shares of all summands and the bias sum to it."""
+        if self.kind == "none":
+            return part
+        return self._centred(part) / self.scale(x) * self.gain.to(part.dtype)
+
     def pull_back(self, direction: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The vector v with ``v . y == direction . norm(y)`` for every y, with the scale held at that of x and without the bias."""
         return self.transposed(direction) / self.scale(x)
