@@ -72,3 +72,10 @@ def test_what_has_no_marks_or_signs_is_refused_as_before() -> None:
     with pytest.raises(BadParameterError, match=r"lowest mean score is -0\.9"):
         figures.code_map(WEIGHTS)
     assert figures.code_map(fake_weights_scores(np.abs(VALUES))).data[0].zmax == 0.9
+
+
+def test_grades_of_weights_have_no_interval() -> None:
+    auroc = {"mean": 0.9, "low": float("nan"), "high": float("nan")}
+    rows = [{"model": "copy-gqa", "method": "weights", "auroc": auroc, "visible": seen, "reason": ""} for seen in (True, False)]
+    text = json.dumps(figures.scoreboard_table([rows[0], rows[1] | {"model": "names-gqa", "reason": "It copies."}]).to_plotly_json(), default=str)
+    assert text.count("no interval") == 4 and "nan" not in text.lower().replace("names", "")
