@@ -1,1 +1,1 @@
-"""Experiments of papers, run again on any model: one folder each."""
+"""Replications of published experiments on any model, one folder each."""

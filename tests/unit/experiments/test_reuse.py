@@ -172,9 +172,9 @@ def test_labels_follow_their_thresholds() -> None:
 
 
 def test_what_cannot_be_studied_is_said(planted) -> None:
-    with pytest.raises(BadParameterError, match="No marks say"):
+    with pytest.raises(BadParameterError, match="No marks that define head roles"):
         study_tasks(planted.model, ReuseSettings(source="greater_than"))
-    with pytest.raises(BadParameterError, match="No wrong option"):
+    with pytest.raises(BadParameterError, match="'wrong' is empty"):
         Repair(planted.model, planted.batch(2), ())
 
 

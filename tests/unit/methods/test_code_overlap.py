@@ -226,7 +226,7 @@ def test_firings_are_the_positions_that_activate_a_code() -> None:
     assert all(one.activation > 0 and one.text == "" for one in found)
     assert [one.activation for one in found] == sorted((one.activation for one in found), reverse=True)
     assert all(one.token == batch.clean[one.pair, one.position] for one in found if one.side == "clean")
-    with pytest.raises(BadParameterError, match="none of the 200 units"):
+    with pytest.raises(BadParameterError, match="has 200 units"):
         firings(planted.model, batch, dictionary, head, -1)
     with pytest.raises(UnknownNameError, match="node"):
         firings(planted.model, batch, dictionary, Head(9, 0), code)

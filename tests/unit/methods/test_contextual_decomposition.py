@@ -207,7 +207,7 @@ def test_wrong_names_are_refused() -> None:
 def test_sources_that_the_model_or_the_prompts_lack_are_refused() -> None:
     model = tiny_model("llama")
     batch = tiny_batch(model, 2)
-    for sources, said in (([], "no source"), ([Source(("a9.h0",))], "a9.h0"), ([Source(("embed",), at=(40,))], "Position 40")):
+    for sources, said in (([], "No source"), ([Source(("a9.h0",))], "a9.h0"), ([Source(("embed",), at=(40,))], "Position 40")):
         with pytest.raises(BadParameterError, match=said):
             relevance_to_metric(model, batch, METRIC, sources)
     with pytest.raises(UnknownNameError, match="CHANGE"):

@@ -178,7 +178,7 @@ def test_phrases_outside_the_prompt_are_refused() -> None:
     model = tiny_model("llama")
     batch = tiny_batch(model, 1)
     for phrase in (Phrase("x", 3, 3), Phrase("x", 0, 10), Phrase("x", -1, 2)):
-        with pytest.raises(BadParameterError, match="takes tokens"):
+        with pytest.raises(BadParameterError, match="spans tokens"):
             phrase_relevance(model, batch, METRIC, phrases=[phrase])
     with pytest.raises(BadParameterError, match="no pair 4"):
         phrase_relevance(model, batch, METRIC, pair=4)

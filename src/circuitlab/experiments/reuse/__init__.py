@@ -1,4 +1,4 @@
-"""The circuit-reuse study: staged path patching on two tasks and controls, roles, overlap, and the attention-edit repair."""
+"""The circuit-reuse study of Merullo et al. (2024): staged path patching on two tasks and controls, head roles, overlap, repair."""
 
 from circuitlab.experiments.reuse.record import ReuseSettings, reuse_record
 

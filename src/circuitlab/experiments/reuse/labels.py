@@ -1,4 +1,4 @@
-"""Role labels of heads, derived from stored scores by stated thresholds."""
+"""Role labels of attention heads, assigned by fixed thresholds on scores."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ROLES = ("mover", "negative mover", "inhibition", "content gatherer", "induction
 
 
 class RoleThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a head earns a label; fixed before anything was run.
+    """Smallest scores at which a head gets a label; chosen before anything was run.
 
     Parameters
     ----------
     attention : float
-        Mean attention from the answer position to the place that defines a role.
+        Attention from the answer position to the mark that defines a role, mean over pairs.
     repeat : float
-        Mean attention on repeated random tokens, for previous-token, duplicate-token and induction heads.
+        Attention on repeated random tokens, for previous-token, duplicate-token and induction heads.
     copy : float
-        Share of pairs in which a mover copies (or, negative, suppresses) what it attends to.
+        Share of pairs in which a mover copies what it attends to, or a negative mover suppresses it.
     """
 
     attention: float = 0.1
@@ -43,7 +43,19 @@ class RoleThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class TaskMarks:
-    """Marks of a task that define roles: the answer in the prompt, all options, the repeated subject, and the queried word."""
+    """Marks of a task that define roles.
+
+    Parameters
+    ----------
+    answer : str
+        The answer where it stands in the prompt.
+    options : tuple of str
+        The wrong options.
+    repeated : str
+        The second occurrence of the repeated word; empty if the task has none.
+    queried : str
+        The word that the prompt asks about; empty if the task has none.
+    """
 
     answer: str
     options: tuple[str, ...] = ()
@@ -52,15 +64,26 @@ class TaskMarks:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every mark, once."""
+        """Every mark, without repeats."""
         return tuple(dict.fromkeys(mark for mark in (self.answer, *self.options, self.repeated, self.queried) if mark))
 
 
 def role_scores(model: Model, batch: ContrastBatch, marks: TaskMarks) -> dict[str, np.ndarray]:
-    """Scores that labels are derived from, each (layer, head).
+    """The scores that labels are assigned by.
 
-    ``dla``, ``dla_low`` and ``dla_high``: direct contribution to answers minus foils with its 95 % interval; ``to <mark>``: attention from
-    the answer position; ``follows``: correlation over pairs of attention to the answer with direct contribution; ``copy``, ``negative``.
+    Parameters
+    ----------
+    model : Model
+    batch : ContrastBatch
+        Only clean prompts are run.
+    marks : TaskMarks
+
+    Returns
+    -------
+    dict of str to ndarray, shape (layer, head)
+        ``dla``, ``dla_low``, ``dla_high``: direct contribution to the logits of answers minus foils, with its 95 % interval over pairs.
+        ``to <mark>``: attention from the answer position, mean over pairs. ``follows``: Pearson correlation over pairs of attention to the
+        answer with direct contribution. ``copy``, ``negative``: see `copy_scores`.
     """
     direct = LogitAttribution()(model, batch, LogitDiff())
     values, interval = direct.values("heads"), direct.interval("heads")
@@ -83,7 +106,7 @@ def head_roles(
     marks: TaskMarks,
     limits: RoleThresholds,
 ) -> dict[str, list[str]]:
-    """Labels of the heads that staged path patching kept; a head may carry several, or none.
+    """Labels of the heads that staged path patching kept; a head can have several labels, or none.
 
     Parameters
     ----------
@@ -93,19 +116,20 @@ def head_roles(
         From `role_scores` and `repeat_scores`.
     marks : TaskMarks
     limits : RoleThresholds
+        Smallest scores for each label.
 
     Returns
     -------
     dict of str to list of str
-        Heads by role. *mover*: kept for the logits, direct contribution above 0, attends to the answer, copies. *negative mover*: kept for
-        the logits, direct contribution below 0, attends to some option, suppresses. *inhibition*: kept for the movers' queries, attends to
-        the repeated word. *content gatherer*: kept for the queries, attends to the queried word. *induction*, *duplicate token*, *previous
-        token*: kept in any later stage, by attention on repeated random tokens.
+        Heads by role. *mover*: kept for the logits, direct contribution above 0, attends to the answer and copies it. *negative mover*:
+        kept for the logits, direct contribution below 0, attends to the answer or a wrong option and suppresses it. *inhibition*: kept for
+        the movers' queries, attends to the repeated word. *content gatherer*: kept for the queries, attends to the queried word.
+        *induction*, *duplicate token*, *previous token*: kept in a later stage, by attention on repeated random tokens.
     """
     kept = [[(parse_node(name).layer, parse_node(name).head) for name in stage["kept"]] for stage in stages]  # type: ignore[union-attr]
-    later = sorted({place for stage in kept[1:] for place in stage})
+    later_heads = sorted({place for stage in kept[1:] for place in stage})
     options = [scores[f"to {mark}"] for mark in dict.fromkeys((marks.answer, *marks.options))]
-    looks = {
+    qualifies = {
         "mover": (scores["dla_low"] > 0) & (scores[f"to {marks.answer}"] >= limits.attention) & (scores["copy"] >= limits.copy),
         "negative mover": (scores["dla_high"] < 0) & (np.max(options, axis=0) >= limits.attention) & (scores["negative"] >= limits.copy),
         "inhibition": scores[f"to {marks.repeated}"] >= limits.attention if marks.repeated else None,
@@ -114,16 +138,16 @@ def head_roles(
         "duplicate token": repeats["duplicate"] >= limits.repeat,
         "previous token": repeats["previous"] >= limits.repeat,
     }
-    among = {"mover": kept[:1], "negative mover": kept[:1], "inhibition": kept[1:2], "content gatherer": kept[1:2]}
-    found = {}
+    candidates = {"mover": kept[:1], "negative mover": kept[:1], "inhibition": kept[1:2], "content gatherer": kept[1:2]}
+    labels = {}
     for role in ROLES:
-        mask, places = looks[role], sorted({place for stage in among.get(role, [later]) for place in stage})
-        found[role] = [] if mask is None else [f"a{layer}.h{head}" for layer, head in places if mask[layer, head]]
-    return found
+        mask, places = qualifies[role], sorted({place for stage in candidates.get(role, [later_heads]) for place in stage})
+        labels[role] = [] if mask is None else [f"a{layer}.h{head}" for layer, head in places if mask[layer, head]]
+    return labels
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pearson correlation over pairs, (layer, head); 0 where one does not vary."""
+    """Pearson correlation over pairs, shape (layer, head); 0 where either is constant."""
     x, y = first - first.mean(0), second - second.mean(0)
-    below = np.sqrt((x**2).sum(0) * (y**2).sum(0))
-    return np.divide((x * y).sum(0), below, out=np.zeros(below.shape), where=below > 0)
+    scale = np.sqrt((x**2).sum(0) * (y**2).sum(0))
+    return np.divide((x * y).sum(0), scale, out=np.zeros(scale.shape), where=scale > 0)

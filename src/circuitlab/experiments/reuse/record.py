@@ -1,4 +1,4 @@
-"""The circuit-reuse study from end to end, as one record of plain data."""
+"""The whole circuit-reuse study, as one record of plain data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PUBLISHED", "ReuseSettings", "Workload", "reuse_record", "study_tasks"]
 
-_PATHS, _ROLES = 0.8, 0.85  # shares of the study's time after staged path patching and after roles, for the progress bar
+_PATHS, _ROLES = 0.8, 0.85  # share of the study's time that has passed after path patching and after roles, for the progress bar
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -42,7 +42,7 @@ MARKS = {
     "ioi": TaskMarks("IO", ("S1", "S2"), repeated="S2"),
     "colored_objects": TaskMarks("ANSWER", ("OTHER", "THIRD"), queried="QUERY"),
 }
-"""Marks that define roles, for the tasks whose heads are labelled."""
+"""Marks that define roles, by task; heads of other tasks are not labelled."""
 
 PUBLISHED = {
     "model": "gpt2-medium",
@@ -52,7 +52,7 @@ PUBLISHED = {
     "heads": {"inhibition": ["a12.h3", "a13.h4", "a13.h13"], "negative movers": ["a19.h1"]},
     "spearman": 0.69,
 }
-"""What Merullo et al. (2024) report for GPT-2 Medium."""
+"""Results of Merullo et al. (2024) for GPT-2 Medium."""
 
 
 class ReuseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,21 +63,23 @@ class ReuseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs : int
         Prompt pairs of path patching, for each task.
     role_pairs : int
-        Pairs that attention, direct contribution and copying are measured on.
+        Pairs on which attention, direct contribution and copying are measured.
     repair_pairs : int
-        Prompts of the repair; those after the path-patching pairs in the task's stream.
+        Prompts of the repair, disjoint from the path-patching pairs.
     random_sets : int
-        Sets of random heads in the repair's control.
+        Number of random sets of heads in the repair's control.
     top : float
         Share of all heads that each stage keeps.
     ports : tuple of str
-        Inputs that each stage after the logits follows.
+        Head inputs (``"q"``, ``"k"``, ``"v"``) that the stages after the logits trace back, one stage each.
     source, target : str
-        The task whose mechanism is moved, and the task it is moved to.
+        The heads of the source task are edited in the target task.
     controls : tuple of str
-        Tasks that should share less.
+        Tasks that are expected to share fewer heads with the source.
     thresholds : RoleThresholds
+        Smallest scores for role labels.
     seed : int
+        Seed of the prompts, of repeated random tokens and of random heads.
     """
 
     pairs: Count = 8
@@ -100,7 +102,23 @@ class ReuseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Prompts of one task: for path patching, for roles, and (the target's) for the repair; ``ready`` is the fitness sentence's verdict."""
+    """Prompts of one task.
+
+    Parameters
+    ----------
+    paths : ContrastBatch
+        Pairs for path patching.
+    roles : ContrastBatch
+        Pairs for role scores.
+    marks : TaskMarks, optional
+        Marks that define roles; without them, heads are not labelled.
+    repair : ContrastBatch, optional
+        Prompts of the repair, for the target task.
+    ready : bool
+        Whether the model can do the task, see `check_task`.
+    reason : str
+        The sentence that says so, with numbers.
+    """
 
     paths: ContrastBatch
     roles: ContrastBatch
@@ -111,25 +129,35 @@ class Workload:
 
 
 def study_tasks(model: Model, settings: ReuseSettings) -> dict[str, Workload]:
-    """Draw every task's prompts and judge whether the model can do it.
+    """Draw the prompts of every task and check whether the model can do it.
+
+    Parameters
+    ----------
+    model : Model
+    settings : ReuseSettings
+
+    Returns
+    -------
+    dict of str to Workload
+        By task, the source first.
 
     Raises
     ------
     BadParameterError
-        If source or target have no marks that define roles.
+        If no marks that define roles are known for the source or the target.
     """
-    found = {}
+    workloads = {}
     for task in settings.tasks:
         marks = MARKS.get(task)
         if marks is None and task in {settings.source, settings.target}:
-            what = f"No marks say what heads of {task!r} could attend to."
+            what = f"No marks that define head roles are known for task {task!r}."
             raise BadParameterError(what, f"Use one of {', '.join(MARKS)}.")
         paths = prepare_batch(model, task, settings.pairs, seed=settings.seed)
         roles = prepare_batch(model, task, max(settings.role_pairs, settings.pairs), seed=settings.seed) if marks else paths
         fresh = held_out(model, task, paths.task, settings.repair_pairs)[0] if task == settings.target else None
         report = check_task(model, task, max(64, settings.pairs), seed=settings.seed, least=settings.pairs)
-        found[task] = Workload(paths, roles, marks, fresh, report.ready, report.reason)
-    return found
+        workloads[task] = Workload(paths, roles, marks, fresh, report.ready, report.reason)
+    return workloads
 
 
 def reuse_record(
@@ -140,19 +168,19 @@ def reuse_record(
     Parameters
     ----------
     model : Model
-        That can be taken apart.
+        A model with a functional decoder.
     settings : ReuseSettings
     store : Cache, optional
-        Where each sweep of path patching is kept: an interrupted study goes on from there.
+        Keeps each sweep of path patching, so that an interrupted study can resume.
     tasks : mapping of str to Workload, optional
-        Prompts by task; `study_tasks` draws them otherwise.
+        Prompts by task; drawn by `study_tasks` if None.
 
     Returns
     -------
     dict
-        ``tasks`` (stages, heads, roles, fitness), ``overlap`` (stage by stage and over their union, with the layer-stratified null),
-        ``by_role`` (heads of each role in source and target), ``repair`` (conditions, random heads, shift downstream, baseline),
-        ``published`` and ``settings``: plain data, no tensors.
+        Plain data without tensors. ``tasks``: stages, heads, roles and fitness. ``overlap``: by stage and over all stages, with the
+        layer-stratified null. ``by_role``: heads of each role in source and target. ``repair``: conditions, random heads and downstream
+        changes. Also ``model``, ``settings``, ``repeat_scores`` and ``published``.
 
     References
     ----------
@@ -163,22 +191,25 @@ def reuse_record(
     def run(method: PathPatching, prompts: ContrastBatch, metric: Metric) -> HeadScores:
         return score_batch(model, prompts, method, metric, store=store).scores
 
-    found: dict[str, Discovery] = {}
-    for number, (task, one) in enumerate(work.items()):
-        metric = get_metric(one.paths.metric)
+    discoveries: dict[str, Discovery] = {}
+    for number, (task, workload) in enumerate(work.items()):
+        metric = get_metric(workload.paths.metric)
         with progress_part(_PATHS * number / len(work), _PATHS * (number + 1) / len(work)):
-            found[task] = discover_paths(model, one.paths, metric, top=settings.top, stages=settings.ports, sweep=Sweep(run=run))
+            discoveries[task] = discover_paths(model, workload.paths, metric, top=settings.top, stages=settings.ports, sweep=Sweep(run=run))
     repeats = repeat_scores(model, seed=settings.seed)
-    data = {task: discovery_data(one) | {"ready": work[task].ready, "reason": work[task].reason} for task, one in found.items()}
+    data = {
+        task: discovery_data(discovery) | {"ready": work[task].ready, "reason": work[task].reason}
+        for task, discovery in discoveries.items()
+    }
     with progress_part(_PATHS, _ROLES):
-        for task, one in work.items():
-            if one.marks is not None:
-                scores = role_scores(model, one.roles, one.marks)
-                data[task]["roles"] = head_roles(data[task]["stages"], scores, repeats, one.marks, settings.thresholds)
+        for task, workload in work.items():
+            if workload.marks is not None:
+                scores = role_scores(model, workload.roles, workload.marks)
+                data[task]["roles"] = head_roles(data[task]["stages"], scores, repeats, workload.marks, settings.thresholds)
                 data[task]["role_scores"] = {name: np.round(value, 5).tolist() for name, value in scores.items()}
     with progress_part(_ROLES, 1.0):
         repair = _repair(model, settings, work[settings.target], data)
-    staged = {task: [stage.scores for stage in one.stages] for task, one in found.items() if one.stages}
+    staged = {task: [stage.scores for stage in discovery.stages] for task, discovery in discoveries.items() if discovery.stages}
     return {
         "model": {"name": model.spec.name, "layers": model.spec.n_layers, "heads": model.spec.n_heads},
         "settings": msgspec.to_builtins(settings),
@@ -192,36 +223,36 @@ def reuse_record(
 
 
 def _by_role(data: Mapping[str, Any], settings: ReuseSettings) -> list[dict[str, Any]]:
-    """Heads of each role in source and target, and what they share."""
+    """Heads of each role in source and target, and those in both."""
     first, second = (data[task].get("roles", {}) for task in (settings.source, settings.target))
     rows = []
     for role in first:
-        one, two = set(first[role]), set(second.get(role, ()))
-        union = one | two
+        of_source, of_target = set(first[role]), set(second.get(role, ()))
+        union = of_source | of_target
         rows.append(
             {
                 "role": role,
                 "source": first[role],
                 "target": second.get(role, []),
-                "shared": _ordered(one & two),
-                "jaccard": len(one & two) / len(union) if union else None,
+                "shared": _ordered(of_source & of_target),
+                "jaccard": len(of_source & of_target) / len(union) if union else None,
             }
         )
     return rows
 
 
 def _repair(model: Model, settings: ReuseSettings, target: Workload, data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Heads that path patching chose in the source task, edited in the target task."""
+    """Edit the heads that path patching chose in the source task while the model does the target task."""
     if target.repair is None or target.marks is None:
         return None
     stages, marks = data[settings.source]["stages"], target.marks
     sets = _chosen(stages, data[settings.source].get("roles", {}))
     spec = model.spec
     if (spec.family, spec.n_layers, spec.n_heads) == ("gpt2", 24, 16):
-        known = cast("dict[str, list[str]]", PUBLISHED["heads"])
-        sets["published heads"] = _heads([*known["inhibition"], *known["negative movers"]])
+        published = cast("dict[str, list[str]]", PUBLISHED["heads"])
+        sets["published heads"] = _heads([*published["inhibition"], *published["negative movers"]])
     repair = Repair(model, target.repair, marks.options)
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "conditions": repair.conditions(sets, settings.random_sets, settings.seed),
         "chance": 1 / (1 + len(marks.options)),
         "n_pairs": target.repair.n_pairs,
@@ -231,12 +262,12 @@ def _repair(model: Model, settings: ReuseSettings, target: Workload, data: Mappi
     if edited:
         movers = [head for head, effect in _with_effects(data[settings.target]["stages"], 0) if effect > 0]
         importance = np.array(stages[0]["effects"]) if stages else None
-        found["shift"] = shift_of(repair, edited, movers, marks.answer, importance)
-    return found
+        record["shift"] = shift_of(repair, edited, movers, marks.answer, importance)
+    return record
 
 
 def _chosen(stages: Sequence[dict[str, Any]], roles: Mapping[str, list[str]]) -> dict[str, list[Head]]:
-    """Sets of heads to edit, by path patching on the model at hand: nothing is chosen by what the edit does."""
+    """Sets of heads to edit, chosen by path patching on this model and never by what the edit does."""
     negative = [head for head, effect in _with_effects(stages, 0) if effect < 0]
     inhibition = [head for head, effect in _with_effects(stages, 1) if effect > 0]
     return {
