@@ -13,8 +13,10 @@ from reference.query_key import ByHand
 
 import circuitlab as cl
 from circuitlab.core.errors import ModelError
+from circuitlab.execute.upstream import Upstream
 from circuitlab.model import load_model
-from circuitlab.model.sites import Site
+from circuitlab.model.places import Places
+from circuitlab.model.sites import Edit, Site
 from circuitlab.testing.families import ALL_FAMILIES
 from circuitlab.testing.tiny import tiny_hf
 
@@ -68,6 +70,25 @@ def test_terms_sum_to_the_score_of_the_model_itself(family: str) -> None:
     against = cl.why_attends(model, "a2.h3", TOKENS, key=first, against="others")
     assert against.score == pytest.approx(whys[first].score - mean, abs=1e-4) and abs(against.residual) < 1e-4
     assert spread > 0.1
+
+
+@pytest.mark.parametrize("family", DECODED)
+def test_writes_are_what_the_model_itself_adds(family: str) -> None:
+    """By the model's own forward pass: what attention and MLPs add, and what attention adds less of without one head."""
+    model, tokens, at = loaded(family), torch.tensor([TOKENS]), torch.tensor([5])
+    up = Upstream.of(model, Places(tokens, torch.tensor([7])), 2)
+    written = dict(zip(up.writers, torch.cat([some for some in up.writes(at)])[:, 0], strict=True))
+    own = model.capture(tokens, [Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_PRE, Site.Z], layers=[0, 1])
+    close = functools.partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
+    close(written["embed"], own[Site.RESID_PRE][0, 0, 5].double())
+    for layer in range(2):
+        added = [value for name, value in written.items() if name.startswith(f"a{layer}.")]
+        close(torch.stack(added).sum(0), own[Site.ATTN_OUT][0, layer, 5].double())
+        close(written[f"m{layer}"], own[Site.MLP_OUT][0, layer, 5].double())
+        if up.blocks[layer].post_attn is None:
+            none = torch.zeros(1, len(TOKENS), own[Site.Z].shape[-1])
+            less = model.with_edits([Edit(Site.Z, layer, none, head=1)]).capture(tokens, [Site.ATTN_OUT], layers=[layer])
+            close(written[f"a{layer}.h1"], (own[Site.ATTN_OUT][0, layer, 5] - less[Site.ATTN_OUT][0, 0, 5]).double())
 
 
 @pytest.mark.parametrize("family", DECODED)
