@@ -84,7 +84,7 @@ def taken_apart(model: Model) -> Iterator[None]:
         try:
             model.decoder  # noqa: B018 - built and checked on first use
         except ModelError as error:
-            what = f"Attention scores and values of this model cannot be split: {error.what}"
+            what = f"Attention scores and values of this model cannot be split: {error.what.rstrip('.')}."
             raise ModelError(what, "`circuitlab doctor MODEL` lists what can be asked of it.") from error
         yield
 
