@@ -74,6 +74,12 @@ def _plain_softmax(model: Model) -> str:
     return found
 
 
+def _token_embedding(model: Model) -> str:
+    from circuitlab.model.token_embedding import token_embedding_fault  # noqa: PLC0415 - listing methods must not load torch
+
+    return _gradients(model) or token_embedding_fault(model)
+
+
 def _unedited(model: Model) -> str:
     return f"{model.spec.name} is edited, and there are no rules for edits." if model.spec.edits else ""
 
@@ -87,12 +93,14 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "heads_apart": _heads_apart,
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
+    "token_embedding": _token_embedding,
     "unedited": _unedited,
 }
 """What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
 there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys alone;
-``plain_softmax``, that and no position bias; ``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``token_embedding``, a decoder, a readout, and tokens that enter the stream apart from
+positions; ``unedited``, a model without interventions."""
 
 
 def refusal(method: Method, model: Model) -> str:

@@ -148,6 +148,8 @@ class ModelParts:
         Why a site is not served.
     readout_lacks : str
         Why logits cannot be computed from the stream that leaves the last layer; empty if they can.
+    embed : Module or None
+        The embedding of tokens.
     """
 
     layers: Sequence[LayerParts]
@@ -159,6 +161,7 @@ class ModelParts:
     length_dependent: bool = False
     lacks: dict[Site, str] = field(default_factory=dict)
     readout_lacks: str = ""
+    embed: Any = None
 
     @property
     def sites(self) -> frozenset[Site]:
