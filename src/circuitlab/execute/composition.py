@@ -65,8 +65,8 @@ def _reader(heads: HeadMatrices, port: Port) -> Float[Tensor, "reader d_model sm
 def composition_scores(model: Model, port: Port) -> np.ndarray:
     """Composition of every head with every earlier head, (writer layer, writer head, reader layer, reader).
 
-    ``||W_OV W_read|| / (||W_OV|| ||W_read||)`` in Frobenius norms (Elhage et al. 2021), where ``W_read`` is W_QK as a query (``q``) or a key
-    (``k``) reads it, or W_OV (``v``). Readers of keys and values are key/value heads, with the queries or outputs of their whole group.
+    ``||W_OV W_read|| / (||W_OV|| ||W_read||)`` in Frobenius norms (Elhage et al. 2021), where ``W_read`` is W_QK as a query (``q``) or a
+    key (``k``) reads it, or W_OV (``v``). Readers of keys and values are key/value heads, with the queries or outputs of their whole group.
     NaN where the writer is not in an earlier layer; 0 where a side is 0. Norms are folded as `HeadMatrices` says, so rotary positions are
     left out. Two matrices whose directions have nothing to do with each other give about ``d_model ** -0.5``.
 

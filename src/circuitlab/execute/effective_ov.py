@@ -101,9 +101,7 @@ class EffectiveOV:
         """Logits of some tokens only: the vocabulary is never squared."""
         return self.written(layer) @ at_least_float32(self.model.weights.unembed(targets)).T
 
-    def among_top(
-        self, layer: int, targets: Int[Tensor, " target"], k: int, *, sign: int = 1
-    ) -> Bool[Tensor, "head token target"]:
+    def among_top(self, layer: int, targets: Int[Tensor, " target"], k: int, *, sign: int = 1) -> Bool[Tensor, "head token target"]:
         """Whether each target is among the ``k`` tokens of the whole vocabulary that a head writes most (with sign -1, least).
 
         Another token that is written equally much counts against a target, so a head that writes nothing has no top.

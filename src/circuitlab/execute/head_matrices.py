@@ -58,7 +58,7 @@ class HeadMatrices:
         """Query heads that share a key/value head."""
         return len(self.q) // len(self.k)
 
-    def shared(self, matrices: Float[Tensor, "kv_head *shape"]) -> Float[Tensor, "head *shape"]:
+    def shared(self, matrices: Float[Tensor, "kv_head rows columns"]) -> Float[Tensor, "head rows columns"]:
         """What each query head uses of matrices that key/value heads have."""
         return matrices.repeat_interleave(self.group, dim=0)
 

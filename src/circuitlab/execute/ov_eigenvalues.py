@@ -51,17 +51,18 @@ def ov_eigenvalues(model: Model, n: int, reads: Reads, draws: int, seed: int) ->
         sizes = eigenvalues.abs().sum(-1)
         sizes = torch.where(sizes == 0, torch.ones_like(sizes), sizes)  # a head that writes nothing has no eigenvalues: 0
         value[layer] = (eigenvalues.real.sum(-1) / sizes).cpu().numpy()
+        scales, right = torch.linalg.svd(values, full_matrices=False)[1:]
+        by_column = wanted @ right.transpose(-1, -2) * (scales / sizes[:, None])[:, None]
         for some in frames:
-            null[some.draws, layer] = (_rotated_traces(values, wanted, some) / sizes[:, None]).T.cpu().numpy()
+            null[some.draws, layer] = _rotated_traces(by_column, some).T.cpu().numpy()
     return value, null
 
 
-def _rotated_traces(
-    values: Float[Tensor, "head d_model d_head"], wanted: Float[Tensor, "head d_model d_head"], frames: Frames
-) -> Float[Tensor, "head draw"]:
-    """Traces of ``(Q values).T @ wanted`` for random rotations Q: turned columns of a singular value decomposition are a random frame."""
-    _, scales, right = torch.linalg.svd(values, full_matrices=False)
-    by_column = wanted @ right.transpose(-1, -2) * scales[:, None]
+def _rotated_traces(by_column: Float[Tensor, "head d_model d_head"], frames: Frames) -> Float[Tensor, "head draw"]:
+    """Traces of ``(Q values).T @ wanted`` for random rotations Q, from ``wanted`` in the right singular vectors of the values.
+
+    The left singular vectors, turned at random, are a random frame.
+    """
     met = frames.basis.to(by_column) @ by_column
     picked, signs = frames.picked.to(met.device), frames.signs.to(met)
     return (met[:, picked, torch.arange(picked.shape[1], device=met.device)] * signs).sum(-1)

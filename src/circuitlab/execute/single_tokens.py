@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError, TokenizationError
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
 
-__all__ = ["Word", "sample_tokens", "single_token", "words_or_sample"]
+__all__ = ["Word", "sample_tokens", "single_token", "tokens_of"]
 
 Word = str | int
 """A word as text, exactly as it stands in a prompt (mostly with its leading space), or as a token id."""
@@ -43,8 +43,8 @@ def single_token(model: Model, word: Word) -> int | None:
     return ids[0] if len(ids) == 1 and ids[0] != model.tokenizer.unk_token_id else None
 
 
-def words_or_sample(model: Model, words: Sequence[Word], n: int, seed: int) -> list[int]:
-    """Tokens of the words that take one each, every token once, in order; without words, ``n`` tokens of the vocabulary.
+def tokens_of(model: Model, words: Sequence[Word], n: int, seed: int) -> list[int]:
+    """Tokens of the words that take one each, every token once; at most ``n`` of them, drawn at random.
 
     Raises
     ------
@@ -52,21 +52,26 @@ def words_or_sample(model: Model, words: Sequence[Word], n: int, seed: int) -> l
         If fewer than 5 are left: permuting them would tell nothing.
     """
     found = (single_token(model, word) for word in words)
-    tokens = list(dict.fromkeys(token for token in found if token is not None)) if words else sample_tokens(model, n, seed)
+    tokens = list(dict.fromkeys(token for token in found if token is not None))
     if len(tokens) < _FEWEST:
-        what = f"{len(tokens)} of {len(words) or n} words are single tokens of {model.spec.name}; permuting takes {_FEWEST}."
+        what = f"{len(tokens)} of {len(words)} words are single tokens of {model.spec.name}; permuting takes {_FEWEST}."
         raise TokenizationError(what, "Give more words, each with its leading space.")
-    return tokens
+    return random.Random(seed).sample(tokens, min(n, len(tokens)))  # noqa: S311 - a sample, not a secret
 
 
 def sample_tokens(model: Model, n: int, seed: int) -> list[int]:
     """``n`` tokens of the vocabulary that are words: a leading space and three or more of the letters A to Z, drawn at random.
 
     Of a model without a tokenizer, or one whose tokens do not mark leading spaces, any tokens. Fewer where there are no more.
+
+    Raises
+    ------
+    TokenizationError
+        If there are fewer than 5.
     """
     size = model.spec.d_vocab
     ids = list(range(size))
     if model.tokenizer is not None:
         pieces = model.tokenizer.convert_ids_to_tokens(list(range(min(size, len(model.tokenizer)))))
         ids = [i for i, piece in enumerate(pieces) if piece is not None and _WORD.fullmatch(piece)] or ids
-    return random.Random(seed).sample(ids, min(n, len(ids)))  # noqa: S311 - a sample, not a secret
+    return tokens_of(model, ids, n, seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import torch
 
-from circuitlab.execute.head_matrices import HeadMatrices, singular_values, triangle
+from circuitlab.execute.head_matrices import HeadMatrices, singular_values
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -29,13 +29,17 @@ def head_singular_values(model: Model, circuit: Circuit) -> np.ndarray:
     return np.stack(found)
 
 
-@torch.no_grad()
 def random_singular_values(model: Model, draws: int, seed: int) -> np.ndarray:
-    """Singular values of products of Gaussian matrices, d_model by d_head and d_head by d_model; (draw, d_head)."""
-    tall, generator = (model.spec.d_model, model.spec.d_head), torch.Generator().manual_seed(seed)
+    """Singular values of products of Gaussian matrices, d_model by d_head and d_head by d_model; (draw, d_head).
+
+    The triangles of their QR decompositions are drawn directly: Gaussian above the diagonal, roots of chi-square numbers on it.
+    """
+    random, size = np.random.default_rng(seed), model.spec.d_head
+    freedom = model.spec.d_model - np.arange(size)
     found = []
     for start in range(0, draws, _CHUNK):
-        count = min(_CHUNK, draws - start)
-        left, right = (triangle(torch.randn(count, *tall, generator=generator)) for _ in range(2))
-        found.append(torch.linalg.svdvals(left @ right.transpose(-1, -2)).double().numpy())
+        shape = (2, min(_CHUNK, draws - start), size, size)
+        both = np.triu(random.standard_normal(shape), 1)
+        both[..., np.arange(size), np.arange(size)] = np.sqrt(random.chisquare(freedom, shape[:-1]))
+        found.append(np.linalg.svd(both[0] @ both[1].swapaxes(-1, -2), compute_uv=False))
     return np.concatenate(found)

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.execute.single_tokens import Word, words_or_sample
+from circuitlab.execute.single_tokens import Word, sample_tokens, tokens_of
 from circuitlab.methods.roles.contract import RoleKind, measured
 from circuitlab.methods.roles.permutation import draws_for, permutation_null, scores_from_weights, share_of_hits
 from circuitlab.methods.roles.top_tokens import written_among_top
+from circuitlab.tasks.load import word_list
 
 if TYPE_CHECKING:
     from circuitlab.execute.effective_ov import Reads
     from circuitlab.model.protocol import Model
     from circuitlab.scores.role_scores import RoleScores
 
-__all__ = ["Copying", "CopyingEigenvalues", "NegativeCopying"]
+__all__ = ["VOCABULARY", "Copying", "CopyingEigenvalues", "NegativeCopying"]
+
+VOCABULARY = "vocabulary"
+"""In place of a word list: words among the model's own tokens."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,14 @@ class Copying:
     ----------
     top : int
         How many tokens count as written most. The paper takes 5.
+    pool : str
+        A word list of ``tasks/pools.toml``, taken with leading spaces; or ``"vocabulary"``: words among the model's tokens, most of them
+        rare (`circuitlab.execute.single_tokens.sample_tokens`). The paper takes names, and so does its threshold.
     n : int
-        Words drawn from the vocabulary; see `circuitlab.execute.single_tokens.sample_tokens`.
+        At most this many words, drawn from the list.
     words : tuple of str or int, optional
-        Words of one's own in their place, exactly as they stand in a prompt (``" Mary"``), or token ids. Those of several tokens are left
-        out.
+        Words of one's own in place of a list, exactly as they stand in a prompt (``" Mary"``), or token ids. Words of several tokens are
+        left out.
     reads : {"stream", "mlp0", "mlp0_unnormed", "embedding"}
         What heads after layer 0 are given of a word; see `circuitlab.execute.effective_ov.READS`.
     seed : int
@@ -45,7 +52,7 @@ class Copying:
     Notes
     -----
     Threshold 0.5: Wang et al. report over 95 % for name movers and under 20 % for the average head; a half lies between, and means that the
-    head writes back more words than not.
+    head writes back more names than not. A head that copies names need not copy other words.
 
     Examples
     --------
@@ -65,6 +72,7 @@ class Copying:
     sign: ClassVar[int] = 1
 
     top: int = 5
+    pool: str = "names"
     n: int = 64
     words: tuple[Word, ...] = ()
     reads: Reads = "stream"
@@ -79,10 +87,15 @@ class Copying:
     @measured
     def __call__(self, model: Model) -> RoleScores:
         """Measure every head; raises `TokenizationError` where too few words are one token."""
-        tokens = words_or_sample(model, self.words, self.n, self.seed)
+        tokens = self._tokens(model)
         hits = written_among_top(model, tokens, tokens, self)
         null = permutation_null(hits, np.zeros(len(tokens), dtype=int), self.seed)
         return scores_from_weights(self, model, share_of_hits(hits), null, tokens=tokens)
+
+    def _tokens(self, model: Model) -> list[int]:
+        if not self.words and self.pool == VOCABULARY:
+            return sample_tokens(model, self.n, self.seed)
+        return tokens_of(model, self.words or [f" {word}" for word in word_list(self.pool)], self.n, self.seed)
 
 
 @dataclass(frozen=True)
@@ -124,8 +137,8 @@ class CopyingEigenvalues:
 
     Notes
     -----
-    The null turns the reading side of W_V at random. It is drawn for the sum of eigenvalues, a trace, and divided by the head's own sum
-    of sizes: eigenvalues of thousands of rotated heads would take hours, and the sum of sizes hardly depends on the rotation.
+    The null turns the reading side of W_V at random. It is drawn for the sum of eigenvalues alone, a trace, and divided by the head's own
+    sum of sizes (eigenvalues of thousands of rotated heads would take hours), so that its draws may lie outside -1 to 1.
 
     Threshold 0.5: real eigenvalues are then positive by three quarters of their total size. The paper gives no number.
 

@@ -32,7 +32,8 @@ class LowRankOV:
 
     Notes
     -----
-    Threshold 0.5: fewer than half of the head's dimensions. No paper gives a number.
+    Threshold 0.5: fewer than half of the head's dimensions. No paper gives a number. The null has no gains of norms: a gain that is large
+    for few dimensions makes a head narrow, and counts as such.
 
     Examples
     --------
@@ -61,7 +62,6 @@ class LowRankOV:
         value = _unused(head_singular_values(model, self.circuit))
         drawn = _unused(random_singular_values(model, draws_for(value.size), self.seed))
         return scores_from_weights(self, model, value, np.broadcast_to(drawn[:, None, None], (len(drawn), *value.shape)))
-
 
 
 @dataclass(frozen=True)

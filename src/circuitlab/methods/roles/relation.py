@@ -26,7 +26,7 @@ _FEWEST = 8
 
 @dataclass(frozen=True)
 class Relation:
-    """Share of a relation's pairs for which a head, attending to the one side, writes the other among its top tokens (Elhelo and Geva 2024).
+    """Share of a relation's pairs whose target a head writes among its top tokens when it attends to the source (Elhelo and Geva 2024).
 
     The static score of MAPS: the effective OV circuit reads what the first MLP makes of the source (layer 0: the source itself), and the
     whole vocabulary is ranked. Words are taken with a leading space; pairs of which a side takes several tokens are left out.
@@ -60,7 +60,7 @@ class Relation:
     """
 
     name: ClassVar[str] = "relation"
-    estimand: ClassVar[str] = "share of pairs whose target is among the top tokens of what the head writes when it attends to the source alone"
+    estimand: ClassVar[str] = "share of pairs whose target is among the top tokens that the head writes when it attends to the source alone"
     units: ClassVar[str] = "share of pairs"
     threshold: ClassVar[float] = 0.15
     null: ClassVar[str] = "targets permuted among the sources"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ TASKS: dict[str, list[str]] = {
     "month_prefixes": [month[:3] for month in [*_MONTHS, _MONTHS[0]]],
     "letters": [chr(code) for code in range(ord("A"), ord("Z") + 1)],
 }
-"""The tasks of Gould et al. (2024). A list that goes round ends with its first item. Roman numerals, which the paper holds out, are not here."""
+"""The tasks of Gould et al. (2024); Roman numerals, which the paper holds out, are not among them. A list that goes round ends with its
+first item."""
 
 _AS_THEY_ARE = {"numbers", "letters"}
 """Tasks whose items have no other case: digits have none, and small letters are another alphabet."""
@@ -63,12 +65,12 @@ class Succession:
     def chance(self) -> dict[str, float]:
         """Share of pairs that a head gets right by picking any target of the block, for each task and pooled."""
         share = np.array([1 / len({self.targets[j] for j in np.flatnonzero(self.blocks == block)}) for block in self.blocks])
-        return self.by_task(share[:, None]) | {"pooled": float(share.mean())}  # type: ignore[return-value]
+        return {task: float(mean) for task, mean in self.by_task(share).items()} | {"pooled": float(share.mean())}
 
     def by_task(self, right: np.ndarray) -> dict[str, np.ndarray]:
         """Mean over the pairs of each task of what is given for each pair (first axis)."""
         tasks = np.array(self.tasks)
-        return {task: right[tasks == task].mean(0).squeeze() for task in dict.fromkeys(self.tasks)}
+        return {task: right[tasks == task].mean(0) for task in dict.fromkeys(self.tasks)}
 
 
 def succession(model: Model, tasks: Sequence[str], orders: Sequence[Sequence[Word]]) -> Succession:
@@ -91,7 +93,7 @@ def succession(model: Model, tasks: Sequence[str], orders: Sequence[Sequence[Wor
     for task, spellings in lists.items():
         for words in spellings:
             tokens = [single_token(model, word) for word in words]
-            pairs = tuple((a, b) for a, b in zip(tokens, tokens[1:], strict=False) if a is not None and b is not None)
+            pairs = tuple((a, b) for a, b in itertools.pairwise(tokens) if a is not None and b is not None)
             if pairs not in seen and len({b for _, b in pairs}) >= _FEWEST_TARGETS:
                 seen.add(pairs)
                 found.append((task, pairs))
@@ -107,9 +109,3 @@ def _spellings(task: str) -> list[list[Word]]:
     plain = TASKS[task]
     cases: list[list[str]] = [plain] if task in _AS_THEY_ARE else [plain, [word[0].swapcase() + word[1:] for word in plain]]
     return [[space + word for word in words] for words in cases for space in ("", " ")]
-
-
-def shares_by_task(pairs: Succession, right: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Share of pairs that each head gets right, by task and pooled, from whether it does (layer, head, pair)."""
-    each = np.moveaxis(right.astype(float), -1, 0)
-    return pairs.by_task(each) | {"pooled": each.mean(0)}

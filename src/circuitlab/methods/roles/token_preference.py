@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitlab.execute.single_tokens import Word, words_or_sample
+from circuitlab.execute.single_tokens import Word, sample_tokens, tokens_of
 from circuitlab.methods.roles.contract import RoleKind, measured
 from circuitlab.methods.roles.permutation import permutation_null, scores_from_weights, share_of_hits
 
@@ -32,7 +32,7 @@ class TokenPreference:
     Parameters
     ----------
     n : int
-        Words drawn from the vocabulary; see `circuitlab.execute.single_tokens.sample_tokens`.
+        At most this many words, drawn from the vocabulary; see `circuitlab.execute.single_tokens.sample_tokens`.
     words : tuple of str or int, optional
         Words of one's own in their place, exactly as they stand in a prompt, or token ids.
     reads : {"stream", "mlp0", "mlp0_unnormed", "embedding"}
@@ -68,7 +68,7 @@ class TokenPreference:
     @measured
     def __call__(self, model: Model) -> RoleScores:
         """Measure every head; raises `TokenizationError` where too few words are one token."""
-        tokens = words_or_sample(model, self.words, self.n, self.seed)
+        tokens = tokens_of(model, self.words, self.n, self.seed) if self.words else sample_tokens(model, self.n, self.seed)
         scores = same_position_scores(model, tokens, self.reads)
         best = np.sort(scores, axis=-1)
         hits = (scores == best[..., -1:]) & (best[..., -1:] > best[..., -2:-1])
