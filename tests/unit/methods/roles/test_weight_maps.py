@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from reference.weight_maps import FAMILIES, SlowModel
 
 from circuitlab.core.errors import ModelError, UnknownNameError
 from circuitlab.execute.composition import composition_scores
@@ -17,11 +18,13 @@ from circuitlab.methods.roles.token_preference import same_position_scores
 from circuitlab.model import load_model
 from circuitlab.model.token_embedding import token_embeddings
 from circuitlab.testing.tiny import tiny_hf, tiny_model
+from reference.weight_maps import FAMILIES, SlowModel
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 EVERY = torch.arange(48)
 
 
+@functools.cache
 def _models(family: str) -> tuple[SlowModel, object]:
     hf = tiny_hf(family)
     return SlowModel(hf, family), load_model(hf, name=family)
@@ -154,7 +157,11 @@ def test_scores_at_one_position_are_the_models_own() -> None:
 
 def test_what_tokens_put_into_the_stream_is_told_apart_from_positions() -> None:
     ids = torch.tensor([5, 0, 47])
-    for family, module, factor in (("gpt2", "transformer.wte", 1.0), ("gemma2", "model.embed_tokens", 32**0.5), ("granite", "model.embed_tokens", 3)):
+    for family, module, factor in (
+        ("gpt2", "transformer.wte", 1.0),
+        ("gemma2", "model.embed_tokens", 32**0.5),
+        ("granite", "model.embed_tokens", 3),
+    ):
         hf = tiny_hf(family)
         want = hf.get_submodule(module).weight[ids].detach() * factor
         torch.testing.assert_close(token_embeddings(load_model(hf, name=family), ids), want, rtol=1e-4, atol=1e-5)
