@@ -161,6 +161,7 @@ def test_what_tokens_put_into_the_stream_is_told_apart_from_positions() -> None:
         ("gpt2", "transformer.wte", 1.0),
         ("gemma2", "model.embed_tokens", 32**0.5),
         ("granite", "model.embed_tokens", 3),
+        ("ctrl", "transformer.w", 32**0.5),
     ):
         hf = tiny_hf(family)
         want = hf.get_submodule(module).weight[ids].detach() * factor

@@ -99,9 +99,10 @@ def test_random_frames_are_orthonormal_and_uniform() -> None:
     assert frames[0].draws.start == 0 and frames[-1].draws.stop == 3000
     firsts = torch.cat([some.basis[some.picked[:, 0]] * some.signs[:, :1] for some in frames])
     assert len(firsts) == 3000
-    one = frames[3]
-    columns = one.basis[one.picked[0]] * one.signs[0][:, None]
-    torch.testing.assert_close(columns @ columns.T, torch.eye(5), atol=1e-5, rtol=0)
+    for one in frames:
+        columns = one.basis[one.picked] * one.signs[..., None]
+        torch.testing.assert_close(columns @ columns.mT, torch.eye(5).expand(len(columns), 5, 5), atol=1e-5, rtol=0)
+    assert abs(float(torch.cat([some.signs for some in frames]).mean())) < 4 / 15_000**0.5, "a direction is as often turned round as not"
     assert float(firsts.mean(0).abs().max()) < 4 * (1 / 12 / 3000) ** 0.5
     torch.testing.assert_close(firsts.T @ firsts / 3000, torch.eye(12) / 12, atol=0.02, rtol=0)
 
