@@ -90,7 +90,7 @@ class EffectiveOV:
 
     def normed(self, layer: int) -> Float[Tensor, "token d_model"]:
         """What `HeadMatrices.v` reads: streams over the scale of the layer's norm, whose gain and centring those matrices hold."""
-        return unscaled(self.model.decoder.blocks[layer].norm_attn, self.streams.at(layer))
+        return _unscaled(self.model.decoder.blocks[layer].norm_attn, self.streams.at(layer))
 
     def written(self, layer: int) -> Float[Tensor, "head token d_model"]:
         """What each head of a layer writes for each token, ready to be unembedded."""
@@ -121,6 +121,6 @@ class EffectiveOV:
             yield start, written @ columns.T
 
 
-def unscaled(norm: FrozenNorm, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+def _unscaled(norm: FrozenNorm, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """An input over the scale of a norm, without centring, gain and bias."""
     return x / norm.scale(x)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.role_scores import RoleScores
 
-__all__ = ["TokenPreference"]
+__all__ = ["TokenPreference", "same_position_scores"]
 
 
 @dataclass(frozen=True)
