@@ -37,6 +37,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2021",
         "Transformer Circuits Thread",
     ),
+    "elhelo2024": (
+        "Inferring Functionality of Attention Heads from their Parameters",
+        "Elhelo, Amit and Geva, Mor",
+        "2024",
+        "ACL 2025, arXiv:2412.11965",
+    ),
     "goldowsky2023": (
         "Localizing Model Behavior with Path Patching",
         "Goldowsky-Dill, Nicholas and MacLeod, Chris and Sato, Lucas and Arora, Aryaman",
@@ -144,6 +150,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "O'Neill, Charles and Bui, Thang",
         "2024",
         "arXiv:2405.12522",
+    ),
+    "roy2007": (
+        "The effective rank: A measure of effective dimensionality",
+        "Roy, Olivier and Vetterli, Martin",
+        "2007",
+        "European Signal Processing Conference (EUSIPCO)",
     ),
     "syed2023": (
         "Attribution Patching Outperforms Automated Circuit Discovery",

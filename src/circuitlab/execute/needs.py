@@ -88,6 +88,12 @@ def _plain_softmax(model: Model) -> str:
     return reason
 
 
+def _token_embedding(model: Model) -> str:
+    from circuitlab.model.token_embedding import token_embedding_fault  # noqa: PLC0415 - listing methods must not load torch
+
+    return _gradients(model) or token_embedding_fault(model)
+
+
 def _unedited(model: Model) -> str:
     return f"{model.spec.name} is edited, and the method has no rules for edits." if model.spec.edits else ""
 
@@ -101,14 +107,16 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "heads_apart": _heads_apart,
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
+    "token_embedding": _token_embedding,
     "token_vectors": _token_vectors,
     "unedited": _unedited,
 }
 """The names that `Method.needs` may contain: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and
 the readout of the logits; ``decoder``, the functional forward; ``gradients``, that and the readout; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys only;
-``plain_softmax``, that and no position bias; ``token_vectors``, the functional forward and what each token alone adds to the stream;
-``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``token_embedding``, a decoder, a readout, and tokens that enter the stream apart from
+positions; ``token_vectors``, the functional forward and what each token alone adds to the stream; ``unedited``, a model without
+interventions."""
 
 
 def refusal(method: Method, model: Model) -> str:

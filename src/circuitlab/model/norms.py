@@ -110,6 +110,17 @@ class FrozenNorm:
             return part
         return self._centred(part) / self.scale(x) * self.gain.to(part.dtype)
 
+    def linear(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What is linear in the input: the norm with a scale of 1 and without its bias. Its own output differs by a positive factor."""
+        return x if self.kind == "none" else self._centred(x) * self.gain.to(x.dtype)
+
+    def folded_into(self, weight: Float[Tensor, "*maps d_model out"]) -> Float[Tensor, "*maps d_model out"]:
+        """The map that does to an input what ``weight`` does to `linear` of it."""
+        if self.kind == "none":
+            return weight
+        gained = weight * self.gain.to(weight.dtype)[:, None]
+        return gained - gained.mean(-2, keepdim=True) if self.kind == "layer" else gained
+
     def pull_back(self, direction: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The vector v with ``v . y == direction . norm(y)`` for every y, with the scale held at that of x and without the bias."""
         return self.transposed(direction) / self.scale(x)

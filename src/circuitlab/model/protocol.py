@@ -59,6 +59,10 @@ class Weights(Protocol):
         """The norm between the output projection and the residual stream, or None."""
         ...
 
+    def embed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_embed"]:
+        """Rows of the embedding of tokens, as its module gives them: what a family multiplies them with, or adds, comes later."""
+        ...
+
     def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
         """Unembedding column of each token id."""
         ...

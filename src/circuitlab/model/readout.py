@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
 from circuitlab.model.norms import FrozenNorm
@@ -74,6 +76,14 @@ class Readout:
         if not part.attn_post or part.attn_out is None or part.attn_out.module is not part.attn_post[-1]:
             return None
         return FrozenNorm.of(part.attn_post[-1], self._d_model).times(part.attn_out.scale)
+
+    def embed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_embed"]:
+        """Rows of the embedding of tokens, as its module gives them."""
+        if self._parts.embed is None:
+            raise ModelError("This model has no embedding of tokens.", "Give it vectors, not tokens.")
+        with torch.no_grad():
+            rows: Tensor = self._parts.embed(ids)
+        return rows
 
     def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
         """Unembedding column of each token id, times the factor of the final logits."""

@@ -13,7 +13,7 @@ from circuitlab.tasks.own_pairs import ENDINGS
 from circuitlab.tasks.spec import TableSource, Task
 from circuitlab.tasks.text import read_text
 
-__all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder"]
+__all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder", "word_list"]
 
 _POOLS = "pools.toml"
 
@@ -116,6 +116,20 @@ def load_pools(folder: Path) -> dict[str, list[str]]:
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Word lists {path} cannot be used: {error}."
         raise TaskFileError(what, 'Write each list as name = ["word", ...].') from error
+
+
+def word_list(name: str) -> list[str]:
+    """A shared word list of the task folder by its name, such as ``"names"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such list.
+    """
+    pools = load_pools(tasks_folder())
+    if name not in pools:
+        raise UnknownNameError("word list", name, pools)
+    return pools[name]
 
 
 def read_tables(spec: Task, folder: Path) -> dict[str, str]:
