@@ -19,6 +19,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "1995",
         "Journal of the Royal Statistical Society B 57, 289-300",
     ),
+    "bogdan2025": (
+        "Thought Anchors: Which LLM Reasoning Steps Matter?",
+        "Bogdan, Paul C. and Macar, Uzay and Nanda, Neel and Conmy, Arthur",
+        "2025",
+        "arXiv:2506.19143",
+    ),
+    "clark2019": (
+        "What Does BERT Look At? An Analysis of BERT's Attention",
+        "Clark, Kevin and Khandelwal, Urvashi and Levy, Omer and Manning, Christopher D.",
+        "2019",
+        "BlackboxNLP, arXiv:1906.04341",
+    ),
     "conmy2023": (
         "Towards Automated Circuit Discovery for Mechanistic Interpretability",
         "Conmy, Arthur and Mavor-Parker, Augustine N. and Lynch, Aengus and Heimersheim, Stefan and Garriga-Alonso, Adria",
@@ -48,6 +60,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Gould, Rhys and Ong, Euan and Ogden, George and Conmy, Arthur",
         "2024",
         "ICLR, arXiv:2312.09230",
+    ),
+    "gu2025": (
+        "When Attention Sink Emerges in Language Models: An Empirical View",
+        "Gu, Xiangming and Pang, Tianyu and Du, Chao and Liu, Qian and others",
+        "2025",
+        "ICLR, arXiv:2410.10781",
     ),
     "hanna2023": (
         "How does GPT-2 compute greater-than?: Interpreting mathematical abilities in a pre-trained language model",
@@ -97,6 +115,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2014",
         "IEEE Transactions on Visualization and Computer Graphics 20, 1983-1992",
     ),
+    "li2025waad": (
+        "Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm Enables Fine-Grained Policy Optimization",
+        "Li, Yang and Dong, Zhichen and Sun, Yuhan and Wang, Weixun and others",
+        "2025",
+        "arXiv:2510.13554",
+    ),
     "liu2008": (
         "Statistical Significance of Clustering for High-Dimension, Low-Sample Size Data",
         "Liu, Yufeng and Hayes, David Neil and Nobel, Andrew and Marron, J. S.",
@@ -127,6 +151,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2023",
         "neelnanda.io",
     ),
+    "olsson2022": (
+        "In-context Learning and Induction Heads",
+        "Olsson, Catherine and Elhage, Nelson and Nanda, Neel and others",
+        "2022",
+        "Transformer Circuits Thread, arXiv:2209.11895",
+    ),
     "oneill2024": (
         "Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models",
         "O'Neill, Charles and Bui, Thang",
@@ -139,6 +169,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2023",
         "arXiv:2310.10348",
     ),
+    "tang2024": (
+        "RazorAttention: Efficient KV Cache Compression Through Retrieval Heads",
+        "Tang, Hanlin and Lin, Yang and Lin, Jing and others",
+        "2024",
+        "arXiv:2407.15891",
+    ),
+    "vig2019": (
+        "Analyzing the Structure of Attention in a Transformer Language Model",
+        "Vig, Jesse and Belinkov, Yonatan",
+        "2019",
+        "BlackboxNLP, arXiv:1906.04284",
+    ),
     "wang2022": (
         "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small",
         "Wang, Kevin and Variengien, Alexandre and Conmy, Arthur and Shlegeris, Buck and Steinhardt, Jacob",
@@ -150,6 +192,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Webber, William and Moffat, Alistair and Zobel, Justin",
         "2010",
         "ACM Transactions on Information Systems 28, 20",
+    ),
+    "yu2024act": (
+        "Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training through Attention Calibration",
+        "Yu, Zhongzhi and Wang, Zheng and Fu, Yonggan and others",
+        "2024",
+        "ICML, arXiv:2406.15765",
     ),
     "zhang2024": (
         "Towards Best Practices of Activation Patching in Language Models: Metrics and Methods",

@@ -74,6 +74,10 @@ def _plain_softmax(model: Model) -> str:
     return found
 
 
+def _tokenizer(model: Model) -> str:
+    return "" if model.tokenizer is not None else f"{model.spec.name} has no tokenizer, so that text cannot be given to it."
+
+
 def _unedited(model: Model) -> str:
     return f"{model.spec.name} is edited, and there are no rules for edits." if model.spec.edits else ""
 
@@ -87,12 +91,13 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "heads_apart": _heads_apart,
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
+    "tokenizer": _tokenizer,
     "unedited": _unedited,
 }
 """What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
 there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys alone;
-``plain_softmax``, that and no position bias; ``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``tokenizer``, one that turns text into tokens; ``unedited``, a model without interventions."""
 
 
 def refusal(method: Method, model: Model) -> str:
