@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, comparison, figures, methods, metrics
+    from circuitlab import circuits, comparison, figures, methods, metrics, texts
     from circuitlab.circuits import Circuit, TopEdges, TopK, top_heads
     from circuitlab.citations import cite
     from circuitlab.core import errors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from circuitlab.workflows.circuit import evaluate, find_circuit
     from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
+    from circuitlab.workflows.roles import roles
     from circuitlab.workflows.score import score, score_edges
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ _HOMES = {
     "find_circuit": "circuitlab.workflows.circuit",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
+    "roles": "circuitlab.workflows.roles",
     "score": "circuitlab.workflows.score",
     "score_edges": "circuitlab.workflows.score",
     "top_heads": "circuitlab.circuits",
@@ -64,6 +66,7 @@ _MODULES = {
     "interventions": "circuitlab.model.interventions",
     "methods": "circuitlab.methods",
     "metrics": "circuitlab.metrics",
+    "texts": "circuitlab.texts",
 }
 
 __all__ = [
@@ -92,8 +95,10 @@ __all__ = [
     "load_task",
     "methods",
     "metrics",
+    "roles",
     "score",
     "score_edges",
+    "texts",
     "top_heads",
     "transfer",
 ]

@@ -230,8 +230,9 @@ def bibtex(key: str) -> str:
 
 
 def keys_for(name: str) -> list[str]:
-    """Citation keys of a task, a method, the statistics of ``compare`` or ``stability``, or a key itself."""
+    """Citation keys of a task, a method, a role, the statistics of ``compare`` or ``stability``, or a key itself."""
     from circuitlab.methods import method_classes  # noqa: PLC0415 - only this command needs it
+    from circuitlab.methods.roles import role_classes  # noqa: PLC0415
     from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
 
     if name in CITATIONS:
@@ -240,13 +241,15 @@ def keys_for(name: str) -> list[str]:
         return list(STATISTICS[name])
     if name in list_tasks():
         return load_task(name).cite
-    if name in method_classes():
-        return list(method_classes()[name].cite)
-    raise UnknownNameError("task, method or citation", name, [*CITATIONS, *STATISTICS, *list_tasks(), *method_classes()])
+    for classes in (method_classes(), role_classes()):
+        if name in classes:
+            return list(classes[name].cite)
+    known = [*CITATIONS, *STATISTICS, *list_tasks(), *method_classes(), *role_classes()]
+    raise UnknownNameError("task, method, role or citation", name, known)
 
 
 def cite(name: str) -> str:
-    """BibTeX of everything to cite for a task, a method or a citation key.
+    """BibTeX of everything to cite for a task, a method, a role or a citation key.
 
     Raises
     ------

@@ -173,7 +173,7 @@ def within_rows(pattern: Pattern, order: Float[np.ndarray, "query key"], seen: S
     movable[..., 0] = False
     shuffled = np.argsort(np.where(movable, order, np.inf), axis=-1, kind="stable")
     place = np.maximum(np.cumsum(movable, axis=-1) - 1, 0)
-    moved = np.take_along_axis(shuffled, place, axis=-1)
+    moved = np.take_along_axis(shuffled, np.broadcast_to(place, shuffled.shape), axis=-1)
     index = np.where(movable, moved, np.arange(pattern.shape[-1]))
     return np.take_along_axis(pattern, np.broadcast_to(index, pattern.shape), axis=-1)
 

@@ -49,6 +49,7 @@ class Positional(OnText):
     needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
     cost: ClassVar[str] = "2 forward passes per passage of 64 tokens, the first shared by all roles on natural text"
     cite: ClassVar[tuple[str, ...]] = ("vig2019",)
+    passes: ClassVar[int] = 2
 
     def reader(self, prompts: RolePrompts) -> PositionalReader:
         """Two passes: the sum over texts, then every text's product with it."""
@@ -67,7 +68,6 @@ class PositionalReader:
     """Sums over texts in a first pass, products of each text with the others in a second."""
 
     n: int
-    passes: int = 2
     _sum: np.ndarray | None = None
     _own: list[np.ndarray] = field(default_factory=list)
     _total: list[np.ndarray] = field(default_factory=list)

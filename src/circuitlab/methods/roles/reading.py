@@ -53,15 +53,7 @@ class RolePrompts:
 
 
 class Reader(Protocol):
-    """Takes patterns a few prompts at a time.
-
-    Attributes
-    ----------
-    passes : int
-        How often it wants to see every prompt.
-    """
-
-    passes: int
+    """Takes patterns a few prompts at a time, as often as its role says."""
 
     def add(self, which: int, rows: slice, pattern: np.ndarray, seen: np.ndarray) -> None:
         """Patterns (row, layer, head, query, key) of some prompts, in pass number ``which``; ``seen`` is (1, layer, 1, query, key)."""
@@ -77,7 +69,6 @@ class Each:
     """The reader of a role whose value of a prompt depends on that prompt's patterns alone."""
 
     measure: Measure
-    passes: int = 1
     _parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, which: int, rows: slice, pattern: np.ndarray, seen: np.ndarray) -> None:  # noqa: ARG002 - there is one pass
@@ -92,7 +83,15 @@ class Each:
 
 
 class PatternRole(Role, Protocol):
-    """A role that is read off attention patterns."""
+    """A role that is read off attention patterns.
+
+    Class variables
+    ---------------
+    passes : int
+        How often its reader must see every prompt.
+    """
+
+    passes: ClassVar[int]
 
     def prompts(self, model: Model) -> RolePrompts:
         """What it runs on this model; raises `BadParameterError` where the model can run none."""
@@ -107,6 +106,7 @@ class ReadsPatterns:
     """What roles read off attention patterns share: their call, and what they ask of a model."""
 
     sites: ClassVar[tuple[Site, ...]] = (Site.PATTERN,)
+    passes: ClassVar[int] = 1
 
     def inputs(self: Any, model: Model) -> dict[str, Any]:
         """The token ids that are run."""
@@ -151,9 +151,9 @@ def read_together(model: Model, roles: Sequence[PatternRole]) -> list[RoleScores
             raise BadParameterError("The roles read different prompts.", "Read those together whose prompts are the same.")
         readers = [role.reader(one) for role, one in zip(roles, prompts, strict=True)]
         rounding = 0.0
-        passes = max(reader.passes for reader in readers)
+        passes = max(role.passes for role in roles)
         for which in range(passes):
-            asking = [reader for reader in readers if which < reader.passes]
+            asking = [reader for role, reader in zip(roles, readers, strict=True) if which < role.passes]
             for rows, pattern, rounding in _patterns(model, tokens):
                 seen = (pattern > 0).any((0, 2))[None, :, None]
                 for reader in asking:
