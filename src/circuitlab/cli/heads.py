@@ -71,5 +71,5 @@ def _print_roles(table: RoleTable, top: int) -> None:
 
 
 def _entry(one: RoleEntry) -> str:
-    limits = "" if one.low != one.low else f" [{one.low:.2f}, {one.high:.2f}]"  # noqa: PLR0124 - the usual test for NaN
+    limits = "" if one.low != one.low else f" [{one.low:.2f}, {one.high:.2f}]"
     return f"{one.node} {one.value:.2f}{limits}"

@@ -80,13 +80,13 @@ class Method(Protocol):
         ...
 
 
-def effective_params(method: Method) -> dict[str, Any]:
-    """Every parameter that can change a score, defaults included.
+def effective_params(method: Any) -> dict[str, Any]:
+    """Every parameter of a method or role that can change a score, defaults included.
 
     Fields declared with ``metadata={"identity": False}`` (chunk sizes and the like) are left out: they change the cost of
     a run and not its result.
     """
-    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    fields = dataclasses.fields(method)
     values = {f.name: getattr(method, f.name) for f in fields if f.metadata.get("identity", True)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

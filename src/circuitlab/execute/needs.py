@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from circuitlab.core.errors import ModelError, UnknownNameError
 from circuitlab.execute.contract import looked_at
 from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
-    from circuitlab.execute.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "prepared", "refusal", "require"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+class Asks(Protocol):
+    """A method or a role: what has a name, and asks something of a model."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
 
 
 def _decoder(model: Model) -> str:
@@ -97,11 +103,11 @@ NEEDS: dict[str, Callable[[Model], str]] = {
 """What `Method.needs` may name: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and the way from
 there to the logits; ``decoder``, the functional forward; ``gradients``, that and the logits from it; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys alone;
-``plain_softmax``, that and no position bias; ``tokenizer``, one that turns text into tokens; ``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``tokenizer``, one that reads text; ``unedited``, a model without interventions."""
 
 
-def refusal(method: Method, model: Model) -> str:
-    """Why a method cannot run on a model with its own parameters; empty where it can."""
+def refusal(method: Asks, model: Model) -> str:
+    """Why a method or role cannot run on a model with its own parameters; empty where it can."""
     for need in (*method.needs, *getattr(method, "more_needs", ())):
         if need not in NEEDS:
             raise UnknownNameError("need of a method", need, NEEDS)
@@ -112,8 +118,8 @@ def refusal(method: Method, model: Model) -> str:
     return f"{model.spec.name} has no site {lacking[0].value!r}: {model.lacks[lacking[0]]}." if lacking else ""
 
 
-def require(method: Method, model: Model) -> None:
-    """Raise `ModelError` where a method cannot run on a model."""
+def require(method: Asks, model: Model) -> None:
+    """Raise `ModelError` where a method or role cannot run on a model."""
     if reason := refusal(method, model):
         what = f"{method.name} cannot run on this model: {reason}"
         less = f" {method.name} asks for less with its default parameters." if getattr(method, "more_needs", ()) else ""

@@ -130,13 +130,13 @@ class RoleTable:
             raise UnknownNameError("measured role", role, self.scores)
         one = self.scores[role]
         interval = one.interval()
-        columns = (one.value, interval.low, interval.high, one.chance(), one.p_values(), one.q_values())
-        numbers = [np.asarray(column, dtype=float) for column in columns]
-        earned = one.earned()
-        return [
-            RoleEntry(one.node(*at), role, *(float(column[at]) for column in numbers), earned=bool(earned[at]))
-            for at in np.ndindex(earned.shape)
-        ]
+        columns = [one.value, interval.low, interval.high, one.chance(), one.p_values(), one.q_values()]
+        numbers, earned = np.stack(columns, axis=-1).astype(float), one.earned()
+        found = []
+        for at in np.ndindex(earned.shape):
+            value, low, high, chance, p, q = map(float, numbers[at])
+            found.append(RoleEntry(one.node(*at), role, value, low, high, chance, p, q, bool(earned[at])))
+        return found
 
     def earners(self, role: str) -> list[RoleEntry]:
         """The heads that earn a role, largest value first."""
@@ -186,14 +186,13 @@ class RoleTable:
         """Tidy table, one row per head and role: node, layer, head, role, value, low, high, chance, p, q, earned, units, model."""
         import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
-        columns = ["node", "layer", "head", "role", "value", "low", "high", "chance", "p", "q", "earned", "units", "model"]
-        rows = [
-            [str(one.node), one.node.layer, one.node.head, role, one.value, one.low, one.high, one.chance, one.p, one.q, one.earned]  # type: ignore[union-attr]
-            + [self.scores[role].provenance.units, self.model.name]
-            for role in self.scores
-            for one in self.entries(role)
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        rows = []
+        for role, scores in self.scores.items():
+            for one in self.entries(role):
+                where = {"node": str(one.node), "layer": getattr(one.node, "layer", None), "head": getattr(one.node, "head", None)}
+                numbers = {name: getattr(one, name) for name in ("value", "low", "high", "chance", "p", "q", "earned")}
+                rows.append(where | {"role": role} | numbers | {"units": scores.provenance.units, "model": self.model.name})
+        return pd.DataFrame(rows)
 
     def _nodes(self) -> list[Node]:
         """Query heads, and key/value heads where a role is about them."""

@@ -92,7 +92,7 @@ def load_texts(kinds: Sequence[str] | str | None = None, n: int | None = None) -
 
 
 def read_texts(path: str | Path) -> tuple[Passage, ...]:
-    """Passages of a file: JSON lines (``.jsonl``) with ``text`` and, where wanted, ``kind``; otherwise text, empty lines between passages.
+    r"""Passages of a file: JSON lines (``.jsonl``) with ``text`` and, where wanted, ``kind``; otherwise text, empty lines between passages.
 
     Raises
     ------
@@ -103,9 +103,9 @@ def read_texts(path: str | Path) -> tuple[Passage, ...]:
     --------
     >>> from pathlib import Path
     >>> from circuitlab.texts import read_texts
-    >>> written = Path("mine.txt").write_text("The first passage,\\non two lines.\\n\\nThe second.\\n")
+    >>> written = Path("mine.txt").write_text("The first passage,\non two lines.\n\nThe second.\n")
     >>> [passage.text for passage in read_texts("mine.txt")]
-    ['The first passage,\\non two lines.', 'The second.']
+    ['The first passage,\non two lines.', 'The second.']
     """
     file = Path(path)
     text = read_text(file, BadParameterError).replace("\r\n", "\n")
@@ -140,7 +140,5 @@ def _json_lines(file: Path, text: str) -> list[tuple[int, Passage]]:
 
 def _paragraphs(text: str) -> list[tuple[int, Passage]]:
     """Blocks between empty lines, with the lines that they begin in."""
-    found = []
-    for match in re.finditer(r"(?:^[^\n]*\S[^\n]*(?:\n|\Z))+", text, flags=re.MULTILINE):
-        found.append((text.count("\n", 0, match.start()) + 1, Passage(match.group().rstrip("\n"))))
-    return found
+    blocks = re.finditer(r"(?:^[^\n]*\S[^\n]*(?:\n|\Z))+", text, flags=re.MULTILINE)
+    return [(text.count("\n", 0, block.start()) + 1, Passage(block.group().rstrip("\n"))) for block in blocks]

@@ -107,7 +107,7 @@ def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | 
     BadParameterError
         If a role is named twice, or the texts cannot be used.
     """
-    listed = list_roles() if given is None else [given] if isinstance(given, str | type) or isinstance(given, Role) else list(given)
+    listed = list_roles() if given is None else [given] if isinstance(given, str | type | Role) else list(given)
     passages = None if texts is None else _texts(texts)
     classes, found = role_classes(), []
     for one in cast("list[RoleLike]", listed):
@@ -164,14 +164,14 @@ class _Measuring:
     def _wanted(self, role: Role) -> _Wanted | None:
         """What is to be measured; None where the model cannot be asked for it."""
         try:
-            reason = refusal(role, self.model)  # type: ignore[arg-type] - a role has name and needs, as a method has
+            reason = refusal(role, self.model)
             inputs = getattr(role, "inputs", lambda _model: None)(self.model) if not reason else None
         except BadParameterError as error:
             reason = str(error)
         if reason:
             self.refused[role.name] = reason
             return None
-        identity = {"role": role.name, "params": effective_params(role), "model": self.model.spec.identity(), "version": _VERSION}  # type: ignore[arg-type]
+        identity = {"role": role.name, "params": effective_params(role), "model": self.model.spec.identity(), "version": _VERSION}
         return _Wanted(role, identity | {"inputs": "" if inputs is None else digest(inputs)}, inputs)
 
     def _find(self, wanted: _Wanted) -> bool:

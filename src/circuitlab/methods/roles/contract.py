@@ -73,7 +73,7 @@ def role_provenance(role: Role, model: Model, sample: str = "", tokens: object =
     """Where a role's values come from; ``tokens`` are what was run, as nested lists of ids."""
     return RoleProvenance(
         role=role.name,
-        params=effective_params(role),  # type: ignore[arg-type]
+        params=effective_params(role),
         estimand=role.estimand,
         units=role.units,
         threshold=role.threshold,

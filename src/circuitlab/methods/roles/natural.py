@@ -55,11 +55,11 @@ def passages(model: Model, texts: tuple[str, ...], length: int) -> RolePrompts:
 
 
 def is_delimiter(text: str) -> bool:
-    """Whether a token is punctuation alone, or a line break.
+    r"""Whether a token is punctuation alone, or a line break.
 
     Examples
     --------
-    >>> [is_delimiter(text) for text in (".", " (", "\\n\\n", " ", "don't", "...", "=")]
+    >>> [is_delimiter(text) for text in (".", " (", "\n\n", " ", "don't", "...", "=")]
     [True, True, True, False, False, True, False]
     """
     inside = text.strip()
@@ -68,7 +68,8 @@ def is_delimiter(text: str) -> bool:
 
 @dataclass(frozen=True)
 class OnText(ReadsPatterns):
-    # What was run is identified by its tokens, so that the texts themselves need not stand among the parameters.
+    """What roles on natural text share: their passages, identified by the tokens that are run and not among the parameters."""
+
     texts: tuple[str, ...] = field(default=(), repr=False, metadata={"identity": False})
     length: int = 64
 

@@ -133,7 +133,7 @@ def on_marked(pattern: Pattern, marked: Seen, seen: Seen | None = None) -> Numbe
 
 
 def received(pattern: Pattern, seen: Seen | None = None, *, gap: int = 4, rows: int = 16) -> Float[np.ndarray, "*lead column"]:
-    """Mean attention that each token gets from tokens at least ``gap`` later: the columns that have ``rows`` such queries, without the first.
+    """Mean attention that each token gets from tokens at least ``gap`` later: columns with ``rows`` such queries, without the first.
 
     The first token is left out because that is what `sink` measures, near ones because local attention is not broadcast.
     """

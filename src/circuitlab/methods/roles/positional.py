@@ -80,7 +80,7 @@ class PositionalReader:
             self._sum = shared.sum(0) + (0.0 if self._sum is None else self._sum)
             self._own.append((shared**2).sum((-1, -2)))
             self._total.append((centred(pattern, seen, 0) ** 2).sum((-1, -2)))
-        else:
+        elif self._sum is not None:
             self._product.append(np.einsum("rlhqk,lhqk->rlh", shared, self._sum))
 
     def result(self, rounding: float) -> tuple[np.ndarray, np.ndarray]:

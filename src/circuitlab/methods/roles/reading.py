@@ -144,7 +144,7 @@ def read_together(model: Model, roles: Sequence[PatternRole]) -> list[RoleScores
     """
     with running(model):
         for role in roles:
-            require(role, model)  # type: ignore[arg-type] - a role has name, needs and sites, as a method has
+            require(role, model)
         prompts = [role.prompts(model) for role in roles]
         tokens = prompts[0].tokens
         if any(not np.array_equal(one.tokens, tokens) for one in prompts):
@@ -154,8 +154,9 @@ def read_together(model: Model, roles: Sequence[PatternRole]) -> list[RoleScores
         passes = max(role.passes for role in roles)
         for which in range(passes):
             asking = [reader for role, reader in zip(roles, readers, strict=True) if which < role.passes]
-            for rows, pattern, rounding in _patterns(model, tokens):
-                seen = (pattern > 0).any((0, 2))[None, :, None]
+            for rows, pattern, eps in _patterns(model, tokens):
+                rounding = _ROUNDING * eps
+                seen = np.any(pattern > 0, axis=(0, 2), keepdims=True)
                 for reader in asking:
                     reader.add(which, rows, pattern, seen)
                 step(which * len(tokens) + rows.stop, passes * len(tokens))
@@ -163,7 +164,7 @@ def read_together(model: Model, roles: Sequence[PatternRole]) -> list[RoleScores
 
 
 def _patterns(model: Model, tokens: np.ndarray) -> Iterator[tuple[slice, np.ndarray, float]]:
-    """Patterns of some prompts at a time, as 64-bit numbers, and the rounding of a weight."""
+    """Patterns of some prompts at a time, as 64-bit numbers, and the unit in the last place of their own."""
     import torch  # noqa: PLC0415 - listing roles must not load torch
 
     spec, (rows, length) = model.spec, tokens.shape
@@ -171,7 +172,7 @@ def _patterns(model: Model, tokens: np.ndarray) -> Iterator[tuple[slice, np.ndar
     for first in range(0, rows, size):
         some = slice(first, min(first + size, rows))
         pattern = model.capture(torch.tensor(tokens[some]), [Site.PATTERN])[Site.PATTERN]
-        yield some, pattern.double().cpu().numpy(), _ROUNDING * torch.finfo(pattern.dtype).eps
+        yield some, pattern.double().cpu().numpy(), torch.finfo(pattern.dtype).eps
 
 
 def _scores(model: Model, role: PatternRole, prompts: RolePrompts, reader: Reader, rounding: float) -> RoleScores:

@@ -92,9 +92,7 @@ class _OnRepeats(ReadsPatterns):
     def __post_init__(self) -> None:
         if self.length < _BLOCK or self.copies < _COPIES or self.rows < _ROWS:
             what = f"length={self.length}, copies={self.copies}, rows={self.rows} leave nothing to repeat, or nothing to compare."
-            raise BadParameterError(
-                what, f"Use at least {_BLOCK} tokens, {_COPIES} copies and {_ROWS} rows, such as 40 tokens twice in 16 rows."
-            )
+            raise BadParameterError(what, f"Use at least {_BLOCK} tokens, {_COPIES} copies, {_ROWS} rows; 40 tokens twice in 16 rows.")
 
     def prompts(self, model: Model) -> RolePrompts:
         """Random sequences, see `repeated_tokens`."""
