@@ -2,7 +2,7 @@
 
 >>> import circuitlab as cl
 >>> [passage.kind for passage in cl.texts.load_texts(["recipe", "python"], n=4)]
-['python', 'recipe', 'python', 'recipe']
+['recipe', 'python', 'recipe', 'python']
 """
 
 from circuitlab.texts.passages import Passage, list_kinds, load_texts, read_texts

@@ -127,7 +127,7 @@ def test_what_json_and_frames_hold() -> None:
 def test_html_names_the_heads_the_null_and_what_was_refused() -> None:
     page = table()._repr_html_()
     assert "a0.h0 0.80 [" in page and "other keys" in page and "sink was not measured: fake has no tokenizer." in page
-    assert "3 of 4 heads earn no role" in page
+    assert "3 of 4 heads earn none of the 2 roles that were measured" in page
 
 
 def test_roles_of_two_models_make_no_table() -> None:
