@@ -115,7 +115,8 @@ class RoleTable:
             rows.append([role, f"{self.scores[role].provenance.threshold:g}", str(len(earners)), shown + ", ..." * (len(earners) > _SHOWN)])
         notes = [f"{name}: {about.estimand}; against {about.null}." for name, about in ((n, s.provenance) for n, s in self.scores.items())]
         notes += [f"{role} was not measured: {reason}" for role, reason in self.refused.items()]
-        notes.append(f"{len(self.without_role())} of {self.model.n_layers * self.model.n_heads} heads earn none of the {len(self.scores)} roles that were measured.")
+        total = self.model.n_layers * self.model.n_heads
+        notes.append(f"{len(self.without_role())} of {total} heads earn none of the {len(self.scores)} roles that were measured.")
         return html_table(f"Roles of the heads of {self.model.name}", ["role", "at least", "heads", "strongest"], rows, notes=notes)
 
     def entries(self, role: str) -> list[RoleEntry]:
