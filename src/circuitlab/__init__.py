@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, comparison, figures, methods, metrics
+    from circuitlab import circuits, comparison, figures, methods, metrics, texts
     from circuitlab.circuits import Circuit, TopEdges, TopK, top_heads
     from circuitlab.citations import cite
     from circuitlab.core import errors
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
     from circuitlab.workflows.lens import logit_lens
+    from circuitlab.workflows.roles import roles
     from circuitlab.workflows.score import score, score_edges
     from circuitlab.workflows.why import edge_loadings, why_attends, why_reads
 
@@ -55,6 +56,7 @@ _HOMES = {
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
     "logit_lens": "circuitlab.workflows.lens",
+    "roles": "circuitlab.workflows.roles",
     "score": "circuitlab.workflows.score",
     "score_edges": "circuitlab.workflows.score",
     "top_heads": "circuitlab.circuits",
@@ -70,6 +72,7 @@ _MODULES = {
     "interventions": "circuitlab.model.interventions",
     "methods": "circuitlab.methods",
     "metrics": "circuitlab.metrics",
+    "texts": "circuitlab.texts",
 }
 
 __all__ = [
@@ -100,8 +103,10 @@ __all__ = [
     "logit_lens",
     "methods",
     "metrics",
+    "roles",
     "score",
     "score_edges",
+    "texts",
     "top_heads",
     "transfer",
     "why_attends",

@@ -19,20 +19,25 @@ __all__ = ["cite", "methods_app", "score", "score_document"]
 
 _TASK = typer.Argument(None, help="Not needed for methods that read weights alone, such as copying_score.")
 
-methods_app = typer.Typer(help="Methods that score heads.", no_args_is_help=True)
+methods_app = typer.Typer(help="Methods that score heads, and roles that heads play.", no_args_is_help=True)
 
 
 @methods_app.command("list")
 def list_all(as_json: bool = options.JSON) -> None:
-    """List every method with what it estimates and costs."""
+    """List every method and every role with what it estimates and costs."""
     from circuitlab.methods import method_classes  # noqa: PLC0415
+    from circuitlab.methods.roles import role_classes  # noqa: PLC0415
 
-    fields = ("name", "estimand", "additive", "needs", "cost", "cite")
-    entries = [{field: getattr(cls, field) for field in fields} for cls in method_classes().values()]
+    shared = ("name", "estimand", "needs", "cost", "cite")
+    scoring = [{"kind": "score"} | {field: getattr(cls, field) for field in (*shared, "additive")} for cls in method_classes().values()]
+    fields = (*shared, "kind", "units", "threshold", "null")
+    roles = [{field: getattr(cls, field) for field in fields} for cls in role_classes().values()]
     if as_json:
-        print_json({"methods": entries})
+        print_json({"methods": scoring, "roles": roles})
         return
-    print_table(["method", "estimand", "cost"], [[e["name"], e["estimand"], e["cost"]] for e in entries])
+    print_table(["method", "estimand", "cost"], [[e["name"], e["estimand"], e["cost"]] for e in scoring])
+    print_text("")
+    print_table(["role", "read from", "estimand", "cost"], [[e["name"], e["kind"], e["estimand"], e["cost"]] for e in roles])
 
 
 def score(

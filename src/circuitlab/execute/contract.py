@@ -98,13 +98,13 @@ def require_prompts(method: Method, wanted: str) -> None:
         raise BadParameterError(*no_pairs(method.name, wanted))
 
 
-def effective_params(method: Method) -> dict[str, Any]:
-    """Every parameter that can change a score, defaults included.
+def effective_params(method: Any) -> dict[str, Any]:
+    """Every parameter of a method or role that can change a score, defaults included.
 
     Fields declared with ``metadata={"identity": False}`` (such as chunk sizes) are left out: they change the cost of a run and not its
     result.
     """
-    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    fields = dataclasses.fields(method)
     values = {f.name: getattr(method, f.name) for f in fields if f.metadata.get("identity", True)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.execute.contract import weights_checked, weights_only
 from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
-    from circuitlab.execute.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "prepared", "refusal", "require"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+class Asks(Protocol):
+    """A method or a role: what has a name, and asks something of a model."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
 
 
 def _decoder(model: Model) -> str:
@@ -94,6 +100,10 @@ def _token_embedding(model: Model) -> str:
     return _gradients(model) or token_embedding_fault(model)
 
 
+def _tokenizer(model: Model) -> str:
+    return "" if model.tokenizer is not None else f"{model.spec.name} has no tokenizer, so that text cannot be given to it."
+
+
 def _unedited(model: Model) -> str:
     return f"{model.spec.name} is edited, and the method has no rules for edits." if model.spec.edits else ""
 
@@ -107,6 +117,7 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "heads_apart": _heads_apart,
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
+    "tokenizer": _tokenizer,
     "token_embedding": _token_embedding,
     "token_vectors": _token_vectors,
     "unedited": _unedited,
@@ -114,13 +125,13 @@ NEEDS: dict[str, Callable[[Model], str]] = {
 """The names that `Method.needs` may contain: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and
 the readout of the logits; ``decoder``, the functional forward; ``gradients``, that and the readout; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys only;
-``plain_softmax``, that and no position bias; ``token_embedding``, a decoder, a readout, and tokens that enter the stream apart from
-positions; ``token_vectors``, the functional forward and what each token alone adds to the stream; ``unedited``, a model without
-interventions."""
+``plain_softmax``, that and no position bias; ``tokenizer``, one that reads text; ``token_embedding``, a decoder, a readout, and tokens that
+enter the stream apart from positions; ``token_vectors``, the functional forward and what each token alone adds to the stream;
+``unedited``, a model without interventions."""
 
 
-def refusal(method: Method, model: Model) -> str:
-    """Why a method with its parameters cannot run on a model; empty if it can."""
+def refusal(method: Asks, model: Model) -> str:
+    """Why a method or role with its parameters cannot run on a model; empty if it can."""
     for need in (*method.needs, *getattr(method, "more_needs", ())):
         if need not in NEEDS:
             raise UnknownNameError("need of a method", need, NEEDS)
@@ -131,8 +142,8 @@ def refusal(method: Method, model: Model) -> str:
     return f"{model.spec.name} has no site {lacking[0].value!r}: {model.lacks[lacking[0]]}." if lacking else ""
 
 
-def require(method: Method, model: Model) -> None:
-    """Raise `ModelError` if a method cannot run on a model."""
+def require(method: Asks, model: Model) -> None:
+    """Raise `ModelError` if a method or role cannot run on a model."""
     if reason := refusal(method, model):
         what = f"{method.name} cannot run on this model: {reason}"
         less = f" {method.name} needs less with its default parameters." if getattr(method, "more_needs", ()) else ""

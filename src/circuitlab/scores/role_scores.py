@@ -46,6 +46,8 @@ class RoleProvenance:
         The model.
     cite : tuple of str
         BibTeX keys.
+    kind : str
+        ``"attention"``, ``"weights"`` or ``"behaviour"``: what it is read from.
     """
 
     role: str
@@ -58,6 +60,7 @@ class RoleProvenance:
     digest: str
     model: ModelSpec
     cite: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False)

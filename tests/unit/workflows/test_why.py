@@ -124,7 +124,7 @@ def test_a_read_names_who_put_it_there(planted) -> None:
     assert before.top(1)[0][0] == "embed" and before.weight > 0.9
 
 
-def test_sources_of_a_head_are_the_tokens_that_it_looked_at(llama) -> None:
+def test_sources_of_a_head_are_the_tokens_that_it_attends_to(llama) -> None:
     read = cl.why_reads(llama, "a2.h1", TOKENS, key=5)
     for name in ("a0.h0", "a1.h3"):
         row, looked = read.sources[read.writers.index(name)], llama.attention(name, TOKENS).values[5]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from circuitlab.core.provenance import digest
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.role_scores import RoleScores
 
-__all__ = ["Role", "RoleKind", "measured", "role_provenance"]
+__all__ = ["Role", "RoleKind", "measured", "role_provenance", "running"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -46,6 +47,11 @@ class Role(Protocol):
         Forward passes, or "weights alone".
     cite : tuple of str
         BibTeX keys.
+
+    Notes
+    -----
+    What values depend on beside the parameters and the model (token ids that are run, lists of words) is told by an optional method
+    ``inputs(model)``, as plain data: a stored result is found by it, before anything is run.
     """
 
     name: ClassVar[str]
@@ -67,7 +73,7 @@ def role_provenance(role: Role, model: Model, sample: str = "", tokens: object =
     """Where a role's values come from; ``tokens`` are what was run, as nested lists of ids."""
     return RoleProvenance(
         role=role.name,
-        params=effective_params(role),  # type: ignore[arg-type]
+        params=effective_params(role),
         estimand=role.estimand,
         units=role.units,
         threshold=role.threshold,
@@ -76,28 +82,33 @@ def role_provenance(role: Role, model: Model, sample: str = "", tokens: object =
         digest="" if tokens is None else digest(tokens),
         model=model.spec,
         cite=role.cite,
+        kind=role.kind,
     )
 
 
-def measured(run: _Call) -> _Call:
-    """A role's call that first refuses what the model lacks, and then runs in torch's own modes, whatever the caller has set.
+@contextmanager
+def running(model: Model) -> Iterator[None]:
+    """Torch's own modes inside, whatever the caller has set, without gradients; the model's weights are looked at once before."""
+    import torch  # noqa: PLC0415 - listing roles must not load torch
 
-    The model's weights are looked at once before. Gradients are off inside.
-    """
+    from circuitlab.model.hooks import full_precision  # noqa: PLC0415
+
+    with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
+        model.refresh()
+        token = weights_checked.set(True)
+        try:
+            yield
+        finally:
+            weights_checked.reset(token)
+
+
+def measured(run: _Call) -> _Call:
+    """A role's call that first refuses what the model lacks, and then runs as `running` says."""
 
     @functools.wraps(run)
     def call(role: Any, model: Model) -> Any:
-        import torch  # noqa: PLC0415 - listing roles must not load torch
-
-        from circuitlab.model.hooks import full_precision  # noqa: PLC0415
-
-        with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
-            model.refresh()
-            token = weights_checked.set(True)
-            try:
-                require(role, model)
-                return run(role, model)
-            finally:
-                weights_checked.reset(token)
+        with running(model):
+            require(role, model)
+            return run(role, model)
 
     return cast("_Call", call)

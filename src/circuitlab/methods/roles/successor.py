@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitlab.execute.contract import take_one_as_several
+from circuitlab.execute.contract import fields_as_tuples
 from circuitlab.execute.single_tokens import Word
 from circuitlab.methods.roles.contract import RoleKind, measured
 from circuitlab.methods.roles.permutation import permutation_null, scores_from_weights, share_of_hits
@@ -90,7 +90,7 @@ class Successor:
 
     def __post_init__(self) -> None:
         """One task may be given by itself."""
-        take_one_as_several(self)
+        fields_as_tuples(self)
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
