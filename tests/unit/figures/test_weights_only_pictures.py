@@ -77,5 +77,7 @@ def test_what_has_no_marks_or_signs_is_refused_as_before() -> None:
 def test_grades_of_weights_have_no_interval() -> None:
     auroc = {"mean": 0.9, "low": float("nan"), "high": float("nan")}
     rows = [{"model": "copy-gqa", "method": "weights", "auroc": auroc, "visible": seen, "reason": ""} for seen in (True, False)]
-    text = json.dumps(figures.scoreboard_table([rows[0], rows[1] | {"model": "names-gqa", "reason": "It copies."}]).to_plotly_json(), default=str)
+    text = json.dumps(
+        figures.scoreboard_table([rows[0], rows[1] | {"model": "names-gqa", "reason": "It copies."}]).to_plotly_json(), default=str
+    )
     assert text.count("no interval") == 4 and "nan" not in text.lower().replace("names", "")
