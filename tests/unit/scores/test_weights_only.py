@@ -54,10 +54,10 @@ def test_nodes_are_ranked_and_looked_up(scores) -> None:
         ({"heads": VALUES[None]}, None, BadParameterError, "has shape"),
         ({"heads": VALUES.T}, None, BadParameterError, "has shape"),
         ({"heads": VALUES * np.nan}, None, BadParameterError, "not finite"),
-        ({"heads": VALUES, "total": np.ones(3)}, None, BadParameterError, "bring total, which only prompts could give"),
-        ({"heads": VALUES[None]}, ["END"], BadParameterError, "bring marks"),
+        ({"heads": VALUES, "total": np.ones(3)}, None, BadParameterError, "contain total, which only prompts can give"),
+        ({"heads": VALUES[None]}, ["END"], BadParameterError, "contain marks"),
         ({"haeds": VALUES}, None, UnknownNameError, "Did you mean 'heads'"),
-        ({}, None, BadParameterError, "hold no part"),
+        ({}, None, BadParameterError, "contain no part"),
     ],
 )
 def test_build_refuses_what_weights_cannot_have(scores, arrays, marks, error, says) -> None:
