@@ -124,8 +124,8 @@ def _cells(lens: LogitLens, asked: int | None, position: int | None) -> _Cells:
         return _Cells(shown, texts, hover, list(lens.rows), columns, "position")
     at = lens.column(lens.positions[-1] if position is None else position)
     layers = sorted({name.split(".")[0] for name in lens.rows}, key=lambda name: int(name[1:]))
-    parts = [part[:, at].reshape(len(layers), -1) for part in (shown, texts, hover)]
-    return _Cells(*parts, layers, [str(head) for head in range(parts[0].shape[1])], "head")
+    values, texts, hover = (part[:, at].reshape(len(layers), -1) for part in (shown, texts, hover))
+    return _Cells(values, texts, hover, layers, [str(head) for head in range(values.shape[1])], "head")
 
 
 def _hover(lens: LogitLens, row: int, column: int) -> str:
