@@ -128,7 +128,7 @@ class GreedyEdges:
 
 
 def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
-    """The edges that are left when nodes without parents or without children are dropped, again and again.
+    """The edges that lie on a path from the embedding to the logits: those left when nodes without parents or children are dropped.
 
     Parameters
     ----------
@@ -151,19 +151,14 @@ def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
     >>> sorted(map(str, pruned_edges(edges, Universe(1, 2, 1))))
     ['a0.h1->logits', 'embed->a0.h1<q>']
     """
-    kept = frozenset(edges)
-    while True:
-        fed = {node for edge in kept for node in _readers(edge.receiver, universe)}
-        sending = {edge.sender for edge in kept}
-        left = frozenset(
-            edge
-            for edge in kept
-            if (isinstance(edge.sender, Embed) or edge.sender in fed)
-            and (isinstance(edge.receiver, Logits) or any(node in sending for node in _readers(edge.receiver, universe)))
-        )
-        if left == kept:
-            return kept
-        kept = left
+    import networkx as nx  # noqa: PLC0415 - takes a quarter of a second; only graph files and pruning need it
+
+    given = frozenset(edges)
+    ends = {edge: _readers(edge.receiver, universe) for edge in given}
+    graph = nx.DiGraph((edge.sender, reader) for edge, readers in ends.items() for reader in readers)
+    graph.add_nodes_from((Embed(), Logits()))
+    fed, needed = nx.descendants(graph, Embed()) | {Embed()}, nx.ancestors(graph, Logits()) | {Logits()}
+    return frozenset(edge for edge, readers in ends.items() if edge.sender in fed and not needed.isdisjoint(readers))
 
 
 def _universe(scores: EdgeScores) -> Universe:
