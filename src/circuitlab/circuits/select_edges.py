@@ -127,7 +127,7 @@ class GreedyEdges:
 
 
 def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
-    """The edges that remain after nodes without parents or without children are dropped repeatedly, until there are none.
+    """The edges that lie on a path from the embedding to the logits: those left when nodes without parents or children are dropped.
 
     Parameters
     ----------
@@ -150,19 +150,14 @@ def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
     >>> sorted(map(str, pruned_edges(edges, Universe(1, 2, 1))))
     ['a0.h1->logits', 'embed->a0.h1<q>']
     """
-    remaining = frozenset(edges)
-    while True:
-        with_parents = {node for edge in remaining for node in _readers(edge.receiver, universe)}
-        with_children = {edge.sender for edge in remaining}
-        pruned = frozenset(
-            edge
-            for edge in remaining
-            if (isinstance(edge.sender, Embed) or edge.sender in with_parents)
-            and (isinstance(edge.receiver, Logits) or any(node in with_children for node in _readers(edge.receiver, universe)))
-        )
-        if pruned == remaining:
-            return remaining
-        remaining = pruned
+    import networkx as nx  # noqa: PLC0415 - takes a quarter of a second; only graph files and pruning need it
+
+    given = frozenset(edges)
+    ends = {edge: _readers(edge.receiver, universe) for edge in given}
+    graph = nx.DiGraph((edge.sender, reader) for edge, readers in ends.items() for reader in readers)
+    graph.add_nodes_from((Embed(), Logits()))
+    fed, needed = nx.descendants(graph, Embed()) | {Embed()}, nx.ancestors(graph, Logits()) | {Logits()}
+    return frozenset(edge for edge, readers in ends.items() if edge.sender in fed and not needed.isdisjoint(readers))
 
 
 def _universe(scores: EdgeScores) -> Universe:
