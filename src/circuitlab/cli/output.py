@@ -1,4 +1,4 @@
-"""What every command shares: one JSON document or readable text on standard output, everything else on standard error."""
+"""Output of every command: one JSON document or text on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def print_text(text: str) -> None:
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
-    """Write aligned columns that stay readable in a pipe."""
+    """Write a table with aligned columns and no control characters."""
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
     for row in [headings, *rows]:
         print_text("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def interval_text(interval: dict[str, float], digits: int = 2) -> str:
-    """``0.91 [0.81, 0.96]``; what could not be told (None in stored results) is ``nan``."""
+    """``0.91 [0.81, 0.96]``; a value that is None in stored results is ``nan``."""
     mean, low, high = (float("nan") if interval[part] is None else interval[part] for part in ("mean", "low", "high"))
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -53,7 +53,7 @@ def save_figure(figure: go.Figure, path: Path) -> None:
     Raises
     ------
     BadParameterError
-        If the file's ending is neither .html nor .json.
+        If the suffix is neither .html nor .json.
     StoreError
         If it cannot be written.
     """
@@ -62,6 +62,6 @@ def save_figure(figure: go.Figure, path: Path) -> None:
     from circuitlab.figures.page import figure_json, figure_page  # noqa: PLC0415 - plotly
 
     if path.suffix not in {".html", ".json"}:
-        raise BadParameterError(f"{path} is neither a .html nor a .json file.", "Give the figure one of these endings.")
+        raise BadParameterError(f"{path} is neither a .html nor a .json file.", "Use one of these suffixes.")
     text = figure_json(figure) if path.suffix == ".json" else figure_page(figure, path.stem, alone=True)
     replace_file(path, lambda target: target.write_text(text, encoding="utf-8"))
