@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test lint notebooks picture benchmarks clean
+.PHONY: help setup weights figures test test-every lint notebooks picture benchmarks clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ lint: setup  ## Ruff, mypy and the import contracts
 
 test: weights lint  ## Everything continuous integration checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-every: weights  ## The tests with every intervention on every family (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --every
 
 notebooks: weights  ## Execute the notebooks in place (a test says when their outputs are stale)
 	$(BIN)/python notebooks/execute.py

@@ -24,7 +24,7 @@ import numpy as np
 
 from circuitlab.circuits.select import top_mask
 from circuitlab.comparison.overlap import count_overlaps
-from circuitlab.comparison.shared import Picks, resampled_picks, shared_count
+from circuitlab.comparison.shared import MaskPair, resampled_masks, shared_count
 
 FIXTURE = Path(__file__).parent.parent / "tests" / "unit" / "comparison" / "real_scores.npz"
 MODEL, TASKS = "smollm2-135m", "ioi,successor,capitals,addition,greater_than,docstring,colored_objects"
@@ -40,8 +40,8 @@ Limits = tuple[float, float]
 class Drawn(NamedTuple):
     """What is picked from the pairs drawn of two tasks, and from resamples of them; how many pairs were drawn of each."""
 
-    picked: Picks
-    resampled: tuple[Picks, Picks]
+    picked: MaskPair
+    resampled: tuple[MaskPair, MaskPair]
     pairs: int
 
 
@@ -119,7 +119,7 @@ def coverage(maps: dict[str, np.ndarray], pairs: int, *, draws: int, resamples: 
         estimates, corrected, limits = [], [], {name: [] for name in INTERVALS}  # type: ignore[var-annotated]
         for draw in range(draws):
             one, two = (maps[name][rng.choice(len(maps[name]), pairs, replace=False)] for name in (a, b))
-            resampled = resampled_picks(one, two, top, paired=False, n=resamples, seed=draw)
+            resampled = resampled_masks(one, two, top, paired=False, n=resamples, seed=draw)
             drawn = Drawn((top(one.mean(axis=0)), top(two.mean(axis=0))), resampled, pairs)
             estimates.append(jaccard(*drawn.picked))
             corrected.append(shared_count(*drawn).corrected_overlaps()["jaccard"])

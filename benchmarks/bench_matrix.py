@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from circuitlab.core.errors import CircuitlabError
+from circuitlab.execute.contract import weights_only
 from circuitlab.execute.cost import RunSize, forward_passes
 from circuitlab.methods import get_method, list_methods
 from circuitlab.tasks import list_tasks, load_task
@@ -78,7 +79,8 @@ def passes(method: str) -> float:
 
 
 def cells(methods: Iterable[str], tasks: Iterable[str]) -> list[Cell]:
-    """Every cell, cheap methods first."""
+    """Every cell, cheap methods first; methods that read weights alone have none, since they run no task."""
+    methods = [name for name in methods if not weights_only(get_method(name))]
     places = [(task, variant) for task in tasks for variant in load_task(task).variants]
     return [Cell(method, *place) for method in sorted(methods, key=passes) for place in places]
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from circuitlab.execute.contract import weights_only
 from circuitlab.methods import get_method, list_methods, method_classes
 
 HERE = Path(__file__).parent
@@ -35,7 +36,7 @@ _EXACT = "activation_patching"
 
 
 def main() -> None:
-    """Run the methods that are asked for, or one measurement in this process."""
+    """Run the methods that are asked for (all that run prompts otherwise), or one measurement in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list_methods(), help="a method to run; repeatable")
     parser.add_argument("--json", action="store_true", help="one JSON document per line (otherwise a short text)")
@@ -48,7 +49,8 @@ def main() -> None:
         return
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        for line in all_lines(given.only or list_methods(), given.seeds, Path(folder)):
+        prompted = [name for name, cls in method_classes().items() if not weights_only(cls)]
+        for line in all_lines(given.only or prompted, given.seeds, Path(folder)):
             lines.append(line)
             print(json.dumps(line) if given.json else text_of(line), flush=True)
     if given.save:

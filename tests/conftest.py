@@ -10,6 +10,25 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption("--every", action="store_true", help="everything on every family, not a changing share of it on later ones")
+
+
+@pytest.fixture(scope="session")
+def share(request):
+    """Every ``of``-th of some things for a family that came later, beginning elsewhere in each, so that all stand on many families.
+
+    ``pytest --every`` (`make test-every`) gives all of them.
+    """
+    from circuitlab.testing.families import ALL_FAMILIES
+
+    def chosen(things, family: str, of: int):
+        every = list(things)
+        return every if request.config.getoption("--every") else every[ALL_FAMILIES.index(family) % of :: of]
+
+    return chosen
+
+
 @pytest.fixture(autouse=True)
 def threads(request):
     """Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests."""

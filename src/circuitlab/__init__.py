@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, comparison, figures, methods, metrics
+    from circuitlab import circuits, comparison, figures, methods, metrics, texts
     from circuitlab.circuits import Circuit, TopEdges, TopK, top_heads
     from circuitlab.citations import cite
     from circuitlab.core import errors
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from circuitlab.workflows.circuit import evaluate, find_circuit
     from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
+    from circuitlab.workflows.lens import logit_lens
+    from circuitlab.workflows.roles import roles
     from circuitlab.workflows.score import score, score_edges
+    from circuitlab.workflows.why import edge_loadings, why_attends, why_reads
 
 __version__ = "0.1.0"
 
@@ -47,14 +50,19 @@ _HOMES = {
     "check_task": "circuitlab.workflows.fitness",
     "cite": "circuitlab.citations",
     "compare": "circuitlab.workflows.compare",
+    "edge_loadings": "circuitlab.workflows.why",
     "evaluate": "circuitlab.workflows.circuit",
     "find_circuit": "circuitlab.workflows.circuit",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
+    "logit_lens": "circuitlab.workflows.lens",
+    "roles": "circuitlab.workflows.roles",
     "score": "circuitlab.workflows.score",
     "score_edges": "circuitlab.workflows.score",
     "top_heads": "circuitlab.circuits",
     "transfer": "circuitlab.workflows.compare",
+    "why_attends": "circuitlab.workflows.why",
+    "why_reads": "circuitlab.workflows.why",
 }
 _MODULES = {
     "circuits": "circuitlab.circuits",
@@ -64,6 +72,7 @@ _MODULES = {
     "interventions": "circuitlab.model.interventions",
     "methods": "circuitlab.methods",
     "metrics": "circuitlab.metrics",
+    "texts": "circuitlab.texts",
 }
 
 __all__ = [
@@ -83,6 +92,7 @@ __all__ = [
     "cite",
     "compare",
     "comparison",
+    "edge_loadings",
     "errors",
     "evaluate",
     "figures",
@@ -90,12 +100,17 @@ __all__ = [
     "interventions",
     "load_model",
     "load_task",
+    "logit_lens",
     "methods",
     "metrics",
+    "roles",
     "score",
     "score_edges",
+    "texts",
     "top_heads",
     "transfer",
+    "why_attends",
+    "why_reads",
 ]
 
 

@@ -19,6 +19,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "1995",
         "Journal of the Royal Statistical Society B 57, 289-300",
     ),
+    "bogdan2025": (
+        "Thought Anchors: Which LLM Reasoning Steps Matter?",
+        "Bogdan, Paul C. and Macar, Uzay and Nanda, Neel and Conmy, Arthur",
+        "2025",
+        "arXiv:2506.19143",
+    ),
+    "clark2019": (
+        "What Does BERT Look At? An Analysis of BERT's Attention",
+        "Clark, Kevin and Khandelwal, Urvashi and Levy, Omer and Manning, Christopher D.",
+        "2019",
+        "BlackboxNLP, arXiv:1906.04341",
+    ),
     "conmy2023": (
         "Towards Automated Circuit Discovery for Mechanistic Interpretability",
         "Conmy, Arthur and Mavor-Parker, Augustine N. and Lynch, Aengus and Heimersheim, Stefan and Garriga-Alonso, Adria",
@@ -37,6 +49,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2021",
         "Transformer Circuits Thread",
     ),
+    "elhelo2024": (
+        "Inferring Functionality of Attention Heads from their Parameters",
+        "Elhelo, Amit and Geva, Mor",
+        "2024",
+        "ACL 2025, arXiv:2412.11965",
+    ),
     "goldowsky2023": (
         "Localizing Model Behavior with Path Patching",
         "Goldowsky-Dill, Nicholas and MacLeod, Chris and Sato, Lucas and Arora, Aryaman",
@@ -48,6 +66,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Gould, Rhys and Ong, Euan and Ogden, George and Conmy, Arthur",
         "2024",
         "ICLR, arXiv:2312.09230",
+    ),
+    "gu2025": (
+        "When Attention Sink Emerges in Language Models: An Empirical View",
+        "Gu, Xiangming and Pang, Tianyu and Du, Chao and Liu, Qian and others",
+        "2025",
+        "ICLR, arXiv:2410.10781",
     ),
     "hanna2023": (
         "How does GPT-2 compute greater-than?: Interpreting mathematical abilities in a pre-trained language model",
@@ -85,6 +109,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2025",
         "arXiv:2508.21258",
     ),
+    "kamath2025": (
+        "Tracing Attention Computation Through Feature Interactions",
+        "Kamath, Harish and Ameisen, Emmanuel and Kauvar, Isaac and Luger, Rodrigo and Gurnee, Wes and others",
+        "2025",
+        "Transformer Circuits Thread",
+    ),
     "kramar2024": (
         "AtP*: An efficient and scalable method for localizing LLM behaviour to components",
         "Kramar, Janos and Lieberum, Tom and Shah, Rohin and Nanda, Neel",
@@ -96,6 +126,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Lex, Alexander and Gehlenborg, Nils and Strobelt, Hendrik and Vuillemot, Romain and Pfister, Hanspeter",
         "2014",
         "IEEE Transactions on Visualization and Computer Graphics 20, 1983-1992",
+    ),
+    "li2025waad": (
+        "Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm Enables Fine-Grained Policy Optimization",
+        "Li, Yang and Dong, Zhichen and Sun, Yuhan and Wang, Weixun and others",
+        "2025",
+        "arXiv:2510.13554",
     ),
     "liu2008": (
         "Statistical Significance of Clustering for High-Dimension, Low-Sample Size Data",
@@ -127,17 +163,47 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2023",
         "neelnanda.io",
     ),
+    "nostalgebraist2020": (
+        "interpreting GPT: the logit lens",
+        "nostalgebraist",
+        "2020",
+        "LessWrong",
+    ),
+    "olsson2022": (
+        "In-context Learning and Induction Heads",
+        "Olsson, Catherine and Elhage, Nelson and Nanda, Neel and others",
+        "2022",
+        "Transformer Circuits Thread, arXiv:2209.11895",
+    ),
     "oneill2024": (
         "Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models",
         "O'Neill, Charles and Bui, Thang",
         "2024",
         "arXiv:2405.12522",
     ),
+    "roy2007": (
+        "The effective rank: A measure of effective dimensionality",
+        "Roy, Olivier and Vetterli, Martin",
+        "2007",
+        "European Signal Processing Conference (EUSIPCO)",
+    ),
     "syed2023": (
         "Attribution Patching Outperforms Automated Circuit Discovery",
         "Syed, Aaquib and Rager, Can and Conmy, Arthur",
         "2023",
         "arXiv:2310.10348",
+    ),
+    "tang2024": (
+        "RazorAttention: Efficient KV Cache Compression Through Retrieval Heads",
+        "Tang, Hanlin and Lin, Yang and Lin, Jing and others",
+        "2024",
+        "arXiv:2407.15891",
+    ),
+    "vig2019": (
+        "Analyzing the Structure of Attention in a Transformer Language Model",
+        "Vig, Jesse and Belinkov, Yonatan",
+        "2019",
+        "BlackboxNLP, arXiv:1906.04284",
     ),
     "wang2022": (
         "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small",
@@ -150,6 +216,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Webber, William and Moffat, Alistair and Zobel, Justin",
         "2010",
         "ACM Transactions on Information Systems 28, 20",
+    ),
+    "yu2024act": (
+        "Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training through Attention Calibration",
+        "Yu, Zhongzhi and Wang, Zheng and Fu, Yonggan and others",
+        "2024",
+        "ICML, arXiv:2406.15765",
     ),
     "zhang2024": (
         "Towards Best Practices of Activation Patching in Language Models: Metrics and Methods",
@@ -168,9 +240,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
 
 STATISTICS: dict[str, tuple[str, ...]] = {
     "compare": ("benjamini1995", "cook1994", "lex2014", "webber2010"),
+    "logit_lens": ("nostalgebraist2020", "elhage2021"),
     "stability": ("anderson2001", "liu2008"),
+    "why_attends": ("elhage2021", "kamath2025"),
 }
-"""What comparisons of circuits, and the check of a task's prompts for several mechanisms, stand on."""
+"""What functions that are no methods stand on: comparisons of circuits, the check of a task's prompts for several mechanisms, the
+logit lens, and the split of attention scores into writers."""
 
 
 def bibtex(key: str) -> str:
@@ -182,8 +257,9 @@ def bibtex(key: str) -> str:
 
 
 def keys_for(name: str) -> list[str]:
-    """Citation keys of a task, a method, the statistics of ``compare`` or ``stability``, or a key itself."""
+    """Citation keys of a task, a method, a role, a function such as ``compare``, ``stability`` or ``logit_lens``, or a key itself."""
     from circuitlab.methods import method_classes  # noqa: PLC0415 - only this command needs it
+    from circuitlab.methods.roles import role_classes  # noqa: PLC0415
     from circuitlab.tasks import list_tasks, load_task  # noqa: PLC0415
 
     if name in CITATIONS:
@@ -192,13 +268,15 @@ def keys_for(name: str) -> list[str]:
         return list(STATISTICS[name])
     if name in list_tasks():
         return load_task(name).cite
-    if name in method_classes():
-        return list(method_classes()[name].cite)
-    raise UnknownNameError("task, method or citation", name, [*CITATIONS, *STATISTICS, *list_tasks(), *method_classes()])
+    for classes in (method_classes(), role_classes()):
+        if name in classes:
+            return list(classes[name].cite)
+    known = [*CITATIONS, *STATISTICS, *list_tasks(), *method_classes(), *role_classes()]
+    raise UnknownNameError("task, method, role or citation", name, known)
 
 
 def cite(name: str) -> str:
-    """BibTeX of everything to cite for a task, a method or a citation key.
+    """BibTeX of everything to cite for a task, a method, a role or a citation key.
 
     Raises
     ------

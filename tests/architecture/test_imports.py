@@ -35,6 +35,7 @@ LIGHT_COMMANDS = [
     "tasks list --json",
     "tasks show ioi",
     "methods list",
+    "methods list --json",
     "cite ioi",
     "cite activation_patching",
 ]

@@ -53,6 +53,12 @@ def test_score(world, checkpoint, method) -> None:
     assert shape <= set(found)
     assert (world / "runs" / f"{found['run_id']}.nc").is_file()
     assert len(found["heads"]) == 12
+    if method == "copying_score":
+        assert (found["task"], found["n_pairs"], found["total"], found["ready"]) == ("weights alone", 0, None, None)
+        assert all(entry["low"] is entry["high"] is None and -1 <= entry["mean"] <= 1 for entry in found["heads"])
+        assert all(check["ok"] for check in found["checks"].values())
+        assert document("score", "--model", str(checkpoint), "--method", method)["cached"], "no task is needed"
+        return
     for entry in found["heads"]:
         assert entry["low"] <= entry["mean"] <= entry["high"]
     assert {name for name, check in found["checks"].items() if not check["ok"]} == {"task_ready"}, "random weights cannot do it"
@@ -66,6 +72,16 @@ def test_score_warns_on_standard_error_that_the_model_cannot_do_it(world, checkp
     assert result.code == 0
     assert "Warning:" in result.err
     assert "Warning:" not in result.out
+
+
+def test_text_of_weights_says_that_there_is_no_interval(world, checkpoint) -> None:
+    text = command("score", "--model", str(checkpoint), "--method", "copying_score").out
+    assert "copying_score from weights alone" in text and "no interval: from weights alone, without prompts" in text
+    assert "nan" not in text and "[" not in text and "pairs" not in text
+    circuit = command("circuit", "colors", "--model", str(checkpoint), "--method", "copying_score", "-k", "3", "--random", "2")
+    assert circuit.code == 0 and "all fresh: the circuit was picked from weights alone" in circuit.out
+    compared = command("compare", "colors", "--methods", "relp,copying_score", "--model", str(checkpoint), "-k", "3", "-n", "4")
+    assert "(no interval)" in compared.out and "copying_score: no interval" in compared.err
 
 
 def test_circuit_and_compare(world, checkpoint) -> None:

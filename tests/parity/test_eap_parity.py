@@ -25,7 +25,7 @@ def slow_edges(family: str, batch, layout, at, by: str = "autograd") -> np.ndarr
         one = batch.select([i])
         right, wrong = int(one.answers[0, 0]), int(one.foils[0, 0])
         found = edge_effects(hf, (one.clean, one.corrupt), names, lambda x, r=right, w=wrong: x[:, r] - x[:, w], at, by=by)
-        out[i, *layout.places] = found.numpy()
+        out[i, *layout.edge_indices] = found.numpy()
     return out
 
 

@@ -29,6 +29,7 @@ class Reference:
         self.names, self.hf = FAMILIES[family], tiny_hf(family)
         self.layers = self.hf.get_submodule(self.names.layers)
         self.rotary = copy.deepcopy(getattr(getattr(self.hf, "model", None), "rotary_emb", None))
+        self.kept: dict[tuple, object] = {}  # unedited runs, which every node of a pair is compared with
 
     def module(self, layer: int, path: str) -> torch.nn.Module:
         return self.layers[layer].get_submodule(path)
@@ -97,14 +98,32 @@ class Reference:
         """metric(patched) - metric(corrupt): one activation of the corrupt run taken from the clean run."""
         clean, corrupt, answer, foil = pair
         if kind == "pattern":
-            after = self.with_patterns(corrupt, {(layer, head): self.patterns(clean)[layer]})
+            patterns = self.once(("patterns", *clean), lambda: self.patterns(clean))
+            after = self.with_patterns(corrupt, {(layer, head): patterns[layer]})
         else:
             mid = kind == "resid_mid"  # the stream between attention and MLP is what entered and what attention added
-            places = [self.place(one, layer, head) for one in (("resid_pre", "attns") if mid else (kind,))]
-            values = self.seen(clean, places)
-            after = self.run(corrupt, places, lambda i, _value: values[i])
-        before = self.run(corrupt, [])
+            wanted = [(one, layer, head) for one in (("resid_pre", "attns") if mid else (kind,))]
+            values = [self.once((kind, head is None, *clean), lambda: self.clean_values(clean, wanted))[one] for one in wanted]
+            after = self.run(corrupt, [self.place(*one) for one in wanted], lambda i, _value: values[i])
+        before = self.once(("before", *corrupt), lambda: self.run(corrupt, []))
         return float((after[answer] - after[foil]) - (before[answer] - before[foil]))
+
+    def once(self, key: tuple, make: Callable):
+        """What was made for this key before."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def clean_values(self, tokens: list[int], like: list[tuple]) -> dict[tuple, torch.Tensor]:
+        """Values of the same kinds at every layer and head, of one run."""
+        counts = {"k": self.names.kv, "v": self.names.kv}
+        every = [
+            (kind, layer, number)
+            for kind, _, head in like
+            for layer in range(len(self.layers))
+            for number in ([None] if head is None else range(counts.get(kind, HEADS)))
+        ]
+        return dict(zip(every, self.seen(tokens, [self.place(*one) for one in every]), strict=True))
 
     @contextmanager
     def softmax(self, change: Callable):
@@ -219,7 +238,7 @@ def test_patching_equals_plain_hooks(family: str) -> None:
         wanted = np.array(
             [
                 [
-                    [reference.patched(pair, kind, layer, head) for head in range(counts.get(kind, 1))]
+                    [reference.patched(pair, kind, layer, head) for head in (range(counts[kind]) if kind in counts else [None])]
                     for layer in range(len(reference.layers))
                 ]
                 for pair in pairs

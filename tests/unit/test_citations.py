@@ -19,7 +19,7 @@ def test_every_named_key_has_an_entry() -> None:
     assert {(where, key) for where, key in named_keys() if key not in CITATIONS} == set()
 
 
-@pytest.mark.parametrize("name", ["compare", "stability"])
+@pytest.mark.parametrize("name", ["compare", "logit_lens", "stability", "why_attends"])
 def test_statistics_can_be_cited(name) -> None:
     assert cite(name).count("@misc{") == len(keys_for(name)) == len(STATISTICS[name])
 

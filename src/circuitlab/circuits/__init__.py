@@ -1,4 +1,4 @@
-"""Circuits: sets of nodes, how they are picked from scores, and files other tools read.
+"""Circuits: sets of nodes and edges, rules that select them from scores, and files that other tools read.
 
 >>> import circuitlab as cl
 >>> cl.circuits.published_circuit("ioi_gpt2_small").of_class("name mover")

@@ -1,4 +1,4 @@
-"""Circuit: a set of nodes (and edges) of one model, with the rule and the runs it came from."""
+"""Circuit: a set of nodes (and edges) of one model, with the rule that selected them and the runs it was selected from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from circuitlab.core.nodes import Edge, Node, Universe, parse_edge, parse_node
 
 __all__ = ["Circuit"]
 
-_SHOWN, _LISTED = 12, 30  # nodes named in a text, and in a notebook
+_SHOWN, _LISTED = 12, 30  # number of nodes in the text repr, and in the table of a notebook
 _ALGEBRA: dict[str, Callable[[frozenset[Any], frozenset[Any]], frozenset[Any]]] = {
     "|": frozenset.union,
     "&": frozenset.intersection,
@@ -23,28 +23,28 @@ _ALGEBRA: dict[str, Callable[[frozenset[Any], frozenset[Any]], frozenset[Any]]] 
 
 @dataclass(frozen=True, repr=False)
 class Circuit:
-    """Nodes that carry a behaviour.
+    """The nodes, and optionally the edges, that carry a behaviour.
 
     Parameters
     ----------
     nodes : iterable of Node or str
-        Its nodes, or their names.
+        Nodes, or their names.
     universe : Universe or None
-        The model shape the nodes belong to; circuits of different universes do not combine. None until the circuit meets a model or another
-        circuit.
+        Shape of the model that the nodes belong to; circuits of different universes cannot be combined. None until the circuit is used with
+        a model or combined with another circuit.
     edges : iterable of Edge or str, optional
-        Its edges, or None for a circuit of nodes alone.
+        Edges, or their names; None for a circuit of nodes alone.
     rule : str
-        How it was picked, in words.
+        How the circuit was selected, in words.
     sources : tuple of str
-        Run ids it was picked from.
+        Ids of the runs that it was selected from.
     ready : bool
-        False where the model could not do the task: such a circuit is none for the ability.
+        False if the model could not do the task; the circuit then says nothing about the ability.
 
     Raises
     ------
     BadParameterError
-        If a node or an edge's end lies outside the universe, or a name is not one of a node.
+        If a node or an end of an edge is outside the universe, or a text is not the name of a node or an edge.
 
     Examples
     --------
@@ -60,8 +60,8 @@ class Circuit:
     ready: bool = True
 
     def __post_init__(self) -> None:
-        given: Iterable[Node | str] = [self.nodes] if isinstance(self.nodes, str) else self.nodes
-        object.__setattr__(self, "nodes", frozenset(parse_node(node) if isinstance(node, str) else node for node in given))
+        nodes: Iterable[Node | str] = [self.nodes] if isinstance(self.nodes, str) else self.nodes
+        object.__setattr__(self, "nodes", frozenset(parse_node(node) if isinstance(node, str) else node for node in nodes))
         if self.edges is not None:
             object.__setattr__(self, "edges", frozenset(parse_edge(edge) if isinstance(edge, str) else edge for edge in self.edges))
         if self.universe is None:
@@ -82,32 +82,32 @@ class Circuit:
         rows = [[str(node)] for node in self] if self.edges is None else [[str(edge)] for edge in sorted(self.edges)]
         kind = "nodes" if self.edges is None else "edges"
         more = [f"and {len(rows) - _LISTED} more"] if len(rows) > _LISTED else []
-        warning = "" if self.ready else "The model cannot do the task: this is no circuit for the ability."
+        warning = "" if self.ready else "The model cannot do the task, so this is not a circuit for the ability."
         return html_table(f"Circuit of {len(rows)} {kind}, {self.rule}", [kind], rows[:_LISTED], notes=more, warning=warning)
 
     @property
     def shape(self) -> Universe:
-        """The universe, for what cannot do without one.
+        """The universe, where one is needed.
 
         Raises
         ------
         BadParameterError
-            If the circuit has not met a model yet.
+            If the circuit has no universe yet.
         """
         if self.universe is None:
             what = f"It is not known which model this circuit belongs to: {self!r}."
-            raise BadParameterError(what, "Say so: circuit.within(scores.universe), or Circuit(nodes, universe).")
+            raise BadParameterError(what, "Give the model's shape: circuit.within(scores.universe), or Circuit(nodes, universe).")
         return self.universe
 
     def within(self, universe: Universe) -> Circuit:
-        """The same circuit as one of a model of this shape.
+        """The same circuit, as one of a model of this shape.
 
         Raises
         ------
         IncompatibleError
-            If it belongs to a model of another shape.
+            If the circuit belongs to a model of another shape.
         BadParameterError
-            If the model has no such node.
+            If the model lacks one of its nodes.
         """
         if self.universe is None:
             return replace(self, universe=universe)
@@ -138,7 +138,7 @@ class Circuit:
         return self._combine(other, "^")
 
     def _combine(self, other: Circuit, sign: str) -> Circuit:
-        """Set algebra on nodes, and on edges where both have them."""
+        """Set algebra on the nodes, and on the edges if both circuits have edges."""
         universe = self.universe or other.universe
         self.require_same_universe(other)
         function = _ALGEBRA[sign]
@@ -148,7 +148,7 @@ class Circuit:
         return Circuit(function(self.nodes, other.nodes), universe, edges, rule, sources, self.ready and other.ready)
 
     def require_same_universe(self, other: Circuit) -> None:
-        """Raise `IncompatibleError` unless both circuits belong to models of one shape."""
+        """Raise `IncompatibleError` if the two circuits belong to models of different shapes."""
         if None not in (self.universe, other.universe) and self.universe != other.universe:
             what = f"Circuits of {self.universe} and {other.universe} cannot be combined."
             raise IncompatibleError(what, "Compare circuits of one model.")
@@ -169,7 +169,13 @@ class Circuit:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Circuit:
-        """Read what `to_dict` wrote."""
+        """Make a circuit from the data that `to_dict` wrote.
+
+        Raises
+        ------
+        BadParameterError
+            If the nodes or the universe are missing, a name is unknown, or a node is outside the universe.
+        """
         missing = {"nodes", "universe"} - set(data)
         if missing:
             what = f"A circuit lacks {', '.join(sorted(missing))}."

@@ -1,4 +1,4 @@
-"""Faithfulness of circuits and its curve over circuit size: ratios of means, their intervals, CPR and CMD. numpy only."""
+"""Faithfulness of circuits and its curve over circuit size: ratios of means with intervals, CPR and CMD. numpy only."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ __all__ = ["FRACTIONS", "Axis", "FaithfulnessCurve", "FaithfulnessScale", "area"
 Axis: TypeAlias = Literal["linear", "log"]
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of all nodes or edges at which MIB evaluates a circuit."""
+"""Fractions of all nodes or edges at which the MIB benchmark evaluates circuits."""
 
 _CONFIDENCE = 0.95
 _ROUNDING = 1e-5
-"""A gap below this share of the metric itself is rounding."""
+"""A gap below this share of the metric's own size counts as rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaithfulnessScale:
-    """The metric of the full model and of the empty circuit on every pair: what faithfulness is measured between.
+    """The two ends of the scale on which faithfulness is measured: the metric of the full model and of the empty circuit, for every pair.
 
     Parameters
     ----------
     full, empty : ndarray, shape (pair,)
-        m(M), nothing ablated, and m(empty), everything of the universe ablated.
+        m(M), with nothing ablated, and m(empty), with every node or edge of the universe ablated, in units of the metric.
     n_resamples, seed : int
-        Of the bootstrap over pairs.
+        Number of resamples of the bootstrap over pairs, and its seed.
 
     Raises
     ------
+    BadParameterError
+        If the two are not of one shape (pair,) with at least one pair.
     EmptyGapError
-        If the two have the same mean up to rounding: there is nothing for a circuit to recover.
+        If the two have the same mean up to rounding, so that there is nothing for a circuit to recover.
     """
 
     full: np.ndarray
@@ -56,7 +58,7 @@ class FaithfulnessScale:
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        """How often each resample holds each pair, (resample, pair); the first row holds each pair once."""
+        """How often each pair occurs in each resample, (1 + resample, pair); the first row has every pair once."""
         n = len(self.full)
         drawn = np.random.default_rng(self.seed).multinomial(n, np.full(n, 1 / n), size=self.n_resamples)
         return np.concatenate([np.ones((1, n)), drawn])
@@ -67,27 +69,27 @@ class FaithfulnessScale:
         Parameters
         ----------
         values : ndarray, shape (circuit, pair)
-            Metric of each circuit.
+            Metric of each circuit on each pair.
 
         Returns
         -------
         ndarray, shape (1 + n_resamples, circuit)
-            ``(mean m(C) - mean m(empty)) / (mean m(M) - mean m(empty))``: a ratio of means, never clamped. The full model is exactly 1
-            and the empty circuit exactly 0. A resample in which the gap vanishes gives NaN.
+            ``(mean m(C) - mean m(empty)) / (mean m(M) - mean m(empty))``: a ratio of means, never clamped. It is exactly 1 for the full
+            model and exactly 0 for the empty circuit. A resample in which the gap is 0 gives NaN.
         """
-        # Differences first: what is compared with itself gives the same number above and below the line.
+        # Differences first, so that the full model has the same number in numerator and denominator.
         return self.share(np.asarray(values, dtype=np.float64) - self.empty)
 
     def share(self, changes: np.ndarray) -> np.ndarray:
-        """Changes of the metric, (circuit, pair), as a share of the gap: ratios of means, shape (1 + n_resamples, circuit)."""
+        """Changes of the metric, shape (circuit, pair), as a share of the gap: ratios of means, shape (1 + n_resamples, circuit)."""
         changes = np.asarray(changes, dtype=np.float64)
-        # One gap for all circuits, added up in the same order as each circuit's changes: equal sums give exactly 1.
-        above = np.stack([(self._weights * change).sum(1) for change in changes], axis=1) if len(changes) else self._weights[:, :0]
+        # The gap is summed in the same order as the changes of each circuit, so that equal sums give exactly 1.
+        sums = np.stack([(self._weights * change).sum(1) for change in changes], axis=1) if len(changes) else self._weights[:, :0]
         gap = (self._weights * (self.full - self.empty)).sum(1)
-        return np.divide(above, gap[:, None], out=np.full_like(above, np.nan), where=gap[:, None] != 0)
+        return np.divide(sums, gap[:, None], out=np.full_like(sums, np.nan), where=gap[:, None] != 0)
 
     def interval(self, draws: np.ndarray) -> Interval:
-        """Estimate (the first row of ``draws``) with the percentiles of the resamples; NaN limits where there is one pair only."""
+        """The first row of ``draws`` as the estimate, with a 95 % percentile interval of the others; NaN limits if there is one pair."""
         estimate = draws[0]
         if len(self.full) == 1:
             missing = np.full_like(estimate, np.nan)
@@ -97,42 +99,49 @@ class FaithfulnessScale:
         return Interval(estimate, low, high)
 
     def faithfulness(self, values: np.ndarray) -> Interval:
-        """Faithfulness of circuits, (circuit, pair), with a percentile bootstrap over pairs; each array is (circuit,)."""
+        """Faithfulness of circuits from their metric, shape (circuit, pair), with a bootstrap over pairs; each array is (circuit,)."""
         return self.interval(self.draws(values))
 
 
 def sizes_of(n: int, fractions: tuple[float, ...] = FRACTIONS) -> list[int]:
-    """How many of ``n`` elements each fraction keeps: rounded down, as MIB does (its smallest circuits may be empty).
+    """Number of elements that each fraction of ``n`` elements keeps, rounded down as in MIB, so that the smallest circuits may be empty.
 
     Raises
     ------
     BadParameterError
-        If a fraction is not in (0, 1] or they do not grow.
+        If there are no fractions, one is not in (0, 1], or they do not increase.
     """
     if not fractions or min(fractions) <= 0 or max(fractions) > 1 or list(fractions) != sorted(set(fractions)):
-        what = f"Fractions {fractions} are no sizes of circuits."
-        raise BadParameterError(what, "Give growing fractions in (0, 1], such as (0.01, 0.1, 1.0).")
-    # 0.29 * 100 is 28.999999999999996 in binary: such a product means 29.
+        what = f"Fractions {fractions} cannot be sizes of circuits."
+        raise BadParameterError(what, "Give increasing fractions in (0, 1], such as (0.01, 0.1, 1.0).")
+    # 0.29 * 100 is 28.999999999999996 in floating point, but must give 29.
     return [int(fraction * n + 1e-9) for fraction in fractions]
 
 
 def area(fractions: tuple[float, ...], values: np.ndarray, axis: Axis = "linear") -> np.ndarray:
-    """Area under values at growing fractions by the trapezoid rule, not normalised and never clamped.
+    """Area under a curve of values over circuit size, by the trapezoid rule; not normalised and never clamped.
 
     Parameters
     ----------
     fractions : tuple of float
-        Places along the axis; at least two.
+        Sizes of the circuits as fractions k of all elements, increasing; at least two.
     values : ndarray, shape (..., fraction)
-        What is integrated.
+        The values to integrate.
     axis : {"linear", "log"}
-        Over k, or over the natural logarithm of k.
+        Whether to integrate over k or over its natural logarithm.
 
     Returns
     -------
     ndarray, shape (...)
-        From the first to the last fraction. On the linear axis from .001 to 1 a curve that is 1 everywhere has area .999; on the log axis
-        6.908.
+        Area from the first to the last fraction. From .001 to 1 a curve that is 1 everywhere has area .999 on the linear axis and 6.908 on
+        the log axis.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such axis.
+    BadParameterError
+        If there are fewer than two fractions.
 
     References
     ----------
@@ -143,53 +152,57 @@ def area(fractions: tuple[float, ...], values: np.ndarray, axis: Axis = "linear"
     if len(fractions) < 2:  # noqa: PLR2004 - a trapezoid has two sides
         what = f"An area needs at least two fractions; got {fractions}."
         raise BadParameterError(what, "Give more sizes.")
-    places = np.asarray(fractions, dtype=np.float64)
-    return np.asarray(np.trapezoid(values, np.log(places) if axis == "log" else places, axis=-1))
+    k = np.asarray(fractions, dtype=np.float64)
+    return np.asarray(np.trapezoid(values, np.log(k) if axis == "log" else k, axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
 class FaithfulnessCurve:
-    """Faithfulness of the best circuits of growing size.
+    """Faithfulness of circuits of increasing size, each made of the highest-ranked elements.
 
     Parameters
     ----------
     fractions : tuple of float
-        Shares of all elements.
+        Sizes as fractions of all elements.
     sizes : tuple of int
-        Elements in each circuit.
+        Number of elements in each circuit.
     values : ndarray, shape (size, pair)
-        Metric of each circuit.
-    ends : FaithfulnessScale
-        Full model and empty circuit on the same pairs.
+        Metric of each circuit on each pair.
+    scale : FaithfulnessScale
+        Metric of the full model and of the empty circuit on the same pairs.
     ranking : {"absolute", "positive"}
         How elements were ranked: by magnitude or by signed score.
+
+    References
+    ----------
+    Mueller et al. (2025), MIB: A Mechanistic Interpretability Benchmark, arXiv:2504.13151.
     """
 
     fractions: tuple[float, ...]
     sizes: tuple[int, ...]
     values: np.ndarray
-    ends: FaithfulnessScale
+    scale: FaithfulnessScale
     ranking: str
 
     @cached_property
     def draws(self) -> np.ndarray:
-        """Faithfulness at each size, on all pairs and on every resample, (1 + n_resamples, size)."""
-        return self.ends.draws(self.values)
+        """Faithfulness at each size, on all pairs (first row) and on every resample of pairs, (1 + n_resamples, size)."""
+        return self.scale.draws(self.values)
 
     def faithfulness(self) -> Interval:
-        """Faithfulness at each size with its interval over pairs."""
-        return self.ends.interval(self.draws)
+        """Faithfulness at each size with its interval over pairs; each array has shape (size,)."""
+        return self.scale.interval(self.draws)
 
     def cpr(self, axis: Axis = "linear") -> Interval:
-        """Circuit performance ratio: the area of f over k. Higher is better; it may exceed 1."""
-        return self.ends.interval(area(self.fractions, self.draws, axis))
+        """Circuit performance ratio (CPR): the area under faithfulness over size. Higher is better; it can exceed 1."""
+        return self.scale.interval(area(self.fractions, self.draws, axis))
 
     def cmd(self, axis: Axis = "linear") -> Interval:
-        """Circuit-model distance: the area of |1 - f| over k. Lower is better; 0 is a perfect copy at every size."""
-        return self.ends.interval(area(self.fractions, np.abs(1 - self.draws), axis))
+        """Circuit-model distance (CMD): the area under |1 - faithfulness| over size. Lower is better; 0 is a perfect copy at every size."""
+        return self.scale.interval(area(self.fractions, np.abs(1 - self.draws), axis))
 
     def to_list(self) -> list[dict[str, float]]:
-        """``[{"fraction", "size", "mean", "low", "high"}]``."""
+        """Plain data, one entry per size: ``{"fraction", "size", "mean", "low", "high"}``."""
         mean, low, high = map(np.asarray, self.faithfulness())
         names = ("fraction", "size", "mean", "low", "high")
         rows = zip(self.fractions, self.sizes, mean.tolist(), low.tolist(), high.tolist(), strict=True)

@@ -1,30 +1,26 @@
-"""Circuits as GraphML, for Gephi, Cytoscape, yEd or networkx."""
+"""Circuits as GraphML files, for Gephi, Cytoscape, yEd or networkx."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from circuitlab.circuits.circuit import Circuit
 from circuitlab.circuits.reading import reading, require_universe
 from circuitlab.core.errors import BadParameterError
-from circuitlab.core.nodes import Edge, Node, Universe, parse_edge
+from circuitlab.core.nodes import Universe
 
 __all__ = ["read_graphml", "write_graphml"]
 
-_NAMESPACE = "http://graphml.graphdrawing.org/xmlns"
-_SPACE = {"g": _NAMESPACE}
-
 
 def write_graphml(circuit: Circuit, path: str | Path) -> Path:
-    """Write the circuit's nodes and edges as GraphML; returns the path.
+    """Write a circuit's nodes and edges as GraphML and return the path.
 
-    Nodes carry ``kind``, ``layer`` and ``head``; edges carry ``port``. Ends of edges are listed also where the circuit does not
-    count them as nodes, with ``in_circuit`` false. The graph's own data ``circuitlab`` holds the model's shape, the rule and the run
-    ids as JSON, so that `read_graphml` gives back an equal circuit.
+    Nodes have the attributes ``kind``, ``layer`` and ``head``, edges have ``port``. Ends of edges that are not nodes of the circuit are
+    listed with ``in_circuit`` false. The graph attribute ``circuitlab`` holds the model's shape, the rule and the run ids as JSON, so that
+    `read_graphml` returns an equal circuit.
 
     Examples
     --------
@@ -32,46 +28,37 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     >>> read_graphml(write_graphml(circuit, "graph.graphml")) == circuit
     True
     """
-    root = ET.Element("graphml", xmlns=_NAMESPACE)
-    keys = {"kind": "string", "layer": "int", "head": "int", "in_circuit": "boolean"}
-    for name, kind in keys.items():
-        ET.SubElement(root, "key", {"id": name, "for": "node", "attr.name": name, "attr.type": kind})
-    for name, owner in (("port", "edge"), ("circuitlab", "graph")):
-        ET.SubElement(root, "key", {"id": name, "for": owner, "attr.name": name, "attr.type": "string"})
-    graph = ET.SubElement(root, "graph", id="circuit", edgedefault="directed")
+    import networkx as nx  # noqa: PLC0415 - takes a quarter of a second; only graph files and pruning need it
+
     about = circuit.to_dict() | {"nodes": [], "edges": None if circuit.edges is None else []}
-    ET.SubElement(graph, "data", key="circuitlab").text = json.dumps(about)
+    graph = nx.MultiDiGraph(circuitlab=json.dumps(about))  # an edge into a key and one into a value have the same ends
     edges = sorted(circuit.edges or ())
-    for node in _all_ends(circuit.nodes, edges):
-        entry = ET.SubElement(graph, "node", id=str(node))
+    for node in sorted({*circuit.nodes, *(end for edge in edges for end in (edge.sender, edge.receiver))}):
         facts = {"kind": type(node).__name__.lower(), "layer": getattr(node, "layer", None), "head": getattr(node, "head", None)}
-        for key, value in (facts | {"in_circuit": str(node in circuit.nodes).lower()}).items():
-            if value is not None:
-                ET.SubElement(entry, "data", key=key).text = str(value)
+        facts["in_circuit"] = node in circuit.nodes
+        graph.add_node(str(node), **{name: value for name, value in facts.items() if value is not None})
     for edge in edges:
-        entry = ET.SubElement(graph, "edge", id=str(edge), source=str(edge.sender), target=str(edge.receiver))
-        if edge.port:
-            ET.SubElement(entry, "data", key="port").text = edge.port
+        graph.add_edge(str(edge.sender), str(edge.receiver), key=str(edge), **({"port": edge.port} if edge.port else {}))
     target = Path(path)
-    ET.indent(root)
-    ET.ElementTree(root).write(target, encoding="utf-8", xml_declaration=True)
+    nx.write_graphml_xml(graph, target, named_key_ids=True)  # the same bytes whether lxml is there or not
     return target
 
 
 def read_graphml(path: str | Path, universe: Universe | None = None) -> Circuit:
-    """Read a GraphML file, written by `write_graphml` and perhaps changed by another tool since.
+    """Read a circuit from a GraphML file that `write_graphml` or another tool wrote.
 
     Parameters
     ----------
     path : str or Path
-        The file. Node ids are node names (``a9.h6``); ``in_circuit`` is taken as true where it is missing.
+        The file. Node ids are node names (``a9.h6``); ``in_circuit`` is taken as true where it is missing, also for ends of edges that
+        are not listed as nodes.
     universe : Universe, optional
-        The model's shape, which files of other tools do not hold; otherwise the file must agree with it.
+        The model's shape. Needed for files of other tools, which do not contain it; the shape in any other file must agree with it.
 
     Raises
     ------
     BadParameterError
-        If the file is no such graph, names unknown nodes or edges, or holds no shape where none is given.
+        If the file is no such graph, names unknown nodes or edges, has edges without direction, or holds no shape where none is given.
     IncompatibleError
         If the file's circuit belongs to a model of another shape than ``universe``.
 
@@ -82,40 +69,37 @@ def read_graphml(path: str | Path, universe: Universe | None = None) -> Circuit:
     Circuit of 2 nodes, given: a0.h1, m0
     """
     with reading(path, "a circuit in GraphML", "Give a file that write_graphml wrote."):
-        root = ET.parse(Path(path)).getroot()  # noqa: S314 - no outside entity is read, and expat limits expansion
-        graph = root.find("g:graph", _SPACE)
-        if graph is None:
-            raise BadParameterError("it holds no graph.", "Give a file that write_graphml wrote.")
-        # Other tools number their keys, so data is found by the name that the key declares.
-        names = {str(key.get("id")): str(key.get("attr.name")) for key in root.findall("g:key", _SPACE)}
-        about = _about(graph, names, universe, Path(path).name)
-        listed = graph.findall("g:node", _SPACE)
-        inside = [entry.attrib["id"] for entry in listed if (_data(entry, "in_circuit", names) or "true").lower() != "false"]
-        edges = [str(_edge(entry, names)) for entry in graph.findall("g:edge", _SPACE)]
+        graph = _graph(Path(path))
+        usual = graph.graph.get("node_default", {}).get("in_circuit", True)
+        inside = [name for name, data in graph.nodes(data=True) if str(data.get("in_circuit", usual)).lower() != "false"]
+        edges = [
+            f"{sender}->{receiver}" + (f"<{data['port']}>" if data.get("port") else "") for sender, receiver, data in graph.edges(data=True)
+        ]
+        about = _about(graph.graph, universe, Path(path).name)
         circuit = Circuit.from_dict(about | {"nodes": inside} | ({"edges": edges} if edges else {}))
     return require_universe(circuit, universe, path)
 
 
-def _about(graph: ET.Element, names: dict[str, str], universe: Universe | None, file: str) -> dict[str, Any]:
+def _graph(path: Path) -> Any:
+    """The graph of a file; one whose edges have no direction is refused, since which end sends would be a guess."""
+    import networkx as nx  # noqa: PLC0415
+
+    try:
+        graph = nx.read_graphml(path)
+    except nx.NetworkXError as error:
+        what = f"{str(error).rstrip('.')}."
+        raise BadParameterError(what, "Give a file that write_graphml wrote.") from error
+    if graph.number_of_edges() and not graph.is_directed():
+        raise BadParameterError("its edges have no direction.", 'Say edgedefault="directed".')
+    return graph
+
+
+def _about(kept: Mapping[str, Any], universe: Universe | None, file: str) -> dict[str, Any]:
     """Everything but nodes and edges."""
-    kept = _data(graph, "circuitlab", names)
-    if kept is not None:
-        about: dict[str, Any] = json.loads(kept)
+    if "circuitlab" in kept:
+        about: dict[str, Any] = json.loads(kept["circuitlab"])
         return about
     if universe is None:
         raise BadParameterError("it does not say how many layers and heads the model has.", "Give the universe.")
     size = {"n_layers": universe.n_layers, "n_heads": universe.n_heads, "n_kv_heads": universe.n_kv_heads}
     return {"universe": size, "rule": f"read from {file}"}
-
-
-def _edge(entry: ET.Element, names: dict[str, str]) -> Edge:
-    port = _data(entry, "port", names)
-    return parse_edge(f"{entry.attrib['source']}->{entry.attrib['target']}" + (f"<{port}>" if port else ""))
-
-
-def _data(entry: ET.Element, name: str, names: dict[str, str]) -> str | None:
-    return next((child.text for child in entry.findall("g:data", _SPACE) if names.get(str(child.get("key"))) == name), None)
-
-
-def _all_ends(nodes: Iterable[Node], edges: Iterable[Edge]) -> list[Node]:
-    return sorted({*nodes, *(end for edge in edges for end in (edge.sender, edge.receiver))})

@@ -1,4 +1,4 @@
-"""What every reader of circuit files shares: errors that name the file, and the check of the model's shape."""
+"""Shared by all readers of circuit files: errors that name the file, and the check of the model's shape."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["reading", "require_universe"]
 
 @contextmanager
 def reading(path: str | Path, kind: str, fix: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside the ``with`` block into one sentence about the file.
+    """Turn errors inside the ``with`` block into a `BadParameterError` that names the file.
 
     Parameters
     ----------
     path : str or Path
         The file that is read.
     kind : str
-        What it should be, for example ``"a circuit graph"``.
+        What the file should be, for example ``"a circuit graph"``.
     fix : str
-        What to do, where the error itself does not say.
+        What to do next, for errors that do not say so themselves.
 
     Raises
     ------
@@ -45,12 +45,12 @@ def reading(path: str | Path, kind: str, fix: str) -> Iterator[None]:
 
 
 def require_universe(circuit: Circuit, universe: Universe | None, path: str | Path) -> Circuit:
-    """The circuit, if it belongs to a model of this shape (or no shape is given).
+    """Return the circuit if it belongs to a model of this shape, or if no shape is given.
 
     Raises
     ------
     IncompatibleError
-        If it belongs to another shape.
+        If the circuit belongs to a model of another shape.
     """
     if universe is not None and circuit.universe != universe:
         what = f"{path} holds a circuit of {circuit.universe}, and one of {universe} was asked for."

@@ -1,4 +1,4 @@
-"""A circuit as a JSON file of our own, with the runs it was picked from: task, model, method, metric."""
+"""Circuits as JSON files in circuitlab's own format, with the provenance of the runs that they were selected from."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _FORMAT = "circuitlab circuit"
 
 @dataclass(frozen=True)
 class SavedCircuit:
-    """What a circuit file holds.
+    """The content of a circuit file.
 
     Parameters
     ----------
     circuit : Circuit
+        The circuit.
     runs : tuple of Provenance
-        Model, task, method, parameters, metric and fitness of the runs it was picked from, as far as they were saved with it.
+        Model, task, method, parameters, metric and fitness of the runs that it was selected from, as far as they were saved.
 
     Examples
     --------
@@ -42,21 +43,21 @@ class SavedCircuit:
 
 
 def save_circuit(circuit: Circuit, path: str | Path, runs: Sequence[Provenance] = ()) -> Path:
-    """Write a circuit and where it comes from; the file is replaced only once the new one is complete on disk.
+    """Write a circuit and its provenance to a file, and return the path.
 
     Parameters
     ----------
     circuit : Circuit
-        Any circuit: every node and edge has a name in this format.
+        Any circuit; unlike graph formats, this one has a name for every node and edge.
     path : str or Path
-        Target.
+        Target; an existing file is replaced only once the new one is complete on disk.
     runs : sequence of Provenance
-        Of the scores it was picked from (``scores.provenance``), all or some of ``circuit.sources``.
+        Provenance of the scores that the circuit was selected from (``scores.provenance``); all or some of ``circuit.sources``.
 
     Raises
     ------
     BadParameterError
-        If a run is none of the circuit's sources.
+        If a run is not among the circuit's sources.
     IncompatibleError
         If a run's model has another shape than the circuit.
     StoreError
@@ -91,12 +92,12 @@ def load_circuit(path: str | Path, universe: Universe | None = None) -> SavedCir
     path : str or Path
         The file.
     universe : Universe, optional
-        The model's shape that the circuit must have.
+        The shape of the model that the circuit must belong to.
 
     Raises
     ------
     BadParameterError
-        If the file is no circuit file, comes from a newer circuitlab, names unknown nodes, or was changed so that its parts disagree.
+        If the file is not a circuit file, comes from a newer circuitlab, names unknown nodes, or was changed so that its parts disagree.
     IncompatibleError
         If the circuit belongs to a model of another shape than ``universe``.
 
@@ -113,8 +114,8 @@ def load_circuit(path: str | Path, universe: Universe | None = None) -> SavedCir
         if data["schema"] > SCHEMA:
             raise BadParameterError(f"it has schema {data['schema']}, and this circuitlab reads {SCHEMA}.", "Update circuitlab.")
         runs = tuple(msgspec.convert(entry, Provenance) for entry in data["runs"])
-        if wrong := [entry["run_id"] for entry, run in zip(data["runs"], runs, strict=True) if entry["run_id"] != run.run_id()]:
-            raise BadParameterError(f"run {wrong[0]} does not have the contents of that run.", "Save the circuit again.")
+        if changed := [entry["run_id"] for entry, run in zip(data["runs"], runs, strict=True) if entry["run_id"] != run.run_id()]:
+            raise BadParameterError(f"the data of run {changed[0]} do not match its id.", "Save the circuit again.")
         saved = SavedCircuit(Circuit.from_dict(data["circuit"]), runs)
         _check(saved)
     require_universe(saved.circuit, universe, path)
@@ -127,7 +128,7 @@ def _check(saved: SavedCircuit) -> None:
         space = Universe(run.model.n_layers, run.model.n_heads, run.model.n_kv_heads)
         if space != circuit.universe:
             what = f"Run {run.run_id()} is of {space}, and the circuit of {circuit.universe}."
-            raise IncompatibleError(what, "Give the provenance of the scores the circuit was picked from.")
+            raise IncompatibleError(what, "Give the provenance of the scores that the circuit was selected from.")
         if run.run_id() not in circuit.sources:
-            what = f"Run {run.run_id()} is none of the circuit's sources ({', '.join(circuit.sources) or 'it names none'})."
-            raise BadParameterError(what, "Give the provenance of the scores the circuit was picked from.")
+            what = f"Run {run.run_id()} is not among the circuit's sources ({', '.join(circuit.sources) or 'it names none'})."
+            raise BadParameterError(what, "Give the provenance of the scores that the circuit was selected from.")

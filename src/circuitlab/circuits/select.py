@@ -1,4 +1,4 @@
-"""Selection rules: from scores to a circuit. A rule is a frozen dataclass you can call."""
+"""Selection rules: from scores to a circuit. A rule is a frozen dataclass that is called with scores."""
 
 from __future__ import annotations
 
@@ -14,22 +14,35 @@ from circuitlab.scores.parts import PARTS
 if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Cumulative", "Ranking", "Rule", "Significant", "Threshold", "TopK", "mean_of", "p_values", "ranked", "top_heads", "top_mask"]
+__all__ = [
+    "Cumulative",
+    "Ranking",
+    "Rule",
+    "Significant",
+    "Threshold",
+    "TopK",
+    "mean_of",
+    "needs_pairs_for",
+    "p_values",
+    "ranked",
+    "top_heads",
+    "top_mask",
+]
 
 Ranking: TypeAlias = Literal["absolute", "positive", "negative"]
 _RANKINGS = ("absolute", "positive", "negative")
 
 
 class Rule(Protocol):
-    """Picks a circuit from scores."""
+    """A rule that selects a circuit from scores."""
 
     def __call__(self, scores: HeadScores) -> Circuit:
-        """The circuit."""
+        """Select the circuit."""
         ...
 
 
 def ranked(values: np.ndarray, by: Ranking) -> np.ndarray:
-    """The quantity a ranking sorts by, larger first: magnitude, value, or minus the value."""
+    """The quantity that a ranking sorts by, largest first: the magnitude, the value, or minus the value."""
     if by not in _RANKINGS:
         raise UnknownNameError("ranking", by, _RANKINGS)
     return {"absolute": np.abs(values), "positive": values, "negative": -values}[by]
@@ -37,19 +50,19 @@ def ranked(values: np.ndarray, by: Ranking) -> np.ndarray:
 
 def top_mask(values: np.ndarray, k: int, by: Ranking = "absolute") -> np.ndarray:
     """True at the ``k`` highest-ranked entries along the last axis of (..., node); ties go to the earlier node, NaN comes last."""
-    # Not sorted, since of many edges only a few are picked, thousands of times.
-    lost = np.where(np.isnan(values), np.inf, -ranked(values, by))
-    k = min(k, lost.shape[-1])
+    # Partitioned instead of sorted: null models select a few of many edges thousands of times.
+    keys = np.where(np.isnan(values), np.inf, -ranked(values, by))
+    k = min(k, keys.shape[-1])
     if k <= 0:
         return np.zeros(values.shape, dtype=bool)
-    last = np.partition(lost, k - 1, axis=-1)[..., k - 1 : k]
-    mask, tied = lost < last, lost == last
+    last = np.partition(keys, k - 1, axis=-1)[..., k - 1 : k]
+    mask, tied = keys < last, keys == last
     room = k - mask.sum(axis=-1, keepdims=True)
     return np.asarray(mask | (tied & (tied.cumsum(axis=-1) <= room)))
 
 
 def mean_of(scores: HeadScores, part: str, mark: str | None) -> np.ndarray:
-    """Mean score of each node of a part, shape (layer, ...); scores resolved by mark need one mark named.
+    """Mean score of each node of a part over pairs, shape (layer, ...), at one mark if the scores are resolved by mark.
 
     Raises
     ------
@@ -62,7 +75,7 @@ def mean_of(scores: HeadScores, part: str, mark: str | None) -> np.ndarray:
 
 def _require_mark(scores: HeadScores, mark: str | None) -> None:
     if scores.marks is not None and mark is None:
-        what = f"These scores are resolved by mark ({', '.join(scores.marks)}), and a circuit is picked at one."
+        what = f"These scores are resolved by mark ({', '.join(scores.marks)}), and a circuit is selected at one mark."
         raise BadParameterError(what, "Name it: TopK(..., mark=...).")
 
 
@@ -73,13 +86,13 @@ class TopK:
     Parameters
     ----------
     k : int
-        How many.
+        Number of nodes.
     part : str
-        Which part of the scores.
+        Part of the scores, such as ``"heads"``.
     by : {"absolute", "positive", "negative"}
-        Magnitude, most helpful, or most harmful.
+        Rank by magnitude, by most helpful, or by most harmful.
     mark : str, optional
-        Which mark, where scores are resolved by mark.
+        The mark; needed if scores are resolved by mark.
     """
 
     k: int = 20
@@ -111,20 +124,20 @@ class TopK:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Nodes whose mean score passes a value.
+    """The nodes whose mean score reaches a value.
 
     Parameters
     ----------
     value : float
-        In metric units, or as a fraction of the mean total.
+        The value, in units of the metric or as a fraction of the mean total.
     part : str
-        Which part of the scores.
+        Part of the scores, such as ``"heads"``.
     by : {"absolute", "positive", "negative"}
-        What is compared with the value.
+        What is compared with the value: the magnitude, the mean score, or minus the mean score.
     units : {"raw", "fraction"}
-        ``"fraction"`` raises `EmptyGapError` where the total may be 0.
+        Units of the value; ``"fraction"`` raises `EmptyGapError` if the total may be 0.
     mark : str, optional
-        Which mark, where scores are resolved by mark.
+        The mark; needed if scores are resolved by mark.
 
     Examples
     --------
@@ -147,7 +160,7 @@ class Threshold:
             raise UnknownNameError("units", self.units, ["raw", "fraction"])
 
     def __call__(self, scores: HeadScores) -> Circuit:
-        """The circuit of the nodes at or beyond the value."""
+        """The circuit of the nodes that reach the value."""
         mean = mean_of(scores, self.part, self.mark)
         if self.units == "fraction":
             mean = scores.fraction(self.part, mark=self.mark)
@@ -162,16 +175,16 @@ class Cumulative:
     Parameters
     ----------
     share : float
-        Share of the summed magnitude to reach, in (0, 1]; 1 takes every node that adds to the sum.
+        Share of the summed magnitude to reach, in (0, 1]; 1 selects every node whose mean is not 0.
     part : str
-        Which part of the scores.
+        Part of the scores, such as ``"heads"``.
     mark : str, optional
-        Which mark, where scores are resolved by mark.
+        The mark; needed if scores are resolved by mark.
 
     Notes
     -----
-    The sum runs over magnitudes of mean effects, not over the clean-corrupt gap: it says how concentrated the scores are and not how
-    much of the behaviour the nodes explain (see faithfulness for that). Noise in many small scores makes the set larger.
+    The share is one of summed magnitudes, not of the clean-corrupt gap: it tells how concentrated the scores are, not how much of the
+    behaviour the nodes explain, which is faithfulness. Noise in many small scores makes the set larger.
 
     Examples
     --------
@@ -188,15 +201,15 @@ class Cumulative:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            what = f"Cumulative(share={self.share}) is no share of the summed effect."
+            what = f"Cumulative(share={self.share}) is not a share of the summed effect."
             raise BadParameterError(what, "Use a share above 0 and at most 1, such as 0.9.")
 
     def __call__(self, scores: HeadScores) -> Circuit:
-        """The circuit of the fewest nodes that reach the share; empty where every mean is 0."""
+        """The circuit of the fewest nodes that reach the share; empty if every mean is 0."""
         mean = mean_of(scores, self.part, self.mark)
         size = np.abs(mean).ravel().astype(float)
         reached = np.cumsum(np.sort(size)[::-1])
-        # A whisker below the share, so that rounding of the sum never asks for one node more.
+        # Slightly below the share, so that rounding of the sum never requires one node more.
         k = int(np.searchsorted(reached, self.share * reached[-1] * (1 - 1e-12))) + 1 if reached[-1] > 0 else 0
         mask = top_mask(size, k).reshape(mean.shape)
         title = PARTS[self.part].title
@@ -205,19 +218,19 @@ class Cumulative:
 
 @dataclass(frozen=True)
 class Significant:
-    """Nodes whose mean differs from 0 with the false-discovery rate held at ``rate`` over the whole part.
+    """The nodes whose mean score differs from 0, with the false-discovery rate controlled at ``rate`` over the whole part.
 
-    One-sample t-tests over pairs with the Benjamini-Hochberg correction (valid under positive dependence). This asks whether
-    an effect exists, not whether it is large.
+    One-sample t-tests over pairs with the Benjamini-Hochberg correction, which is valid under positive dependence. They test whether an
+    effect exists, not whether it is large.
 
     Parameters
     ----------
     rate : float
-        Expected share of false discoveries.
+        Expected share of false discoveries among the selected nodes, in (0, 1).
     part : str
-        Which part of the scores.
+        Part of the scores, such as ``"heads"``.
     mark : str, optional
-        Which mark, where scores are resolved by mark.
+        The mark; needed if scores are resolved by mark.
 
     Examples
     --------
@@ -234,13 +247,21 @@ class Significant:
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
-            what = f"Significant(rate={self.rate}) is no false-discovery rate."
+            what = f"Significant(rate={self.rate}) is not a false-discovery rate."
             raise BadParameterError(what, "Use a rate between 0 and 1, such as 0.05.")
 
     def __call__(self, scores: HeadScores) -> Circuit:
-        """The circuit of the significant nodes; needs at least two pairs."""
+        """The circuit of the significant nodes.
+
+        Raises
+        ------
+        BadParameterError
+            If there are fewer than two pairs (none at all if the scores come from weights alone), or scores are resolved by mark and no
+            mark is given.
+        """
         from scipy import stats  # noqa: PLC0415
 
+        scores.require_pairs(needs_pairs_for(self))
         _require_mark(scores, self.mark)
         values = scores.values(self.part, mark=self.mark).astype(float)
         if len(values) <= 1:
@@ -251,48 +272,58 @@ class Significant:
         return _circuit(scores, self, mask, f"mean score not 0 at false-discovery rate {self.rate:g}")
 
 
+def needs_pairs_for(rule: object) -> str:
+    """What a rule needs that only prompt pairs give, as an error names it; empty for a rule that reads only mean scores.
+
+    It is asked before scores are computed, so that a rule that cannot select from scores of weights alone is refused before work starts.
+    """
+    if isinstance(rule, Significant):
+        return "test whether a score differs from 0"
+    return "total that scores are a share of" if isinstance(rule, Threshold) and rule.units == "fraction" else ""
+
+
 def p_values(values: np.ndarray) -> np.ndarray:
-    """Two-sided p-value of the mean over pairs being 0: one-sample t-tests.
+    """Two-sided p-values of one-sample t-tests that the mean over pairs is 0.
 
     Parameters
     ----------
     values : ndarray, shape (pair, ...)
-        At least two pairs.
+        One value per pair; at least two pairs.
 
     Returns
     -------
     ndarray, shape (...)
-        1 where every value is 0, 0 where every value is the same other number.
+        The p-values: 1 where all values are 0, and 0 where all values are the same other number.
     """
     from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
 
     mean, spread = np.abs(values.mean(axis=0)), values.std(axis=0, ddof=1)
-    # No spread: a dead head (mean 0) shows nothing, any other constant is certain.
+    # Without spread, a mean of 0 (a dead head) has t = 0, and any other mean has t = infinity.
     t = np.divide(mean, spread / np.sqrt(len(values)), out=np.where(mean > 0, np.inf, 0.0), where=np.ptp(values, axis=0) > 0)
     return np.asarray(2 * stats.t.sf(t, len(values) - 1))
 
 
-def _circuit(scores: HeadScores, rule: TopK | Threshold | Cumulative | Significant, mask: np.ndarray, words: str) -> Circuit:
+def _circuit(scores: HeadScores, rule: TopK | Threshold | Cumulative | Significant, mask: np.ndarray, description: str) -> Circuit:
     nodes = frozenset(PARTS[rule.part].node(*map(int, index)) for index in np.argwhere(mask))
     flag = scores.provenance.fitness
     ready = flag is None or flag.ready
-    words += f" at {rule.mark}" if rule.mark else ""
-    return Circuit(nodes, scores.universe, None, words, (scores.provenance.run_id(),), ready)
+    description += f" at {rule.mark}" if rule.mark else ""
+    return Circuit(nodes, scores.universe, None, description, (scores.provenance.run_id(),), ready)
 
 
 def top_heads(scores: HeadScores, k: int = 20, *, by: Ranking = "absolute", mark: str | None = None) -> Circuit:
-    """The circuit of the ``k`` strongest heads: `TopK` in one word.
+    """The circuit of the ``k`` strongest heads; short for `TopK`.
 
     Parameters
     ----------
     scores : HeadScores
-        From any method.
+        Scores from any method.
     k : int
-        How many heads.
+        Number of heads.
     by : {"absolute", "positive", "negative"}
-        What strong means.
+        Rank by magnitude, by most helpful, or by most harmful.
     mark : str, optional
-        Which position, for scores by mark.
+        The mark; needed if scores are resolved by mark.
 
     Examples
     --------

@@ -23,22 +23,22 @@ __all__ = ["GreedyEdges", "TopEdges", "pruned_edges"]
 
 @dataclass(frozen=True)
 class TopEdges:
-    """The ``k`` edges with the largest mean score, wherever they lie.
+    """The ``k`` edges with the largest mean score, anywhere in the model.
 
     Parameters
     ----------
     k : int
-        How many.
+        Number of edges.
     by : {"absolute", "positive", "negative"}
-        Magnitude, most helpful, or most harmful.
+        Rank by magnitude, by most helpful, or by most harmful.
     prune : bool
-        Drop edges that lie on no path from the embedding to the logits (see `pruned_edges`). Without it, as by default, exactly ``k`` edges
-        are kept and need not connect: circuits of different tasks then have one size. Graphs of edge attribution patching prune.
+        Drop edges that are on no path from the embedding to the logits (see `pruned_edges`), as edge attribution patching does. Without
+        pruning, as by default, exactly ``k`` edges are kept, so that circuits of different tasks have one size; they need not connect.
 
     Notes
     -----
-    Nodes are the senders and the receivers of the edges. A key/value head that an edge enters is an end of that edge and not a node: it
-    stands for the query heads that read it, and these are nodes where they send something on.
+    Nodes are the senders and the receivers of the edges. A key/value head that an edge enters is an end of that edge but not a node: it
+    represents the query heads that read it, and these are nodes if one of their outgoing edges is selected.
 
     Examples
     --------
@@ -66,29 +66,29 @@ class TopEdges:
             If the model has fewer than ``k`` edges.
         """
         layout, order = scores.layout, _order(scores, self)
-        senders, receivers = layout.places
+        senders, receivers = layout.edge_indices
         edges = frozenset(layout.edge(int(senders[i]), int(receivers[i])) for i in order[: self.k])
-        words = f"top {self.k} edges by {self.by} mean score"
+        description = f"top {self.k} edges by {self.by} mean score"
         if self.prune:
             edges = pruned_edges(edges, _universe(scores))
-            words += f", {len(edges)} of them on paths from embed to logits"
-        return _circuit(scores, edges, words)
+            description += f", {len(edges)} of them on paths from embed to logits"
+        return _circuit(scores, edges, description)
 
 
 @dataclass(frozen=True)
 class GreedyEdges:
-    """Edges grown backwards from the logits: add the best edge whose receiver is already in the circuit, ``k`` times, then prune.
+    """Edges added greedily, backwards from the logits: ``k`` times the best edge whose receiver is already in the circuit; then pruned.
 
-    The circuit begins as the logits alone. An edge may join once its receiver is in; its sender is in from then on, with the query, key
-    and value inputs that it reads (keys and values are those of the key/value head that its group shares). At last nodes without parents
-    or children are dropped with their edges, so that fewer than ``k`` edges may remain.
+    The circuit starts as the logits alone. An edge can be added once its receiver is in the circuit; its sender is then in the circuit too,
+    with the query, key and value inputs that it reads (keys and values are those of the key/value head that its group shares). Finally
+    nodes without parents or children are dropped with their edges, so that fewer than ``k`` edges may remain.
 
     Parameters
     ----------
     k : int
-        How many edges to add before pruning.
+        Number of edges to add before pruning.
     by : {"absolute", "positive", "negative"}
-        What makes an edge the best.
+        What makes an edge the best: magnitude, most helpful, or most harmful.
 
     References
     ----------
@@ -111,7 +111,7 @@ class GreedyEdges:
         _check(self)
 
     def __call__(self, scores: EdgeScores) -> Circuit:
-        """The circuit; ties go to the earlier receiver, then to the earlier sender.
+        """Select the circuit; ties go to the earlier receiver, then to the earlier sender.
 
         Raises
         ------
@@ -119,30 +119,29 @@ class GreedyEdges:
             If the model has fewer than ``k`` edges.
         """
         layout = scores.layout
-        place = np.empty(layout.n_edges, dtype=int)
-        place[_order(scores, self)] = np.arange(layout.n_edges)  # 0 for the best edge
-        chosen = _grown(layout, place, self.k)
-        kept = pruned_edges(chosen, _universe(scores))
-        words = f"{self.k} edges grown from the logits by {self.by} mean score, {len(kept)} after pruning"
-        return _circuit(scores, kept, words)
+        rank = np.empty(layout.n_edges, dtype=int)
+        rank[_order(scores, self)] = np.arange(layout.n_edges)  # 0 for the best edge
+        pruned = pruned_edges(_grow(layout, rank, self.k), _universe(scores))
+        description = f"{self.k} edges grown from the logits by {self.by} mean score, {len(pruned)} after pruning"
+        return _circuit(scores, pruned, description)
 
 
 def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
-    """The edges that are left when nodes without parents or without children are dropped, again and again.
+    """The edges that lie on a path from the embedding to the logits: those left when nodes without parents or children are dropped.
 
     Parameters
     ----------
     edges : iterable of Edge
         Any edges of one model.
     universe : Universe
-        Which query heads share a key/value head. An edge into a key/value head is a parent of each of them, and stays while one of them
-        sends something on.
+        Shape of the model, which tells the query heads that share a key/value head. An edge into a key/value head is an edge into each of
+        them, and remains while one of them has an outgoing edge.
 
     Returns
     -------
     frozenset of Edge
-        Every remaining sender but the embedding has an edge into it, and every remaining receiver but the logits has one out of it.
-        Residual points and whole attention layers are nodes like any other.
+        Every remaining sender except the embedding has an incoming edge, and every remaining receiver except the logits an outgoing one.
+        Residual points and whole attention layers are treated like all other nodes.
 
     Examples
     --------
@@ -151,19 +150,14 @@ def pruned_edges(edges: Iterable[Edge], universe: Universe) -> frozenset[Edge]:
     >>> sorted(map(str, pruned_edges(edges, Universe(1, 2, 1))))
     ['a0.h1->logits', 'embed->a0.h1<q>']
     """
-    kept = frozenset(edges)
-    while True:
-        fed = {node for edge in kept for node in _readers(edge.receiver, universe)}
-        sending = {edge.sender for edge in kept}
-        left = frozenset(
-            edge
-            for edge in kept
-            if (isinstance(edge.sender, Embed) or edge.sender in fed)
-            and (isinstance(edge.receiver, Logits) or any(node in sending for node in _readers(edge.receiver, universe)))
-        )
-        if left == kept:
-            return kept
-        kept = left
+    import networkx as nx  # noqa: PLC0415 - takes a quarter of a second; only graph files and pruning need it
+
+    given = frozenset(edges)
+    ends = {edge: _readers(edge.receiver, universe) for edge in given}
+    graph = nx.DiGraph((edge.sender, reader) for edge, readers in ends.items() for reader in readers)
+    graph.add_nodes_from((Embed(), Logits()))
+    fed, needed = nx.descendants(graph, Embed()) | {Embed()}, nx.ancestors(graph, Logits()) | {Logits()}
+    return frozenset(edge for edge, readers in ends.items() if edge.sender in fed and not needed.isdisjoint(readers))
 
 
 def _universe(scores: EdgeScores) -> Universe:
@@ -173,53 +167,53 @@ def _universe(scores: EdgeScores) -> Universe:
 
 
 def _readers(receiver: Node, universe: Universe) -> tuple[Node, ...]:
-    """The nodes that send on what a receiver takes in: the query heads of a key/value head, otherwise itself."""
+    """The nodes whose output depends on a receiver's input: the query heads of a key/value head, otherwise the receiver itself."""
     if not isinstance(receiver, KVHead):
         return (receiver,)
     size = universe.n_heads // universe.n_kv_heads
     return tuple(Head(receiver.layer, receiver.head * size + i) for i in range(size))
 
 
-def _grown(layout: EdgeLayout, place: np.ndarray, k: int) -> list[Edge]:
-    """Edges in the order they join, backwards from the logits; `place` ranks edges, lowest first."""
-    by_receiver = np.full(layout.shape, -1)
-    by_receiver[layout.places] = np.arange(layout.n_edges)
-    waiting: list[tuple[int, int]] = []
-    opened: set[int] = set()
-    chosen: list[Edge] = []
+def _grow(layout: EdgeLayout, rank: np.ndarray, k: int) -> list[Edge]:
+    """Edges in the order in which they are added, backwards from the logits; ``rank`` is the rank of each edge, (edge,), 0 for the best."""
+    numbers = np.full(layout.shape, -1)
+    numbers[layout.edge_indices] = np.arange(layout.n_edges)
+    candidates: list[tuple[int, int]] = []
+    reached: set[int] = set()
+    edges: list[Edge] = []
     inputs = [len(layout.receivers) - 1]
-    while len(chosen) < k:
-        for receiver in set(inputs) - opened:
-            opened.add(receiver)
-            for index in by_receiver[:, receiver]:
-                if index >= 0:
-                    heapq.heappush(waiting, (int(place[index]), int(index)))
-        _, best = heapq.heappop(waiting)
-        sender, receiver = (int(axis[best]) for axis in layout.places)
-        chosen.append(layout.edge(sender, receiver))
+    while len(edges) < k:
+        for receiver in set(inputs) - reached:
+            reached.add(receiver)
+            for number in numbers[:, receiver]:
+                if number >= 0:
+                    heapq.heappush(candidates, (int(rank[number]), int(number)))
+        _, best = heapq.heappop(candidates)
+        sender, receiver = (int(axis[best]) for axis in layout.edge_indices)
+        edges.append(layout.edge(sender, receiver))
         inputs = _inputs(layout, layout.senders[sender])
-    return chosen
+    return edges
 
 
 def _inputs(layout: EdgeLayout, node: Node) -> list[int]:
-    """Where the inputs of a sender lie along the receiver axis."""
+    """Indices of a sender's own inputs along the receiver axis."""
     if isinstance(node, Embed):
         return []
-    where = layout.inputs(node.layer)  # type: ignore[union-attr]
+    layer = layout.inputs(node.layer)  # type: ignore[union-attr]
     if not isinstance(node, Head):
-        return [where.stop - 1]
+        return [layer.stop - 1]
     group = node.head // (layout.n_heads // layout.n_kv_heads)
-    keys = where.start + layout.n_heads + group
-    return [where.start + node.head, keys, keys + layout.n_kv_heads]
+    keys = layer.start + layout.n_heads + group
+    return [layer.start + node.head, keys, keys + layout.n_kv_heads]
 
 
 def _order(scores: EdgeScores, rule: TopEdges | GreedyEdges) -> np.ndarray:
-    """Indices of the edges, best first, in the numbering of ``layout.places``."""
+    """Numbers of the edges in ``layout.edge_indices``, best edge first."""
     layout = scores.layout
     if rule.k > layout.n_edges:
         what = f"{type(rule).__name__}(k={rule.k}) asks for more than the {layout.n_edges} edges there are."
         raise BadParameterError(what, "Use a smaller k.")
-    return np.argsort(-ranked(scores.mean()[layout.places], rule.by), kind="stable")
+    return np.argsort(-ranked(scores.mean()[layout.edge_indices], rule.by), kind="stable")
 
 
 def _check(rule: TopEdges | GreedyEdges) -> None:
@@ -229,9 +223,9 @@ def _check(rule: TopEdges | GreedyEdges) -> None:
         raise BadParameterError(what, "Use k of at least 1.")
 
 
-def _circuit(scores: EdgeScores, edges: frozenset[Edge], words: str) -> Circuit:
+def _circuit(scores: EdgeScores, edges: frozenset[Edge], description: str) -> Circuit:
     ends = {end for edge in edges for end in (edge.sender, edge.receiver)}
     nodes = frozenset(node for node in ends if not isinstance(node, KVHead))
     flag = scores.provenance.fitness
     ready = flag is None or flag.ready
-    return Circuit(nodes, _universe(scores), edges, words, (scores.provenance.run_id(),), ready)
+    return Circuit(nodes, _universe(scores), edges, description, (scores.provenance.run_id(),), ready)

@@ -90,6 +90,7 @@ def _several(text: str | None) -> list[str]:
 def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, transfer: bool) -> None:
     """Raise if these options do not make a comparison."""
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.execute.contract import require_prompts  # noqa: PLC0415
     from circuitlab.methods import get_method  # noqa: PLC0415
 
     several = len(methods) > 1
@@ -101,6 +102,8 @@ def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, t
         raise BadParameterError(what, "Name another task, or several --methods.")
     for name in methods:
         get_method(name)
+    if not several:
+        require_prompts(get_method(methods[0]), "difference between tasks")
     if several and params:
         raise BadParameterError("--param does not say which of the --methods it belongs to.", "Leave it out, or use the Python interface.")
     if transfer and (edges or several):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import typer
 
-from circuitlab.cli import attention, bench, circuit, compare, doctor, figures, generate, models, results, study, tasks
+from circuitlab.cli import attention, bench, circuit, compare, doctor, figures, generate, heads, lens, models, results, study, tasks
 from circuitlab.core.errors import CircuitlabError
 
 __all__ = ["app", "run"]
@@ -26,12 +26,14 @@ app.add_typer(results.methods_app, name="methods")
 app.add_typer(study.app, name="study")
 app.add_typer(figures.app, name="figures")
 app.add_typer(bench.app, name="bench")
+app.add_typer(heads.app, name="heads")
 app.command("doctor")(doctor.doctor)
 app.command("score")(results.score)
 app.command("circuit")(circuit.circuit)
 app.command("compare")(compare.compare)
 app.command("attention")(attention.attention)
 app.command("generate")(generate.generate)
+app.command("lens")(lens.lens)
 app.command("report")(figures.report)
 app.command("cite")(results.cite)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,9 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
 
 
 def interval_text(interval: dict[str, float], digits: int = 2) -> str:
-    """``0.91 [0.81, 0.96]``; a value that is None in stored results is ``nan``."""
+    """``0.91 [0.81, 0.96]``; without limits (NaN, or None in stored results) it says so, and a mean that is not known is ``nan``."""
     mean, low, high = (float("nan") if interval[part] is None else interval[part] for part in ("mean", "low", "high"))
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.{digits}f} " + ("(no interval)" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def _without_nan(value: Any) -> Any:

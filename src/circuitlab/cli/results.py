@@ -17,24 +17,31 @@ if TYPE_CHECKING:
 
 __all__ = ["cite", "methods_app", "score", "score_document"]
 
-methods_app = typer.Typer(help="Methods that score heads.", no_args_is_help=True)
+_TASK = typer.Argument(None, help="Not needed for methods that read weights alone, such as copying_score.")
+
+methods_app = typer.Typer(help="Methods that score heads, and roles that heads play.", no_args_is_help=True)
 
 
 @methods_app.command("list")
 def list_all(as_json: bool = options.JSON) -> None:
-    """List every method with its estimand and cost."""
+    """List every method and every role with its estimand and cost."""
     from circuitlab.methods import method_classes  # noqa: PLC0415
+    from circuitlab.methods.roles import role_classes  # noqa: PLC0415
 
-    fields = ("name", "estimand", "additive", "needs", "cost", "cite")
-    entries = [{field: getattr(cls, field) for field in fields} for cls in method_classes().values()]
+    shared = ("name", "estimand", "needs", "cost", "cite")
+    scoring = [{"kind": "score"} | {field: getattr(cls, field) for field in (*shared, "additive")} for cls in method_classes().values()]
+    fields = (*shared, "kind", "units", "threshold", "null")
+    roles = [{field: getattr(cls, field) for field in fields} for cls in role_classes().values()]
     if as_json:
-        print_json({"methods": entries})
+        print_json({"methods": scoring, "roles": roles})
         return
-    print_table(["method", "estimand", "cost"], [[e["name"], e["estimand"], e["cost"]] for e in entries])
+    print_table(["method", "estimand", "cost"], [[e["name"], e["estimand"], e["cost"]] for e in scoring])
+    print_text("")
+    print_table(["role", "read from", "estimand", "cost"], [[e["name"], e["kind"], e["estimand"], e["cost"]] for e in roles])
 
 
 def score(
-    task: str,
+    task: str = _TASK,
     model: str = options.MODEL,
     method: str = options.METHOD,
     pairs: int = options.PAIRS,
@@ -46,16 +53,16 @@ def score(
     figure: Path = options.FIGURE,
     as_json: bool = options.JSON,
 ) -> None:
-    """Score every head of a model on a task, with intervals over prompt pairs."""
+    """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
     from circuitlab.store import Cache  # noqa: PLC0415
 
     request = Request(model, method, pairs, variant, seed, metric, param, store)
-    loaded = load_checked([task], request)
+    loaded = load_checked([task] if task else [], request)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
     from circuitlab.workflows.score import score_task  # noqa: PLC0415
     from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
-    with CellProgress(f"{task} x {method}"):
+    with CellProgress(f"{task} x {method}" if task else method):
         scored = score_task(loaded, task, request.build_method(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
     if figure is not None:
         from circuitlab.figures import head_heatmap  # noqa: PLC0415 - plotly
@@ -98,7 +105,7 @@ def score_document(scored: Scored) -> dict[str, Any]:
         "seconds": scored.seconds,
         "cached": scored.cached,
         "ready": None if provenance.fitness is None else provenance.fitness.ready,
-        "total": scores.gap().as_dict(),
+        "total": None if scores.weights_only else scores.gap().as_dict(),
         "checks": run_checks(scores),
         "heads": [],
         "mlps": [],
@@ -114,8 +121,15 @@ def _entry(node: NodeScore, mark: str | None) -> dict[str, Any]:
 
 
 def _print_scores(scored: Scored) -> None:
+    from circuitlab.scores.intervals import NO_INTERVAL  # noqa: PLC0415
+
     scores, provenance = scored.scores, scored.scores.provenance
     note = "found in the store" if scored.cached else f"{scored.seconds:.0f} s"
+    if scores.weights_only:
+        print_text(f"{provenance.method} from weights alone, {provenance.model.name}, {note}")
+        print_text(f"run {provenance.run_id()}: {provenance.estimand}, in {provenance.units}; {NO_INTERVAL}\n")
+        print_table(["node", "score"], [[str(entry.node), f"{entry.mean:+.3f}"] for entry in scores.top(15, scores.parts[0])])
+        return
     print_text(
         f"{provenance.method} on {provenance.task.id} ({provenance.task.variant}), {provenance.model.name}, {scores.n_pairs} pairs, {note}"
     )

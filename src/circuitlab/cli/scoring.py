@@ -46,7 +46,9 @@ class Request:
 
 def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | None = None) -> Model:
     """Load the model, after everything that can be refused without it: names, one pair of every task, the store, and the rule."""
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
     from circuitlab.core.files import require_writable  # noqa: PLC0415
+    from circuitlab.execute.contract import require_prompts, weights_only  # noqa: PLC0415
     from circuitlab.metrics import get_metric  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
@@ -55,7 +57,10 @@ def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | Non
         next(sample_pairs(task, variant=request.variant, seed=request.seed))
     method = request.build_method()
     if request.metric:
-        get_metric(request.metric)
+        require_prompts(method, f"answer that {get_metric(request.metric).name} could read")
+    if not tasks and not weights_only(method):
+        what = f"{method.name!r} runs prompts, and no task is named."
+        raise BadParameterError(what, "Name one, such as ioi; `circuitlab tasks list` lists them.")
     require_writable(Cache(request.store).root)
     from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
     from circuitlab.model import load_model  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Comparing circuits across tasks: overlap, rank agreement, what chance alone would give, and how sure the numbers are."""
+"""Comparing circuits across tasks: overlap and rank agreement with intervals, and what they would be by chance alone."""
 
 from circuitlab.comparison.families import Families, prompt_families
 from circuitlab.comparison.matrix import compare_methods, compare_models, compare_tasks

@@ -1,4 +1,4 @@
-"""Double dissociation: heads of one task that matter for it and not for the other, and the other way round."""
+"""Double dissociation: two tasks of which each depends on its own heads more than on the heads of the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from circuitlab.scores.intervals import Interval, mean_interval
 __all__ = ["Dissociation", "DissociationTable", "KnockOut", "dissociation_table", "sign_flip_p"]
 
 SETS = ("only_a", "only_b", "shared")
-"""Heads of the first circuit alone, of the second alone, of both."""
+"""Sets of heads: those of the first circuit alone, of the second circuit alone, and of both."""
 
 _CONVENTIONS = {
     "effect": "(mean m(full) - mean m(full without the set)) / (mean m(full) - mean m(empty)) on each task; positive: the heads help",
@@ -31,12 +31,22 @@ _CONVENTIONS = {
     "p": "larger of p_a and p_b (intersection-union): both tasks must depend more on their own heads",
     "q": "Benjamini-Hochberg over pairs of tasks",
     "verdict": "double: q below alpha; single: one of p_a, p_b below alpha and q not; none: neither; same: no heads of its own; "
-    "no gap: the 95 % interval (Student's t) of some task's gap holds 0, so that shares of it mean nothing",
+    "no gap: the 95 % interval (Student's t) of the gap of one of the tasks contains 0, so that shares of it have no meaning",
 }
 
 
 class KnockOut(msgspec.Struct, frozen=True, kw_only=True):
-    """What ablating one set of heads does to one task: share of the gap, and metric units; ``{"mean", "low", "high"}``."""
+    """The effect of ablating one set of heads on one task.
+
+    Parameters
+    ----------
+    set, task : str
+        One of `SETS`, and the task that is measured.
+    heads : list of str
+        The heads of the set.
+    effect, raw : dict
+        ``{"mean", "low", "high"}`` of the loss, as a share of the task's gap and in units of the metric; positive if the heads help.
+    """
 
     set: str
     task: str
@@ -46,7 +56,25 @@ class KnockOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dissociation(msgspec.Struct, frozen=True, kw_only=True):
-    """Two tasks. ``contrast_a``, ``contrast_b`` and ``interaction`` are ``{"mean", "low", "high"}``, in shares of the gaps."""
+    """The test of two tasks.
+
+    Parameters
+    ----------
+    task_a, task_b : str
+        The tasks.
+    knock_outs : list of KnockOut
+        Effect of each set of heads on each task.
+    contrast_a, contrast_b : dict
+        ``{"mean", "low", "high"}`` of the effect of a task's own heads minus that of the other task's heads, as a share of its gap.
+    interaction : dict
+        ``{"mean", "low", "high"}`` of the sum of the two contrasts.
+    p_a, p_b, p_interaction : float
+        One-sided p-values of the contrasts and of their sum.
+    p, q : float
+        The larger of ``p_a`` and ``p_b``, and the same corrected over all pairs of tasks.
+    verdict : {"double", "single", "none", "same", "no gap"}
+        What the tests show; see ``DissociationTable.conventions``.
+    """
 
     task_a: str
     task_b: str
@@ -61,27 +89,34 @@ class Dissociation(msgspec.Struct, frozen=True, kw_only=True):
     q: float
     verdict: str
 
-    def knock_out(self, which: str, task: str) -> KnockOut:
-        """The effect of one set on one task."""
-        for one in self.knock_outs:
-            if (one.set, one.task) == (which, task):
-                return one
-        raise UnknownNameError("set and task", f"{which}, {task}", [f"{one.set}, {one.task}" for one in self.knock_outs])
+    def knock_out(self, heads: str, task: str) -> KnockOut:
+        """The effect of one set of heads (a name in `SETS`) on one task.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such set or task.
+        """
+        for effect in self.knock_outs:
+            if (effect.set, effect.task) == (heads, task):
+                return effect
+        raise UnknownNameError("set and task", f"{heads}, {task}", [f"{effect.set}, {effect.task}" for effect in self.knock_outs])
 
 
 @dataclass(frozen=True, eq=False)
 class DissociationTable:
-    """Every pair of tasks.
+    """The tests of every pair of tasks.
 
     Parameters
     ----------
     rows : tuple of Dissociation
-        One for each unordered pair.
+        One for each unordered pair of tasks.
     values : dict
-        Per-pair metric by task and by ``(task_a, task_b)``: (set, pair), sets in the order of `SETS`, each ablated from the full model.
+        Metric by task and by ``(task_a, task_b)``, (set, pair), with each set of heads ablated from the full model, in the order of `SETS`.
     left_out : dict of str to str
         Tasks that could not be evaluated, with the reason.
     conventions : dict of str to str
+        How circuits were run and the numbers defined.
     """
 
     rows: tuple[Dissociation, ...]
@@ -90,32 +125,38 @@ class DissociationTable:
     conventions: dict[str, str] = field(default_factory=dict)
 
     def row(self, first: str, second: str) -> Dissociation:
-        """The row of two tasks, in either order."""
+        """The row of two tasks, in either order.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such row.
+        """
         for row in self.rows:
             if {row.task_a, row.task_b} == {first, second}:
                 return row
         raise UnknownNameError("pair of tasks", f"{first}, {second}", [f"{r.task_a}, {r.task_b}" for r in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; ``per_pair`` holds the metric of every pair without each set."""
+        """Plain data; ``per_pair`` has the metric of every prompt pair with each set ablated."""
         return {
             "pairs": [msgspec.to_builtins(row) for row in self.rows],
             "left_out": self.left_out,
             "conventions": self.conventions,
             "per_pair": {
-                task: {f"{a}~{b}": dict(zip(SETS, value.tolist(), strict=True)) for (a, b), value in found.items()}
-                for task, found in self.values.items()
+                task: {f"{a}~{b}": dict(zip(SETS, value.tolist(), strict=True)) for (a, b), value in by_tasks.items()}
+                for task, by_tasks in self.values.items()
             },
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DissociationTable:
-        """Read what `to_dict` wrote."""
+        """Make a table from the data that `to_dict` wrote."""
         rows = tuple(msgspec.convert(row, Dissociation) for row in with_nan(list(data["pairs"])))
         couples = {f"{row.task_a}~{row.task_b}": (row.task_a, row.task_b) for row in rows}
         values = {
-            task: {couples[pair]: np.array([value[which] for which in SETS]) for pair, value in found.items() if pair in couples}
-            for task, found in data["per_pair"].items()
+            task: {couples[name]: np.array([value[heads] for heads in SETS]) for name, value in by_tasks.items() if name in couples}
+            for task, by_tasks in data["per_pair"].items()
         }
         return cls(rows, values, dict(data["left_out"]), dict(data["conventions"]))
 
@@ -129,32 +170,41 @@ def dissociation_table(
     seed: int = 0,
     conventions: Mapping[str, str] | None = None,
 ) -> DissociationTable:
-    """Ablate the heads that one task has alone, that the other has alone, and that both share, and measure both tasks.
+    """For every two tasks, ablate the heads of one circuit alone, of the other alone, and of both, and measure the effect on each task.
 
     Parameters
     ----------
     runners : mapping of str to CircuitRunner
-        Runs circuits on each task's pairs; best on pairs that no circuit was found on.
+        Runs circuits on the pairs of each task; preferably on pairs that no circuit was selected from.
     circuits : mapping of str to Circuit
         Circuit of heads of each task.
     alpha : float
-        Level of the verdicts.
+        Significance level of the verdicts.
     n_permutations : int
-        Sign flips; all of them where there are fewer.
+        Number of random sign flips; all sign patterns are used if there are no more than this.
     seed : int
-        Of permutations and bootstraps.
+        Seed of permutations and bootstraps.
     conventions : mapping of str to str, optional
-        How the runners run circuits, in words.
+        How the runners run circuits, in words; kept with the table.
+
+    Returns
+    -------
+    DissociationTable
+        A task on which ablating all heads changes nothing is left out, with the reason.
+
+    Raises
+    ------
+    BadParameterError
+        If there are fewer than two circuits, a circuit has nodes other than heads, or ``alpha`` or ``n_permutations`` allow no test.
+    IncompatibleError
+        If circuits belong to models of different shapes.
+    UnknownNameError
+        If a task has no runner.
 
     Notes
     -----
     Circuits of equal size have equally many heads of their own, so that the contrast compares sets of equal size. Cost: three runs per
     task and pair of tasks.
-
-    Raises
-    ------
-    BadParameterError, IncompatibleError, UnknownNameError
-        As `transfer_table`.
     """
     if not 0 < alpha < 1 or n_permutations < 1:
         what = f"alpha={alpha}, n_permutations={n_permutations} give no test."
@@ -163,27 +213,40 @@ def dissociation_table(
     masks = {name: head_mask(circuit) for name, circuit in circuits.items()}
     couples = list(itertools.combinations(masks, 2))
     sets = {(a, b): np.stack([masks[a] & ~masks[b], masks[b] & ~masks[a], masks[a] & masks[b]]) for a, b in couples}
-    found: dict[str, tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]] = {}
+    results: dict[str, tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]] = {}
     left_out: dict[str, str] = {}
     for number, task in enumerate(masks):
         if task not in runners:
             raise UnknownNameError("task with runs", task, runners)
         try:
-            found[task] = _run(runners[task], {pair: some for pair, some in sets.items() if task in pair}, seed + number)
+            results[task] = _run(runners[task], {tasks: masks for tasks, masks in sets.items() if task in tasks}, seed + number)
         except EmptyGapError as error:
             left_out[task] = str(error)
     names = [str(head) for head in universe.heads()]
     tests = _Tests(alpha, n_permutations, seed)
-    rows = [tests.row(pair, sets[pair], found, names) for pair in couples if set(pair) <= set(found)]
-    said = {"alpha": str(alpha), "permutations": str(n_permutations), "seed": str(seed)}
-    values = {task: some for task, (_, some) in found.items()}
-    return DissociationTable(tests.corrected(rows), values, left_out, {**_CONVENTIONS, **said, **(conventions or {})})
+    rows = [tests.row(tasks, sets[tasks], results, names) for tasks in couples if set(tasks) <= set(results)]
+    settings = {"alpha": str(alpha), "permutations": str(n_permutations), "seed": str(seed)}
+    values = {task: by_tasks for task, (_, by_tasks) in results.items()}
+    return DissociationTable(tests.corrected(rows), values, left_out, {**_CONVENTIONS, **settings, **(conventions or {})})
 
 
 def sign_flip_p(contrast: np.ndarray, *, n_permutations: int = 9999, seed: int = 0) -> float:
-    """One-sided p-value that the sum of per-pair contrasts is larger than chance: signs are flipped at random, pair by pair.
+    """One-sided p-value of the sum of per-pair contrasts, by flipping the sign of each pair's contrast.
 
-    Exact enumeration where there are no more than ``n_permutations`` sign patterns, else ``(r + 1) / (n + 1)``.
+    All sign patterns are used if there are no more than ``n_permutations``; otherwise the p-value is ``(r + 1) / (n + 1)`` from random
+    ones.
+
+    Parameters
+    ----------
+    contrast : ndarray, shape (pair,)
+        Contrast of each pair, which is symmetric around 0 under the null hypothesis.
+    n_permutations, seed : int
+        Number of sign patterns, and their seed.
+
+    Raises
+    ------
+    BadParameterError
+        If there are no pairs.
 
     References
     ----------
@@ -196,10 +259,10 @@ def sign_flip_p(contrast: np.ndarray, *, n_permutations: int = 9999, seed: int =
 
     if not len(contrast):
         raise BadParameterError("A contrast without pairs cannot be tested.", "Evaluate at least one pair.")
-    if len(contrast) == 1:  # scipy wants two observations; one pair has two sign patterns
+    if len(contrast) == 1:  # scipy needs two observations; one pair has two sign patterns
         return 0.5 if contrast[0] > 0 else 1.0
     rng = np.random.default_rng(seed)
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (np.asarray(contrast, dtype=np.float64),),
         total,
         permutation_type="samples",
@@ -208,83 +271,85 @@ def sign_flip_p(contrast: np.ndarray, *, n_permutations: int = 9999, seed: int =
         alternative="greater",
         rng=rng,
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _run(
     runner: CircuitRunner, sets: dict[tuple[str, str], np.ndarray], seed: int
 ) -> tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]:
     width = next(iter(sets.values())).shape[1]
-    groups = {"ends": np.array([[True], [False]]).repeat(width, 1)} | {f"{a}~{b}": ~some for (a, b), some in sets.items()}
-    values = run_named(runner, groups)
-    full, empty = values["ends"]
+    full_and_empty = np.array([[True], [False]]).repeat(width, 1)
+    values = run_named(runner, {"full and empty": full_and_empty} | {f"{a}~{b}": ~masks for (a, b), masks in sets.items()})
+    full, empty = values["full and empty"]
     return FaithfulnessScale(full, empty, seed=seed), {(a, b): values[f"{a}~{b}"] for a, b in sets}
 
 
 @dataclass(frozen=True)
 class _Tests:
+    """The tests of pairs of tasks at one level, with one number of permutations and one seed."""
+
     alpha: float
     n_permutations: int
     seed: int
 
     def row(
         self,
-        pair: tuple[str, str],
+        tasks: tuple[str, str],
         sets: np.ndarray,
-        found: Mapping[str, tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]],
+        results: Mapping[str, tuple[FaithfulnessScale, dict[tuple[str, str], np.ndarray]]],
         names: list[str],
     ) -> dict[str, Any]:
-        """Everything about a pair of tasks but q and the verdict."""
+        """Everything about a pair of tasks except q and the verdict, with both gaps."""
         knock_outs: list[KnockOut] = []
-        draws, parts = [], []
-        for side, task in enumerate(pair):
-            ends, values = found[task][0], found[task][1][pair]
-            lost = ends.full - values
-            shares = ends.share(lost)
-            for which, share, raw, mask in zip(SETS, range(len(SETS)), lost, sets, strict=True):
+        draws, contrasts = [], []
+        for side, task in enumerate(tasks):
+            scale, values = results[task][0], results[task][1][tasks]
+            losses = scale.full - values
+            shares = scale.share(losses)
+            for i, (name, loss, mask) in enumerate(zip(SETS, losses, sets, strict=True)):
                 knock_outs.append(
                     KnockOut(
-                        set=which,
+                        set=name,
                         task=task,
-                        heads=[names[i] for i in np.flatnonzero(mask)],
-                        effect=_scalar(ends, shares[:, share]),
-                        raw=mean_interval(raw).as_dict(),
+                        heads=[names[head] for head in np.flatnonzero(mask)],
+                        effect=_scalar(scale, shares[:, i]),
+                        raw=mean_interval(loss).as_dict(),
                     )
                 )
-            own, other = (lost[0], lost[1]) if side == 0 else (lost[1], lost[0])
-            draws.append(ends.share((own - other)[None])[:, 0])
-            parts.append((own - other) / (ends.full - ends.empty).mean())
-        p_values = [self._p(part) for part in parts]
-        joint = np.concatenate([part / len(part) for part in parts])
-        first = found[pair[0]][0]
+            own, other = (losses[0], losses[1]) if side == 0 else (losses[1], losses[0])
+            draws.append(scale.share((own - other)[None])[:, 0])
+            contrasts.append((own - other) / (scale.full - scale.empty).mean())
+        p_values = [self._p(contrast) for contrast in contrasts]
+        joint = np.concatenate([contrast / len(contrast) for contrast in contrasts])
+        first_scale, second_scale = (results[task][0] for task in tasks)
         return {
-            "task_a": pair[0],
-            "task_b": pair[1],
+            "task_a": tasks[0],
+            "task_b": tasks[1],
             "knock_outs": knock_outs,
-            "contrast_a": _scalar(first, draws[0]),
-            "contrast_b": _scalar(found[pair[1]][0], draws[1]),
-            "interaction": _scalar(first, draws[0] + draws[1]),
+            "contrast_a": _scalar(first_scale, draws[0]),
+            "contrast_b": _scalar(second_scale, draws[1]),
+            "interaction": _scalar(first_scale, draws[0] + draws[1]),
             "p_a": p_values[0],
             "p_b": p_values[1],
             "p_interaction": self._p(joint),
             "p": max(p_values),
-            "gaps": [mean_interval(found[task][0].full - found[task][0].empty) for task in pair],
+            "gaps": [mean_interval(scale.full - scale.empty) for scale in (first_scale, second_scale)],
         }
 
     def _p(self, contrast: np.ndarray) -> float:
         return sign_flip_p(contrast, n_permutations=self.n_permutations, seed=self.seed)
 
     def corrected(self, rows: list[dict[str, Any]]) -> tuple[Dissociation, ...]:
-        """Rows with q and a verdict."""
+        """The rows with q and a verdict, without the gaps."""
         from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
 
         q: np.ndarray = stats.false_discovery_control([row["p"] for row in rows]) if rows else np.empty(0)
         verdicts = [self._verdict(row, float(value)) for row, value in zip(rows, q, strict=True)]
         plain = [{name: value for name, value in row.items() if name != "gaps"} for row in rows]
-        return tuple(Dissociation(**row, q=float(value), verdict=said) for row, value, said in zip(plain, q, verdicts, strict=True))
+        return tuple(Dissociation(**row, q=float(value), verdict=verdict) for row, value, verdict in zip(plain, q, verdicts, strict=True))
 
     def _verdict(self, row: dict[str, Any], q: float) -> str:
-        if any(not one.heads for one in row["knock_outs"] if one.set != "shared"):
+        if any(not effect.heads for effect in row["knock_outs"] if effect.set != "shared"):
             return "same"
         if not all(gap.excludes_zero() for gap in row["gaps"]):
             return "no gap"
@@ -293,6 +358,6 @@ class _Tests:
         return "single" if min(row["p_a"], row["p_b"]) < self.alpha else "none"
 
 
-def _scalar(ends: FaithfulnessScale, draws: np.ndarray) -> dict[str, float]:
-    interval = ends.interval(draws[:, None])
-    return Interval(*(np.float64(np.asarray(part)[0]) for part in interval)).as_dict()
+def _scalar(scale: FaithfulnessScale, draws: np.ndarray) -> dict[str, float]:
+    interval = scale.interval(draws[:, None])
+    return Interval(*(np.float64(np.asarray(limit)[0]) for limit in interval)).as_dict()

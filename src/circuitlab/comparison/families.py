@@ -1,4 +1,4 @@
-"""Do the prompts of one task share one mechanism? Clustering of per-pair score vectors, and a test for two families."""
+"""Whether the prompts of one task share a mechanism: clustering of the pairs by their scores, and a test for two families."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["Families", "prompt_families"]
 
-_LEVEL = 0.01  # of the warning: every task of a comparison is tested
-_FEWEST = 8  # pairs below which two families cannot be told from noise
-_MOST_NAMED = 0.8  # share of a family from which on a label names it
+_LEVEL = 0.01  # significance level of the warning; low, since every task of a comparison is tested
+_FEWEST = 8  # number of pairs below which two families cannot be distinguished from noise
+_MOST_NAMED = 0.8  # share of a family above which it is named by its most frequent label
 
 
 @dataclass(frozen=True, eq=False)
 class Families:
-    """Two families of prompts, the best split there is, and whether it is more than chance.
+    """A split of a task's prompts into two families, and whether the split is more than chance.
 
     Parameters
     ----------
     family : ndarray of int, shape (pair,)
-        0 for the larger family, 1 for the other.
+        0 for pairs of the larger family, 1 for the others.
     order : ndarray of int, shape (pair,)
         Pairs in the order of the dendrogram's leaves.
     p : float
-        Of the split: how often prompts of one mechanism, with the same covariance between heads, split as clearly.
+        p-value of the split: the probability that prompts of one mechanism, with the same covariance between heads, split as clearly.
     label_p : float
-        Of the labels given: how often shuffled labels would differ as much; NaN without labels.
+        p-value of the labels: the probability that shuffled labels separate the scores as well; NaN without labels.
     overlap : float
-        Jaccard index of the top k of the two families.
+        Jaccard index of the top k heads of the two families.
     overlap_by_chance : float
         Its mean over random splits of the same sizes.
     warning : str
-        What to say where the task mixes mechanisms; empty where nothing shows it.
+        Warning that the task mixes mechanisms; empty if neither test is significant at 0.01.
 
     Examples
     --------
@@ -68,34 +68,38 @@ def prompt_families(
     n: int = 400,
     seed: int = 0,
 ) -> Families:
-    """Split the pairs of a task in two by their score vectors, and test whether they mix mechanisms.
+    """Split the pairs of a task in two by their scores, and test whether they use different mechanisms.
 
     Parameters
     ----------
     scores : HeadScores
-        One run of one task.
+        Scores of one task.
     labels : sequence of str, optional
-        A name for each pair, such as its template or its order of names (ABBA, BABA).
-    k, mark : int, str
-        How each family's heads are picked, by magnitude.
+        A label for each pair, such as its template or its order of names (ABBA, BABA).
+    k : int
+        Number of heads that are selected for each family, by magnitude.
+    mark : str, optional
+        The mark; needed if scores are resolved by mark.
     n, seed : int
-        Random draws for each test, and the seed.
+        Number of random draws for each test, and their seed.
 
     Returns
     -------
     Families
+        The split and its tests.
 
     Raises
     ------
     BadParameterError
-        If labels are given and there is not one for each pair, or all are the same.
+        If there are labels, but not one for each pair, or all of them are equal; or if the scores come from weights alone.
 
     Notes
     -----
-    Vectors are scaled to length 1, so that a family is a pattern of heads and not a size of effect; Ward linkage, cut in two. The split
-    is tested as in SigClust: its within-cluster sum of squares against that of normal vectors with the same covariance, which is
-    conservative because that covariance includes a true split. Labels are tested by permutation of the between-group sum of squares
-    (PERMANOVA), which sees what a blind split misses. With fewer than 8 pairs the split is not tested (p = 1).
+    The score vectors of the pairs are scaled to length 1, so that a family is a pattern of heads and not a size of effect, and clustered by
+    Ward linkage, cut in two. The split is tested as in SigClust: its within-cluster sum of squares is compared with that of normal vectors
+    with the same covariance. This is conservative, because the covariance includes a true split. Labels are tested by permutation of the
+    between-group sum of squares (PERMANOVA), which can detect differences that the clustering misses. With fewer than 8 pairs the split is
+    not tested (p = 1).
 
     References
     ----------
@@ -109,51 +113,52 @@ def prompt_families(
     >>> effects = np.random.default_rng(0).normal(size=(16, 2, 4)) * 0.1
     >>> effects[:10, 0, 1] += 3.0  # ten prompts use one head,
     >>> effects[10:, 1, 2] += 3.0  # and six another
-    >>> found = prompt_families(fake_scores(effects), k=2)
-    >>> found.family.tolist(), found.p < 0.01
+    >>> families = prompt_families(fake_scores(effects), k=2)
+    >>> families.family.tolist(), families.p < 0.01
     ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], True)
     """
-    one = score_map(scores, mark)
-    pairs = len(one.values)
+    elements = score_map(scores, mark)
+    elements.require_pairs("family of prompts")
+    values = elements.values
+    pairs = len(values)
     if labels is not None and (len(labels) != pairs or len(set(labels)) <= 1):
         what = f"{len(labels)} labels, {len(set(labels))} of them different, do not divide {pairs} pairs."
         raise BadParameterError(what, "Give every pair a label, with at least two different ones.")
     generator = np.random.default_rng(seed)
-    size = np.linalg.norm(one.values, axis=1, keepdims=True)
-    shape = np.divide(one.values, size, out=np.zeros_like(one.values), where=size > 0)
-    family, order = _split(shape)
-    tested = pairs >= _FEWEST and np.ptp(shape, axis=0).any()
-    p = _split_p(shape, family, n, generator) if tested else 1.0
-    label_p = float("nan") if labels is None else _label_p(shape, np.unique(list(labels), return_inverse=True)[1], n, generator)
-    overlaps = [_family_overlap(one.values, family, k)]
-    overlaps += [_family_overlap(one.values, generator.permutation(family), k) for _ in range(n // 4)]
-    found = overlaps[0], float(np.mean(overlaps[1:]))
-    warning = _warning(family, labels, p, label_p, found, k)
-    return Families(family, order, p, label_p, *found, warning)
+    size = np.linalg.norm(values, axis=1, keepdims=True)
+    patterns = np.divide(values, size, out=np.zeros_like(values), where=size > 0)
+    family, order = _split(patterns)
+    tested = pairs >= _FEWEST and np.ptp(patterns, axis=0).any()
+    p = _split_p(patterns, family, n, generator) if tested else 1.0
+    label_p = float("nan") if labels is None else _label_p(patterns, np.unique(list(labels), return_inverse=True)[1], n, generator)
+    observed = _family_overlap(values, family, k)
+    overlap = observed, float(np.mean([_family_overlap(values, generator.permutation(family), k) for _ in range(n // 4)]))
+    warning = _warning(family, labels, p, label_p, overlap, k)
+    return Families(family, order, p, label_p, *overlap, warning)
 
 
-def _split(shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Family of each row, 0 the larger, and the rows in the order of the dendrogram."""
+def _split(patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Family of each row, 0 for the larger family, and the rows in the order of the dendrogram's leaves."""
     from scipy.cluster import hierarchy  # noqa: PLC0415 - scipy is slow to import
 
-    if len(shape) <= 1:
-        return np.zeros(len(shape), dtype=int), np.arange(len(shape))
-    tree = hierarchy.linkage(shape, "ward")
+    if len(patterns) <= 1:
+        return np.zeros(len(patterns), dtype=int), np.arange(len(patterns))
+    tree = hierarchy.linkage(patterns, "ward")
     family = hierarchy.fcluster(tree, 2, "maxclust") - 1
     return (family if 2 * family.sum() <= family.size else 1 - family), hierarchy.leaves_list(tree)
 
 
 def _within(values: np.ndarray, group: np.ndarray) -> float:
-    """Share of the sum of squares that lies within groups."""
+    """Share of the sum of squares that is within groups."""
     total = float(((values - values.mean(axis=0)) ** 2).sum())
-    parts = (values[group == one] for one in np.unique(group))
+    parts = (values[group == label] for label in np.unique(group))
     return sum(float(((part - part.mean(axis=0)) ** 2).sum()) for part in parts) / total if total > 0 else 1.0
 
 
-def _split_p(shape: np.ndarray, family: np.ndarray, n: int, generator: np.random.Generator) -> float:
-    pairs = len(shape)
-    centred = shape - shape.mean(axis=0)
-    # Rows of noise times the data have the data's covariance; in its own coordinates they are as short as there are pairs.
+def _split_p(patterns: np.ndarray, family: np.ndarray, n: int, generator: np.random.Generator) -> float:
+    pairs = len(patterns)
+    centred = patterns - patterns.mean(axis=0)
+    # Principal components: noise with their spread has the covariance of the data, in no more dimensions than there are pairs.
     left, size, _ = np.linalg.svd(centred, full_matrices=False)
     coordinates = left * size
     spread = coordinates.std(axis=0, ddof=1)
@@ -165,9 +170,9 @@ def _split_p(shape: np.ndarray, family: np.ndarray, n: int, generator: np.random
     return (1 + beyond) / (1 + n) if pairs > 1 else 1.0
 
 
-def _label_p(shape: np.ndarray, group: np.ndarray, n: int, generator: np.random.Generator) -> float:
-    observed = _within(shape, group)
-    beyond = sum(_within(shape, generator.permutation(group)) <= observed + 1e-12 for _ in range(n))
+def _label_p(patterns: np.ndarray, group: np.ndarray, n: int, generator: np.random.Generator) -> float:
+    observed = _within(patterns, group)
+    beyond = sum(_within(patterns, generator.permutation(group)) <= observed + 1e-12 for _ in range(n))
     return float((1 + beyond) / (1 + n))
 
 
@@ -186,26 +191,26 @@ def _warning(
     overlap: tuple[float, float],
     k: int,
 ) -> str:
-    told = []
+    reasons = []
     if p <= _LEVEL:
-        named = _named(family, labels)
-        told.append(f"its pairs fall into two families of {np.sum(family == 0)} and {np.sum(family == 1)}{named} (p = {p:.2g})")
+        names = _family_names(family, labels)
+        reasons.append(f"its pairs fall into two families of {np.sum(family == 0)} and {np.sum(family == 1)}{names} (p = {p:.2g})")
     if label_p <= _LEVEL:
-        told.append(f"its scores differ between the labels given (p = {label_p:.2g})")
-    if not told:
+        reasons.append(f"its scores differ between the labels given (p = {label_p:.2g})")
+    if not reasons:
         return ""
     lists = f"the families' top {k} lists have a Jaccard index of {overlap[0]:.2f}, random halves one of {overlap[1]:.2f}"
-    return f"The task may mix mechanisms: {', and '.join(told)}; {lists}. Compare the families one by one."
+    return f"The task may mix mechanisms: {', and '.join(reasons)}; {lists}. Compare the families one by one."
 
 
-def _named(family: np.ndarray, labels: Sequence[str] | None) -> str:
-    """What a family mostly is, where the labels say so."""
+def _family_names(family: np.ndarray, labels: Sequence[str] | None) -> str:
+    """The most frequent label of each family, if there are labels and it is frequent enough."""
     if labels is None:
         return ""
-    said = []
+    names = []
     for side in (0, 1):
-        own = [label for label, of in zip(labels, family, strict=True) if of == side]
-        most = max(set(own), key=own.count)
-        share = own.count(most) / len(own)
-        said.append(f"{share:.0%} {most}" if share >= _MOST_NAMED else "mixed labels")
-    return f", {said[0]} against {said[1]},"
+        members = [label for label, of in zip(labels, family, strict=True) if of == side]
+        most = max(set(members), key=members.count)
+        share = members.count(most) / len(members)
+        names.append(f"{share:.0%} {most}" if share >= _MOST_NAMED else "mixed labels")
+    return f", {names[0]} against {names[1]},"

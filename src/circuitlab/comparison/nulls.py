@@ -1,10 +1,11 @@
-"""What overlap and rank agreement would be by chance: three null models, named for what each keeps.
+"""Overlap and rank agreement by chance: three null models, named after what they hold fixed.
 
-Heads that matter sit in the middle and late layers for almost any task, so two unrelated circuits overlap more than two random
-sets of heads would. ``layer_stratified`` (the default) keeps every layer's count of selected heads and lets only the choice inside a layer
-be random. ``uniform`` keeps only the sizes (hypergeometric), and is shown to call unrelated circuits similar. ``within_layer_scores`` keeps
-every score: heads of a layer exchange theirs, and circuits are picked and ranked again. For overlaps of sets picked by rank it is the
-layer-stratified null, sampled; for rank-biased overlap and rank correlation, which read the scores, it is the only one.
+Heads that matter are in the middle and late layers for almost any task, so two unrelated circuits overlap more than two random sets of
+heads would. ``layer_stratified`` (the default) keeps the number of selected heads in every layer, so that only the choice within a layer
+is random. ``uniform`` keeps only the sizes of the circuits (hypergeometric); it makes unrelated circuits look similar.
+``within_layer_scores`` keeps all scores: the heads of a layer exchange them, and circuits are selected and ranked again. For overlaps of
+sets that are selected by rank this samples the layer-stratified null; for rank-biased overlap and rank correlation, which depend on the
+scores, it is the only null.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ __all__ = ["NULLS", "NullName", "OverlapNull", "known_null", "overlap_null", "sc
 
 NullName: TypeAlias = Literal["layer_stratified", "uniform", "within_layer_scores"]
 NULLS: tuple[NullName, ...] = ("layer_stratified", "uniform", "within_layer_scores")
-_AT_ONCE = 4_000_000  # permuted scores held in memory
+_AT_ONCE = 4_000_000  # permuted scores kept in memory at a time
 
 
 @dataclass(frozen=True)
 class OverlapNull:
-    """Exact chance distribution of the number of shared heads.
+    """Exact distribution of the number of shared heads (or edges) by chance.
 
     Parameters
     ----------
     shared : int
         Observed number of shared heads.
-    probabilities : ndarray, shape (shared heads possible,)
+    probabilities : ndarray, shape (possible number of shared heads + 1,)
         Probability of 0, 1, 2, ... shared heads.
     n_first, n_second : int
-        Circuit sizes.
+        Sizes of the circuits.
 
     Examples
     --------
@@ -53,13 +54,13 @@ class OverlapNull:
 
     @property
     def jaccards(self) -> np.ndarray:
-        """Jaccard index for each possible number of shared heads: sizes are fixed, so it depends on nothing else."""
+        """Jaccard index for each possible number of shared heads; the sizes of the circuits are fixed."""
         possible = np.arange(self.probabilities.size)
         return possible / (self.n_first + self.n_second - possible)
 
     @property
     def p_value(self) -> float:
-        """Chance of sharing at least as many heads as observed (one-sided, exact, conservative because counts are whole)."""
+        """Probability of sharing at least as many heads as observed: one-sided, exact, conservative because counts are discrete."""
         return float(min(1.0, self.probabilities[self.shared :].sum()))
 
     @property
@@ -74,11 +75,11 @@ class OverlapNull:
 
     @property
     def high_shared(self) -> int:
-        """Smallest number of shared heads that chance stays at or below in 95 % of draws."""
+        """The 95 % quantile: the smallest number of shared heads that chance does not exceed in 95 % of draws."""
         return min(int(np.searchsorted(np.cumsum(self.probabilities), 0.95 - 1e-12)), self.probabilities.size - 1)
 
     def quantile(self, level: float) -> float:
-        """Smallest Jaccard index that chance stays at or below with the given probability."""
+        """Quantile of the Jaccard index: the smallest value that chance does not exceed with probability ``level``."""
         index = int(np.searchsorted(np.cumsum(self.probabilities), level - 1e-12))
         return float(self.jaccards[min(index, self.probabilities.size - 1)])
 
@@ -94,16 +95,16 @@ def overlap_null(
     stratified: bool = True,
     strata: np.ndarray | None = None,
 ) -> OverlapNull:
-    """Chance distribution of the overlap of two sets of heads or edges.
+    """Distribution of the overlap of two sets of heads or edges by chance.
 
     Parameters
     ----------
     first, second : ndarray of bool, shape (layer, head), or (element,) with ``strata``
-        Membership.
+        Membership in the two sets.
     stratified : bool
-        Keep each circuit's count per layer or stratum (default), or only its size: the uniform null.
+        Whether the number of elements in each layer or stratum is held fixed, or only the size of each set (the uniform null).
     strata : ndarray of int, shape (element,), optional
-        Which elements chance may exchange; the layers otherwise.
+        Stratum of each element: elements of one stratum are exchangeable. The layers if not given.
 
     Returns
     -------
@@ -112,8 +113,10 @@ def overlap_null(
 
     Raises
     ------
-    IncompatibleError, BadParameterError
-        If the shapes differ, or a set is empty.
+    IncompatibleError
+        If the shapes differ.
+    BadParameterError
+        If a set is empty.
 
     Examples
     --------
@@ -133,21 +136,21 @@ def overlap_null(
     if strata is None:
         strata = np.broadcast_to(np.arange(len(first))[:, None] if first.ndim > 1 else 0, first.shape)
     groups = strata.ravel() if stratified else np.zeros(first.size, dtype=int)
-    sizes, ones, twos = (np.bincount(groups, weights=w).astype(int) for w in (None, first.ravel(), second.ravel()))
-    total = np.ones(1)
-    for size, a, b in zip(sizes, ones, twos, strict=True):
+    sizes, in_first, in_second = (np.bincount(groups, weights=w).astype(int) for w in (None, first.ravel(), second.ravel()))
+    probabilities = np.ones(1)
+    for size, a, b in zip(sizes, in_first, in_second, strict=True):
         if a and b:
-            total = np.convolve(total, stats.hypergeom.pmf(np.arange(min(a, b) + 1), size, a, b))
-    return OverlapNull(int((first & second).sum()), total, int(first.sum()), int(second.sum()))
+            probabilities = np.convolve(probabilities, stats.hypergeom.pmf(np.arange(min(a, b) + 1), size, a, b))
+    return OverlapNull(int((first & second).sum()), probabilities, int(first.sum()), int(second.sum()))
 
 
 def shuffled_within(strata: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Permutations of elements that keep every element in its stratum: indices, (n, element)."""
-    home = np.argsort(strata, kind="stable")
+    """Random permutations of elements that keep every element in its stratum, as indices, (n, element)."""
+    by_stratum = np.argsort(strata, kind="stable")
     order = np.argsort(strata + generator.random((n, strata.size)), axis=-1)
-    out = np.empty_like(order)
-    out[:, home] = order
-    return out
+    permutations = np.empty_like(order)
+    permutations[:, by_stratum] = order
+    return permutations
 
 
 def score_null(
@@ -159,22 +162,24 @@ def score_null(
     n: int = 2000,
     seed: int = 0,
 ) -> list[np.ndarray]:
-    """Statistics of two score maps when the elements of a stratum exchange their scores (``within_layer_scores``).
+    """Statistics of two score maps when the elements of a stratum exchange their scores (the null ``within_layer_scores``).
 
     Parameters
     ----------
     first, second : ndarray, shape (element,)
-        Mean scores. Both keep their distribution within every stratum; that of one map is permuted, which is all that matters.
+        Mean scores. The scores within every stratum are held fixed. Only those of ``second`` are permuted, since only the order of one
+        relative to the other matters.
     statistics : sequence of callable
-        From (1, element) and (permutation, element) to (permutation,), selection included.
+        Each maps mean scores (1, element) and (permutation, element) to (permutation,), selection included.
     strata : ndarray of int, shape (element,)
-        Which elements are exchangeable: their layer.
+        Stratum of each element, such as its layer: elements of one stratum are exchangeable.
     n, seed : int
-        Permutations, and the seed.
+        Number of permutations, and their seed.
 
     Returns
     -------
     list of ndarray, each of shape (n,)
+        Each statistic under the null.
 
     Examples
     --------
@@ -185,31 +190,31 @@ def score_null(
     ((100,), True)
     """
     generator = np.random.default_rng(seed)
-    found: list[list[np.ndarray]] = [[] for _ in statistics]
+    draws: list[list[np.ndarray]] = [[] for _ in statistics]
     for rows in np.array_split(np.arange(n), max(1, n * second.size // _AT_ONCE)):
         shuffled = second[shuffled_within(strata, rows.size, generator)]
-        for kept, statistic in zip(found, statistics, strict=True):
-            kept.append(statistic(first[None], shuffled))
-    return [np.concatenate(kept) for kept in found]
+        for blocks, statistic in zip(draws, statistics, strict=True):
+            blocks.append(statistic(first[None], shuffled))
+    return [np.concatenate(blocks) for blocks in draws]
 
 
 def spearman_null(first: np.ndarray, second: np.ndarray, *, n: int = 2000, seed: int = 0) -> tuple[float, np.ndarray]:
-    """Two-sided permutation test of rank agreement, heads permuted within their layer.
+    """Two-sided permutation test of rank agreement, with heads permuted within their layer.
 
     Parameters
     ----------
     first, second : ndarray, shape (layer, head)
         Mean scores.
     n : int
-        Permutations.
+        Number of permutations.
     seed : int
-        Seed.
+        Seed of the permutations.
 
     Returns
     -------
     p_value : float
-        Share of permutations (with the observed one counted in) that deviate at least as far from the null's mean.
-        1 where the scores of one task are constant: they rank nothing.
+        Share of permutations, with the observed order counted among them, whose correlation is at least as far from the null's mean as the
+        observed one. 1 if the scores of a task are constant, since they then have no ranks.
     null : ndarray, shape (n,)
         Spearman correlations under the null.
 
@@ -227,7 +232,7 @@ def spearman_null(first: np.ndarray, second: np.ndarray, *, n: int = 2000, seed:
 
 
 def two_sided(observed: float, null: np.ndarray) -> float:
-    """Share of a null distribution, the observed value counted in, at least as far from its mean as the observed value is."""
+    """Two-sided p-value: the share of a null distribution, observed value included, that is as far from its mean as the observed value."""
     if np.isnan(observed):
         return 1.0
     centre = null.mean()

@@ -10,7 +10,12 @@ __all__ = ["rank_biased_overlap", "score_overlap", "spearman"]
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman correlation along the last axis of two arrays of scores (ties get mean ranks); NaN where one is constant.
+    """Spearman rank correlation along the last axis of two arrays of scores; ties get mean ranks, and constant scores give NaN.
+
+    Raises
+    ------
+    IncompatibleError
+        If the arrays have different numbers of nodes.
 
     Examples
     --------
@@ -30,19 +35,28 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def rank_biased_overlap(first: np.ndarray, second: np.ndarray, *, p: float = 0.95) -> float:
-    """Extrapolated rank-biased overlap of two complete rankings without ties (Webber, Moffat and Zobel 2010, eq. 32).
+    """Extrapolated rank-biased overlap of two complete rankings without ties.
 
     Parameters
     ----------
     first, second : ndarray of int, shape (node,)
-        Node numbers from most to least important; permutations of each other.
+        Node numbers from most to least important; permutations of the same nodes.
     p : float
-        Persistence in (0, 1): the top ``1 / (1 - p)`` or so ranks carry most of the weight (20 for 0.95).
+        Persistence, in (0, 1): about the top ``1 / (1 - p)`` ranks (20 for 0.95) carry most of the weight.
 
     Returns
     -------
     float
-        1 for identical rankings; near 0 where the tops share nothing.
+        1 for identical rankings; near 0 if their tops share nothing.
+
+    Raises
+    ------
+    BadParameterError
+        If the rankings are not permutations of the same nodes, or ``p`` is not in (0, 1).
+
+    References
+    ----------
+    Webber, Moffat and Zobel (2010), A similarity measure for indefinite rankings, TOIS 28, eq. 32.
 
     Examples
     --------
@@ -54,31 +68,32 @@ def rank_biased_overlap(first: np.ndarray, second: np.ndarray, *, p: float = 0.9
     if first.shape != second.shape or not 0 < p < 1 or set(first.tolist()) != set(second.tolist()):
         what = f"Rankings of {first.size} and {second.size} nodes with p={p} cannot be compared."
         raise BadParameterError(what, "Give two permutations of the same nodes and p between 0 and 1.")
-    return float(_overlap_of_places(_places(first), _places(second), p))
+    return float(_overlap_of_ranks(_ranks(first), _ranks(second), p))
 
 
 def score_overlap(first: np.ndarray, second: np.ndarray, *, p: float = 0.95) -> np.ndarray:
-    """Rank-biased overlap of the rankings that scores give along the last axis, (..., node) twice to (...); larger ranks first.
+    """Rank-biased overlap of the rankings of two arrays of scores, (..., node), along the last axis; returns (...).
 
-    Ties go to the earlier node. See `rank_biased_overlap`.
+    The largest score ranks first, and ties go to the earlier node. See `rank_biased_overlap`.
     """
-    one, two = (_places(np.argsort(-np.asarray(scores), axis=-1, kind="stable")) for scores in (first, second))
-    return _overlap_of_places(one, two, p)
+    first_ranks, second_ranks = (_ranks(np.argsort(-np.asarray(scores), axis=-1, kind="stable")) for scores in (first, second))
+    return _overlap_of_ranks(first_ranks, second_ranks, p)
 
 
-def _places(order: np.ndarray) -> np.ndarray:
-    """Rank of each node along the last axis, from the nodes in order."""
-    place = np.empty_like(order)
-    np.put_along_axis(place, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
-    return place
+def _ranks(order: np.ndarray) -> np.ndarray:
+    """Rank of each node along the last axis, from the nodes in the order of their ranks."""
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
+    return ranks
 
 
-def _overlap_of_places(first: np.ndarray, second: np.ndarray, p: float) -> np.ndarray:
+def _overlap_of_ranks(first: np.ndarray, second: np.ndarray, p: float) -> np.ndarray:
+    """Rank-biased overlap from the rank of each node in both rankings, (..., node)."""
     n = first.shape[-1]
-    # A node is shared from the depth on at which the later of the two lists holds it.
+    # A node is shared from the depth at which both rankings contain it.
     later = np.maximum(first, second).reshape(-1, n)
     counts = np.bincount((later + n * np.arange(len(later))[:, None]).ravel(), minlength=later.size).reshape(later.shape)
     depth = np.arange(1, n + 1)
     agreement = counts.cumsum(axis=-1) / depth
-    found = agreement @ ((1 - p) * p ** (depth - 1.0)) + agreement[:, -1] * p**n
-    return np.asarray(found.reshape(np.broadcast_shapes(first.shape, second.shape)[:-1]))
+    overlap = agreement @ ((1 - p) * p ** (depth - 1.0)) + agreement[:, -1] * p**n
+    return np.asarray(overlap.reshape(np.broadcast_shapes(first.shape, second.shape)[:-1]))

@@ -1,4 +1,4 @@
-"""Ablation sensitivity: whether the verdict on a circuit changes with what everything outside it is given."""
+"""Ablation sensitivity: whether the verdict on a circuit depends on how everything outside it is ablated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SensitivityCard", "SensitivityRow", "sensitivity_card"]
 _CONVENTIONS = {
     "faithfulness": "(mean m(C) - mean m(empty)) / (mean m(full) - mean m(empty)): a ratio of means over pairs, never clamped",
     "interval": "95 %, percentiles of a bootstrap over pairs",
-    "recovery": "recovers: the whole interval lies above the threshold; fails: below it; unclear: it holds the threshold; "
+    "recovery": "recovers: the interval is above the threshold; fails: below it; unclear: it contains the threshold; "
     "no gap: ablating everything changes nothing",
     "chance": "p = (r + 1) / (n + 1), r of n random circuits of the same size at least as faithful; better than chance: p below alpha",
     "verdict": "flips: one ablation says recovers and another fails, or better than chance under one and not under another; "
@@ -30,7 +30,25 @@ _CONVENTIONS = {
 
 
 class SensitivityRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One circuit on one task under one ablation; ``faithfulness`` is ``{"mean", "low", "high"}``, None where there is no gap."""
+    """The circuit of one task under one ablation.
+
+    Parameters
+    ----------
+    task, ablation : str
+        The task and the ablation.
+    size : int
+        Number of heads in the circuit.
+    faithfulness : dict or None
+        ``{"mean", "low", "high"}``; None if ablating everything changes nothing, so that there is no gap.
+    full, empty : float
+        Mean metric of the full model and of the empty circuit, in units of the metric.
+    random_mean, p : float or None
+        Mean faithfulness of random circuits of the same size, and the p-value against them.
+    recovery : {"recovers", "fails", "unclear", "no gap"}
+        Where the interval of the faithfulness is relative to the threshold.
+    beats_chance : bool or None
+        Whether the p-value is below the level.
+    """
 
     task: str
     ablation: str
@@ -46,21 +64,22 @@ class SensitivityRow(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class SensitivityCard:
-    """Every task's circuit under every ablation.
+    """The circuit of every task under every ablation.
 
     Parameters
     ----------
     ablations : tuple of str
-        Columns.
+        The ablations.
     rows : tuple of SensitivityRow
         Task by task, ablations in order.
     verdicts : dict of str to str
         ``"stable"``, ``"unclear"`` or ``"flips"`` for each task.
     values : dict
-        Per-pair metric by (task, ablation), (circuit, pair): full, empty, the circuit, then random circuits.
+        Metric by (task, ablation), each (circuit, pair): the full model, the empty circuit, the circuit, then the random circuits.
     threshold : float
-        Faithfulness above which a circuit is said to recover the task.
+        Faithfulness above which a circuit counts as recovering the task.
     conventions : dict of str to str
+        How circuits were run and the numbers defined.
     """
 
     ablations: tuple[str, ...]
@@ -71,14 +90,20 @@ class SensitivityCard:
     conventions: dict[str, str] = field(default_factory=dict)
 
     def row(self, task: str, ablation: str) -> SensitivityRow:
-        """The row of a task and an ablation."""
+        """The row of a task and an ablation.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such row.
+        """
         for row in self.rows:
             if (row.task, row.ablation) == (task, ablation):
                 return row
         raise UnknownNameError("task and ablation", f"{task}, {ablation}", [f"{r.task}, {r.ablation}" for r in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data, without the values per pair."""
         return {
             "ablations": list(self.ablations),
             "rows": [msgspec.to_builtins(row) for row in self.rows],
@@ -89,7 +114,7 @@ class SensitivityCard:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SensitivityCard:
-        """Read what `to_dict` wrote; per-pair values are not part of it."""
+        """Make a card from the data that `to_dict` wrote; it has no values per pair."""
         rows = tuple(msgspec.convert(row, SensitivityRow) for row in with_nan(list(data["rows"])))
         return cls(tuple(data["ablations"]), rows, dict(data["verdicts"]), {}, data["threshold"], dict(data["conventions"]))
 
@@ -103,34 +128,42 @@ def sensitivity_card(
     n_random: int = 40,
     seed: int = 0,
 ) -> SensitivityCard:
-    """Evaluate every task's own circuit under several ablations, with one verdict each and one over all.
+    """Evaluate the circuit of every task under several ablations, with a verdict for each ablation and one over all.
 
     Parameters
     ----------
     runners : mapping of str to mapping of str to CircuitRunner
-        Ablation to task to what runs circuits.
+        What runs circuits, by ablation and then by task.
     circuits : mapping of str to Circuit
         Circuit of heads of each task.
     threshold : float
-        Share of the gap above which a circuit is said to recover the task.
+        Share of the gap above which a circuit counts as recovering the task.
     alpha : float
-        Level at which it is better than random circuits of its size.
+        Significance level of the comparison with random circuits of the same size.
     n_random : int
-        Random circuits; the same ones under every ablation.
+        Number of random circuits; the same ones are used under every ablation.
     seed : int
-        Of random circuits and the bootstrap; the same for all ablations, so that they differ in nothing else.
+        Seed of the random circuits and of the bootstrap; the same for all ablations, so that nothing else differs between them.
+
+    Returns
+    -------
+    SensitivityCard
+        The rows and the verdicts.
 
     Raises
     ------
     BadParameterError
-        If there are fewer than two ablations, or too few random circuits for the level.
+        If there are fewer than two ablations, too few random circuits for the level, or a circuit has nodes other than heads.
     UnknownNameError
-        If a task lacks runs.
+        If a task has no runner under one of the ablations.
 
     Notes
     -----
-    Ablation matters: Miller, Chughtai and Saunders (2024), Transformer Circuit Faithfulness Metrics are not Robust, arXiv:2407.08734.
-    Cost: ``3 + n_random`` runs per task, ablation and pair; other ablations than resampling run whole prompts.
+    Cost: ``3 + n_random`` runs per task, ablation and pair; ablations other than resampling run whole prompts.
+
+    References
+    ----------
+    Miller, Chughtai and Saunders (2024), Transformer Circuit Faithfulness Metrics are not Robust, arXiv:2407.08734.
     """
     if len(runners) < 2 or not 0 < alpha < 1 or not 1 / (n_random + 1) < alpha:  # noqa: PLR2004 - a comparison
         what = (
@@ -141,32 +174,35 @@ def sensitivity_card(
     values: dict[tuple[str, str], np.ndarray] = {}
     for task, circuit in circuits.items():
         mask = head_mask(circuit)
-        ends = np.array([[True], [False]]).repeat(mask.size, 1)
-        masks = {"ends": ends, "circuit": mask[None], "random": random_masks(mask, np.zeros(mask.size, dtype=int), n_random, seed=seed)}
+        full_and_empty = np.array([[True], [False]]).repeat(mask.size, 1)
+        chance = random_masks(mask, np.zeros(mask.size, dtype=int), n_random, seed=seed)
+        masks = {"full and empty": full_and_empty, "circuit": mask[None], "random": chance}
         for ablation, by_task in runners.items():
             if task not in by_task:
                 raise UnknownNameError(f"task with runs under {ablation} ablation", task, by_task)
-            found = run_named(by_task[task], masks)
-            values[task, ablation] = np.concatenate(list(found.values()))
-            measured = _measure(found, threshold, alpha, seed)
-            rows.append(SensitivityRow(task=task, ablation=ablation, size=int(mask.sum()), **measured))
+            groups = run_named(by_task[task], masks)
+            values[task, ablation] = np.concatenate(list(groups.values()))
+            measures = _measure(groups, threshold, alpha, seed)
+            rows.append(SensitivityRow(task=task, ablation=ablation, size=int(mask.sum()), **measures))
     verdicts = {task: _verdict([row for row in rows if row.task == task]) for task in circuits}
-    said = {"threshold": str(threshold), "alpha": str(alpha), "random_circuits": f"{n_random}, uniform over all heads", "seed": str(seed)}
-    return SensitivityCard(tuple(runners), tuple(rows), verdicts, values, threshold, _CONVENTIONS | said)
+    settings = {"threshold": str(threshold), "alpha": str(alpha)}
+    settings |= {"random_circuits": f"{n_random}, uniform over all heads", "seed": str(seed)}
+    return SensitivityCard(tuple(runners), tuple(rows), verdicts, values, threshold, _CONVENTIONS | settings)
 
 
-def _measure(found: Mapping[str, np.ndarray], threshold: float, alpha: float, seed: int) -> dict[str, Any]:
-    full, empty = found["ends"]
-    sizes = {"full": float(full.mean()), "empty": float(empty.mean())}
+def _measure(values: Mapping[str, np.ndarray], threshold: float, alpha: float, seed: int) -> dict[str, Any]:
+    """The fields of a row that come from the metric of each group of circuits, (circuit, pair)."""
+    full, empty = values["full and empty"]
+    means = {"full": float(full.mean()), "empty": float(empty.mean())}
     try:
-        ends = FaithfulnessScale(full, empty, seed=seed)
+        scale = FaithfulnessScale(full, empty, seed=seed)
     except EmptyGapError:
-        return sizes | {"faithfulness": None, "random_mean": None, "p": None, "recovery": "no gap", "beats_chance": None}
-    one = {key: float(value[0]) for key, value in ends.faithfulness(found["circuit"])._asdict().items()}
-    chance = ends.draws(found["random"])[0]
-    p = p_value(one["mean"], chance)
-    recovery = "recovers" if one["low"] > threshold else "fails" if one["high"] < threshold else "unclear"
-    return sizes | {"faithfulness": one, "random_mean": float(chance.mean()), "p": p, "recovery": recovery, "beats_chance": p < alpha}
+        return means | {"faithfulness": None, "random_mean": None, "p": None, "recovery": "no gap", "beats_chance": None}
+    own = {key: float(value[0]) for key, value in scale.faithfulness(values["circuit"])._asdict().items()}
+    chance = scale.draws(values["random"])[0]
+    p = p_value(own["mean"], chance)
+    recovery = "recovers" if own["low"] > threshold else "fails" if own["high"] < threshold else "unclear"
+    return means | {"faithfulness": own, "random_mean": float(chance.mean()), "p": p, "recovery": recovery, "beats_chance": p < alpha}
 
 
 def _verdict(rows: list[SensitivityRow]) -> str:

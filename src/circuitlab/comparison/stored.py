@@ -1,4 +1,4 @@
-"""Reading results back from plain data, where NaN was stored as null."""
+"""Reading results from plain data in which NaN was stored as null."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LIMITS = {"mean", "low", "high"}
 
 
 def with_nan(value: Any) -> Any:
-    """The same plain data with NaN for null in every ``{"mean", "low", "high"}``, at any depth."""
+    """The same plain data with null replaced by NaN in every ``{"mean", "low", "high"}``, at any depth."""
     if isinstance(value, dict):
         if set(value) >= _LIMITS:
             return value | {name: float("nan") if value[name] is None else value[name] for name in _LIMITS}

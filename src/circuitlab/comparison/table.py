@@ -1,7 +1,8 @@
-"""What a comparison returns: one row for each pair of tasks (or of methods, models, seeds), and what a reader must know."""
+"""OverlapTable, the result of a comparison: one row for each pair of tasks (or methods, models, seeds), and notes on their limits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,36 @@ _ZERO_ON_THE_DIAGONAL = {"p", "q", "spearman_p"}
 
 
 class PairRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Two tasks compared (or two methods, models or seeds: whatever the table is over).
+    """The comparison of two tasks (or of two methods, models or seeds: see ``OverlapTable.over``).
 
-    ``jaccard`` and ``spearman`` are ``{"mean", "low", "high"}``: the value as computed, and limits of the true one by resampling prompt
-    pairs, selection included; ``intervals`` has them for every measure but ``rbo``, and ``corrected`` the values without noise that the
-    limits lie around. ``containment`` is the share of the first circuit in the second,
-    ``containment_b`` the reverse; ``spearman`` is of mean magnitudes. ``null_mean`` and ``null_high`` are the mean and the 95 %
-    quantile of the Jaccard index by chance under the null model ``null``, ``p`` its one-sided p-value and ``q`` that corrected over all
-    rows (Benjamini-Hochberg); ``nulls`` has ``{"mean", "high", "p"}`` by measure and null model. ``ready`` is false if the model cannot
-    do one of the tasks.
+    Parameters
+    ----------
+    task_a, task_b : str
+        Names of the two.
+    jaccard, spearman : dict
+        ``{"mean", "low", "high"}``: the value as computed, and 95 % limits of the true value from resampled prompt pairs, with circuits
+        selected again in every resample. ``spearman`` is the rank correlation of the magnitudes of mean scores.
+    containment, containment_b : float
+        Share of the first circuit that is in the second, and the reverse.
+    overlap_coefficient, rbo : float
+        Overlap coefficient of the circuits, and rank-biased overlap of the scores.
+    spearman_p : float
+        Two-sided p-value of ``spearman``, with heads permuted within their layer.
+    shared : list of str
+        Names of the shared elements.
+    null : str
+        Null model of the next four.
+    null_mean, null_high, p, q : float
+        Mean and 95 % quantile of the Jaccard index by chance, its one-sided p-value, and the p-value corrected over all rows
+        (Benjamini-Hochberg).
+    ready : bool
+        False if the model cannot do one of the tasks.
+    intervals : dict
+        ``{"mean", "low", "high"}`` for every measure except ``rbo``; limits are NaN where scores come from weights alone.
+    corrected : dict
+        The measures corrected for noise, which the limits are around; NaN where scores come from weights alone.
+    nulls : dict
+        ``{"mean", "high", "p"}`` by measure and null model.
 
     Examples
     --------
@@ -64,30 +86,36 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     nulls: dict[str, dict[str, dict[str, float]]]
 
 
+def _limits_text(interval: Mapping[str, float]) -> str:
+    """The limits of an interval: ``[0.12, 0.34]``."""
+    return "(no interval)" if np.isnan(interval["low"]) else f"[{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
 @dataclass(frozen=True, repr=False)
 class OverlapTable:
-    """All pairs of tasks, or of whatever ``over`` names.
+    """The comparisons of all pairs of tasks, methods or models.
 
     Parameters
     ----------
     tasks : tuple of str
-        Names in the order given.
+        Names of the tasks (or methods, or models), in the order of the input.
     rows : tuple of PairRow
         One for each unordered pair.
     circuits : dict of str to Circuit
-        Each task's circuit.
+        Circuit of each task.
     stability : dict of str to dict
-        Split-half Jaccard of each task's own list, ``{"mean", "low", "high"}``.
+        Split-half Jaccard index of each task's circuit with itself, ``{"mean", "low", "high"}``, NaN where scores come from weights alone;
+        see `top_k_stability`.
     rule : str
-        How circuits were picked.
+        How the circuits were selected.
     method, model : str
-        What was compared; all names where ``over`` is one of these.
+        Method and model of the scores; several names, separated by commas, if these are compared.
     notes : tuple of str
-        What a reader must know: tasks that the model cannot do, metrics that differ, tasks that mix mechanisms.
+        What weakens the comparison: tasks that the model cannot do, metrics that differ, tasks that mix mechanisms.
     over : {"task", "method", "model"}
-        What the names of the table name.
+        What is compared.
     level : {"nodes", "edges"}
-        What overlaps.
+        Elements of the circuits that are compared.
 
     Examples
     --------
@@ -124,7 +152,7 @@ class OverlapTable:
         return [
             [
                 f"{row.task_a} ~ {row.task_b}",
-                f"{row.jaccard['mean']:.2f} [{row.jaccard['low']:.2f}, {row.jaccard['high']:.2f}]",
+                f"{row.jaccard['mean']:.2f} " + _limits_text(row.jaccard),
                 f"{row.null_mean:.2f}",
                 f"{row.q:.2g}",
             ]
@@ -132,29 +160,40 @@ class OverlapTable:
         ]
 
     def row(self, first: str, second: str) -> PairRow:
-        """The row of two tasks, in either order."""
+        """The row of two tasks, in either order.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such row.
+        """
         for row in self.rows:
             if {row.task_a, row.task_b} == {first, second}:
                 return row
         raise UnknownNameError(f"pair of {self.over}s", f"{first}, {second}", [f"{r.task_a}, {r.task_b}" for r in self.rows])
 
     def matrix(self, quantity: str = "jaccard") -> np.ndarray:
-        """(task, task) array of a row's quantity; the diagonal is 1 (0 for p-values).
+        """One quantity of all rows as an array (task, task), with 1 on the diagonal (0 for p-values).
 
-        Symmetric, but for ``containment``: entry (i, j) is the share of circuit i that lies in circuit j.
+        The array is symmetric, except for ``containment``: entry (i, j) is the share of circuit i that is in circuit j.
+
+        Raises
+        ------
+        UnknownNameError
+            If rows have no such quantity, or it is not a number.
         """
         numbers = [name for name in PairRow.__struct_fields__ if isinstance(getattr(self.rows[0], name), float | dict)]
         numbers = [name for name in numbers if name not in {"intervals", "corrected", "nulls"}]
         if quantity not in numbers:
             raise UnknownNameError("quantity", quantity, numbers)
-        out = np.full((len(self.tasks), len(self.tasks)), float(quantity not in _ZERO_ON_THE_DIAGONAL))
+        matrix = np.full((len(self.tasks), len(self.tasks)), float(quantity not in _ZERO_ON_THE_DIAGONAL))
         for row in self.rows:
             value = getattr(row, quantity)
             i, j = self.tasks.index(row.task_a), self.tasks.index(row.task_b)
-            out[i, j] = out[j, i] = value["mean"] if isinstance(value, dict) else value
+            matrix[i, j] = matrix[j, i] = value["mean"] if isinstance(value, dict) else value
             if quantity == "containment":
-                out[j, i] = row.containment_b
-        return out
+                matrix[j, i] = row.containment_b
+        return matrix
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the shape of ``circuitlab compare --json``; ``transfer`` is null because no model was run."""
@@ -172,7 +211,7 @@ class OverlapTable:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per pair of tasks; intervals spread over ``_low`` and ``_high`` columns, null models over theirs."""
+        """One row per pair of tasks. Intervals have columns ending in ``_low`` and ``_high``, null models columns ending in ``_p``."""
         import pandas as pd  # noqa: PLC0415
 
         flat = []
@@ -181,8 +220,8 @@ class OverlapTable:
             plain["shared"] = " ".join(plain["shared"])
             limits, nulls, corrected = (plain.pop(name) for name in ("intervals", "nulls", "corrected"))
             plain |= {name: limits[name]["mean"] for name in ("jaccard", "spearman")}
-            plain |= {f"{name}_{end}": found[end] for name, found in limits.items() for end in ("low", "high")}
+            plain |= {f"{name}_{end}": interval[end] for name, interval in limits.items() for end in ("low", "high")}
             plain |= {f"{name}_corrected": value for name, value in corrected.items()}
-            plain |= {f"{name}_{model}_p": found["p"] for name, models in nulls.items() for model, found in models.items()}
+            plain |= {f"{name}_{model}_p": summary["p"] for name, models in nulls.items() for model, summary in models.items()}
             flat.append(plain)
         return pd.DataFrame(flat)

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, node names, provenance, files and progress. Only the standard library and msgspec."""
+"""The foundation of the package: errors, node names, provenance, files and progress. Needs only the standard library and msgspec."""

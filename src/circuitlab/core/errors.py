@@ -67,11 +67,11 @@ class UnknownNameError(CircuitlabError, KeyError):
     Parameters
     ----------
     kind : str
-        What the name should have named, for example ``"task"``.
+        The kind of thing that was looked up, for example ``"task"``.
     name : str
-        The name that was asked for.
+        The name that was looked up.
     known : iterable of str
-        Every name that would have been accepted.
+        Every accepted name.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -88,7 +88,7 @@ class UnknownNameError(CircuitlabError, KeyError):
 
 
 class BadParameterError(CircuitlabError, ValueError):
-    """A parameter whose value cannot be used."""
+    """A parameter value that cannot be used."""
 
 
 class TaskFileError(CircuitlabError, ValueError):
@@ -104,15 +104,15 @@ class AlignmentError(CircuitlabError, ValueError):
 
 
 class AdditivityError(CircuitlabError, ValueError):
-    """Shares of an additive method that do not sum to the total: some part of this model is not what the method takes it for."""
+    """Shares of an additive method that do not sum to the total: part of this model does not work as the method assumes."""
 
 
 class ModelError(CircuitlabError):
-    """A model that cannot be loaded or lacks a part that was asked for."""
+    """A model that cannot be loaded or lacks a required part."""
 
 
 class EditDidNotFireError(ModelError):
-    """An edit that was asked for but never reached the forward pass, so its result would be a silent no-op."""
+    """A requested edit that never reached the forward pass, so that it would have been a silent no-op."""
 
 
 class WeightsError(ModelError):
@@ -120,7 +120,7 @@ class WeightsError(ModelError):
 
 
 class DownloadError(WeightsError):
-    """Weights that could not be fetched."""
+    """Weights that could not be downloaded."""
 
 
 class ScoreFileError(CircuitlabError, ValueError):
@@ -136,8 +136,8 @@ class StoreError(CircuitlabError):
 
 
 class IncompatibleError(CircuitlabError, ValueError):
-    """Two results that cannot be combined: other model shapes, other axes, other units."""
+    """Two results that cannot be combined: their model shapes, axes or units differ."""
 
 
 class EmptyGapError(CircuitlabError, ValueError):
-    """The clean-corrupt gap cannot be told from zero, so a fraction of it means nothing."""
+    """A clean-corrupt gap that cannot be distinguished from zero, so that a fraction of it has no meaning."""

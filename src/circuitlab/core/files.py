@@ -1,4 +1,4 @@
-"""Files of this package on disk: written whole or not at all, readable by whom the umask allows, and set aside where damaged."""
+"""Files on disk: written completely or not at all, with the permissions that the umask allows, and moved to quarantine when damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["quarantine", "read_bytes", "replace_file", "require_writable"]
 
 
 def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let ``fill(temporary_path)`` make a file beside ``path``, then move it into place in one step.
+    """Let ``fill(temporary_path)`` write a temporary file beside ``path``, then move it into place in one step.
 
     Raises
     ------
@@ -25,13 +25,13 @@ def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = str(path.parent / f".{path.name}.{secrets.token_hex(4)}.part")
+        candidate = str(path.parent / f".{path.name}.{secrets.token_hex(4)}.part")
         # Not tempfile, whose files only their owner may read: a shared store follows the umask and the folder's own rules.
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        temporary = beside
+        os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        temporary = candidate
         fill(Path(temporary))
-        with Path(temporary).open("rb+") as done:
-            os.fsync(done.fileno())
+        with Path(temporary).open("rb+") as file:
+            os.fsync(file.fileno())
         Path(temporary).replace(path)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
@@ -43,12 +43,12 @@ def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """A file's content, or None where there is no file.
+    """A file's content, or None if there is no file.
 
     Raises
     ------
     StoreError
-        If the operating system does not let this user read it. Such a file is not damaged.
+        If this user may not read the file. Such a file is not damaged, so it is left where it is.
     """
     try:
         return path.read_bytes()
@@ -60,12 +60,14 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder if need be, and write and remove an empty file in it.
+    """Create the folder if it does not exist, then write and remove an empty file in it.
+
+    Called before a long computation, so that an unwritable store is reported before any work is done.
 
     Raises
     ------
     StoreError
-        If the operating system does not allow it.
+        If the folder cannot be created or written.
     """
     probe = folder / f".{secrets.token_hex(4)}.part"
     try:
@@ -77,24 +79,26 @@ def require_writable(folder: Path) -> None:
         raise StoreError(what, "Nothing was computed; choose another store (CIRCUITLAB_STORE), or free space and permissions.") from error
 
 
-def quarantine(files: Iterable[Path], aside: Path, problem: str) -> None:
-    """Move the files that exist into a folder, under free names, and warn with the first one's name and what is wrong with it.
+def quarantine(files: Iterable[Path], folder: Path, problem: str) -> None:
+    """Move damaged files into a folder, without overwriting what is there, and warn with the name of the first and what is wrong with it.
+
+    Files that do not exist are skipped.
 
     Raises
     ------
     StoreError
         If this user may not move them.
     """
-    moved = list(files)
+    damaged = list(files)
     try:
-        aside.mkdir(parents=True, exist_ok=True)
-        for old in moved:
-            if old.exists():
-                old.replace(_free_name(aside / old.name))
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in damaged:
+            if path.exists():
+                path.replace(_free_name(folder / path.name))
     except OSError as error:
-        what = f"Stored run {moved[0]} is damaged ({problem}), and cannot be moved to {aside}: {error.strerror or error}."
+        what = f"Stored run {damaged[0]} is damaged ({problem}), and cannot be moved to {folder}: {error.strerror or error}."
         raise StoreError(what, "Ask the store's owner to remove it, or use a store of your own (CIRCUITLAB_STORE).") from error
-    warnings.warn(f"Stored run {moved[0]} was moved to {aside} and will be computed again: {problem}", stacklevel=4)
+    warnings.warn(f"Stored run {damaged[0]} was moved to {folder} and will be computed again: {problem}", stacklevel=4)
 
 
 def _free_name(path: Path) -> Path:

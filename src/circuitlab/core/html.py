@@ -1,4 +1,4 @@
-"""How objects show themselves in a notebook: small tables in plain HTML, everything escaped, colours of the page they stand in."""
+"""How objects show themselves in a notebook: small tables in plain HTML, every value escaped, in the colours of the surrounding page."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _WARNING = "border-left:3px solid #c98a00;padding-left:8px;margin:.3em 0"
 
 
 def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, notes: Sequence[str] = (), warning: str = "") -> str:
-    """A title, a warning where there is one, a table, and notes below it.
+    """A title, a warning if there is one, a table, and notes below it.
 
     Parameters
     ----------
     title : str
         One line.
     headings : sequence of str
-        Of the columns.
+        Headings of the columns.
     rows : iterable of sequence of str
-        Texts of the cells.
+        Texts of the cells, one sequence per row; without rows there is no table.
     notes : sequence of str
         Lines below the table.
     warning : str
-        What a reader must know first.
+        What a reader must know first; empty for none.
     """
     head = "".join(f'<th scope="col" style="{_CELL}">{html.escape(name)}</th>' for name in headings)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{html.escape(cell)}</td>' for cell in row) + "</tr>" for row in rows)

@@ -178,7 +178,7 @@ def parse_node(text: str) -> Node:
     Raises
     ------
     BadParameterError
-        If the text is no node name.
+        If the text is not a node name.
 
     Examples
     --------
@@ -195,7 +195,14 @@ def parse_node(text: str) -> Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A connection from a sender's output to a receiver's input; ``port`` is given where the receiver is a head.
+    """A connection from a sender's output to a receiver's input.
+
+    Parameters
+    ----------
+    sender, receiver : Node
+        The two ends; the sender comes first in the forward pass.
+    port : {"q", "k", "v"}, optional
+        Input of the receiver: required if it is a query head (q, k or v) or a key/value head (k or v), None for every other receiver.
 
     Raises
     ------
@@ -236,7 +243,7 @@ def parse_edge(text: str) -> Edge:
 
 @dataclass(frozen=True, slots=True)
 class Universe:
-    """Every node a circuit of one model can contain; two circuits compare only inside one universe.
+    """Every node that a circuit of one model can contain; two circuits can be compared only within the same universe.
 
     Parameters
     ----------

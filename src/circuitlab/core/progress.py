@@ -1,4 +1,4 @@
-"""How far a long computation is: whoever computes says so step by step, whoever wants to know listens."""
+"""Progress of a long computation: the code that computes reports every finished step, and a listener, if there is one, is called."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["is_listened_to", "progress_part", "report_progress", "step"]
+__all__ = ["has_listener", "progress_part", "report_progress", "step"]
 
-_FINE = 10_000  # steps of a bar whose parts are told in shares
+_FINE = 10_000  # steps of a bar that is filled in fractions
 _listener: contextvars.ContextVar[Callable[[int, int], None] | None] = contextvars.ContextVar("progress", default=None)
 
 
 @contextmanager
 def report_progress(callback: Callable[[int, int], None]) -> Iterator[None]:
-    """Call ``callback(done, total)`` for every step that a method finishes inside the ``with`` block."""
+    """Call ``callback(done, total)`` after every step that finishes inside the ``with`` block."""
     token = _listener.set(callback)
     try:
         yield
@@ -24,7 +24,7 @@ def report_progress(callback: Callable[[int, int], None]) -> Iterator[None]:
 
 @contextmanager
 def progress_part(start: float, end: float) -> Iterator[None]:
-    """Steps inside the ``with`` block fill the listener's bar from ``start`` to ``end``, both shares of it."""
+    """Let the steps inside the ``with`` block fill the listener's bar from ``start`` to ``end``, both fractions of the whole bar."""
     outer = _listener.get()
     if outer is None:
         yield
@@ -39,12 +39,12 @@ def progress_part(start: float, end: float) -> Iterator[None]:
 
 
 def step(done: int, total: int) -> None:
-    """Tell the listener, if any, that ``done`` of ``total`` steps are finished; called by methods."""
+    """Report to the listener, if there is one, that ``done`` of ``total`` steps are finished."""
     callback = _listener.get()
     if callback is not None:
         callback(done, total)
 
 
-def is_listened_to() -> bool:
-    """Whether somebody is told of steps already."""
+def has_listener() -> bool:
+    """Whether a listener is set, as inside a `report_progress` block."""
     return _listener.get() is not None

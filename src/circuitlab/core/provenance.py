@@ -1,4 +1,4 @@
-"""Where a number comes from: which model, weights, prompts, method and metric, and the identity of a run."""
+"""Where a number comes from: model, weights, prompts, method and metric, and the identity of a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SCHEMA", "Environment", "FitnessFlag", "ModelSpec", "Provenance", "TaskRef", "capture_environment", "digest"]
+__all__ = [
+    "NO_METRIC",
+    "SCHEMA",
+    "WEIGHTS_ALONE",
+    "Environment",
+    "FitnessFlag",
+    "ModelSpec",
+    "Provenance",
+    "TaskRef",
+    "capture_environment",
+    "digest",
+]
 
 SCHEMA = 1
-"""Version of the stored result layout; a file with a higher one is refused by name, never half-read."""
+"""Version of the layout of stored results; a file with a higher version is refused with its version named, never partly read."""
 
 
 def digest(value: Any) -> str:
@@ -22,12 +33,12 @@ def digest(value: Any) -> str:
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is, as far as a score depends on it.
+    """Everything about a model that a score depends on.
 
     Parameters
     ----------
     name : str
-        The alias, path or hub name it was loaded by (for people; not part of the identity).
+        The alias, path or hub name it was loaded by (for readers; not part of the identity).
     family : str
         The transformers ``model_type``, for example ``"llama"``.
     n_layers, n_heads, n_kv_heads, d_model, d_head, d_vocab : int
@@ -49,7 +60,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     edits : str
         Digest of the interventions that the model was edited with, empty for none; part of the identity.
     n_ctx : int, optional
-        Number of positions of a model with a table of positions; None where positions are computed.
+        Number of positions of a model with learned position embeddings; None if positions are computed.
     """
 
     name: str
@@ -76,10 +87,21 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
-    """Which prompts a batch holds.
+    """The prompts that a batch contains.
 
-    ``digest`` is the SHA-256 of the token ids, answers, foils and marks that were really run, so it changes with the
-    tokenizer and with every dropped row, and nothing else needs to be trusted. ``dropped`` counts rows by reason.
+    Parameters
+    ----------
+    id, variant, version
+        The task, the corruption and the version of the task file.
+    n_pairs : int
+        Number of prompt pairs.
+    seed : int
+        Seed of the draw.
+    digest : str
+        SHA-256 of the token ids, answers, foils and marks that were run. It changes with the tokenizer and with every dropped row, so it
+        alone identifies the prompts.
+    dropped : dict
+        Number of rows that were left out, by reason.
     """
 
     id: str
@@ -91,11 +113,29 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
 
 
-class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the model can do the task at all; travels with the scores to every figure.
+WEIGHTS_ALONE = TaskRef(id="weights alone", variant="", version=0, n_pairs=0, seed=0, digest="")
+"""Stands for the prompts of scores from weights alone."""
 
-    ``accuracy`` and ``gap`` are ``{"mean", "low", "high"}``; ``ready`` is false when the model is near chance, and
-    ``reason`` says so in one sentence.
+NO_METRIC = "none"
+"""Stands for the metric of scores from weights alone."""
+
+
+class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the model can do the task at all; kept with the scores and shown in every figure.
+
+    Parameters
+    ----------
+    accuracy, gap : dict
+        ``{"mean", "low", "high"}``: estimate and interval of the accuracy, and of the gap (the metric on the clean prompt minus that on the
+        corrupt one, in the metric's units).
+    chance : float
+        Accuracy of guessing.
+    gate : float
+        Accuracy that the model must reach.
+    ready : bool
+        False if the model is near chance.
+    reason : str
+        The verdict in one sentence.
     """
 
     accuracy: dict[str, float]
@@ -107,7 +147,7 @@ class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """When and with what a run was made; never part of its identity."""
+    """When a run was made, how many seconds it took, and with which software; never part of its identity."""
 
     created: str
     seconds: float
@@ -117,7 +157,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def capture_environment(seconds: float) -> Environment:
-    """Record the moment, the interpreter, and the versions of the packages a score depends on."""
+    """Record the time, the interpreter, and the versions of the packages that a score depends on."""
     packages = {}
     for name in ("circuitlab", "torch", "transformers", "transformer-lens", "numpy"):
         try:
@@ -135,11 +175,35 @@ def capture_environment(seconds: float) -> Environment:
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a stored score can say about itself.
+    """Everything that is recorded with a score.
 
-    ``params`` holds every effective parameter of the method, defaults included. ``estimand`` says in words what the number
-    estimates; ``units`` those of the metric. ``cite`` lists BibTeX keys of the method and the task. ``measured`` holds what the run
-    found out about its own accuracy, for example the error of reduced precision; it is no part of the identity.
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    params : dict
+        Every effective parameter of the method, defaults included.
+    estimand : str
+        What the number estimates, in words.
+    additive : bool
+        Whether the scores of all parts sum to the total.
+    metric, metric_params, units
+        The metric, its parameters, and the units of its values. For scores from weights alone: `NO_METRIC`, no parameters, and the units
+        of the method.
+    model : ModelSpec
+        The model.
+    task : TaskRef
+        The prompts, or `WEIGHTS_ALONE`.
+    fitness : FitnessFlag, optional
+        Whether the model can do the task.
+    cite : tuple of str
+        BibTeX keys of the method and the task.
+    schema : int
+        Version of the layout.
+    environment : Environment, optional
+        Time, machine and software; not part of the identity.
+    measured : dict
+        What the run measured about its own accuracy, for example the error of reduced precision; not part of the identity.
     """
 
     method: str
@@ -157,10 +221,15 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment | None = None
     measured: dict[str, float] = {}
 
+    @property
+    def weights_only(self) -> bool:
+        """Whether the scores come from weights alone, so that they depend on no task, prompt or metric."""
+        return self.task == WEIGHTS_ALONE
+
     def run_id(self) -> str:
         """Sixteen hex digits of the SHA-256 of method, parameters, model, prompts, metric and schema.
 
-        Not of the time, the machine, package versions, names, or the fitness flag.
+        The time, the machine, package versions, names and the fitness flag do not change it.
         """
         return digest(
             {

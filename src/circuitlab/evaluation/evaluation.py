@@ -1,4 +1,4 @@
-"""What an evaluation found: metric per circuit and pair, and every measure read off it with an interval over pairs. numpy only."""
+"""Evaluation: the metric of every circuit and pair, and the measures that follow from it, with intervals over pairs. numpy only."""
 
 from __future__ import annotations
 
@@ -40,31 +40,32 @@ _CURVE_CONVENTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Measures of one circuit.
+    """The measures of one circuit.
 
     Parameters
     ----------
     circuit : Circuit
-        What was evaluated.
-    ends : FaithfulnessScale
+        The evaluated circuit.
+    scale : FaithfulnessScale
         Metric of the full model and of the empty circuit.
     values : dict of str to ndarray, shape (circuit, pair)
-        Metric of each circuit that was run: ``"circuit"`` itself, ``"random"`` ones, ``"one_less"`` (the circuit without each element),
-        and for each kind of subsets K, ``"random/circuit"`` and ``"random/model"`` (the circuit and the full model without each K).
+        Metric of the circuits that were run: ``"circuit"`` itself, ``"random"`` circuits, ``"one_less"`` (the circuit without each of its
+        elements), and for each kind of subsets K, such as ``"random"``, ``"random/circuit"`` and ``"random/model"`` (the circuit and the
+        full model without each K).
     elements : tuple of str
-        The circuit's nodes or edges, in the order of ``"one_less"``.
+        Names of the circuit's nodes or edges, in the order of ``"one_less"``.
     n_elements : int
         Size of the universe.
     subsets : dict of str to tuple of (str, tuple of str)
         Title and elements of every K, by kind: ``"random"``, ``"classes"``, ``"greedy"``.
     curves : dict of str to FaithfulnessCurve
-        By ranking; empty where nothing ranked the universe.
+        Curves over circuit size by ranking; empty if there were no scores.
     conventions : dict of str to str
         How circuits were run.
     """
 
     circuit: Circuit
-    ends: FaithfulnessScale
+    scale: FaithfulnessScale
     values: dict[str, np.ndarray]
     elements: tuple[str, ...]
     n_elements: int
@@ -74,57 +75,64 @@ class Evaluation:
 
     @cached_property
     def faithfulness(self) -> Interval:
-        """Share of the full model's metric that the circuit recovers; may exceed 1 or be negative."""
-        return _first(self.ends.faithfulness(self.values["circuit"]))
+        """Share of the gap between the empty circuit and the full model that the circuit recovers; it can exceed 1 or be negative."""
+        return _first(self.scale.faithfulness(self.values["circuit"]))
 
     @cached_property
     def random_faithfulness(self) -> np.ndarray:
         """Faithfulness of every random circuit on all pairs, (random,)."""
-        return self.ends.draws(self.values["random"])[0]
+        return self.scale.draws(self.values["random"])[0]
 
     @property
     def p(self) -> float | None:
-        """Share of random circuits at least as faithful, the circuit counted among them; None where none was run."""
+        """Share of random circuits that are at least as faithful, with the circuit counted among them; None if none were run."""
         reference = self.random_faithfulness
         return p_value(float(self.faithfulness.mean), reference) if reference.size else None
 
     def completeness(self) -> dict[str, Any] | None:
-        """Incompleteness over random subsets K: how differently circuit and model respond to the loss of K, as a share of the gap.
+        """Incompleteness: how differently the circuit and the full model respond when subsets K are ablated, as a share of the gap.
 
-        0 is complete. ``{"mean", "low", "high", "worst", "n", "subsets": [{"name", "removed", "circuit", "model", "difference"}]}`` over
-        random subsets, with ``"classes"`` and ``"greedy"`` in the form of ``"subsets"`` where those were asked for; None where nothing was
-        run. The absolute value makes the mean biased upward for few pairs.
+        A complete circuit has 0. The mean of the absolute difference over random subsets is biased upward for few pairs.
+
+        Returns
+        -------
+        dict or None
+            ``{"mean", "low", "high", "worst", "n", "subsets": [{"name", "removed", "circuit", "model", "difference"}]}`` over random
+            subsets, and ``"classes"`` and ``"greedy"`` in the form of ``"subsets"`` if these were run; None if there were no subsets.
         """
         if not any(self.subsets.values()):
             return None
-        found: dict[str, Any] = {"mean": np.nan, "low": np.nan, "high": np.nan, "worst": np.nan, "n": len(self.subsets["random"])}
+        summary: dict[str, Any] = {"mean": np.nan, "low": np.nan, "high": np.nan, "worst": np.nan, "n": len(self.subsets["random"])}
         if self.subsets["random"]:
             difference = np.abs(self._difference("random"))
-            found |= _first(self.ends.interval(difference.mean(1, keepdims=True))).as_dict() | {"worst": float(difference[0].max())}
+            summary |= _first(self.scale.interval(difference.mean(1, keepdims=True))).as_dict() | {"worst": float(difference[0].max())}
         rows = {"subsets" if kind == "random" else kind: self._rows(kind) for kind in self.subsets}
-        return found | {name: some for name, some in rows.items() if some or name == "subsets"}
+        return summary | {name: listed for name, listed in rows.items() if listed or name == "subsets"}
 
     def _difference(self, kind: str) -> np.ndarray:
-        """What the circuit keeps more than the model of the loss of each K, as a share of the gap, (1 + n_resamples, subset)."""
-        return self.ends.share(self.values[f"{kind}/circuit"] - self.values[f"{kind}/model"])
+        """Metric of the circuit minus that of the full model, both without K, as a share of the gap, (1 + n_resamples, subset)."""
+        return self.scale.share(self.values[f"{kind}/circuit"] - self.values[f"{kind}/model"])
 
     def _rows(self, kind: str) -> list[dict[str, Any]]:
-        left, whole = (self.ends.draws(self.values[f"{kind}/{which}"])[0] for which in ("circuit", "model"))
+        circuit, model = (self.scale.draws(self.values[f"{kind}/{whose}"])[0] for whose in ("circuit", "model"))
         return [
             {"name": name, "removed": list(removed), "circuit": float(c), "model": float(m), "difference": float(d)}
-            for (name, removed), c, m, d in zip(self.subsets[kind], left, whole, self._difference(kind)[0], strict=True)
+            for (name, removed), c, m, d in zip(self.subsets[kind], circuit, model, self._difference(kind)[0], strict=True)
         ]
 
     def minimality(self) -> dict[str, Any] | None:
-        """What the circuit loses without each of its elements, as a share of the gap; negative where it does better without.
+        """What the circuit loses without each of its elements, as a share of the gap; negative if it does better without the element.
 
-        ``{"least": smallest magnitude, "elements": [{"node" or "edge", "mean", "low", "high"}]}``, or None where the circuit is empty or
-        has too many elements.
+        Returns
+        -------
+        dict or None
+            ``{"least": smallest magnitude, "elements": [{"node" or "edge", "mean", "low", "high"}]}``; None if the circuit is empty or has
+            more than ``Evaluate.most_elements`` elements.
         """
         if not len(self.values["one_less"]):
             return None
-        lost = self.ends.share(self.values["circuit"] - self.values["one_less"])
-        mean, low, high = map(np.asarray, self.ends.interval(lost))
+        losses = self.scale.share(self.values["circuit"] - self.values["one_less"])
+        mean, low, high = map(np.asarray, self.scale.interval(losses))
         kind = "node" if self.circuit.edges is None else "edge"
         rows = [
             {kind: name, "mean": float(m), "low": float(lo), "high": float(hi)}
@@ -140,8 +148,8 @@ class Evaluation:
         reference = self.random_faithfulness
         low, high = np.quantile(reference, [0.025, 0.975]) if reference.size else (np.nan, np.nan)
         mean = float(reference.mean()) if reference.size else np.nan
-        ends = self.ends.draws(np.stack([self.ends.full, self.ends.empty]))[0]
-        said = _CONVENTIONS | {"interval": f"{_CONVENTIONS['interval']}, {self.ends.n_resamples} resamples, seed {self.ends.seed}"}
+        full, empty = self.scale.draws(np.stack([self.scale.full, self.scale.empty]))[0]
+        measures = _CONVENTIONS | {"interval": f"{_CONVENTIONS['interval']}, {self.scale.n_resamples} resamples, seed {self.scale.seed}"}
         return {
             "faithfulness": self.faithfulness.as_dict(),
             "completeness": self.completeness(),
@@ -151,26 +159,26 @@ class Evaluation:
             "curve": {_word(by): curve.to_list() for by, curve in self.curves.items()} or None,
             "random": {"n": int(reference.size), "p": self.p, "mean": mean, "low": float(low), "high": float(high)},
             "size": {"elements": len(self.elements), "universe": self.n_elements},
-            "full": {"faithfulness": float(ends[0]), "metric": float(self.ends.full.mean())},
-            "empty": {"faithfulness": float(ends[1]), "metric": float(self.ends.empty.mean())},
-            "n_pairs": len(self.ends.full),
-            "conventions": self.conventions | said | (_CURVE_CONVENTIONS if self.curves else {}),
+            "full": {"faithfulness": float(full), "metric": float(self.scale.full.mean())},
+            "empty": {"faithfulness": float(empty), "metric": float(self.scale.empty.mean())},
+            "n_pairs": len(self.scale.full),
+            "conventions": self.conventions | measures | (_CURVE_CONVENTIONS if self.curves else {}),
         }
 
-    def _areas(self, which: str) -> dict[str, Any] | None:
-        """The headline interval, and the interval of every ranking and axis."""
+    def _areas(self, measure: str) -> dict[str, Any] | None:
+        """The headline interval of CPR or CMD, and its interval for every ranking and axis."""
         if not self.curves:
             return None
-        found = {
-            _word(by): {axis: (curve.cpr(axis) if which == "cpr" else curve.cmd(axis)).as_dict() for axis in _AXES}
+        areas = {
+            _word(by): {axis: (curve.cpr(axis) if measure == "cpr" else curve.cmd(axis)).as_dict() for axis in _AXES}
             for by, curve in self.curves.items()
         }
-        return found[_HEADLINE]["linear"] | found
+        return areas[_HEADLINE]["linear"] | areas
 
 
 def _first(interval: Interval) -> Interval:
     """The only entry of an interval of shape (1,)."""
-    return Interval(*(np.float64(np.asarray(part)[0]) for part in interval))
+    return Interval(*(np.float64(np.asarray(limit)[0]) for limit in interval))
 
 
 def _word(ranking: str) -> str:

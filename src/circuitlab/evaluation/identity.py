@@ -1,4 +1,4 @@
-"""What an evaluation depends on: two evaluations of one identity measure the same."""
+"""The identity of an evaluation: everything that its measures depend on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,25 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["Measured", "batch_identity", "evaluation_identity"]
+__all__ = ["EvaluationInput", "batch_identity", "evaluation_identity"]
 
 _VERSION = 1
-"""Of what evaluations measure and how; a change makes them new."""
+"""Version of what evaluations measure and how; with a new version they are computed again."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What an evaluation runs: a circuit on a model and prompts, read by a metric, ranked by scores."""
+class EvaluationInput:
+    """The input of an evaluation.
+
+    Parameters
+    ----------
+    circuit : Circuit
+        The circuit.
+    model, batch, metric
+        What it is run on, and the metric that reads the logits.
+    scores : HeadScores or EdgeScores, optional
+        Scores that rank nodes or edges for the curve over sizes.
+    """
 
     circuit: Circuit
     model: Model
@@ -37,41 +47,41 @@ class Measured:
     scores: HeadScores | EdgeScores | None = None
 
 
-def evaluation_identity(settings: Evaluate, measured: Measured) -> dict[str, Any]:
-    """Everything that the measures depend on: settings, nodes and edges, model, prompts, metric, and the ranking's values.
+def evaluation_identity(settings: Evaluate, source: EvaluationInput) -> dict[str, Any]:
+    """Everything that the measures depend on: settings, nodes and edges, model, prompts, metric, and the values that rank elements.
 
-    Not the circuit's rule and sources: the same nodes measure the same, however they were picked.
+    The circuit's rule and sources are not part of it, since the same nodes give the same measures however they were selected.
     """
-    drawn, batch = measured.circuit.to_dict(), measured.batch
+    circuit, batch = source.circuit.to_dict(), source.batch
     return {
         "version": _VERSION,
         "settings": _plain_settings(settings),
-        "circuit": {part: drawn[part] for part in ("nodes", "edges", "universe")},
-        **batch_identity(measured.model, batch, measured.metric),
-        # Only this ablation asks which template a pair is of, and the digest of the prompts does not say.
+        "circuit": {part: circuit[part] for part in ("nodes", "edges", "universe")},
+        **batch_identity(source.model, batch, source.metric),
+        # Only this ablation depends on the templates of the pairs, which the digest of the prompts does not include.
         "templates": list(batch.templates) if settings.ablation == "mean_by_template" else None,
-        "ranking": None if measured.scores is None else _ranking(measured.scores),
+        "ranking": None if source.scores is None else _ranking(source.scores),
     }
 
 
 def batch_identity(model: Model, batch: ContrastBatch, metric: Metric) -> dict[str, Any]:
-    """Identity of what is run and read: weights as they are now, prompts, metric."""
+    """The identity of the model as it is now, the prompts and the metric."""
     model.refresh()
     return {"model": model.spec.identity(), "task": batch.task.digest, "metric": metric.name, "metric_params": metric_params(metric)}
 
 
 def _plain_settings(settings: Evaluate) -> dict[str, Any]:
-    found = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    found["keep_at"] = {str(name): sorted(set(marks)) for name, marks in settings.keep_at.items()}
-    found["classes"] = [[name, sorted(map(str, members))] for name, members in settings.classes.items()]
-    return found
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    fields["keep_at"] = {str(name): sorted(set(marks)) for name, marks in settings.keep_at.items()}
+    fields["classes"] = [[name, sorted(map(str, members))] for name, members in settings.classes.items()]
+    return fields
 
 
 def _ranking(scores: HeadScores | EdgeScores) -> str:
     """Hash of the values that rank nodes or edges."""
     parts = {"edges": scores.values()} if isinstance(scores, EdgeScores) else {part: scores.values(part) for part in scores.parts}
-    total = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, values in sorted(parts.items()):
-        total.update(f"{name} {values.shape} {values.dtype.str}".encode())
-        total.update(np.ascontiguousarray(values).tobytes())
-    return total.hexdigest()
+        sha256.update(f"{name} {values.shape} {values.dtype.str}".encode())
+        sha256.update(np.ascontiguousarray(values).tobytes())
+    return sha256.hexdigest()

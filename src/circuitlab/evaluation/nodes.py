@@ -1,4 +1,4 @@
-"""Circuits of nodes: every head and MLP of the universe outside the circuit gets another value, everything else is recomputed."""
+"""Circuits of nodes: the heads and MLPs of the universe that are outside the circuit are ablated, and everything else is recomputed."""
 
 from __future__ import annotations
 
@@ -34,34 +34,42 @@ __all__ = ["NodeCircuitRunner"]
 _SITES = {"heads": Site.Z, "mlps": Site.MLP_OUT}
 _PAIRS_PER_PASS = 16
 _TOKENS_TOGETHER = 3072
-"""Positions of all circuits that go through the model together."""
+"""Number of positions, over all circuits, that go through the model in one pass."""
 
 
 @dataclass(frozen=True, eq=False)
 class NodeCircuitRunner(MaskedRuns):
-    """Runs circuits of query heads and MLPs on the clean prompts, all other nodes of the universe ablated.
+    """Runs circuits of query heads and MLPs on the clean prompts, with all other nodes of the universe ablated.
 
-    A head is ablated at its output z, before the output projection, so that the projection's bias stays; an MLP at what it adds to the
-    residual stream. Ablation is at every position. The embedding is never ablated, and parts outside the universe are computed as usual
-    from what reaches them.
+    A head is ablated at its output z, before the output projection, so that the projection's bias stays; an MLP is ablated at what it adds
+    to the residual stream. Nodes are ablated at every position. The embedding is never ablated, and parts outside the universe are
+    recomputed from their inputs.
 
     Parameters
     ----------
     model, batch, metric
-        What is run and read.
+        The model, the prompts, and the metric that reads the logits.
     parts : tuple of str
-        The universe: ``("heads",)`` keeps every MLP, as Wang et al. do; ``("heads", "mlps")`` ablates MLPs outside the circuit too.
+        The universe: ``("heads",)`` keeps every MLP, as Wang et al. do; ``("heads", "mlps")`` also ablates MLPs outside the circuit.
     ablation : {"resample", "zero", "mean", "mean_by_mark", "mean_by_template"}
-        What an ablated node is given; see `circuitlab.evaluation.values.Means` for the two means.
+        What replaces the value of an ablated node; see `circuitlab.evaluation.values.Means` for the means.
     keep_at : mapping of Head or Mlp to tuple of str
-        Marks at which a node of a circuit keeps its own value; at all other positions it is ablated (Wang et al. keep every head only where
-        it acts). Nodes that are not named are kept at every position, and so is every node of the full model.
+        Marks at which a node of a circuit keeps its own value; at all other positions it is ablated, as Wang et al. ablate every head
+        outside the positions at which it acts. Nodes that are not listed are kept at every position, and so are all nodes of the full
+        model.
     engine : {"exact", "hooks"}
-        They agree up to rounding.
+        How forward passes are run; both agree up to rounding.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such ablation, engine, part or mark.
+    BadParameterError
+        If ``parts`` is not a universe, or ``keep_at`` lists nodes outside it.
 
     Notes
     -----
-    One run per circuit and pair; with resampling, only from the first position on at which the two prompts differ.
+    Cost: one run per circuit and pair; with resampling, only from the first position at which the two prompts differ.
 
     References
     ----------
@@ -83,7 +91,7 @@ class NodeCircuitRunner(MaskedRuns):
             if part not in _SITES:
                 raise UnknownNameError("part", part, _SITES)
         if not self.parts or len(set(self.parts)) < len(self.parts):
-            what = f"parts={self.parts} is no universe of nodes."
+            what = f"parts={self.parts} is not a universe of nodes."
             raise BadParameterError(what, "Use ('heads',), ('mlps',) or ('heads', 'mlps').")
         if foreign := sorted(str(node) for node in self.keep_at if node not in self.elements):
             what = f"keep_at names {', '.join(foreign[:5])}, outside the universe of {' and '.join(self.parts)}."
@@ -93,7 +101,7 @@ class NodeCircuitRunner(MaskedRuns):
 
     @cached_property
     def elements(self) -> tuple[Head | Mlp, ...]:
-        """Nodes of the universe: all heads in forward order, then all MLPs."""
+        """The nodes of the universe: all heads in forward order, then all MLPs."""
         universe = universe_of(self.model)
         nodes: dict[str, list[Head | Mlp]] = {"heads": [*universe.heads()], "mlps": [*universe.mlps()]}
         return tuple(node for part in _SITES if part in self.parts for node in nodes[part])
@@ -119,23 +127,23 @@ class NodeCircuitRunner(MaskedRuns):
         }
 
     def mask_of(self, circuit: Circuit) -> np.ndarray:
-        """The circuit as a mask, (element,); ``embed`` and ``logits`` belong to every circuit.
+        """The circuit as a boolean mask, (element,); ``embed`` and ``logits`` belong to every circuit and are ignored.
 
         Raises
         ------
         BadParameterError
-            If it holds a node outside the universe.
+            If a node of the circuit is outside the universe.
         IncompatibleError
-            If it belongs to a model of another shape.
+            If the circuit belongs to a model of another shape.
         """
         require_same_shape(circuit, self.model)
-        place: dict[Node, int] = {node: index for index, node in enumerate(self.elements)}
+        indices: dict[Node, int] = {node: index for index, node in enumerate(self.elements)}
         nodes = {node for node in circuit.nodes if not isinstance(node, Embed | Logits)}
-        if foreign := sorted(str(node) for node in nodes if node not in place):
+        if foreign := sorted(str(node) for node in nodes if node not in indices):
             what = f"{', '.join(foreign[:5])} lie outside the universe of {' and '.join(self.parts)} of {self.model.spec.name}."
-            raise BadParameterError(what, "Evaluate circuits of heads (a9.h6) and MLPs (m3), and name the parts they hold.")
+            raise BadParameterError(what, "Evaluate circuits of heads (a9.h6) and MLPs (m3), and name their kinds in parts.")
         mask = np.zeros(len(self.elements), dtype=bool)
-        mask[[place[node] for node in nodes]] = True
+        mask[[indices[node] for node in nodes]] = True
         return mask
 
     @cached_property
@@ -147,63 +155,64 @@ class NodeCircuitRunner(MaskedRuns):
         return Means.of(self.model, self.batch, self._sites, self.ablation)
 
     def run(self, masks: np.ndarray) -> np.ndarray:
-        """Metric of each circuit, (circuit, pair)."""
+        """Metric of each circuit on each pair, (circuit, pair)."""
         batch = with_reference(self.model, self.metric, self.batch)
         sweeps = sweeps_on(self.model, self.metric, self.engine)
-        out = np.empty((len(masks), batch.n_pairs))
+        metric = np.empty((len(masks), batch.n_pairs))
         done = 0
         for pairs in batch_by_length(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit")):
-            few = batch.select(pairs)
-            clean, corrupt = sweeps.start(few, self._sites)
-            values = self._values(pairs, few, {site: corrupt.site(site) for site in self._sites})
-            start = int(few.first_difference().min()) if self.ablation == "resample" and not self.keep_at else 0
-            limited = self._limited(few, values)
-            window = max(1, few.clean.shape[1] - start)
-            for some in _groups(len(masks), max(1, _TOKENS_TOGETHER // (len(pairs) * window))):
-                edited = [i for i in some if not masks[i].all()]
-                out[np.ix_(some, pairs)] = clean.metric
+            chunk = batch.select(pairs)
+            clean, corrupt = sweeps.start(chunk, self._sites)
+            values = self._ablated_values(pairs, chunk, {site: corrupt.site(site) for site in self._sites})
+            start = int(chunk.first_difference().min()) if self.ablation == "resample" and not self.keep_at else 0
+            outside_marks = self._edits_outside_marks(chunk, values)
+            window = max(1, chunk.clean.shape[1] - start)
+            for group in _groups(len(masks), max(1, _TOKENS_TOGETHER // (len(pairs) * window))):
+                edited = [i for i in group if not masks[i].all()]
+                metric[np.ix_(group, pairs)] = clean.metric
                 if edited:
-                    out[np.ix_(edited, pairs)] = clean.sweep([EditSet(self._edits(masks[i], values, limited), start) for i in edited])
-                done += len(some) * len(pairs)
-                step(done, out.size)
-        return out
+                    edit_sets = [EditSet(self._edits(masks[i], values, outside_marks), start) for i in edited]
+                    metric[np.ix_(edited, pairs)] = clean.sweep(edit_sets)
+                done += len(group) * len(pairs)
+                step(done, metric.size)
+        return metric
 
-    def _values(self, pairs: list[int], few: ContrastBatch, corrupt: dict[Site, Tensor]) -> dict[Site, Tensor]:
-        """What ablated nodes get, (pair, layer, pos, ...), by site."""
+    def _ablated_values(self, pairs: list[int], chunk: ContrastBatch, corrupt: dict[Site, Tensor]) -> dict[Site, Tensor]:
+        """The values that replace those of ablated nodes, (pair, layer, pos, ...), by site."""
         if self.ablation == "resample":
             return corrupt
         if self.ablation == "zero":
             return {site: torch.zeros_like(value) for site, value in corrupt.items()}
-        length = few.clean.shape[1]
+        length = chunk.clean.shape[1]
         return {site: self._means.at(site, pairs, length).transpose(1, 2).to(value) for site, value in corrupt.items()}
 
-    def _limited(self, few: ContrastBatch, values: dict[Site, Tensor]) -> dict[int, list[Edit]]:
-        """Edits that ablate a kept node outside its marks, one for each position of a row that is to be ablated, by element."""
-        found: dict[int, list[Edit]] = {}
+    def _edits_outside_marks(self, chunk: ContrastBatch, values: dict[Site, Tensor]) -> dict[int, list[Edit]]:
+        """For each element in ``keep_at``, edits that ablate it outside its marks; each edit has one position per pair."""
+        edits: dict[int, list[Edit]] = {}
         for index, node in enumerate(self.elements):
             if node not in self.keep_at:
                 continue
-            own = torch.zeros_like(few.mask)
+            at_marks = torch.zeros_like(chunk.mask)
             for mark in self.keep_at[node]:
-                own[torch.arange(few.n_pairs), few.mark(mark)] = True
-            outside = [torch.where(~row[: end + 1])[0] for row, end in zip(own, few.end.tolist(), strict=True)]
-            if any(not len(places) for places in outside):
+                at_marks[torch.arange(chunk.n_pairs), chunk.mark(mark)] = True
+            outside = [torch.where(~row[: end + 1])[0] for row, end in zip(at_marks, chunk.end.tolist(), strict=True)]
+            if any(not len(positions) for positions in outside):
                 what = f"keep_at keeps {node} at every position of a prompt."
                 raise BadParameterError(what, "Leave it out of keep_at.")
-            head, whole = (node.head, values[Site.Z]) if isinstance(node, Head) else (None, values[Site.MLP_OUT])
-            value = whole[:, node.layer] if head is None else whole[:, node.layer, :, head]
-            site, rows = (Site.MLP_OUT if head is None else Site.Z), torch.arange(few.n_pairs)
-            found[index] = []
-            for turn in range(max(map(len, outside))):
-                # Rows with fewer places write one of them again.
-                places = torch.stack([some[turn % len(some)] for some in outside])
-                found[index].append(Edit(site, node.layer, value[rows, places], head=head, positions=places))
-        return found
+            head, layers = (node.head, values[Site.Z]) if isinstance(node, Head) else (None, values[Site.MLP_OUT])
+            value = layers[:, node.layer] if head is None else layers[:, node.layer, :, head]
+            site, rows = (Site.MLP_OUT if head is None else Site.Z), torch.arange(chunk.n_pairs)
+            edits[index] = []
+            for i in range(max(map(len, outside))):
+                # Pairs with fewer positions repeat one of them.
+                at = torch.stack([positions[i % len(positions)] for positions in outside])
+                edits[index].append(Edit(site, node.layer, value[rows, at], head=head, positions=at))
+        return edits
 
-    def _edits(self, mask: np.ndarray, values: dict[Site, Tensor], limited: dict[int, list[Edit]]) -> tuple[Edit, ...]:
-        """One edit for a layer whose heads are all ablated, one for each ablated head or MLP otherwise; and those of limited nodes."""
+    def _edits(self, mask: np.ndarray, values: dict[Site, Tensor], outside_marks: dict[int, list[Edit]]) -> tuple[Edit, ...]:
+        """The edits of one circuit: one for each ablated MLP or head (or layer, if all its heads are ablated), and those outside marks."""
         layers, heads = self.model.spec.n_layers, self.model.spec.n_heads
-        edits = [edit for index, some in limited.items() if mask[index] for edit in some]
+        edits = [edit for index, node_edits in outside_marks.items() if mask[index] for edit in node_edits]
         if Site.Z in values:
             outside = ~mask[: layers * heads].reshape(layers, heads)
             z = values[Site.Z]

@@ -1,4 +1,4 @@
-"""What an ablated node is given instead of its own value: the corrupt run's, nothing, or a mean over corrupt runs."""
+"""What replaces the value of an ablated node: its value in the corrupt run, zeros, or a mean over corrupt runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Ablation", "Means", "describe_ablation", "require_ablation"]
 
 Ablation: TypeAlias = Literal["resample", "zero", "mean", "mean_by_mark", "mean_by_template"]
 
-_WORDS = {
+_PHRASES = {
     "resample": "the value of the paired corrupt prompt, position by position",
     "zero": "zeros",
     "mean": "the mean over the corrupt prompts",
@@ -40,28 +40,28 @@ def require_ablation(name: str) -> None:
 
 
 def describe_ablation(name: Ablation, batch: ContrastBatch) -> str:
-    """What an ablated node is given, in words."""
+    """What replaces the value of an ablated node, in words."""
     if name != "mean":
-        return _WORDS[name]
-    return _WORDS[name] + (", position by position" if equal_lengths(batch) else ", over all real positions (prompts differ in length)")
+        return _PHRASES[name]
+    return _PHRASES[name] + (", position by position" if equal_lengths(batch) else ", over all real positions (prompts differ in length)")
 
 
 @dataclass(frozen=True, eq=False)
 class Means:
     """Mean values over the corrupt prompts of a whole batch, one for each kind of position.
 
-    ``"mean"``: every position is a kind of its own where all prompts have one length; otherwise all real positions are one kind.
-    ``"mean_by_mark"``: every mark is a kind, and all unmarked real positions are one (a position with two marks counts as the first in
-    alphabetical order).
-    ``"mean_by_template"``: corrupt prompts of each template apart, as Wang et al. (2022) average theirs: every position is a kind where all
-    prompts of the template have one length; every mark, and all unmarked positions together, otherwise.
+    ``"mean"``: every position is a separate kind if all prompts have one length; otherwise all real positions are one kind.
+    ``"mean_by_mark"``: every mark is a kind, and all unmarked real positions are one (a position with two marks counts as the mark that is
+    first in alphabetical order).
+    ``"mean_by_template"``: the corrupt prompts of each template are averaged separately, as in Wang et al. (2022): every position is a kind
+    if all prompts of the template have one length; otherwise every mark is a kind, and all unmarked positions are one.
 
     Parameters
     ----------
     labels : Tensor of int, shape (pair, pos)
         Kind of each position.
     values : dict
-        Site (or ``"embed"``) to the mean of each kind in float64, (kind, layer, ...) (``"embed"``: (kind, d_model)).
+        Mean of each kind in float64 by site, (kind, layer, ...), and for ``"embed"``, (kind, d_model).
     """
 
     labels: Int[Tensor, "pair pos"]
@@ -70,27 +70,27 @@ class Means:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Model, batch: ContrastBatch, sites: list[Site], how: Ablation, *, embed: bool = False) -> Means:
-        """Run every corrupt prompt once and average."""
+        """Run every corrupt prompt once and average its values at the sites, and the embedding if ``embed``."""
         batch = replace(batch, one_length=model.length_dependent)
         labels = position_kinds(batch, how)
         kinds = int(labels.max()) + 1
         sums: dict[Site | str, Tensor] = {}
         counts = torch.zeros(kinds, dtype=torch.float64)
         for pairs in batch_by_length(batch, _PAIRS_PER_PASS):
-            few = batch.select(pairs)
-            kind = labels[pairs, : few.clean.shape[1]][few.mask]
-            held = model.capture(few.corrupt, sites, marks=few.marks)
-            read: dict[Site | str, Tensor] = {site: value.transpose(1, 2) for site, value in held.items()}
+            chunk = batch.select(pairs)
+            kind = labels[pairs, : chunk.clean.shape[1]][chunk.mask]
+            captured = model.capture(chunk.corrupt, sites, marks=chunk.marks)
+            values: dict[Site | str, Tensor] = {site: value.transpose(1, 2) for site, value in captured.items()}
             if embed:
-                read["embed"] = model.decoder.embed(few.corrupt)
-            for name, value in read.items():
-                real = value[few.mask.to(value.device)].double()
+                values["embed"] = model.decoder.embed(chunk.corrupt)
+            for name, value in values.items():
+                real = value[chunk.mask.to(value.device)].double()
                 sums.setdefault(name, real.new_zeros(kinds, *real.shape[1:])).index_add_(0, kind.to(real.device), real)
             counts += torch.bincount(kind.cpu(), minlength=kinds)
-        share = {name: counts.to(one.device).clamp(min=1).view(-1, *[1] * (one.ndim - 1)) for name, one in sums.items()}
-        return cls(labels, {name: one / share[name] for name, one in sums.items()})
+        divisors = {name: counts.to(total.device).clamp(min=1).view(-1, *[1] * (total.ndim - 1)) for name, total in sums.items()}
+        return cls(labels, {name: total / divisors[name] for name, total in sums.items()})
 
     def at(self, name: Site | str, pairs: list[int], length: int) -> Float[Tensor, "pair pos ..."]:
-        """The ablated value of some pairs in float64, (pair, pos, layer, ...)."""
+        """The mean values at the first ``length`` positions of some pairs in float64, (pair, pos, layer, ...)."""
         values = self.values[name]
         return values[self.labels[pairs, :length].to(values.device)]

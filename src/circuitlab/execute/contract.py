@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from circuitlab.core.errors import AdditivityError, BadParameterError
-from circuitlab.core.provenance import Provenance
+from circuitlab.core.provenance import NO_METRIC, WEIGHTS_ALONE, Provenance
 from circuitlab.metrics import metric_params
+from circuitlab.scores.intervals import no_pairs
 
 if TYPE_CHECKING:
     from circuitlab.metrics import Metric
@@ -25,7 +26,9 @@ __all__ = [
     "provenance_of",
     "require_additive",
     "require_linear",
+    "require_prompts",
     "weights_checked",
+    "weights_only",
 ]
 
 
@@ -53,8 +56,9 @@ class Method(Protocol):
     A method whose scores are of another kind declares it by optional class variables, and `check_method` tests other laws. ``pooled =
     True``: the score of a pair depends on the other pairs of the batch (it must not change when every pair occurs twice). ``causal =
     False``: scores are non-negative and measure what a node writes, not its effect on the answer (a node that nothing reads can score,
-    too). ``in_metric_units = False``: scores do not scale with the logits. An optional property ``more_needs`` names what only some
-    parameter values need of a model, in the names of ``needs``.
+    too). ``in_metric_units = False``: scores do not scale with the logits. ``weights_only = True``: no prompt is run and no metric read;
+    such a method may be called with the model alone, its scores have no pair axis, and its class variable ``units`` names their units. An
+    optional property ``more_needs`` names what only some parameter values need of a model, in the names of ``needs``.
 
     Examples
     --------
@@ -80,13 +84,27 @@ class Method(Protocol):
         ...
 
 
-def effective_params(method: Method) -> dict[str, Any]:
-    """Every parameter that can change a score, defaults included.
+def weights_only(method: Method | type[Method]) -> bool:
+    """Whether a method reads weights alone, so that prompts, pairs and metrics have no part in its scores."""
+    return bool(getattr(method, "weights_only", False))
+
+
+def require_prompts(method: Method, wanted: str) -> None:
+    """Raise `BadParameterError` for a method that reads weights alone; ``wanted`` is what its scores lack, such as a gap.
+
+    Asked before the method is run, where what follows needs prompt pairs.
+    """
+    if weights_only(method):
+        raise BadParameterError(*no_pairs(method.name, wanted))
+
+
+def effective_params(method: Any) -> dict[str, Any]:
+    """Every parameter of a method or role that can change a score, defaults included.
 
     Fields declared with ``metadata={"identity": False}`` (such as chunk sizes) are left out: they change the cost of a run and not its
     result.
     """
-    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    fields = dataclasses.fields(method)
     values = {f.name: getattr(method, f.name) for f in fields if f.metadata.get("identity", True)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -103,24 +121,30 @@ weights_checked: contextvars.ContextVar[bool] = contextvars.ContextVar("weights 
 """Whether the model's weights were checked for changes when the running method began; reading every weight takes a tenth of a second."""
 
 
-def provenance_of(method: Method, model: Model, batch: ContrastBatch, metric: Metric) -> Provenance:
+def provenance_of(method: Method, model: Model, batch: ContrastBatch | None, metric: Metric | None) -> Provenance:
     """The provenance of a run. It is known before the run starts, so that a stored run can be found instead.
 
-    The model's weights are checked for changes first (once per method call): a changed model has another identity.
+    The model's weights are checked for changes first (once per method call): a changed model has another identity. The provenance of a
+    method that reads weights alone contains neither the batch nor the metric.
     """
     if not weights_checked.get():
         model.refresh()
+    read: dict[str, Any]
+    if weights_only(method):
+        read = {"metric": NO_METRIC, "metric_params": {}, "units": method.units, "task": WEIGHTS_ALONE}  # type: ignore[attr-defined]
+    elif batch is None or metric is None:
+        what = f"{method.name!r} runs prompts and reads a metric, and none is given."
+        raise BadParameterError(what, "Give a batch and a metric; only methods that read weights alone do without.")
+    else:
+        read = {"metric": metric.name, "metric_params": metric_params(metric), "units": metric.units, "task": batch.task}
     return Provenance(
         method=method.name,
         params=effective_params(method),
         estimand=method.estimand,
         additive=method.additive,
-        metric=metric.name,
-        metric_params=metric_params(metric),
-        units=metric.units,
         model=model.spec,
-        task=batch.task,
         cite=method.cite,
+        **read,
     )
 
 

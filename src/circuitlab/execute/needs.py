@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
-from circuitlab.core.errors import ModelError, UnknownNameError
-from circuitlab.execute.contract import weights_checked
+from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.execute.contract import weights_checked, weights_only
 from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
-    from circuitlab.execute.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "prepared", "refusal", "require"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+class Asks(Protocol):
+    """A method or a role: what has a name, and asks something of a model."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
 
 
 def _decoder(model: Model) -> str:
@@ -35,6 +41,18 @@ def _readout(model: Model) -> str:
     except ModelError as error:
         return error.what
     return ""
+
+
+def _token_vectors(model: Model) -> str:
+    from circuitlab.model.token_vectors import token_vectors  # noqa: PLC0415 - torch
+
+    reason = _gradients(model)
+    if not reason:
+        try:
+            token_vectors(model)
+        except ModelError as error:
+            return error.what
+    return reason
 
 
 def _gradients(model: Model) -> str:
@@ -76,6 +94,16 @@ def _plain_softmax(model: Model) -> str:
     return reason
 
 
+def _token_embedding(model: Model) -> str:
+    from circuitlab.model.token_embedding import token_embedding_fault  # noqa: PLC0415 - listing methods must not load torch
+
+    return _gradients(model) or token_embedding_fault(model)
+
+
+def _tokenizer(model: Model) -> str:
+    return "" if model.tokenizer is not None else f"{model.spec.name} has no tokenizer, so that text cannot be given to it."
+
+
 def _unedited(model: Model) -> str:
     return f"{model.spec.name} is edited, and the method has no rules for edits." if model.spec.edits else ""
 
@@ -89,16 +117,21 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "heads_apart": _heads_apart,
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
+    "tokenizer": _tokenizer,
+    "token_embedding": _token_embedding,
+    "token_vectors": _token_vectors,
     "unedited": _unedited,
 }
 """The names that `Method.needs` may contain: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and
 the readout of the logits; ``decoder``, the functional forward; ``gradients``, that and the readout; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys only;
-``plain_softmax``, that and no position bias; ``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``tokenizer``, one that reads text; ``token_embedding``, a decoder, a readout, and tokens that
+enter the stream apart from positions; ``token_vectors``, the functional forward and what each token alone adds to the stream;
+``unedited``, a model without interventions."""
 
 
-def refusal(method: Method, model: Model) -> str:
-    """Why a method with its parameters cannot run on a model; empty if it can."""
+def refusal(method: Asks, model: Model) -> str:
+    """Why a method or role with its parameters cannot run on a model; empty if it can."""
     for need in (*method.needs, *getattr(method, "more_needs", ())):
         if need not in NEEDS:
             raise UnknownNameError("need of a method", need, NEEDS)
@@ -109,8 +142,8 @@ def refusal(method: Method, model: Model) -> str:
     return f"{model.spec.name} has no site {lacking[0].value!r}: {model.lacks[lacking[0]]}." if lacking else ""
 
 
-def require(method: Method, model: Model) -> None:
-    """Raise `ModelError` if a method cannot run on a model."""
+def require(method: Asks, model: Model) -> None:
+    """Raise `ModelError` if a method or role cannot run on a model."""
     if reason := refusal(method, model):
         what = f"{method.name} cannot run on this model: {reason}"
         less = f" {method.name} needs less with its default parameters." if getattr(method, "more_needs", ()) else ""
@@ -122,24 +155,31 @@ def prepared(run: _Call) -> _Call:
 
     Answers outside the vocabulary, prompts longer than the model's context and padded prompts are refused, too. Inside, gradients are
     enabled, and inference mode and autocast are off. Tensors of the batch that were made in inference mode are copied, because autograd
-    cannot save them.
+    cannot save them. A method that reads weights alone may be called without batch and metric, and never receives them, so that its scores
+    cannot depend on them.
     """
 
     @functools.wraps(run)
-    def call(method: Any, model: Model, batch: ContrastBatch, metric: Any) -> Any:
+    def call(method: Any, model: Model, batch: ContrastBatch | None = None, metric: Any = None) -> Any:
         import torch  # noqa: PLC0415 - listing methods must not load torch
 
         from circuitlab.model.hooks import full_precision  # noqa: PLC0415
 
         if weights_checked.get():  # a call from within another method's call
             return run(method, model, batch, metric)
-        require_fit(model, batch)
+        if weights_only(method):
+            batch = metric = None
+        elif batch is None or metric is None:
+            what = f"{method.name} runs prompts and reads a metric, and none is given."
+            raise BadParameterError(what, "Call it with a model, a batch and a metric, or use circuitlab.score.")
+        else:
+            require_fit(model, batch)
         with torch.inference_mode(mode=False), torch.enable_grad(), full_precision():
             model.refresh()
             token = weights_checked.set(True)
             try:
                 require(method, model)
-                return run(method, model, _without_inference_tensors(batch), metric)
+                return run(method, model, None if batch is None else _without_inference_tensors(batch), metric)
             finally:
                 weights_checked.reset(token)
 

@@ -1,4 +1,4 @@
-"""Pictures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
+"""Figures of scores and circuits: pure functions from results to plotly figures, each usable on its own in a notebook."""
 
 from circuitlab.figures.agreement import method_agreement
 from circuitlab.figures.attention import attention_pattern
@@ -10,8 +10,10 @@ from circuitlab.figures.diagram import circuit_diagram
 from circuitlab.figures.dissociation import dissociation_bars
 from circuitlab.figures.fitness import fitness_table
 from circuitlab.figures.heatmap import head_heatmap
+from circuitlab.figures.lens import logit_lens_heatmap
 from circuitlab.figures.marks import mark_heatmap
 from circuitlab.figures.overlap import overlap_matrix
+from circuitlab.figures.query_key import query_key_heatmap
 from circuitlab.figures.recursion import StageLike, recursion_diagram
 from circuitlab.figures.relevance import phrase_highlights, relevance_heatmap
 from circuitlab.figures.repair import repair_bars
@@ -39,10 +41,12 @@ __all__ = [
     "faithfulness_curve",
     "fitness_table",
     "head_heatmap",
+    "logit_lens_heatmap",
     "mark_heatmap",
     "method_agreement",
     "overlap_matrix",
     "phrase_highlights",
+    "query_key_heatmap",
     "recursion_diagram",
     "relevance_heatmap",
     "repair_bars",

@@ -1,4 +1,4 @@
-"""Do methods agree on the heads of one task? Overlap of the heads that each picks, beside what chance would give."""
+"""Whether methods agree on the heads of one task: overlap of the heads that each selects, and the overlap by chance."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def method_agreement(
     scale: tuple[float, float] | None = None,
     theme: Theme = "light",
 ) -> go.Figure:
-    """Jaccard index of two methods' lists below the diagonal, what it exceeds chance by above it.
+    """Jaccard index of the heads that two methods select below the diagonal, and its excess over chance above the diagonal.
 
-    Rank correlation over all heads is no answer to the question: most heads score near zero by every method, and their order is noise.
+    A rank correlation over all heads would not show agreement: most heads score near zero by every method, and their order is noise.
 
     Parameters
     ----------
     table : OverlapTable
-        From `circuitlab.comparison.compare_methods`; also of `compare_models`.
+        Result of `circuitlab.comparison.compare_methods` or `compare_models`.
     titles : mapping of str to str, optional
-        What to print for a method's name.
+        Names to print for the methods.
     title, subtitle : str
-        Heading; the subtitle says model and rule otherwise.
+        Heading; if not given, the subtitle gives model and rule.
     scale : tuple of float, optional
         Ends of the two colour scales, from `circuitlab.figures.overlap.overlap_scale` of all matrices that are read side by side.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        As `overlap_matrix` of tasks: stars are those of q, corrected over the pairs of methods.
+        As `overlap_matrix` for tasks, with q corrected over all pairs of methods.
     """
-    shown = {name: name.replace("_", " ") for name in table.tasks} | dict(titles or {})
-    said = subtitle or f"{table.model} · {table.rule}"
-    return overlap_matrix(table, titles=shown, title=title, subtitle=said, scale=scale, theme=theme)
+    names = {name: name.replace("_", " ") for name in table.tasks} | dict(titles or {})
+    description = subtitle or f"{table.model} · {table.rule}"
+    return overlap_matrix(table, titles=names, title=title, subtitle=description, scale=scale, theme=theme)

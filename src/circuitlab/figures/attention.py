@@ -1,4 +1,4 @@
-"""Where a head looks: its attention on one prompt, or on a clean and a corrupt prompt with their difference."""
+"""Attention of one head on one prompt, or on a clean and a corrupt prompt with their difference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError, IncompatibleError
-from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit
+from circuitlab.figures.frame import Frame, finish, plain, rounded, symmetric_limit, token_label
 from circuitlab.figures.theme import Theme
 from circuitlab.scores.attention import AttentionPattern
 
@@ -25,28 +25,30 @@ def attention_pattern(
     Parameters
     ----------
     pattern : AttentionPattern
-        From `Model.attention`.
+        Result of `Model.attention`.
     corrupt : AttentionPattern, optional
-        The same head on the corrupt prompt, of the same length: both and their difference, clean minus corrupt, are drawn side by side.
+        The same head on a corrupt prompt of the same length; both patterns and their difference, clean minus corrupt, are drawn side by
+        side.
     title : str
-        Heading; the head and the model otherwise.
+        Heading; the head if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Queries down, keys across. Weights of both prompts share one scale from 0 to 1; the difference has its own, with zero in the middle.
+        Queries down, keys across. The weights of both prompts have one colour scale from 0 to 1; the difference has its own, with zero in
+        the middle.
 
     Raises
     ------
     IncompatibleError
-        If the two patterns are of other heads or of prompts of other lengths.
+        If the two patterns are of different heads, or of prompts of different lengths.
     BadParameterError
-        If a pattern has no token.
+        If a pattern has no tokens.
     """
     if not pattern.tokens:
-        raise BadParameterError("The pattern has no token.", "Give the attention on a prompt.")
+        raise BadParameterError("The pattern has no tokens.", "Give the attention on a prompt.")
     panels = [("attention", pattern.values)]
     if corrupt is not None:
         if (corrupt.head, len(corrupt.tokens)) != (pattern.head, len(pattern.tokens)):
@@ -60,13 +62,11 @@ def attention_pattern(
     figure = go.Figure()
     width = (1 - _GAP * (count - 1)) / count
     for number, (name, values) in enumerate(panels):
-        both = (pattern, corrupt or pattern)
-        shown = both[1] if name == "corrupt" else both[0]
-        figure.add_trace(_map(values, shown, number, difference=name.startswith("clean minus")))
+        tokens = corrupt.tokens if corrupt is not None and name == "corrupt" else pattern.tokens
+        figure.add_trace(_map(values, tokens, number, difference=name.startswith("clean minus")))
         start = number * (width + _GAP)
-        _axes(figure, number, (start, start + width), (shown.tokens, name if count > 1 else "looks at"))
-    scale = {"cmin": 0, "cmax": 1, "colorbar": _bar("weight", 1.02)}
-    figure.update_layout(coloraxis=scale)
+        _axes(figure, number, (start, start + width), (tokens, name if count > 1 else "looks at"))
+    figure.update_layout(coloraxis={"cmin": 0, "cmax": 1, "colorbar": _bar("weight", 1.02)})
     if corrupt is not None:
         limit = symmetric_limit([panels[2][1]])
         figure.update_layout(coloraxis2={"cmin": -limit, "cmax": limit, "cmid": 0, "colorbar": _bar("difference", 1.12)})
@@ -83,14 +83,14 @@ def attention_pattern(
     return finish(figure, frame, theme)
 
 
-def _map(values: np.ndarray, shown: AttentionPattern, number: int, *, difference: bool) -> go.Heatmap:
-    n = len(shown.tokens)
-    names = [f"{i} {plain(repr(token))}" for i, token in enumerate(shown.tokens)]
+def _map(values: np.ndarray, tokens: tuple[str, ...], number: int, *, difference: bool) -> go.Heatmap:
+    n = len(tokens)
+    names = [f"{i} {plain(repr(token))}" for i, token in enumerate(tokens)]
     sign = "+" if difference else ""
     texts = [[f"from {names[q]}<br>to {names[k]}<br>{values[q, k]:{sign}.3f}" for k in range(n)] for q in range(n)]
-    seen = np.where(np.tril(np.ones((n, n), dtype=bool)), values, np.nan)
+    visible = np.where(np.tril(np.ones((n, n), dtype=bool)), values, np.nan)
     return go.Heatmap(
-        z=rounded(seen),
+        z=rounded(visible),
         hovertext=texts,
         hoverinfo="text",
         coloraxis="coloraxis2" if difference else "coloraxis",
@@ -101,23 +101,17 @@ def _map(values: np.ndarray, shown: AttentionPattern, number: int, *, difference
     )
 
 
-def _axes(figure: go.Figure, number: int, domain: tuple[float, float], named: tuple[tuple[str, ...], str]) -> None:
-    tokens, name = named
+def _axes(figure: go.Figure, number: int, domain: tuple[float, float], labels: tuple[tuple[str, ...], str]) -> None:
+    tokens, name = labels
     every = max(1, -(-len(tokens) // 40))
     places = list(range(0, len(tokens), every))
-    texts = [_short(tokens[i]) for i in places]
+    texts = [token_label(tokens[i], _LONGEST) for i in places]
     key = str(number + 1) if number else ""
     across: dict[str, Any] = {"domain": list(domain), "anchor": f"y{key}", "tickvals": places, "ticktext": texts, "tickangle": -60}
     across |= {"title": {"text": name}, "showgrid": False, "zeroline": False, "constrain": "domain"}
     down: dict[str, Any] = {"anchor": f"x{key}", "tickvals": places, "ticktext": texts if not number else [""] * len(places)}
     down |= {"range": [len(tokens) - 0.5, -0.5], "showgrid": False, "zeroline": False}
     figure.update_layout({f"xaxis{key}": across, f"yaxis{key}": down})
-
-
-def _short(token: str) -> str:
-    """A token as a label: spaces are visible, long ones are cut, markup is escaped."""
-    text = token.replace("\n", "\u21b5").replace(" ", "\u00b7")
-    return plain(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026")
 
 
 def _bar(title: str, at: float) -> dict[str, Any]:

@@ -6,16 +6,21 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Node
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line
+from circuitlab.figures.heatmap import hover_text
 from circuitlab.figures.significance import differs_from_zero
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
 from circuitlab.scores.head_scores import HeadScores, NodeScore
+from circuitlab.scores.intervals import NO_INTERVAL
 from circuitlab.scores.parts import PARTS
 
 __all__ = ["top_heads"]
 
 _ROW = 23
 _CLEAR, _FAINT = 0.9, 0.35
+_EFFECTS, _SIGNS = ("helps the answer", "hinders the answer"), ("positive", "negative")
+"""What the two colours say: of scores on prompts, and of scores from weights alone, which no answer has a part in."""
 _PALE = "pale: may be 0 (5 % false discovery rate)"
 
 
@@ -28,26 +33,27 @@ def top_heads(
     title: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """The ``k`` nodes with the largest mean magnitude, from most helpful to most hindering, with 95 % intervals.
+    """The ``k`` nodes with the largest mean magnitude, from most helpful to most harmful, with 95 % intervals.
 
     Parameters
     ----------
     scores : HeadScores
-        What to draw.
+        Scores of one method on one task.
     k : int
-        How many nodes; fewer if the part is smaller.
+        Number of nodes; all nodes if the part has fewer.
     part, mark : str
-        Which scores.
+        The part, and the mark if scores are resolved by mark.
     title : str
-        Heading; task and method otherwise.
+        Heading; task and method if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Colour is the sign. Pale bars do not differ from zero by the rule of every map: `differs_from_zero` over all nodes of the part, not
-        over those drawn. Intervals are of one node alone, so that a pale bar's may leave out zero.
+        Colour shows the sign. Pale bars do not differ from zero by the rule that all figures use: `differs_from_zero` over all nodes of the
+        part, not only those drawn. Each interval is of one node alone, so the interval of a pale bar may exclude zero. Scores from weights
+        alone have neither intervals nor pale bars, and the axis says so.
 
     Raises
     ------
@@ -57,18 +63,18 @@ def top_heads(
     if k < 1:
         what = f"k={k} leaves nothing to draw."
         raise BadParameterError(what, "Ask for at least one head.")
-    nodes = scores.nodes(part, mark=mark)
-    differ = differs_from_zero(scores.values(part, mark=mark)).ravel()
-    sure = {entry.node for entry, known in zip(nodes, differ, strict=True) if known}
+    sure = _sure(scores, part, mark)
     chosen = sorted(scores.top(k, part, mark=mark), key=lambda entry: -entry.mean)
-    where, figure = scores.provenance, go.Figure()
+    about, figure = scores.provenance, go.Figure()
     for helps in (True, False):
         rows = [entry for entry in chosen if (entry.mean >= 0) == helps]
         if rows:
             figure.add_trace(_bars(rows, scores, [entry.node in sure for entry in rows], helps=helps))
     if any(entry.node not in sure for entry in chosen):
         figure.add_bar(x=[None], y=[None], name=_PALE, marker={"color": NEUTRAL, "opacity": _FAINT}, orientation="h", meta="legend")
-    figure.update_xaxes(title_text=f"mean score ({plain(scores.provenance.units)}), 95 % interval", zeroline=True)
+    units = plain(about.units)
+    axis = f"score ({units})<br>{NO_INTERVAL}" if scores.weights_only else f"mean score ({units}), 95 % interval"
+    figure.update_xaxes(title_text=axis, zeroline=True)
     order = [str(entry.node) for entry in chosen]
     figure.update_yaxes(
         title_text="node" if part != "heads" else "head",
@@ -81,31 +87,38 @@ def top_heads(
     figure.update_layout(bargap=0.28, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"})
     at = f" at {mark}" if mark else ""
     frame = Frame(
-        title or f"{where.task.id}: {method_title(where)}, top {PARTS[part].title}{at}",
+        title or f"{about.task.id}: {method_title(about)}, top {PARTS[part].title}{at}",
         source_line(scores),
         width=520,
         height=_ROW * len(chosen) + 12,
-        banner=near_chance(where.fitness),
+        banner=near_chance(about.fitness),
         margin_left=76,
         margin_bottom=84,
     )
     return finish(figure, frame, theme)
 
 
+def _sure(scores: HeadScores, part: str, mark: str | None) -> set[Node]:
+    """Nodes that are drawn in full colour: those that differ from zero, or all where no prompts were run that could tell."""
+    nodes = scores.nodes(part, mark=mark)
+    if scores.weights_only:
+        return {entry.node for entry in nodes}
+    differ = differs_from_zero(scores.values(part, mark=mark)).ravel()
+    return {entry.node for entry, known in zip(nodes, differ, strict=True) if known}
+
+
 def _bars(rows: list[NodeScore], scores: HeadScores, sure: list[bool], *, helps: bool) -> go.Bar:
-    units, n = plain(scores.provenance.units), scores.n_pairs
     arms = np.nan_to_num(np.array([[row.high - row.mean, row.mean - row.low] for row in rows]))
-    texts = [
-        f"<b>{row.node}</b><br>mean {row.mean:+.4g} {units}<br>95 % interval {row.low:+.3g} to {row.high:+.3g}<br>n = {n}" for row in rows
-    ]
+    limits = {"type": "data", "symmetric": False, "array": rounded(arms[:, 0]), "arrayminus": rounded(arms[:, 1])}
+    names = _SIGNS if scores.weights_only else _EFFECTS
     return go.Bar(
         x=rounded([row.mean for row in rows]),
         y=[str(row.node) for row in rows],
         orientation="h",
-        name="helps the answer" if helps else "hinders the answer",
+        name=names[0] if helps else names[1],
         showlegend=True,
         marker={"color": HELPS if helps else HINDERS, "opacity": [_CLEAR if known else _FAINT for known in sure]},
-        error_x={"type": "data", "symmetric": False, "array": rounded(arms[:, 0]), "arrayminus": rounded(arms[:, 1])},
-        hovertext=texts,
+        error_x=None if scores.weights_only else limits,
+        hovertext=[hover_text(scores, row) for row in rows],
         hoverinfo="text",
     )

@@ -1,4 +1,4 @@
-"""Discrete codes as pictures: how many are unique to clean prompts, head by head; and which prompts share which code."""
+"""Figures of discrete codes: how many are unique to clean prompts, head by head, and which prompts share which codes."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def code_map(
     title: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Unique codes of every head: layers down, heads across, from 0 up.
+    """Number of unique codes of every head, layers down and heads across; the colour scale starts at 0.
 
     Parameters
     ----------
     scores : HeadScores
-        Of ``code_overlap``, or any scores that are never negative.
+        Scores of ``code_overlap``, or any scores that are never negative.
     p_values : ndarray, shape (layer, head), optional
-        Of the same heads, by shuffling clean and corrupt. Heads that stay significant at a false-discovery rate of 5 % (Benjamini and
-        Hochberg 1995) over all heads drawn are ringed; without p-values nothing is.
+        p-values of the same heads, from shuffling clean and corrupt. Heads that are significant at a false-discovery rate of 5 % over all
+        heads drawn (Benjamini and Hochberg 1995) get a ring; without p-values no head does.
     mark : str, optional
-        Position, for scores that are resolved by mark.
+        The mark; needed if scores are resolved by mark.
     title : str
-        Heading; the task id and the method otherwise.
+        Heading; the task and the method if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Raises
     ------
     UnknownNameError
-        If scores are resolved by mark and none is named.
+        If scores are resolved by mark and no mark is given.
     BadParameterError
-        If a score is negative, or p-values have another shape or are none.
+        If a mean score is negative, or p-values have another shape or are not between 0 and 1.
 
     Examples
     --------
@@ -58,29 +58,29 @@ def code_map(
     >>> code_map(fake_scores(counts)).data[0].zmax
     3.0
     """
+    if scores.marks is not None and mark is None:
+        raise UnknownNameError("mark", str(mark), scores.marks)
     values = scores.values("heads", mark=mark)
-    if values.ndim != 3:  # noqa: PLR2004 - pair, layer and head
-        raise UnknownNameError("mark", str(mark), scores.marks or ())
-    mean = values.mean(axis=0)
+    mean = values if scores.weights_only else values.mean(axis=0)
     if mean.min() < 0:
-        what = f"The lowest mean score is {mean.min():.3g}; counts of codes are 0 or more."
+        what = f"The lowest mean score is {mean.min():.3g}; numbers of codes are 0 or more."
         raise BadParameterError(what, "Draw signed scores with head_heatmap.")
-    where = scores.provenance
-    kept = None if p_values is None else _significant(np.asarray(p_values, dtype=np.float64), mean.shape)
+    about = scores.provenance
+    significant = None if p_values is None else _significant(np.asarray(p_values, dtype=np.float64), mean.shape)
     figure = go.Figure(_counts(mean, scores, p_values))
-    found = ""
-    if kept is not None:
-        figure.add_trace(_rings(kept))
-        found = f" · {int(kept.sum())} heads significant (ringed)"
+    note = ""
+    if significant is not None:
+        figure.add_trace(_rings(significant))
+        note = f" · {int(significant.sum())} heads significant (ringed)"
     layers, heads = mean.shape
     figure.update_xaxes(title_text="head", dtick=max(1, -(-heads // 16)), showgrid=False, zeroline=False, range=[-0.5, heads - 0.5])
     figure.update_yaxes(title_text="layer", dtick=max(1, -(-layers // 32)), showgrid=False, zeroline=False, range=[layers - 0.5, -0.5])
     frame = Frame(
-        title or f"{where.task.id}: {method_title(where)}" + (f" at {mark}" if mark else ""),
-        source_line(scores) + found,
+        title or f"{about.task.id}: {method_title(about)}" + (f" at {mark}" if mark else ""),
+        source_line(scores) + note,
         width=max(260, int(heads * np.clip(640 / heads, 12, 36))),
         height=max(150, int(layers * np.clip(620 / layers, 12, 24))),
-        banner=near_chance(where.fitness),
+        banner=near_chance(about.fitness),
         margin_right=96,
     )
     return finish(figure, frame, theme)
@@ -105,14 +105,14 @@ def _significant(p_values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     from scipy.stats import false_discovery_control  # noqa: PLC0415 - scipy.stats is slow to import
 
     if p_values.shape != shape or not ((p_values >= 0) & (p_values <= 1)).all():
-        what = f"P-values of shape {p_values.shape} do not fit heads of shape {shape}, or do not lie between 0 and 1."
+        what = f"P-values of shape {p_values.shape} do not fit heads of shape {shape}, or are not between 0 and 1."
         raise BadParameterError(what, "Give one p-value per layer and head.")
-    kept: np.ndarray = false_discovery_control(p_values.ravel()).reshape(shape) <= _LEVEL
-    return kept
+    significant: np.ndarray = false_discovery_control(p_values.ravel()).reshape(shape) <= _LEVEL
+    return significant
 
 
-def _rings(kept: np.ndarray) -> go.Scatter:
-    layers, heads = np.nonzero(kept)
+def _rings(significant: np.ndarray) -> go.Scatter:
+    layers, heads = np.nonzero(significant)
     look = {"size": 9, "symbol": "circle-open", "color": "#1f2328", "line": {"width": 2}}
     name = "significant (5 % false discovery rate)"
     return go.Scatter(x=heads.tolist(), y=layers.tolist(), mode="markers", marker=look, name=name, hoverinfo="skip", showlegend=False)
@@ -127,23 +127,23 @@ def code_table(
     title: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Codes of a few nodes on every prompt: one row per prompt, clean ones above, one column per node.
+    """Codes of a few nodes on every prompt: one row per prompt, clean prompts first, and one column per node.
 
-    A cell holds the code and is coloured by where that code occurs for its node: on clean prompts only (what the score counts), on both
-    sides, or on corrupt prompts only. Rows with equal numbers in a column share a code.
+    The number in a cell is the code; its colour shows where this code occurs for the node: on clean prompts only (what the score counts),
+    on both sides, or on corrupt prompts only. Rows with equal numbers in a column share a code.
 
     Parameters
     ----------
     clean, corrupt : ndarray of int, shape (pair, node)
-        Codes by one dictionary; -1 (no unit active) is written as a dash.
+        Codes of one dictionary; -1 (no unit is active) is drawn as a dash.
     names : sequence of str
         Names of the nodes.
     prompts : sequence of str, optional
-        Text of the clean and then of the corrupt prompts, shown on hover.
+        Texts of the clean and then of the corrupt prompts, shown on hover.
     title : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Raises
     ------
@@ -174,8 +174,8 @@ def code_table(
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     figure.update_xaxes(side="bottom", showgrid=False, zeroline=False, type="category")
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
-    shown = f"{len(clean)} clean and {len(corrupt)} corrupt prompts · equal numbers in a column are one code"
-    frame = Frame(title or "Which prompts share a code?", shown, width=max(300, 64 * len(names)), height=18 * rows, margin_left=96)
+    description = f"{len(clean)} clean and {len(corrupt)} corrupt prompts · equal numbers in a column are one code"
+    frame = Frame(title or "Which prompts share a code?", description, width=max(300, 64 * len(names)), height=18 * rows, margin_left=96)
     return finish(figure, frame, theme)
 
 

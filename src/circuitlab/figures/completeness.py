@@ -1,4 +1,4 @@
-"""Completeness: what removing the same nodes does to the circuit and to the whole model."""
+"""Completeness: the effect of removing the same nodes from the circuit and from the full model."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ _LOOKS = {
 }
 
 _SIDE, _MARGIN = 440, 100
-"""Pixels of the square, and of both margins beside it."""
+"""Pixels of the side of the square, and of its left and right margins together."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Nodes K taken out of a circuit C and out of the model M.
+    """A set of nodes K that is removed from a circuit C and from the full model M.
 
     Parameters
     ----------
     name : str
-        What K is, for example ``"name movers"``.
+        Name of K, for example ``"name movers"``.
     kind : {"random", "class", "greedy"}
-        How it was chosen.
-    circuit : float
-        Metric of the circuit without K, in metric units.
-    model : float
-        Metric of the whole model without K.
+        How K was chosen.
+    circuit, model : float
+        Mean metric of the circuit without K and of the full model without K, in units of the metric.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such kind.
 
     Examples
     --------
@@ -64,29 +67,29 @@ def completeness_scatter(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Metric of the circuit without K against that of the model without K; a complete circuit lies on the diagonal.
+    """Metric of the circuit without K against that of the model without K; the points of a complete circuit are on the diagonal.
 
     Parameters
     ----------
     removals : sequence of Removal
-        One point each.
+        The removed sets, one point for each.
     units : str
         Units of the metric.
     title, subtitle : str
-        Heading; the subtitle names the removal farthest from the diagonal otherwise.
+        Heading; if not given, the subtitle names the set farthest from the diagonal.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
         Both axes have the same range. Above the diagonal the circuit keeps what the model loses without K; below it, parts outside the
-        circuit make up for K in the model. Classes and greedy subsets carry their names.
+        circuit compensate for K in the model. Classes and greedy subsets are labelled with their names.
 
     Raises
     ------
     BadParameterError
-        If there is nothing to draw.
+        If there are no removals.
 
     References
     ----------
@@ -100,7 +103,7 @@ def completeness_scatter(
     """
     if not removals:
         raise BadParameterError("No nodes were removed, so there is no point to draw.", "Give at least one removal.")
-    values = np.array([[one.model, one.circuit] for one in removals], dtype=float)
+    values = np.array([[removal.model, removal.circuit] for removal in removals], dtype=float)
     low, high = float(values.min()), float(values.max())
     pad = 0.08 * (high - low) or 1.0
     limits = [low - pad, high + pad]
@@ -114,17 +117,17 @@ def completeness_scatter(
         hoverinfo="skip",
     )
     for kind in _LOOKS:
-        if rows := [one for one in removals if one.kind == kind]:
+        if rows := [removal for removal in removals if removal.kind == kind]:
             figure.add_trace(_points(rows, units))
     _name(figure, removals, limits)
     figure.update_xaxes(title_text=f"model without K ({plain(units)})", range=limits, zeroline=False)
     figure.update_yaxes(title_text=f"circuit without K ({plain(units)})", range=limits, zeroline=False)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
-    worst = max(removals, key=lambda one: abs(one.circuit - one.model))
-    told = f"{len(removals)} sets K removed · farthest from the diagonal: {worst.name} ({worst.circuit - worst.model:+.2f} {units})"
+    worst = max(removals, key=lambda removal: abs(removal.circuit - removal.model))
+    description = f"{len(removals)} sets K removed · farthest from the diagonal: {worst.name} ({worst.circuit - worst.model:+.2f} {units})"
     frame = Frame(
         title or "Is the circuit complete?",
-        subtitle or told,
+        subtitle or description,
         width=_SIDE,
         height=_SIDE,
         margin_left=76,
@@ -137,13 +140,13 @@ def _points(rows: Sequence[Removal], units: str) -> go.Scatter:
     name, colour, symbol, size = _LOOKS[rows[0].kind]
     named = rows[0].kind != "random"
     texts = [
-        f"<b>{plain(one.name)}</b><br>circuit without it {one.circuit:+.3g} {plain(units)}"
-        f"<br>model without it {one.model:+.3g} {plain(units)}<br>difference {one.circuit - one.model:+.3g}"
-        for one in rows
+        f"<b>{plain(removal.name)}</b><br>circuit without it {removal.circuit:+.3g} {plain(units)}"
+        f"<br>model without it {removal.model:+.3g} {plain(units)}<br>difference {removal.circuit - removal.model:+.3g}"
+        for removal in rows
     ]
     return go.Scatter(
-        x=rounded([one.model for one in rows]),
-        y=rounded([one.circuit for one in rows]),
+        x=rounded([removal.model for removal in rows]),
+        y=rounded([removal.circuit for removal in rows]),
         mode="markers",
         marker={"size": size, "color": colour, "symbol": symbol, "opacity": 0.95 if named else 0.45},
         name=name,
@@ -153,13 +156,13 @@ def _points(rows: Sequence[Removal], units: str) -> go.Scatter:
 
 
 def _name(figure: go.Figure, removals: Sequence[Removal], limits: list[float]) -> None:
-    """Names of all sets but the random ones, those farthest from the diagonal first."""
-    named = sorted((one for one in removals if one.kind != "random"), key=lambda one: -abs(one.circuit - one.model))
+    """Write the names of all sets except the random ones, starting with those farthest from the diagonal."""
+    named = sorted((removal for removal in removals if removal.kind != "random"), key=lambda removal: -abs(removal.circuit - removal.model))
     if not named:
         return
-    at, points = (np.array([[one.model, one.circuit] for one in some], dtype=float) for some in (named, removals))
+    at, points = (np.array([[removal.model, removal.circuit] for removal in sets], dtype=float) for sets in (named, removals))
     diagonal = np.linspace(limits[0], limits[1], 40)[:, None].repeat(2, axis=1)
     narrow = 0.75 * (_SIDE + _MARGIN) - _MARGIN
     ends = (limits[0], limits[1])
     canvas = Canvas(ends, ends, (narrow, (narrow + _SIDE) / 2, _SIDE), _SIDE)
-    name_points(figure, [one.name for one in named], at, np.concatenate([points, diagonal]), canvas)
+    name_points(figure, [removal.name for removal in named], at, np.concatenate([points, diagonal]), canvas)

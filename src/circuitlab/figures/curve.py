@@ -1,4 +1,4 @@
-"""Faithfulness over circuit size, beside random circuits of the same sizes."""
+"""Faithfulness over circuit size, with random circuits of the same sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from circuitlab.figures.theme import NEUTRAL, Theme, template
 __all__ = ["SizeCurve", "faithfulness_curve"]
 
 _WIDE = 30
-"""From this ratio of the largest to the smallest size on, sizes are drawn on a logarithmic axis."""
+"""Ratio of the largest to the smallest size from which the axis of sizes is logarithmic."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +26,14 @@ class SizeCurve:
     Parameters
     ----------
     sizes : array of int, shape (size,)
-        Nodes or edges in the circuit, increasing.
+        Number of nodes or edges in the circuit, increasing.
     mean, low, high : array, shape (size,)
         The value at each size, and its interval or band; NaN limits are not drawn.
 
     Raises
     ------
     BadParameterError
-        If there is no size, the shapes differ, or sizes do not increase.
+        If there are no sizes, the shapes differ, or the sizes do not increase.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class SizeCurve:
             raise BadParameterError(f"Sizes {list(self.sizes)} do not increase.", "Sort the curve by size.")
 
     def above_zero(self) -> SizeCurve:
-        """Without the empty circuit, which a logarithmic axis has no place for."""
+        """The curve without the empty circuit, which cannot be drawn on a logarithmic axis."""
         keep = np.asarray(self.sizes) > 0
         return SizeCurve(*(np.asarray(part)[keep] for part in (self.sizes, self.mean, self.low, self.high)))
 
@@ -70,33 +70,33 @@ def faithfulness_curve(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """How much of the behaviour a circuit keeps as it grows.
+    """Faithfulness of circuits of increasing size.
 
     Parameters
     ----------
     curves : mapping of str to SizeCurve
-        Faithfulness with its interval, by method (or by any name), in the order of the legend: 1 is the full model, 0 the empty circuit.
+        Faithfulness with its interval by method (or by any name), in the order of the legend; 1 is the full model, 0 the empty circuit.
     random : SizeCurve, optional
         Mean and band of random circuits of the same sizes.
     unit : {"nodes", "edges"}
-        What a size counts.
+        Unit of the sizes.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Nothing is clamped: values above 1 and below 0 show. Sizes are on a logarithmic axis where they span a factor of 30 or more, and
-        the empty circuit is then left out.
+        Values above 1 and below 0 are shown as they are. Sizes that span a factor of 30 or more are drawn on a logarithmic axis, without
+        the empty circuit.
 
     Raises
     ------
     BadParameterError
-        If there is no curve.
+        If there are no curves.
     UnknownNameError
-        If the unit is neither of the two.
+        If there is no such unit.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def faithfulness_curve(
 
 
 def _add(figure: go.Figure, name: str, curve: SizeCurve, look: tuple[str, str, str]) -> None:
-    """Band and line of one curve; the legend switches both together."""
+    """Draw the band and the line of one curve; the legend switches both together."""
     colour, dash, unit = look
     sizes, low, high = (np.asarray(part, dtype=float) for part in (curve.sizes, curve.low, curve.high))
     known = np.isfinite(low) & np.isfinite(high)
@@ -173,7 +173,7 @@ def _add(figure: go.Figure, name: str, curve: SizeCurve, look: tuple[str, str, s
 
 
 def _references(figure: go.Figure) -> None:
-    """Where the full model and the empty circuit lie, named in the right margin."""
+    """Lines at the values of the full model and of the empty circuit, with their names in the right margin."""
     for at, name in ((1.0, "full model"), (0.0, "empty circuit")):
         figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=at, y1=at, layer="below", line={"color": NEUTRAL, "width": 1.2})
         figure.add_annotation(
@@ -191,6 +191,6 @@ def _references(figure: go.Figure) -> None:
 
 
 def _faint(colour: str) -> str:
-    """A colour of the house at a strength that lets lines and other bands show through."""
+    """The colour with an opacity that lets lines and other bands show through."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"

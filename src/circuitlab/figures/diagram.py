@@ -1,4 +1,4 @@
-"""A circuit as a diagram: layers upward, edges coloured by the input they enter, as wide as their score."""
+"""A circuit as a diagram: layers upward, edges coloured by the input that they enter, with widths by score."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from circuitlab.figures.theme import HINDERS, NEUTRAL, Theme
 __all__ = ["circuit_diagram"]
 
 _LEAST = 420
-"""Pixels that the title needs."""
-"""Pixels between columns and between rows."""
+"""Width in pixels that the title needs."""
 
 _GOLDEN = 0.618
-"""Steps between lanes of successive lines: any few of them lie well apart."""
+"""Step between the lanes of successive lines; with the golden ratio the lanes of any few lines are well apart."""
 
 _MOST_EDGES = 3000
 _WIDTHS = (1.0, 1.8, 2.8, 4.0, 5.4)
@@ -46,7 +45,7 @@ _LOOKS: dict[type, _Look] = {
     Embed: _Look("square", 40, "#5b6570", "end"),
     Logits: _Look("square", 40, "#5b6570", "end"),
 }
-"""White text reads on every colour here, on light and on dark pages."""
+"""White text is readable on each of these colours, on light and on dark pages."""
 
 
 def circuit_diagram(
@@ -62,22 +61,22 @@ def circuit_diagram(
     Parameters
     ----------
     circuit : Circuit
-        With edges, or of nodes alone.
+        A circuit with edges, or of nodes alone.
     scores : mapping of Node or Edge to float, optional
-        Mean scores. Those of edges set the widths (relative to the strongest edge drawn), those of nodes appear on hover; negative ones
-        are drawn dotted (edges) and orange (nodes). Edges all have one width otherwise.
+        Mean scores. Scores of edges set the widths, relative to the strongest edge drawn; scores of nodes appear on hover. Edges with
+        negative scores are dotted, nodes with negative scores orange. Without scores all edges have one width.
     title, subtitle : str
-        Heading; sizes and the rule of the circuit otherwise.
+        Heading; if not given, the size and the rule of the circuit.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Every edge runs upward. Circles are query heads (``9.6``: layer and head), squares MLPs, diamonds key/value heads that query heads
-        share, tied to those drawn by thin lines. Edges enter a head at the left for its query, in the middle for its key and at the right
-        for its value, in a colour each. Pale nodes are ends of edges that the circuit does not count as nodes. Layers without a node are
-        left out; the axis names those drawn.
+        Every edge runs upward. Circles are query heads (``9.6``: layer and head), squares are MLPs, diamonds are key/value heads that query
+        heads share, connected to these by thin lines. Edges enter a head at the left for its query, in the middle for its key and at the
+        right for its value, each in its own colour. Pale nodes are ends of edges that are not nodes of the circuit. Layers without nodes
+        are left out; the axis names the layers that are drawn.
 
     Raises
     ------
@@ -112,7 +111,7 @@ def circuit_diagram(
         subtitle or circuit.rule,
         width=width,
         height=height,
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so this is no circuit for the ability.",
+        banner="" if circuit.ready else "near chance: the model cannot do this task, so this is not a circuit for the ability.",
         shrinks=1.0,
         margin_left=56,
         margin_bottom=64,
@@ -129,7 +128,7 @@ def _draw_readers(figure: go.Figure, placed: Placement) -> None:
 
 
 def _draw_edges(figure: go.Figure, placed: Placement, scores: Mapping[Any, float]) -> None:
-    """Edges of one colour, width and dash share a trace; what an edge is shows over its middle."""
+    """Draw the edges, one trace for each colour, width and dash; an edge's name and score show when its middle is hovered over."""
     if not placed.edges:
         return
     strongest = max((abs(scores[edge]) for edge, _, _ in placed.edges if edge in scores), default=0.0)
@@ -140,8 +139,8 @@ def _draw_edges(figure: go.Figure, placed: Placement, scores: Mapping[Any, float
         value = scores.get(edge)
         level = min(int(len(_WIDTHS) * abs(value) / strongest), len(_WIDTHS) - 1) if value is not None and strongest else 0
         groups.setdefault((edge.port, level, value is not None and value < 0), []).append((along.tolist(), up.tolist()))
-        told = "" if value is None else f"<br>score {value:+.4g}"
-        middles.append((float(along[len(along) // 2]), float(up[len(up) // 2]), f"<b>{plain(str(edge))}</b>{told}"))
+        score = "" if value is None else f"<br>score {value:+.4g}"
+        middles.append((float(along[len(along) // 2]), float(up[len(up) // 2]), f"<b>{plain(str(edge))}</b>{score}"))
     for (port, level, negative), lines in sorted(groups.items(), key=lambda item: item[0][1]):
         x, y = _joined(lines)
         width = _WIDTHS[level] if strongest else _PLAIN_WIDTH
@@ -198,14 +197,14 @@ def _nodes(nodes: Sequence[Node], placed: Placement, scores: Mapping[Any, float]
 
 
 def _label(node: Node) -> str:
-    """Short, since the axis names the layer: heads as in papers."""
+    """A short label, since the axis names the layer; heads are written as in papers."""
     if isinstance(node, Head):
         return f"{node.layer}.{node.head}"
     return f"kv{node.head}" if isinstance(node, KVHead) else str(node)
 
 
 def _joined(lines: Iterable[tuple[Sequence[float], Sequence[float]]]) -> tuple[list[float | None], list[float | None]]:
-    """Many lines as one trace, with gaps."""
+    """The coordinates of many lines as one trace, with gaps between the lines."""
     x: list[float | None] = []
     y: list[float | None] = []
     for along, up in lines:

@@ -1,4 +1,4 @@
-"""What ablating the heads of one task, of the other, and of both does to each task."""
+"""The effect on two tasks of ablating the heads of one, of the other, and of both."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ def dissociation_bars(
     Parameters
     ----------
     rows : sequence of Dissociation
-        Rows of a `DissociationTable`, in the order wanted.
+        Rows of a `DissociationTable`, in the order of the panels.
     titles : mapping of str to str, optional
-        What to print for a task's name.
+        Names to print for the tasks.
     title, subtitle : str
-        Heading; the subtitle explains the bars otherwise.
+        Heading; if not given, the subtitle explains the bars.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        In each panel the heads only of the first task, only of the second, and of both; two bars each, the effect on the first and on the
-        second task as a share of the task's gap, with 95 % intervals. A double dissociation is a crossing: each task falls with its own
-        heads and not with the other's. Panels say verdict and corrected p-value.
+        Each panel has three sets of heads: only of the first task, only of the second, and of both. Each set has two bars: its effect on
+        the first and on the second task, as a share of the task's gap, with 95 % intervals. In a double dissociation each task depends on
+        its own heads and not on the other's. The panel's heading gives the verdict and the corrected p-value.
 
     Raises
     ------
     BadParameterError
-        If there is no pair to draw.
+        If there are no rows.
     """
     if not rows:
         raise BadParameterError("There is no pair of tasks to draw.", "Give the rows of a dissociation table.")
-    shown = dict(titles or {})
+    names = dict(titles or {})
     columns = min(_COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
-    heads = [f"{_named_line('A', r.task_a, shown)}<br>{_named_line('B', r.task_b, shown)}<br>{_verdict(r)}" for r in rows]
+    heads = [f"{_name_line('A', r.task_a, names)}<br>{_name_line('B', r.task_b, names)}<br>{_verdict(r)}" for r in rows]
     figure = make_subplots(lines, columns, shared_yaxes=True, subplot_titles=heads, horizontal_spacing=0.05, vertical_spacing=0.42 / lines)
     figure.update_annotations(font={"size": 11})
     for index, row in enumerate(rows):
         place = {"row": index // columns + 1, "col": index % columns + 1}
         for side, task in enumerate((row.task_a, row.task_b)):
-            figure.add_trace(_bars(row, task, side, shown, first=not index), **place)
+            figure.add_trace(_bars(row, task, side, names, first=not index), **place)
     figure.update_yaxes(zeroline=True, tickformat=".0%")
     figure.update_yaxes(title_text="lost, share of the gap", col=1)
     figure.update_xaxes(showgrid=False, tickangle=0)
     figure.update_layout(barmode="group", bargap=0.3, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"})
-    told = "heads only of the first task (A), only of the second (B), of both; each ablated from the full model; 95 % intervals over pairs"
+    sets = "heads only of the first task (A), only of the second (B), of both; each ablated from the full model; 95 % intervals over pairs"
     frame = Frame(
         title,
-        subtitle or told,
+        subtitle or sets,
         width=max(340, columns * _PANEL),
         height=lines * _ROW,
         margin_left=84,
@@ -80,9 +80,9 @@ def dissociation_bars(
     return finish(figure, frame, theme)
 
 
-def _named_line(letter: str, task: str, shown: Mapping[str, str]) -> str:
-    """A task's name in one line of a panel's heading, cut where it would reach the next panel."""
-    return f"<b>{letter}</b> {plain(textwrap.shorten(shown.get(task, task), _LETTERS, placeholder=' ...'))}"
+def _name_line(letter: str, task: str, names: Mapping[str, str]) -> str:
+    """A task's name as one line of a panel's heading, shortened to the width of the panel."""
+    return f"<b>{letter}</b> {plain(textwrap.shorten(names.get(task, task), _LETTERS, placeholder=' ...'))}"
 
 
 def _verdict(row: Dissociation) -> str:
@@ -91,17 +91,17 @@ def _verdict(row: Dissociation) -> str:
     return f"<i>{words[row.verdict]}, q = {row.q:.2g}</i>"
 
 
-def _bars(row: Dissociation, task: str, side: int, shown: Mapping[str, str], *, first: bool) -> go.Bar:
-    found = [row.knock_out(which, task) for which in SETS]
-    means = [one.effect["mean"] for one in found]
-    arms = [(one.effect["high"] - one.effect["mean"], one.effect["mean"] - one.effect["low"]) for one in found]
-    label = plain(shown.get(task, task))
+def _bars(row: Dissociation, task: str, side: int, names: Mapping[str, str], *, first: bool) -> go.Bar:
+    effects = [row.knock_out(which, task) for which in SETS]
+    means = [entry.effect["mean"] for entry in effects]
+    arms = [(entry.effect["high"] - entry.effect["mean"], entry.effect["mean"] - entry.effect["low"]) for entry in effects]
+    label = plain(names.get(task, task))
     texts = [
-        f"<b>{label}</b> without {len(one.heads)} heads<br>loses {one.effect['mean']:.1%} of its gap"
-        f" ({one.effect['low']:.1%} to {one.effect['high']:.1%})<br>{one.raw['mean']:+.3g} in metric units<br>{_named(one.heads)}"
-        for one in found
+        f"<b>{label}</b> without {len(entry.heads)} heads<br>loses {entry.effect['mean']:.1%} of its gap"
+        f" ({entry.effect['low']:.1%} to {entry.effect['high']:.1%})<br>{entry.raw['mean']:+.3g} in metric units<br>{_names(entry.heads)}"
+        for entry in effects
     ]
-    counts = [len(one.heads) for one in found]
+    counts = [len(entry.heads) for entry in effects]
     return go.Bar(
         x=[f"A only<br>({counts[0]})", f"B only<br>({counts[1]})", f"both<br>({counts[2]})"],
         y=rounded(means),
@@ -116,6 +116,6 @@ def _bars(row: Dissociation, task: str, side: int, shown: Mapping[str, str], *, 
     )
 
 
-def _named(heads: Sequence[str], most: int = 6) -> str:
+def _names(heads: Sequence[str], most: int = 6) -> str:
     more = f" and {len(heads) - most} more" if len(heads) > most else ""
     return ", ".join(heads[:most]) + more if heads else "no head"

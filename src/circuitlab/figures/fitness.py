@@ -1,4 +1,4 @@
-"""Can the model do the tasks? Accuracy against chance and gate, and the clean-corrupt gap, with intervals."""
+"""Whether the model can do the tasks: accuracy against chance and gate, and the clean-corrupt gap, with intervals."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def fitness_table(
     Parameters
     ----------
     flags : mapping of str to FitnessFlag
-        Task title to verdict, in the order to draw.
+        Verdict by task title, in the order of the rows.
     units : str
         Units of the gap.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def fitness_table(
     Raises
     ------
     BadParameterError
-        If there is no task.
+        If there are no tasks.
 
     Examples
     --------
@@ -60,8 +60,8 @@ def fitness_table(
     2
     """
     if not flags:
-        what = "There is no task to judge."
-        raise BadParameterError(what, "Give at least one fitness flag; scores made from a bare batch carry none.")
+        what = "There is no task to draw."
+        raise BadParameterError(what, "Give at least one fitness flag; scores of a batch that was made from tokens have none.")
     figure = make_subplots(1, 2, shared_yaxes=True, column_widths=[0.62, 0.38], horizontal_spacing=0.05)
     names = list(flags)
     _references(figure, flags)
@@ -92,7 +92,7 @@ def _verdict(flag: FitnessFlag) -> str:
 
 
 def _references(figure: go.Figure, flags: Mapping[str, FitnessFlag]) -> None:
-    """Short upright ticks at chance and at the gate of each task, since both differ by task."""
+    """Draw short vertical ticks at chance and at the gate of each task, since both differ between tasks."""
     looks: tuple[tuple[Literal["chance", "gate"], str], ...] = (("chance", "dot"), ("gate", "solid"))
     for what, dash in looks:
         x: list[float | None] = []
@@ -108,16 +108,16 @@ def _points(figure: go.Figure, flags: Mapping[str, FitnessFlag], rows: list[str]
     places = [list(flags).index(name) for name in rows]
     colour, symbol = (HELPS, "circle") if ready else (HINDERS, "circle-open")
     for column, what in ((1, "accuracy"), (2, "gap")):
-        found = [getattr(flags[name], what) for name in rows]
-        arms = np.array([[entry["high"] - entry["mean"], entry["mean"] - entry["low"]] for entry in found])
+        intervals = [getattr(flags[name], what) for name in rows]
+        arms = np.array([[entry["high"] - entry["mean"], entry["mean"] - entry["low"]] for entry in intervals])
         texts = [
             f"<b>{plain(name)}</b><br>{what} {entry['mean']:.3g}<br>95 % interval {entry['low']:.3g} to {entry['high']:.3g}"
             f"<br>chance {flags[name].chance:.2f}, gate {flags[name].gate:.2f}"
-            for name, entry in zip(rows, found, strict=True)
+            for name, entry in zip(rows, intervals, strict=True)
         ]
         figure.add_trace(
             go.Scatter(
-                x=rounded([entry["mean"] for entry in found]),
+                x=rounded([entry["mean"] for entry in intervals]),
                 y=places,
                 mode="markers",
                 marker={"size": 10, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},

@@ -1,6 +1,6 @@
-"""What every picture shares: a wrapped title, a line saying where the numbers come from, the near-chance banner, plain text.
+"""The frame of every figure: a wrapped title, a subtitle that says where the numbers come from, the near-chance banner, escaped text.
 
-Text from task files and tokens reaches a figure only through `plain`, because plotly reads a subset of HTML.
+Text from task files and tokens is passed through `plain` before it enters a figure, because plotly interprets a subset of HTML.
 """
 
 from __future__ import annotations
@@ -17,17 +17,27 @@ import plotly.graph_objects as go
 from circuitlab.core.provenance import FitnessFlag, Provenance
 from circuitlab.figures.theme import Theme, template
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.intervals import NO_INTERVAL
 
-__all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "wrapped"]
+__all__ = ["Frame", "finish", "method_title", "near_chance", "plain", "rounded", "source_line", "symmetric_limit", "token_label", "wrapped"]
 
 _TITLE_LINE, _SUBTITLE_LINE, _BANNER_LINE = 21, 16, 16
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Title, subtitle and banner of a figure, and the size of its plotting area in pixels (margins come on top).
+    """Title, subtitle, banner, and sizes of a figure.
 
-    ``shrinks`` is how far a page may narrow the figure before it scrolls, as a share of its width.
+    Parameters
+    ----------
+    title, subtitle, banner : str
+        Texts above the plot, unescaped.
+    width, height : int
+        Size of the plotting area in pixels, without margins.
+    shrinks : float
+        Smallest width at which a page shows the figure without scrolling, as a share of its full width.
+    margin_left, margin_right, margin_top, margin_bottom : int
+        Margins in pixels; room for the texts is added to the upper one.
     """
 
     title: str
@@ -43,12 +53,12 @@ class Frame:
 
 
 def finish(figure: go.Figure, frame: Frame, theme: Theme) -> go.Figure:
-    """Lay out title, subtitle and banner above the plot without overlap and set the theme.
+    """Lay out title, subtitle and banner above the plot without overlap, and set the theme.
 
-    ``layout.meta`` keeps ``title`` and ``subtitle`` as unescaped text and the pixels they take, for pages that print them as
-    headings of their own, and the narrowest width at which nothing overlaps.
+    ``layout.meta`` has ``title`` and ``subtitle`` as unescaped text and the height that they take in pixels, for pages that print their own
+    headings, and the smallest width at which nothing overlaps.
     """
-    # Lines are counted here because plotly neither wraps a title nor makes room for one; hence annotations.
+    # Annotations with counted lines, because plotly neither wraps a title nor makes room for it.
     total = frame.margin_left + frame.width + frame.margin_right
     title = wrapped(frame.title, total - 48, 16, bold=True)
     subtitle = wrapped(frame.subtitle, total - 48, 12)
@@ -90,46 +100,54 @@ def _lines(text: str) -> int:
 
 
 def plain(text: str) -> str:
-    """Text with every character that plotly would read as markup escaped."""
+    """The text with every character escaped that plotly would interpret as markup."""
     return html.escape(text, quote=False)
 
 
+def token_label(token: str, longest: int) -> str:
+    """A token as a label: spaces and line breaks are visible, long ones are cut, markup is escaped."""
+    text = token.replace("\n", "\u21b5").replace(" ", "\u00b7")
+    return plain(text if len(text) <= longest else f"{text[: longest - 1]}\u2026")
+
+
 def wrapped(text: str, width: int, font_px: int, *, bold: bool = False) -> str:
-    """Text broken into lines that fit ``width`` pixels, escaped, joined by ``<br>``."""
+    """The text broken into lines that fit into ``width`` pixels, escaped and joined by ``<br>``."""
     per_line = max(16, int(width / (font_px * (0.56 if bold else 0.53))))
     return "<br>".join(plain(line) for line in textwrap.wrap(text, per_line))
 
 
-def method_title(where: Provenance) -> str:
-    """The method in words, with its direction or positions where it has them, for example "activation patching (denoising)"."""
-    said = where.method.replace("_", " ")
-    direction = where.params.get("direction")
-    return f"{said} ({direction})" if direction else said
+def method_title(about: Provenance) -> str:
+    """The name of the method with spaces, and its direction if it has one, for example "activation patching (denoising)"."""
+    name = about.method.replace("_", " ")
+    direction = about.params.get("direction")
+    return f"{name} ({direction})" if direction else name
 
 
 def source_line(scores: HeadScores) -> str:
-    """Model, number of pairs, method, metric and run id of a score, in one line."""
-    where = scores.provenance
-    variant = f"/{where.task.variant}" if where.task.variant else ""
-    parts = [where.model.name, f"{scores.n_pairs} prompt pairs ({where.task.id}{variant})", method_title(where)]
-    return " · ".join([*parts, f"run {where.run_id()}"])
+    """Model, number of pairs, task, method and run id of scores, in one line; for weights alone, that there are no prompts."""
+    about = scores.provenance
+    if scores.weights_only:
+        return " · ".join([about.model.name, NO_INTERVAL, method_title(about), f"run {about.run_id()}"])
+    variant = f"/{about.task.variant}" if about.task.variant else ""
+    parts = [about.model.name, f"{scores.n_pairs} prompt pairs ({about.task.id}{variant})", method_title(about)]
+    return " · ".join([*parts, f"run {about.run_id()}"])
 
 
 def near_chance(flag: FitnessFlag | None, who: str = "") -> str:
-    """The banner of a task the model cannot do; empty when it can, or when that was not judged."""
+    """The banner of a task that the model cannot do; empty if it can, or if this was not checked."""
     if flag is None or flag.ready:
         return ""
     return f"{who + ' - ' if who else ''}near chance: {flag.reason}"
 
 
 def symmetric_limit(values: Iterable[Any]) -> float:
-    """Largest magnitude among arrays, so that a colour range can run from minus to plus it; 1 where all are zero."""
+    """The largest magnitude in some arrays, as the limit of a symmetric colour range; 1 if all values are zero."""
     largest = max((float(np.nanmax(np.abs(array), initial=0.0)) for array in map(np.asarray, values)), default=0.0)
     return rounded(largest) if largest > 0 else 1.0
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
-    """Numbers with ``digits`` significant digits (lists for arrays, None for NaN): short files, equal on every machine."""
+    """The value rounded to ``digits`` significant digits (lists for arrays, None for NaN), so that files are short and equal everywhere."""
     array = np.asarray(value, dtype=np.float64)
     if array.ndim:
         return [rounded(item, digits) for item in array]

@@ -1,4 +1,4 @@
-"""Figures as .svg and .png, where an image exporter is installed: the ``kaleido`` package with a Chrome or Chromium."""
+"""Figures as .svg and .png files, if an image exporter is installed: the ``kaleido`` package and Chrome or Chromium."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 
 
 def image_problem() -> str:
-    """Why images cannot be made here, in words; empty if nothing is known to be missing."""
+    """Why images cannot be made here; empty if nothing is known to be missing."""
     if importlib.util.find_spec("kaleido") is None:
         return "not made: the optional package kaleido is not installed"
     if not any(shutil.which(name) for name in _BROWSERS):
@@ -31,12 +31,12 @@ def image_problem() -> str:
 
 @contextmanager
 def exporter() -> Iterator[None]:
-    """One browser for every `render_image` inside the ``with`` block; starting one takes longer than drawing."""
+    """Use one browser for every `render_image` inside the ``with`` block, since starting a browser takes longer than drawing."""
     kaleido = importlib.import_module("kaleido")
     kaleido.start_sync_server(plotlyjs=str(_plotly_js()), mathjax=False, silence_warnings=True)
     try:
         with warnings.catch_warnings():
-            # plotly passes its own start options with every figure; the running browser rightly ignores them.
+            # plotly passes start options with every figure, which a running browser ignores with a warning.
             warnings.filterwarnings("ignore", message=".*kopts.*|.*kaleido.*argument.*")
             yield
     finally:
@@ -48,12 +48,12 @@ def _plotly_js() -> Path:
 
 
 def render_image(figure: go.Figure, kind: str) -> bytes:
-    """One figure as ``"svg"`` or ``"png"`` on a white background.
+    """A figure as ``"svg"`` or ``"png"`` on a white background.
 
     Raises
     ------
     Exception
-        Whatever the exporter raises; callers record it.
+        Any error of the exporter; callers record it.
     """
     opaque = go.Figure(figure).update_layout(paper_bgcolor="#ffffff")
     data = plotly.io.to_image(opaque, format=kind, scale=2 if kind == "png" else 1)
@@ -61,6 +61,6 @@ def render_image(figure: go.Figure, kind: str) -> bytes:
 
 
 def _without_random_ids(svg: bytes) -> bytes:
-    """plotly.js names clip paths after six random hex digits; fixed ones make equal figures equal files."""
-    found = re.search(rb'id="defs-([0-9a-f]{6})"', svg)
-    return svg.replace(found[1], b"000000") if found else bytes(svg)
+    """The file with the six random hex digits replaced that plotly.js puts into names, so that equal figures give equal files."""
+    match = re.search(rb'id="defs-([0-9a-f]{6})"', svg)
+    return svg.replace(match[1], b"000000") if match else bytes(svg)

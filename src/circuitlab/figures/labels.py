@@ -1,4 +1,4 @@
-"""Names of points in a scatter plot, placed so that they cover neither each other nor the points."""
+"""Labels of points in a scatter plot, placed so that they cover neither each other nor the points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from circuitlab.figures.theme import NEUTRAL
 __all__ = ["Canvas", "name_points"]
 
 _LETTER, _LINE, _FONT = 6.4, 15, 11
-"""Pixels of a letter and of a line, and the size of the font that they belong to."""
+"""Width of a letter and height of a line in pixels, at this font size."""
 _AWAY = (8, 16, 28, 42, 58, 76, 96)
 _TURNS = np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 8
 
@@ -28,9 +28,9 @@ class Canvas:
     x, y : tuple of float
         Ranges of the axes.
     widths : tuple of float
-        Pixels across: a page may draw a figure narrower than it was made, and names must stay apart at each of these.
+        Widths in pixels. A page may draw a figure narrower than it was made, and labels must not overlap at any of these widths.
     height : float
-        Pixels up.
+        Height in pixels.
     """
 
     x: tuple[float, float]
@@ -39,32 +39,32 @@ class Canvas:
     height: float
 
     def pixels(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Places in pixels from the upper left corner, (width, point, 2)."""
+        """Positions in pixels from the upper left corner, for each width, (width, point, 2)."""
         across = (np.asarray(x, dtype=float) - self.x[0]) / (self.x[1] - self.x[0])
         down = (self.y[1] - np.asarray(y, dtype=float)) / (self.y[1] - self.y[0])
         return np.stack([np.stack([across * width, down * self.height], axis=-1) for width in self.widths])
 
 
 def name_points(figure: go.Figure, names: Sequence[str], at: np.ndarray, busy: np.ndarray, canvas: Canvas) -> list[str]:
-    """Write names beside their points, the first name in the best place; each is joined to its point by a thin line.
+    """Write names beside their points, each joined to its point by a thin line; earlier names get the better positions.
 
     Parameters
     ----------
     figure : Figure
-        Gets one annotation for every name that finds room, called ``label``.
+        Gets one annotation, called ``label``, for every name that has room.
     names : sequence of str
-        What to write, in order of importance.
+        The names, most important first.
     at : ndarray, shape (name, 2)
         Their points, in the units of the axes.
     busy : ndarray, shape (point, 2)
-        What names should not cover: all points, and ends of intervals.
+        Points that names should not cover: all points, and the ends of intervals.
     canvas : Canvas
         The plotting area.
 
     Returns
     -------
     list of str
-        Names for which there was no room; hovering their points still tells them.
+        Names for which there was no room; they still appear on hover.
     """
     points, others = canvas.pixels(at[:, 0], at[:, 1]), canvas.pixels(busy[:, 0], busy[:, 1])
     taken: list[np.ndarray] = []
@@ -98,12 +98,12 @@ def name_points(figure: go.Figure, names: Sequence[str], at: np.ndarray, busy: n
 def _place(
     point: np.ndarray, half: np.ndarray, others: np.ndarray, taken: Sequence[np.ndarray], canvas: Canvas
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Offset from the point, and the box, (width, corner, 2): near the point, off other names, and over as little as can be."""
+    """The offset from the point and the box of a label, (width, corner, 2): near the point, clear of other labels, covering few points."""
     best: tuple[int, np.ndarray, np.ndarray] | None = None
     edge = np.stack([np.array(canvas.widths), np.full(len(canvas.widths), canvas.height)], axis=-1)
     for away in _AWAY:
-        for turn in _TURNS:
-            offset = np.array([np.cos(turn), -np.sin(turn)]) * (half + away)
+        for angle in _TURNS:
+            offset = np.array([np.cos(angle), -np.sin(angle)]) * (half + away)
             low, high = point + offset - half, point + offset + half
             if (low < 0).any() or (high > edge).any() or any(_meet(low, high, box) for box in taken):
                 continue

@@ -1,4 +1,4 @@
-"""Axes of diagrams whose nodes stand in columns and layers."""
+"""Axes of diagrams whose nodes are placed in columns and layers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["layer_axes"]
 
 _COLUMN, _ROW = 56, 60
-"""Pixels of a column and of a row: the same in every diagram."""
+"""Width of a column and height of a row in pixels, the same in every diagram."""
 
 
 def layer_axes(figure: go.Figure, placed: Placement, least: int) -> tuple[int, int]:
-    """Set ranges that hold everything drawn, and return the pixels they take across (at least ``least``) and up."""
+    """Set the ranges so that they include everything drawn, and return the width (at least ``least``) and the height in pixels."""
     x = [value for trace in figure.data for value in trace.x if value is not None]
     y = [place[1] for place in placed.at.values()]
     low, high = min(y) - 0.6, max(y) + 0.6

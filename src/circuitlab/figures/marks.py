@@ -1,4 +1,4 @@
-"""Scores resolved by position: one panel per mark, or layer by mark for parts without heads."""
+"""Scores that are resolved by mark: one panel per mark, or layers by marks for parts without heads."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["mark_heatmap"]
 def mark_heatmap(
     scores: HeadScores, part: str = "heads", *, limit: float | None = None, title: str = "", theme: Theme = "light"
 ) -> go.Figure:
-    """Mean score by position: one layer-by-head panel per mark, or one layer-by-mark map for parts without a head axis.
+    """Mean scores by position: one map of layers by heads for each mark, or one map of layers by marks for parts without a head axis.
 
     Parameters
     ----------
     scores : HeadScores
         Scores with a mark axis.
     part : str
-        Which part, for example ``"heads"`` or ``"resid_pre"``.
+        Part of the scores, for example ``"heads"`` or ``"resid_pre"``.
     limit : float, optional
-        End of the colour scale, for maps that are read side by side; the largest magnitude drawn otherwise.
+        End of the colour scale, the same for maps that are read side by side; the largest magnitude drawn if not given.
     title : str
-        Heading; task and method otherwise.
+        Heading; task and method if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        All panels share one colour scale, symmetric about zero; dots as in `head_heatmap`, each panel corrected on its own.
+        All panels share one colour scale, symmetric about zero. Dots are those of `head_heatmap`, corrected within each panel.
 
     Raises
     ------
@@ -66,19 +66,19 @@ def mark_heatmap(
         figure, width = _by_layer(scores, part, values), 64 * len(values)
     else:
         figure, width = _panels(scores, part, values), len(values) * max(120, 15 * values[0].shape[2])
-    where = scores.provenance
+    about = scores.provenance
     figure.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False, tickvals=_every(n_layers))
     figure.update_yaxes(title_text="layer", col=1)
     figure.update_layout(
-        coloraxis=colour_axis(limit or symmetric_limit([v.mean(axis=0) for v in values]), where.units),
+        coloraxis=colour_axis(limit or symmetric_limit([v.mean(axis=0) for v in values]), about.units),
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}},
     )
     frame = Frame(
-        title or f"{where.task.id}: {method_title(where)}, {PARTS[part].title} by position",
+        title or f"{about.task.id}: {method_title(about)}, {PARTS[part].title} by position",
         source_line(scores),
         width=max(300, width),
         height=max(160, int(n_layers * np.clip(560 / n_layers, 12, 24))),
-        banner=near_chance(where.fitness),
+        banner=near_chance(about.fitness),
         margin_right=96,
         margin_top=32,
         margin_bottom=84,

@@ -1,4 +1,4 @@
-"""Figures as web pages that need no network: figure JSON in the page, one copy of plotly.js, light and dark by media query."""
+"""Figures as web pages that need no network: the figure as JSON, one copy of plotly.js, and a light or dark theme by media query."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from circuitlab.figures.theme import template
 __all__ = ["PLOTLY_VERSION", "figure_json", "figure_page", "inline_json", "inline_script", "plot_block", "plot_script", "plotly_js"]
 
 PLOTLY_VERSION: str = plotly.__version__
-"""Version of the library that draws; its plotly.js is what pages carry."""
+"""Version of the installed plotly, whose plotly.js the pages use."""
 
 _BUTTONS = 28
-"""Pixels above every plot of a page in which its buttons stand, so that they cover nothing of it."""
+"""Height in pixels of the strip above every plot of a page, where its buttons cover nothing."""
 
 _HINT = '<p class="cl-hint" hidden>Wider than the screen: scroll sideways to see all of it.</p>'
 
@@ -81,7 +81,7 @@ def plotly_js() -> str:
 
 
 def figure_json(figure: go.Figure) -> str:
-    """The whole figure as JSON text, template included; equal figures give equal text."""
+    """The figure as JSON text, template included; equal figures give equal text."""
     return json.dumps(json.loads(plotly.io.to_json(figure, engine="json")), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -91,11 +91,11 @@ def figure_page(figure: go.Figure, name: str, *, alone: bool = False) -> str:
     Parameters
     ----------
     figure : Figure
-        Made by a function of `circuitlab.figures`.
+        A figure from `circuitlab.figures`.
     name : str
         Id of the figure in the page.
     alone : bool
-        Whether plotly.js is in the page (4 MB); it is loaded from ``plotly.min.js`` in the page's own folder otherwise.
+        Whether to put plotly.js into the page (4 MB); if not, the page loads ``plotly.min.js`` from its own folder.
     """
     title = (figure.layout.meta or {}).get("title", name)
     library = inline_script(plotly_js()) if alone else '<script src="plotly.min.js"></script>'
@@ -103,16 +103,16 @@ def figure_page(figure: go.Figure, name: str, *, alone: bool = False) -> str:
 
 
 def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:
-    """The place of one figure in a page, with its JSON.
+    """The HTML of one figure in a page: the element that it is drawn into, and its JSON.
 
     Parameters
     ----------
     figure : Figure
-        What will be drawn there.
+        The figure.
     name : str
-        Id; unique in the page.
+        Id, unique in the page.
     titled : bool
-        False leaves out title and subtitle, and their room, for pages that print them as headings.
+        Whether to show title and subtitle; if not, their room is removed too, for pages that print them as headings.
     """
     plain = _page_figure(figure, titled=titled)
     size = f"min-width:{plain['layout']['meta']['min_width']}px;max-width:{figure.layout.width}px;height:{plain['layout']['height']}px"
@@ -124,24 +124,24 @@ def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:
 
 
 def plot_script() -> str:
-    """The templates and the script that draws every plot of a page; goes after plotly.js and after the plots."""
-    both: dict[str, Any] = {theme: template(theme).to_plotly_json() for theme in ("light", "dark")}
-    return f'<script type="application/json" id="cl-templates">{inline_json(both)}</script>\n<script>{_DRAW}</script>'
+    """The templates and the script that draws every plot of a page; they go after plotly.js and after the plots."""
+    templates: dict[str, Any] = {theme: template(theme).to_plotly_json() for theme in ("light", "dark")}
+    return f'<script type="application/json" id="cl-templates">{inline_json(templates)}</script>\n<script>{_DRAW}</script>'
 
 
 def inline_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """The value as JSON that cannot end the script element it is put into."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def inline_script(text: str) -> str:
-    """Script text that cannot end the script element it stands in."""
+    """A script element with this text, escaped so that the text cannot end it."""
     return "<script>" + text.replace("</script", "<\\/script") + "</script>"
 
 
 def _page_figure(figure: go.Figure, *, titled: bool) -> dict[str, Any]:
-    """The figure as plain data without template and fixed width, which the page decides."""
+    """The figure as plain data, without the template and the fixed width, which the page sets."""
     plain: dict[str, Any] = json.loads(plotly.io.to_json(figure, engine="json"))
     layout = plain["layout"]
     layout.pop("template", None)

@@ -1,4 +1,4 @@
-"""Where the nodes of a circuit diagram stand and how its edges run: layers upward, few crossings, lines around nodes."""
+"""The layout of a circuit diagram: layers upward, few crossings, and lines that go around nodes."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from circuitlab.core.nodes import Attn, Edge, Embed, Head, KVHead, Logits, Mlp, 
 __all__ = ["Placement", "curve_of", "place_circuit"]
 
 _STEP_INSIDE, _STEP_LAYER = 0.85, 1.25
-"""Rows of one layer stand closer than rows of different layers."""
+"""Distance between rows of one layer, and between rows of different layers."""
 
 _SWEEPS = 8
 _STEPS = 8
-"""Points of a line between two rows."""
+"""Number of points of a line between two rows."""
 
 _CLEARANCE, _LANES = 0.36, 0.3
-"""Columns between the middle of a node and a line that passes it, and over which lines that would lie on each other are spread."""
+"""Distance in columns between a node's centre and a line that passes it, and range over which lines along one path are spread."""
 
 _PORT_SHIFT = {"q": -0.2, "k": 0.0, "v": 0.2}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A laid-out circuit, in columns and rows.
+    """The layout of a circuit, in columns and rows.
 
     Parameters
     ----------
     at : mapping of Node to (float, float)
-        Column and height of every node drawn; nodes of one row stand at least one column apart.
+        Column and height of every drawn node; nodes of one row are at least one column apart.
     layers : mapping of int to float
-        Height of each layer that has a node: the middle of its rows.
+        Height of each layer that has nodes: the middle of its rows.
     edges : tuple of (Edge, Node, Node)
         The circuit's edges, each with the nodes that are drawn for its sender and its receiver.
     readers : tuple of (KVHead, Head)
-        Which key/value head each drawn query head reads, where several share one.
+        The key/value head that each drawn query head reads, if query heads share key/value heads.
     counted : frozenset of Node
-        Nodes that stand for nodes of the circuit; the others are only ends of edges.
+        Drawn nodes that are nodes of the circuit; all others are only ends of edges.
     """
 
     at: Mapping[Node, tuple[float, float]]
@@ -51,11 +51,11 @@ class Placement:
 
 
 def place_circuit(circuit: Circuit) -> Placement:
-    """Lay out a circuit.
+    """Lay out a circuit; equal circuits have equal layouts.
 
-    Every kind of node of a layer has a row: residual stream, key/value heads, query heads, MLP, from below. Where every query head has
-    its own key/value head, both are drawn as one node. Nodes of a row are ordered by where their neighbours stand, in alternating sweeps,
-    and stand as close to them as the others of the row allow. Same circuit, same layout.
+    Every kind of node of a layer has a row: from below, residual stream, key/value heads, query heads, MLP. If every query head has its own
+    key/value head, both are drawn as one node. In alternating sweeps upward and downward, the nodes of each row are ordered by the mean
+    column of their neighbours, and moved as close to it as the other nodes of the row allow.
     """
     shared = circuit.shape.n_kv_heads < circuit.shape.n_heads
     edges = tuple((edge, _drawn(edge.sender, shared=shared), _drawn(edge.receiver, shared=shared)) for edge in sorted(circuit.edges or ()))
@@ -64,9 +64,9 @@ def place_circuit(circuit: Circuit) -> Placement:
     read = [(circuit.shape.kv_head_of(node), node) for node in nodes if isinstance(node, Head)]
     readers = tuple(sorted(pair for pair in read if pair[0] in nodes)) if shared else ()
     links: dict[Node, list[Node]] = {node: [] for node in nodes}
-    for one, other in (*(edge[1:] for edge in edges), *readers):
-        links[one].append(other)
-        links[other].append(one)
+    for node, other in (*(edge[1:] for edge in edges), *readers):
+        links[node].append(other)
+        links[other].append(node)
     rows: dict[tuple[int, int], list[Node]] = {}
     for node in sorted(nodes):
         rows.setdefault(_row(node), []).append(node)
@@ -82,11 +82,11 @@ def place_circuit(circuit: Circuit) -> Placement:
 
 
 def curve_of(edge: tuple[Node, Node, str | None], placement: Placement, lane: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The line of an edge from sender to receiver (and port), as columns and heights of points on it.
+    """The line of an edge from sender to receiver (and port), as columns and heights of its points.
 
-    It arrives at the left of the receiver for queries, in the middle for keys and at the right for values. In every row between it goes
-    through a gap between nodes: of all ways through the gaps it takes the one nearest to a straight line (least squared slope). Where it
-    has to swing round a node, ``lane`` (0 to 1) says how near it keeps, so that lines of different lanes do not lie on each other.
+    It arrives at the left of the receiver for queries, in the middle for keys and at the right for values. In every row in between it goes
+    through a gap between nodes; of all paths through the gaps it takes the one nearest to a straight line (smallest squared slope). Where
+    it goes around a node, ``lane`` (0 to 1) sets its distance, so that lines with different lanes do not coincide.
     """
     from scipy.interpolate import PchipInterpolator  # noqa: PLC0415 - scipy.interpolate is slow to import
 
@@ -99,44 +99,44 @@ def curve_of(edge: tuple[Node, Node, str | None], placement: Placement, lane: fl
             between.setdefault(height, []).append(column)
     heights = sorted(between)
     rows = np.array([y0, *heights, y1])
-    columns = _through([between[height] for height in heights], rows, (x0, x1), lane)
+    columns = _path([between[height] for height in heights], rows, (x0, x1), lane)
     y = np.interp(np.arange(_STEPS * (len(rows) - 1) + 1) / _STEPS, np.arange(len(rows)), rows)
     return np.asarray(PchipInterpolator(rows, columns)(y)), y
 
 
-def _through(rows: list[list[float]], heights: np.ndarray, ends: tuple[float, float], lane: float) -> list[float]:
-    """Where a line crosses each row, ends included: the shortest way, found row by row, with one candidate in every gap of a row."""
+def _path(rows: list[list[float]], heights: np.ndarray, ends: tuple[float, float], lane: float) -> list[float]:
+    """The columns at which a line crosses each row, ends included: the shortest path with one candidate in every gap of a row."""
     straight = np.interp(heights, heights[[0, -1]], ends)
-    candidates, before = [np.array([ends[0]])], []
+    candidates, predecessors = [np.array([ends[0]])], []
     cost = np.zeros(1)
     for i, row in enumerate([*rows, None], start=1):
-        places = np.array([ends[1]])
+        columns = np.array([ends[1]])
         if row is not None:
             nodes = np.sort(row)
             low, high = np.array([-np.inf, *(nodes + _CLEARANCE)]), np.array([*(nodes - _CLEARANCE), np.inf])
-            aside = lane * np.minimum(high - low, _LANES)
-            places = np.where(straight[i] < low, low + aside, np.where(straight[i] > high, high - aside, straight[i]))
-        ways = cost[:, None] + (places - candidates[-1][:, None]) ** 2 / (heights[i] - heights[i - 1])
-        before.append(ways.argmin(axis=0))
-        cost = ways.min(axis=0)
-        candidates.append(places)
-    found, at = [ends[1]], 0
-    for places, came_from in zip(candidates[-2::-1], before[::-1], strict=True):
-        at = int(came_from[at])
-        found.append(float(places[at]))
-    return found[::-1]
+            shift = lane * np.minimum(high - low, _LANES)
+            columns = np.where(straight[i] < low, low + shift, np.where(straight[i] > high, high - shift, straight[i]))
+        costs = cost[:, None] + (columns - candidates[-1][:, None]) ** 2 / (heights[i] - heights[i - 1])
+        predecessors.append(costs.argmin(axis=0))
+        cost = costs.min(axis=0)
+        candidates.append(columns)
+    path, at = [ends[1]], 0
+    for columns, predecessor in zip(candidates[-2::-1], predecessors[::-1], strict=True):
+        at = int(predecessor[at])
+        path.append(float(columns[at]))
+    return path[::-1]
 
 
 _LAST = 1 << 30
 
 
 def _drawn(node: Node, *, shared: bool) -> Node:
-    """The node that stands for it in the picture."""
+    """The node that is drawn for this one."""
     return node if shared or not isinstance(node, KVHead) else Head(node.layer, node.head)
 
 
 def _row(node: Node) -> tuple[int, int]:
-    """Layer and row inside it, from below."""
+    """The layer, and the row within the layer, counted from below."""
     if isinstance(node, Embed):
         return (-1, 0)
     if isinstance(node, Logits):
@@ -157,12 +157,12 @@ def _heights(rows: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:
 
 
 def _columns(rows: list[list[Node]], links: Mapping[Node, list[Node]]) -> dict[Node, float]:
-    """Column of every node: sweeps up and down, each row set by the others as they stand."""
+    """Column of every node: sweeps up and down, in which each row is moved towards its neighbours' current columns."""
     columns = {node: i - (len(row) - 1) / 2 for row in rows for i, node in enumerate(row)}
     for sweep in range(_SWEEPS):
         for row in rows if sweep % 2 else rows[::-1]:
             wanted = {node: np.mean([columns[other] for other in links[node]]) if links[node] else columns[node] for node in row}
-            # Rounded, so that ties stay in forward order whatever the last digits are.
+            # Rounded, so that ties keep the forward order whatever the last digits are.
             order = sorted(sorted(row), key=lambda node: round(float(wanted[node]), 6))
             columns |= dict(zip(order, _spread([float(wanted[node]) for node in order]), strict=True))
     middle = (max(columns.values()) + min(columns.values())) / 2
@@ -170,7 +170,7 @@ def _columns(rows: list[list[Node]], links: Mapping[Node, list[Node]]) -> dict[N
 
 
 def _spread(wanted: list[float]) -> list[float]:
-    """The places nearest to those wanted (increasing) that are one column apart."""
+    """The columns nearest to the wanted ones (increasing) that are at least one column apart."""
     from scipy.optimize import isotonic_regression  # noqa: PLC0415 - scipy.optimize is slow to import
 
     steps = np.arange(len(wanted))

@@ -1,4 +1,4 @@
-"""A recursive discovery as a layered graph: which heads each stage brought in, and what they are relevant to."""
+"""A recursive discovery as a layered graph: the heads that each stage added, and what they are relevant to."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from circuitlab.figures.theme import NEUTRAL, Theme
 __all__ = ["StageLike", "recursion_diagram"]
 
 _LEAST = 480
-"""Pixels that the title needs."""
+"""Width in pixels that the title needs."""
 _COLOURS = ("#2a6fae", "#b8862b", "#3f9585", "#8e6bbf", "#c2538b", "#5b6570")
-"""One for each stage; white text reads on all of them."""
+"""One colour for each stage; white text is readable on all of them."""
 
 _GOLDEN = 0.618
 _WIDTHS = (1.0, 2.0, 3.2, 4.6)
@@ -39,12 +39,12 @@ class StageLike(Protocol):
 
     @property
     def added(self) -> Sequence[Head]:
-        """Heads that came in."""
+        """Heads that the stage added."""
         ...
 
     @property
     def edges(self) -> Mapping[tuple[Head, Node], float]:
-        """Relevance of these heads to each target: the logits, or heads of the circuit before."""
+        """Relevance of these heads to each target: the logits, or heads of the circuit before the stage."""
         ...
 
     @property
@@ -62,30 +62,31 @@ def recursion_diagram(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Draw what each stage of a recursive discovery found, layers upward and the logits on top.
+    """Draw the heads that each stage of a recursive discovery added, layers upward and the logits at the top.
 
     Parameters
     ----------
     stages : sequence of StageLike
-        From the logits backwards.
+        Stages from the logits backwards.
     circuit : Circuit
-        What was kept in the end; other heads that a stage brought in are pale.
+        The final circuit; heads that a stage added but that are not in it are pale.
     strongest : int
-        How many lines each head has: to the targets that it is most relevant to.
+        Number of lines of each head, to the targets that it is most relevant to.
     title, subtitle : str
-        Heading; sizes and the rule of the circuit otherwise.
+        Heading; if not given, the size and the rule of the circuit.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        One colour per stage, for heads and their lines; widths are relative to the strongest line of the stage, dotted lines are negative.
+        One colour per stage, for heads and their lines. Widths are relative to the strongest line of the stage; lines with negative
+        relevance are dotted.
 
     Raises
     ------
     BadParameterError
-        If no stage brought in a head, or ``strongest`` is less than 1.
+        If no stage added a head, or ``strongest`` is less than 1.
 
     Examples
     --------
@@ -99,14 +100,14 @@ def recursion_diagram(
     """
     first = _first_stage(stages)
     if not first or strongest < 1:
-        what = f"{len(stages)} stages with {len(first)} heads and {strongest} lines each make no picture."
-        raise BadParameterError(what, "Give stages that brought in heads, and at least one line for each.")
+        what = f"{len(stages)} stages with {len(first)} heads and {strongest} lines each cannot be drawn."
+        raise BadParameterError(what, "Give stages that added heads, and at least one line for each head.")
     lines = [_lines(stage, first, number, strongest) for number, stage in enumerate(stages)]
-    edges = frozenset(Edge(*ends, None if isinstance(ends[1], Logits) else "q") for some in lines for ends in some)
+    edges = frozenset(Edge(*ends, None if isinstance(ends[1], Logits) else "q") for stage_lines in lines for ends in stage_lines)
     placed = place_circuit(Circuit(frozenset(first), circuit.universe, edges))
     figure = go.Figure()
-    for number, some in enumerate(lines):
-        _draw_lines(figure, placed, some, number)
+    for number, stage_lines in enumerate(lines):
+        _draw_lines(figure, placed, stage_lines, number)
     if any(isinstance(node, Logits) for node in placed.at):
         figure.add_trace(_end(placed))
     for number, stage in enumerate(stages):
@@ -119,7 +120,7 @@ def recursion_diagram(
         subtitle or circuit.rule,
         width=width,
         height=height,
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so these heads are no circuit for the ability.",
+        banner="" if circuit.ready else "near chance: the model cannot do this task, so these heads are not a circuit for the ability.",
         shrinks=1.0,
         margin_left=56,
         margin_bottom=84,
@@ -128,25 +129,25 @@ def recursion_diagram(
 
 
 def _first_stage(stages: Sequence[StageLike]) -> dict[Head, int]:
-    """The stage that brought each head in first."""
-    found: dict[Head, int] = {}
+    """The number of the stage that added each head first."""
+    first: dict[Head, int] = {}
     for number, stage in enumerate(stages):
         for head in stage.added:
-            found.setdefault(head, number)
-    return found
+            first.setdefault(head, number)
+    return first
 
 
 def _lines(stage: StageLike, first: Mapping[Head, int], number: int, strongest: int) -> dict[tuple[Head, Node], float]:
-    """The strongest lines of each head that this stage brought in first."""
-    found: dict[tuple[Head, Node], float] = {}
+    """The strongest lines of each head that this stage added first."""
+    strongest_lines: dict[tuple[Head, Node], float] = {}
     for head in stage.added:
-        mine = [(ends, value) for ends, value in stage.edges.items() if ends[0] == head and value and first[head] == number]
-        found |= dict(sorted(mine, key=lambda one: -abs(one[1]))[:strongest])
-    return found
+        lines = [(ends, value) for ends, value in stage.edges.items() if ends[0] == head and value and first[head] == number]
+        strongest_lines |= dict(sorted(lines, key=lambda line: -abs(line[1]))[:strongest])
+    return strongest_lines
 
 
 def _draw_lines(figure: go.Figure, placed: Placement, lines: Mapping[tuple[Head, Node], float], number: int) -> None:
-    """One trace for each width and sign."""
+    """Draw the lines of one stage, one trace for each width and sign."""
     largest = max(map(abs, lines.values()), default=0.0)
     groups: dict[tuple[int, bool], tuple[list[float | None], list[float | None]]] = {}
     middles: list[tuple[float, float, str]] = []
@@ -175,8 +176,9 @@ def _draw_lines(figure: go.Figure, placed: Placement, lines: Mapping[tuple[Head,
 
 def _heads(heads: Sequence[Head], placed: Placement, circuit: Circuit, stage: tuple[int, float]) -> go.Scatter:
     number, value = stage
-    kept = [head in circuit.nodes for head in heads]
-    texts = [f"<b>{head}</b><br>stage {number + 1}" + ("" if inside else "<br>not kept") for head, inside in zip(heads, kept, strict=True)]
+    in_circuit = [head in circuit.nodes for head in heads]
+    pairs = zip(heads, in_circuit, strict=True)
+    texts = [f"<b>{head}</b><br>stage {number + 1}" + ("" if inside else "<br>not kept") for head, inside in pairs]
     return go.Scatter(
         x=rounded([placed.at[head][0] for head in heads]),
         y=rounded([placed.at[head][1] for head in heads]),
@@ -185,14 +187,14 @@ def _heads(heads: Sequence[Head], placed: Placement, circuit: Circuit, stage: tu
             "symbol": "circle",
             "size": 32,
             "color": _COLOURS[number % len(_COLOURS)],
-            "opacity": [1.0 if inside else 0.35 for inside in kept],
+            "opacity": [1.0 if inside else 0.35 for inside in in_circuit],
         },
         text=[f"{head.layer}.{head.head}" for head in heads],
         textfont={"size": 10, "color": "#ffffff"},
         textposition="middle center",
         hovertext=texts,
         hoverinfo="text",
-        name=plain(f"stage {number + 1} (circuit then at {value:.3g})"),
+        name=plain(f"stage {number + 1} (metric of the circuit: {value:.3g})"),
         meta="heads",
     )
 

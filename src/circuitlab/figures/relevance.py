@@ -1,4 +1,4 @@
-"""Relevance: a map of heads to a target, and a prompt with its phrases highlighted."""
+"""Relevance: a map of the heads' relevance to a target, and a prompt with its phrases highlighted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["phrase_highlights", "relevance_heatmap"]
 
 _HELPS, _HINDERS = "49,130,189", "217,105,30"
 _STRONGEST = 0.75
-"""Opacity of the strongest phrase: its text still reads on light and on dark pages."""
+"""Opacity of the strongest phrase, at which its text is readable on light and on dark pages."""
 
 _CHARACTER, _LINE, _FONT = 8.4, 30, 14
-"""Pixels of a character and a line of the monospaced text, and the size of its font."""
+"""Width of a character and height of a line of the monospaced text in pixels, and its font size."""
 
 _FEWEST, _MOST = 24, 90
-"""Characters of a line."""
+"""Smallest and largest number of characters in a line."""
 
 
 def relevance_heatmap(
@@ -39,18 +39,18 @@ def relevance_heatmap(
     Parameters
     ----------
     values : ndarray, shape (layer, head)
-        Relevance without a sign, for example a mean over pairs; NaN for heads that do not come before the target.
+        Unsigned relevance, for example a mean over pairs; NaN for heads that do not come before the target.
     target : str
-        What it is relevance to, for example ``"a9.h6<q>"``.
+        Name of the target, for example ``"a9.h6<q>"``.
     title, subtitle : str
         Heading, and a line that says where the numbers come from.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Raises
     ------
     BadParameterError
-        If the values are no map of heads, or one is negative or infinite.
+        If the values are not of shape (layer, head), or one is negative or infinite.
 
     Examples
     --------
@@ -60,10 +60,10 @@ def relevance_heatmap(
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or not values.size:  # noqa: PLR2004 - layer and head
-        what = f"Values of shape {values.shape} are no map of heads."
+        what = f"Values of shape {values.shape} are not a map of heads."
         raise BadParameterError(what, "Give one value per layer and head.")
     if np.isinf(values).any() or (values < 0).any():
-        raise BadParameterError("Relevance to a target is neither negative nor infinite.", "Use head_heatmap for signed scores.")
+        raise BadParameterError("Relevance to a target cannot be negative or infinite.", "Use head_heatmap for signed scores.")
     n_layers, n_heads = values.shape
     texts = [
         [f"<b>a{layer}.h{head}</b><br>relevance to {plain(target)}: {values[layer, head]:.4g}" for head in range(n_heads)]
@@ -98,30 +98,30 @@ def phrase_highlights(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """A prompt whose phrases are highlighted: blue speaks for the answer, orange against it, stronger colour for more.
+    """A prompt with highlighted phrases: blue phrases support the answer, orange ones oppose it, and stronger colours mean more.
 
     Parameters
     ----------
     texts : sequence of str
-        Phrases in the order of the prompt, with their spaces; plain text, whatever it holds.
+        Phrases in the order of the prompt, with their spaces, as plain text.
     values : sequence of float
-        Signed relevance of each.
+        Signed relevance of each phrase.
     units : str
         Units of the values.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Text that can be read without hovering; the number of a phrase shows on hover. A phrase that is longer than a line is broken.
+        The text of the prompt; the value of a phrase appears on hover. A phrase that is longer than a line is broken.
 
     Raises
     ------
     BadParameterError
-        If there is no phrase, the counts differ, or a value is not finite.
+        If there are no phrases, the numbers of phrases and values differ, or a value is not finite.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def phrase_highlights(
     """
     numbers = np.asarray(values, dtype=float)
     if not len(texts) or numbers.shape != (len(texts),) or not np.isfinite(numbers).all():
-        what = f"{len(texts)} phrases and values of shape {numbers.shape} make no highlighted text."
+        what = f"{len(texts)} phrases and values of shape {numbers.shape} cannot be drawn."
         raise BadParameterError(what, "Give one finite value per phrase, and at least one.")
     pieces = _laid_out(texts, int(np.clip(sum(map(len, texts)), _FEWEST, _MOST)))
     limit = symmetric_limit([numbers])
@@ -157,17 +157,17 @@ def phrase_highlights(
 
 
 def _laid_out(texts: Sequence[str], width: int) -> list[tuple[int, str, int, int]]:
-    """Pieces as (phrase, text, column, line); a phrase goes to a new line where it does not fit, and is cut where no line holds it."""
+    """Pieces as (phrase, text, column, line); a phrase that does not fit starts a new line, and one longer than a line is cut."""
     pieces, column, line = [], 0, 0
     for index, text in enumerate(texts):
-        shown = text.replace("\n", "\u21b5").replace("\t", " ") or "\u2205"
-        if column and column + len(shown) > width:
+        rest = text.replace("\n", "\u21b5").replace("\t", " ") or "\u2205"
+        if column and column + len(rest) > width:
             column, line = 0, line + 1
-        while shown:
-            part, shown = shown[:width], shown[width:]
+        while rest:
+            part, rest = rest[:width], rest[width:]
             pieces.append((index, part, column, line))
             column += len(part)
-            if shown:
+            if rest:
                 column, line = 0, line + 1
     return pieces
 

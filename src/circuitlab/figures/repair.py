@@ -1,4 +1,4 @@
-"""Accuracy after moving the attention of chosen heads, beside random heads and chance."""
+"""Accuracy after the attention of chosen heads was moved, compared with random heads and chance."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ def repair_bars(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Accuracy under each set of edited heads, with the same number of random heads beside it.
+    """Accuracy with each set of edited heads, and with the same number of random heads.
 
     Parameters
     ----------
     conditions : sequence of mapping
-        As `circuitlab.experiments.reuse` records them: ``name``, ``heads``, ``accuracy`` (or None), ``random`` (or None), ``errors``.
+        Conditions as `circuitlab.experiments.reuse` records them: ``name``, ``heads``, ``accuracy`` (or None), ``random`` (or None),
+        ``errors``, ``repaired``, ``new_mistakes``, ``p_change``. The first is the model without an edit.
     chance : float
         Accuracy of a guess among the options.
     published : mapping of str to float, optional
-        Accuracies reported for another model, by the name of the condition; drawn as diamonds.
+        Published accuracies of another model by the name of the condition; drawn as diamonds.
     title, subtitle : str
-        Heading; the subtitle explains the marks otherwise.
+        Heading; if not given, the subtitle explains the marks.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Bars with Wilson 95 % intervals; grey bars are the mean over random sets with the range of all of them. The dashed line is the model
-        without an edit, the dotted line chance.
+        Bars with 95 % Wilson intervals; grey bars are the mean over random sets of heads, with the range of all sets. The dashed line is
+        the model without an edit, the dotted line is chance.
 
     Raises
     ------
     BadParameterError
-        If no condition was measured.
+        If no condition has an accuracy.
 
     Examples
     --------
@@ -83,10 +84,10 @@ def repair_bars(
         barmode="group", bargap=0.35, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     )
     missing = [row["name"] for row in conditions if row["accuracy"] is None]
-    told = "95 % Wilson intervals · grey: as many random heads (mean and range) · dashed: no edit"
+    description = "95 % Wilson intervals · grey: as many random heads (mean and range) · dashed: no edit"
     frame = Frame(
         title,
-        subtitle or told + (f" · no head qualifies: {', '.join(missing)}" if missing else ""),
+        subtitle or description + (f" · no head qualifies: {', '.join(missing)}" if missing else ""),
         width=max(420, _BAR * len(rows)),
         height=300,
         margin_left=72,
@@ -101,7 +102,7 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]], labels: list[str]) -> go.Bar:
-    found = [row["accuracy"] for row in rows]
+    accuracies = [row["accuracy"] for row in rows]
     texts = [
         f"<b>{plain(row['name'])}</b><br>{plain(', '.join(row['heads'])) or 'the model as it is'}<br>accuracy {row['accuracy']['mean']:.1%}"
         f"<br>repaired {row['repaired']}, new mistakes {row['new_mistakes']} (p = {row['p_change']:.2g})<br>wrong: "
@@ -109,12 +110,12 @@ def _measured(rows: Sequence[Mapping[str, Any]], labels: list[str]) -> go.Bar:
         for row in rows
     ]
     arms = {
-        "array": rounded([one["high"] - one["mean"] for one in found]),
-        "arrayminus": rounded([one["mean"] - one["low"] for one in found]),
+        "array": rounded([accuracy["high"] - accuracy["mean"] for accuracy in accuracies]),
+        "arrayminus": rounded([accuracy["mean"] - accuracy["low"] for accuracy in accuracies]),
     }
     return go.Bar(
         x=labels,
-        y=rounded([one["mean"] for one in found]),
+        y=rounded([accuracy["mean"] for accuracy in accuracies]),
         name="chosen heads",
         marker={"color": HELPS},
         error_y={"type": "data", "symmetric": False, **arms},
@@ -124,17 +125,17 @@ def _measured(rows: Sequence[Mapping[str, Any]], labels: list[str]) -> go.Bar:
 
 
 def _controls(rows: Sequence[Mapping[str, Any]], labels: list[str]) -> go.Bar:
-    found = [(label, row["random"]) for label, row in zip(labels, rows, strict=True) if row["random"] is not None]
+    controls = [(label, row["random"]) for label, row in zip(labels, rows, strict=True) if row["random"] is not None]
     arms = {
-        "array": rounded([one["high"] - one["mean"] for _, one in found]),
-        "arrayminus": rounded([one["mean"] - one["low"] for _, one in found]),
+        "array": rounded([control["high"] - control["mean"] for _, control in controls]),
+        "arrayminus": rounded([control["mean"] - control["low"] for _, control in controls]),
     }
     return go.Bar(
-        x=[label for label, _ in found],
-        y=rounded([one["mean"] for _, one in found]),
+        x=[label for label, _ in controls],
+        y=rounded([control["mean"] for _, control in controls]),
         name="random heads",
         marker={"color": NEUTRAL, "opacity": 0.55},
         error_y={"type": "data", "symmetric": False, **arms},
-        hovertext=[f"{one['n']} sets of random heads<br>mean {one['mean']:.1%}, p = {one['p']:.2g}" for _, one in found],
+        hovertext=[f"{control['n']} sets of random heads<br>mean {control['mean']:.1%}, p = {control['p']:.2g}" for _, control in controls],
         hoverinfo="text",
     )

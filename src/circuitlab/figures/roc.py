@@ -1,4 +1,4 @@
-"""How well methods find a known circuit: ROC curves task by task, and the area under them by number of examples."""
+"""How well methods find a known circuit: ROC curves for each task, and the area under them by the number of examples."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ _GAP = 46
 def roc_curves(tasks: Mapping[str, Mapping[str, RocCurve]], *, title: str = "", subtitle: str = "", theme: Theme = "light") -> go.Figure:
     """ROC curves against a known circuit: one panel per task, one line per method, and the diagonal of a blind guess.
 
+    A method has the same colour in all panels; its area is in the hover text. The heading of a panel names the method with the largest
+    area.
+
     Parameters
     ----------
     tasks : mapping of str to mapping of str to RocCurve
-        Task -> method -> curve (`circuitlab.circuits.roc.roc_against`). A method has one colour in all panels; its area stands in the
-        hover text and, with the number of true nodes, in the panel's heading for the best one.
+        Curves by task and then by method, from `circuitlab.circuits.roc.roc_against`.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Raises
     ------
     BadParameterError
-        If there is no task, or a task without a curve.
+        If there are no tasks, or a task has no curves.
 
     Examples
     --------
@@ -59,7 +61,7 @@ def roc_curves(tasks: Mapping[str, Mapping[str, RocCurve]], *, title: str = "", 
         chance |= {"name": "blind guess", "legendgroup": "blind guess", "hoverinfo": "skip", "meta": "chance"}
         figure.add_scatter(**chance, showlegend=column == 1, row=1, col=column)
         for method, curve in curves.items():
-            first = next(i for i, one in enumerate(tasks.values(), start=1) if method in one)
+            first = next(i for i, others in enumerate(tasks.values(), start=1) if method in others)
             line = _line(method, curve, colours[methods.index(method) % len(colours)], named=first == column)
             figure.add_trace(line, row=1, col=column)
     figure.update_xaxes(title_text="false positive rate", range=[-0.02, 1.02], zeroline=False, dtick=0.25)
@@ -67,8 +69,8 @@ def roc_curves(tasks: Mapping[str, Mapping[str, RocCurve]], *, title: str = "", 
     figure.update_yaxes(title_text="true positive rate", col=1)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
     rows = -(-(len(methods) + 1) // max(2, width // 180))
-    said = title or "Which method finds the known circuit?"
-    frame = Frame(said, subtitle, width=width, height=_SIDE, margin_top=38, margin_bottom=66 + 20 * rows)
+    heading = title or "Which method finds the known circuit?"
+    frame = Frame(heading, subtitle, width=width, height=_SIDE, margin_top=38, margin_bottom=66 + 20 * rows)
     return finish(figure, frame, theme)
 
 
@@ -101,23 +103,23 @@ def auroc_by_examples(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Area under the ROC curve against the number of examples a method has seen.
+    """Area under the ROC curve by the number of examples that a method was given.
 
     Parameters
     ----------
     curves : mapping of str to SizeCurve
-        By task (or by any name): numbers of examples, and the area with its limits over trials. NaN limits are not drawn.
+        By task (or by any name), the numbers of examples and the area with its limits over trials; NaN limits are not drawn.
     baselines : mapping of str to float, optional
-        Areas of methods that have no such number, as level lines.
+        Areas of methods that do not depend on the number of examples, drawn as horizontal lines.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Raises
     ------
     BadParameterError
-        If there is no curve, or an area does not lie between 0 and 1.
+        If there are no curves, or an area is not between 0 and 1.
 
     Examples
     --------
@@ -151,6 +153,6 @@ def auroc_by_examples(
     figure.update_xaxes(title_text="examples", type="log" if min(sizes) > 0 else "linear", zeroline=False, dtick="D2")
     figure.update_yaxes(title_text="area under the ROC curve", range=[0, 1.03], zeroline=False)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
-    said = title or "How many examples does it take?"
-    frame = Frame(said, subtitle, width=480, height=300, margin_right=120, margin_bottom=86)
+    heading = title or "How many examples does it take?"
+    frame = Frame(heading, subtitle, width=480, height=300, margin_right=120, margin_bottom=86)
     return finish(figure, frame, theme)

@@ -1,4 +1,4 @@
-"""Two methods on the same heads: where they agree and where they do not."""
+"""Scores of the same heads by two methods: where they agree and where they differ."""
 
 from __future__ import annotations
 
@@ -11,70 +11,74 @@ from circuitlab.core.errors import IncompatibleError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded
 from circuitlab.figures.labels import Canvas, name_points
 from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
-from circuitlab.scores.head_scores import HeadScores
+from circuitlab.scores.head_scores import HeadScores, NodeScore
+from circuitlab.scores.intervals import NO_INTERVAL
 
 __all__ = ["scatter_methods", "shared_top"]
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT = 460, 400, 76, 24
 _PAD = 0.08
-"""Empty share of the plot at every side."""
+"""Empty share of the plot on every side."""
 
 
 def shared_top(x: HeadScores, y: HeadScores, k: int) -> OverlapNull:
-    """How many of the ``k`` strongest heads of two runs are the same, and how many would be by chance."""
-    first, second = (top_mask(one.mean().ravel(), k, "absolute").reshape(one.mean().shape) for one in (x, y))
+    """The number of shared heads among the ``k`` strongest of two runs, and its distribution by chance."""
+    first, second = (top_mask(scores.mean().ravel(), k, "absolute").reshape(scores.mean().shape) for scores in (x, y))
     return overlap_null(first, second)
 
 
 def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20, title: str = "", theme: Theme = "light") -> go.Figure:
-    """Mean head score by one method against another, on the same model and task.
+    """Mean head score by one method against another, on the same model and task; weights alone go with any task.
 
     Parameters
     ----------
     x, y : HeadScores
-        The two runs. Units may differ; each axis carries its own.
+        The two runs. Their units may differ; each axis shows its own.
     label : int
-        How many of the heads farthest from the origin (each axis in its own spread) to name and give intervals.
+        Number of heads that get a name and intervals: those farthest from the origin, with each axis divided by its standard deviation.
     k : int
-        Length of the lists that are compared: all heads where there are fewer.
+        Number of strongest heads that are compared; all heads if there are fewer.
     title : str
-        Heading; the task otherwise.
+        Heading; the task if not given.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        The subtitle says how many of the ``k`` strongest heads are the same, beside chance; a correlation over all heads would count how
-        the many near zero happen to be ordered.
+        The subtitle says how many of the ``k`` strongest heads are the same, and how many would be by chance. A correlation over all heads
+        would mostly reflect the order of the many heads near zero, which is noise. Scores from weights alone have no intervals to draw.
 
     Raises
     ------
     IncompatibleError
         If the runs differ in model or task.
     """
-    one, two = x.provenance, y.provenance
-    if one.model.identity() != two.model.identity() or one.task.id != two.task.id:
-        what = f"{one.task.id} on {one.model.name} and {two.task.id} on {two.model.name} are not the same heads and task."
+    first, second = x.provenance, y.provenance
+    on_prompts = [about for about in (first, second) if not about.weights_only]
+    task = (on_prompts or [first])[0].task.id
+    if first.model.identity() != second.model.identity() or any(about.task.id != task for about in on_prompts):
+        what = f"{first.task.id} on {first.model.name} and {second.task.id} on {second.model.name} are not the same heads and task."
         raise IncompatibleError(what, "Compare two methods on one task and one model.")
     a, b = x.mean().ravel(), y.mean().ravel()
     top = min(k, a.size)
-    found = shared_top(x, y, top)
+    overlap = shared_top(x, y, top)
     reach = np.hypot(a / (a.std() or 1), b / (b.std() or 1))
     named = np.argsort(-reach, kind="stable")[:label]
     rest = np.setdiff1d(np.arange(a.size), named)
     figure = go.Figure([_points(x, y, rest, named=False), _points(x, y, named, named=True)])
-    figure.update_xaxes(title_text=f"{plain(method_title(one))} ({plain(one.units)})", zeroline=True)
-    figure.update_yaxes(title_text=f"{plain(method_title(two))} ({plain(two.units)})", zeroline=True)
+    figure.update_xaxes(title_text=f"{plain(method_title(first))} ({plain(first.units)})", zeroline=True)
+    figure.update_yaxes(title_text=f"{plain(method_title(second))} ({plain(second.units)})", zeroline=True)
     figure.update_layout(showlegend=False)
+    bars = NO_INTERVAL if x.weights_only and y.weights_only else "bars: 95 % intervals of the named heads"
     _name(figure, x, y, named)
     frame = Frame(
-        title or f"{one.task.id}: two methods, the same heads?",
-        f"{one.model.name} · one point per head · the {top} strongest of each: {found.shared} in both, {found.mean_shared:.1f} by "
-        f"chance (95 % of draws: at most {found.high_shared}) · bars: 95 % intervals of the named heads",
+        title or f"{task}: two methods, the same heads?",
+        f"{first.model.name} · one point per head · the {top} strongest of each: {overlap.shared} in both, {overlap.mean_shared:.1f} by "
+        f"chance (95 % of draws: at most {overlap.high_shared}) · {bars}",
         width=_WIDTH,
         height=_HEIGHT,
-        banner=near_chance(one.fitness),
+        banner=near_chance(first.fitness or second.fitness),
         margin_left=_LEFT,
         margin_right=_RIGHT,
     )
@@ -82,12 +86,12 @@ def scatter_methods(x: HeadScores, y: HeadScores, *, label: int = 8, k: int = 20
 
 
 def _name(figure: go.Figure, x: HeadScores, y: HeadScores, named: np.ndarray) -> None:
-    """Fix both ranges and write the names of heads where they cover nothing."""
+    """Fix both ranges, and write the names of heads where they cover nothing."""
     sides = [[scores.nodes()[i] for i in named] for scores in (x, y)]
     means = [scores.mean().ravel() for scores in (x, y)]
     ranges = []
     for entries, mean in zip(sides, means, strict=True):
-        ends = np.nan_to_num([value for one in entries for value in (one.low, one.high)])
+        ends = np.nan_to_num([value for score in entries for value in (score.low, score.high)])
         low, high = min(mean.min(), 0.0, *ends), max(mean.max(), 0.0, *ends)
         pad = _PAD * (high - low) or 1.0
         ranges.append((float(low - pad), float(high + pad)))
@@ -99,19 +103,20 @@ def _name(figure: go.Figure, x: HeadScores, y: HeadScores, named: np.ndarray) ->
         for axis, entries in enumerate(sides):
             for sign in (-1, 1):
                 arm = at.copy()
-                arm[:, axis] += sign * share * np.nan_to_num([one.high - one.mean for one in entries])
+                arm[:, axis] += sign * share * np.nan_to_num([score.high - score.mean for score in entries])
                 busy.append(arm)
     narrow = 0.75 * (_LEFT + _WIDTH + _RIGHT) - _LEFT - _RIGHT
     canvas = Canvas(ranges[0], ranges[1], (narrow, (narrow + _WIDTH) / 2, _WIDTH), _HEIGHT)
-    name_points(figure, [str(one.node) for one in sides[0]], at, np.concatenate(busy), canvas)
+    name_points(figure, [str(score.node) for score in sides[0]], at, np.concatenate(busy), canvas)
+
+
+def _value(entry: NodeScore, scores: HeadScores) -> str:
+    return f"{entry.mean:+.3g}" + (" (from weights)" if scores.weights_only else f" [{entry.low:+.3g}, {entry.high:+.3g}]")
 
 
 def _points(x: HeadScores, y: HeadScores, chosen: np.ndarray, *, named: bool) -> go.Scatter:
     first, second = ([scores.nodes()[i] for i in chosen] for scores in (x, y))
-    texts = [
-        f"<b>{p.node}</b><br>x {p.mean:+.3g} [{p.low:+.3g}, {p.high:+.3g}]<br>y {q.mean:+.3g} [{q.low:+.3g}, {q.high:+.3g}]"
-        for p, q in zip(first, second, strict=True)
-    ]
+    texts = [f"<b>{p.node}</b><br>x {_value(p, x)}<br>y {_value(q, y)}" for p, q in zip(first, second, strict=True)]
     trace = go.Scatter(
         x=rounded([entry.mean for entry in first]),
         y=rounded([entry.mean for entry in second]),
@@ -122,7 +127,9 @@ def _points(x: HeadScores, y: HeadScores, chosen: np.ndarray, *, named: bool) ->
         name="named heads" if named else "other heads",
     )
     if named:
-        for side, entries in (("error_x", first), ("error_y", second)):
+        for side, entries, scores in (("error_x", first, x), ("error_y", second, y)):
+            if scores.weights_only:
+                continue
             up = rounded(np.nan_to_num([entry.high - entry.mean for entry in entries]))
             trace.update({side: {"type": "data", "array": up, "color": NEUTRAL, "thickness": 1, "width": 2}})
     return trace

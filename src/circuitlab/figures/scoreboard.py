@@ -1,7 +1,8 @@
-"""The method scoreboard: how well every method finds every planted circuit."""
+"""The scoreboard of methods: how well every method finds every planted circuit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,29 +25,29 @@ def scoreboard_table(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """One row per method, one column per planted model: the AUROC of the true nodes with its interval.
+    """AUROC of the true nodes with its interval, with one row per method and one column per planted model.
 
     Parameters
     ----------
     rows : sequence of mappings
         ``{"model": str, "method": str, "auroc": {"mean", "low", "high"}, "visible": bool, "reason": str}``, as ``circuitlab bench
-        planted --json`` prints them. ``visible`` says whether the truth can be seen by what the method does at all, ``reason`` why not.
+        planted --json`` prints them. ``visible`` says whether the method can detect the true circuit at all, and ``reason`` why not.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Colour runs from 0.5 (chance, and everything below it) to 1. Cells whose truth the method cannot see have no colour and a grey
-        number; the numbered reasons stand below the table. Methods and models keep the order in which they first occur; a combination
-        that was not run is left empty.
+        The colour scale runs from 0.5 (chance, and everything below it) to 1. Cells whose circuit the method cannot detect have no colour
+        and a grey number; the numbered reasons are below the table. Methods and models keep the order in which they first occur;
+        combinations that were not run are empty.
 
     Raises
     ------
     BadParameterError
-        If there is no row, or two rows are about one method on one model.
+        If there are no rows, or two rows are about one method on one model.
 
     Examples
     --------
@@ -97,14 +98,14 @@ def scoreboard_table(
 def _seen(
     cells: Mapping[tuple[str, str], Mapping[str, Any]], places: Mapping[tuple[str, str], tuple[int, int]], shape: tuple[int, int]
 ) -> go.Heatmap:
-    """Coloured cells: what the method can see."""
+    """The coloured cells, whose circuit the method can detect."""
     z: list[list[float | None]] = [[None] * shape[1] for _ in range(shape[0])]
     text, hover = ([[""] * shape[1] for _ in range(shape[0])] for _ in range(2))
     for key, row in cells.items():
         if row["visible"]:
             x, y = places[key]
             z[y][x] = rounded(row["auroc"]["mean"])
-            text[y][x], hover[y][x] = _numbers(row), _told(row)
+            text[y][x], hover[y][x] = _numbers(row), _hover(row)
     return go.Heatmap(
         z=z,
         text=text,
@@ -122,7 +123,7 @@ def _seen(
 def _unseen(
     cells: Mapping[tuple[str, str], Mapping[str, Any]], places: Mapping[tuple[str, str], tuple[int, int]], reasons: list[str]
 ) -> go.Scatter:
-    """Grey numbers without a colour: what the method cannot see, with the number of the reason."""
+    """The grey numbers of cells whose circuit the method cannot detect, with the number of the reason."""
     rows = {key: row for key, row in cells.items() if not row["visible"]}
     numbers = [reasons.index(str(row.get("reason") or "no reason given")) + 1 for row in rows.values()]
     return go.Scatter(
@@ -132,7 +133,7 @@ def _unseen(
         text=[f"<i>{_numbers(row, f' ({number})')}</i>" for row, number in zip(rows.values(), numbers, strict=True)],
         textfont={"size": 12, "color": NEUTRAL},
         hovertext=[
-            f"{_told(row)}<br>cannot be seen: {plain(reasons[number - 1])}" for row, number in zip(rows.values(), numbers, strict=True)
+            f"{_hover(row)}<br>cannot be seen: {plain(reasons[number - 1])}" for row, number in zip(rows.values(), numbers, strict=True)
         ],
         hoverinfo="text",
         name="not visible",
@@ -140,14 +141,21 @@ def _unseen(
 
 
 def _numbers(row: Mapping[str, Any], after: str = "") -> str:
-    found = row["auroc"]
-    return f"{found['mean']:.2f}{after}<br><span style='font-size:10px'>{found['low']:.2f} to {found['high']:.2f}</span>"
+    auroc = row["auroc"]
+    return f"{auroc['mean']:.2f}{after}<br><span style='font-size:10px'>{_limits_text(auroc, 2)}</span>"
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    found = row["auroc"]
+def _hover(row: Mapping[str, Any]) -> str:
+    auroc = row["auroc"]
     about = f"<b>{plain(str(row['method']))}</b> on <b>{plain(str(row['model']))}</b>"
-    return f"{about}<br>AUROC {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{about}<br>AUROC {auroc['mean']:.3f} ({_limits_text(auroc, 3)})"
+
+
+def _limits_text(interval: Mapping[str, float], digits: int) -> str:
+    """The limits of an interval in words; there is none for a single set of prompts, or without prompts."""
+    if math.isnan(interval["low"]):
+        return "no interval"
+    return f"{interval['low']:.{digits}f} to {interval['high']:.{digits}f}"
 
 
 def _notes(reasons: Iterable[str], width: int) -> str:

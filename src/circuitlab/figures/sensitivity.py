@@ -1,4 +1,4 @@
-"""The ablation-sensitivity card: the same circuits under several ablations, and whether the verdict holds."""
+"""The ablation-sensitivity card: the same circuits under several ablations, and whether the verdicts agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["sensitivity_dots"]
 
 _SYMBOLS = {"recovers": "circle", "unclear": "circle-open", "fails": "x"}
 _SPREAD = 0.62
-"""Share of a task's row that the dots of its ablations take."""
+"""Share of a task's row over which the dots of its ablations are spread."""
 
 
 def sensitivity_dots(
@@ -26,29 +26,30 @@ def sensitivity_dots(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Faithfulness of every task's circuit under every ablation, with intervals, and the verdict beside each task.
+    """Faithfulness of the circuit of every task under every ablation, with intervals, and the verdict beside each task.
 
     Parameters
     ----------
     card : SensitivityCard
-        From `circuitlab.comparison.sensitivity.sensitivity_card`.
+        Result of `circuitlab.comparison.sensitivity.sensitivity_card`.
     titles : mapping of str to str, optional
-        What to print for a task's name.
+        Names to print for the tasks.
     title, subtitle : str
-        Heading; the subtitle explains the symbols otherwise.
+        Heading; if not given, the subtitle explains the symbols.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        One row per task, one colour per ablation. Full dots: the whole interval lies above the threshold (dotted line); rings: it holds
-        it; crosses: below. Grey ticks are the mean of random circuits. Rows say "flips", "unclear" or "stable".
+        One row per task, one colour per ablation. Filled dots: the interval is above the threshold (dotted line); rings: it contains the
+        threshold; crosses: it is below. Grey ticks are the mean of random circuits. Row labels give the verdict: "flips", "unclear" or
+        "stable".
 
     Raises
     ------
     BadParameterError
-        If the card has no task.
+        If the card has no tasks.
 
     Examples
     --------
@@ -68,7 +69,7 @@ def sensitivity_dots(
     """
     if not card.verdicts:
         raise BadParameterError("The card has no task to draw.", "Give circuits of at least one task.")
-    tasks, shown = list(card.verdicts), dict(titles or {})
+    tasks, names = list(card.verdicts), dict(titles or {})
     colours = template(theme).layout.colorway
     figure = go.Figure()
     for index, ablation in enumerate(card.ablations):
@@ -76,20 +77,20 @@ def sensitivity_dots(
         rows = [(i + offset, card.row(task, ablation)) for i, task in enumerate(tasks)]
         known = [(y, row) for y, row in rows if row.faithfulness is not None]
         colour = colours[index % len(colours)]
-        figure.add_trace(_dots(known, ablation, colour, shown))
+        figure.add_trace(_dots(known, ablation, colour, names))
         # The legend names colours alone: symbols differ from task to task.
         figure.add_scatter(x=[None], y=[None], mode="markers", marker={"size": 10, "color": colour}, name=ablation.replace("_", " "))
         figure.add_trace(_chance(known, first=not index))
     figure.add_vline(x=card.threshold, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
-    labels = [f"{wrapped(shown.get(task, task), 150, 12)}<br><b>{card.verdicts[task]}</b>" for task in tasks]
+    labels = [f"{wrapped(names.get(task, task), 150, 12)}<br><b>{card.verdicts[task]}</b>" for task in tasks]
     figure.update_yaxes(tickvals=list(range(len(tasks))), ticktext=labels, range=[len(tasks) - 0.5, -0.5], showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="faithfulness (0: everything ablated, 1: full model), 95 % interval", zeroline=True)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}})
     none = [f"{row.task} ({row.ablation})" for row in card.rows if row.faithfulness is None]
-    told = f"full: all above {card.threshold:g} (dotted) · ring: holds it · cross: all below · grey: random circuits"
+    description = f"filled: interval above {card.threshold:g} (dotted) · ring: contains it · cross: below · grey: random circuits"
     frame = Frame(
         title,
-        subtitle or told + (f" · no gap: {', '.join(none)}" if none else ""),
+        subtitle or description + (f" · no gap: {', '.join(none)}" if none else ""),
         width=560,
         height=max(120, 26 * len(card.ablations) * len(tasks) // 2 + 40 * len(tasks) // 2),
         margin_left=170,
@@ -98,16 +99,16 @@ def sensitivity_dots(
     return finish(figure, frame, theme)
 
 
-def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, colour: str, shown: Mapping[str, str]) -> go.Scatter:
-    found = [row.faithfulness or {} for _, row in rows]
+def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, colour: str, names: Mapping[str, str]) -> go.Scatter:
+    intervals = [row.faithfulness or {} for _, row in rows]
     texts = [
-        f"<b>{plain(shown.get(row.task, row.task))}</b>, {ablation.replace('_', ' ')} ablation<br>faithfulness {one['mean']:.3f}"
-        f" ({one['low']:.2f} to {one['high']:.2f}): {row.recovery}<br>random circuits {row.random_mean:.3f}, p = {row.p:.2g}"
+        f"<b>{plain(names.get(row.task, row.task))}</b>, {ablation.replace('_', ' ')} ablation<br>faithfulness {interval['mean']:.3f}"
+        f" ({interval['low']:.2f} to {interval['high']:.2f}): {row.recovery}<br>random circuits {row.random_mean:.3f}, p = {row.p:.2g}"
         f"<br>metric: full {row.full:.3g}, all ablated {row.empty:.3g}"
-        for (_, row), one in zip(rows, found, strict=True)
+        for (_, row), interval in zip(rows, intervals, strict=True)
     ]
     return go.Scatter(
-        x=rounded([one["mean"] for one in found]),
+        x=rounded([interval["mean"] for interval in intervals]),
         y=rounded([y for y, _ in rows]),
         mode="markers",
         marker={
@@ -120,8 +121,8 @@ def _dots(rows: list[tuple[float, SensitivityRow]], ablation: str, colour: str, 
             "type": "data",
             "symmetric": False,
             "color": colour,
-            "array": rounded([one["high"] - one["mean"] for one in found]),
-            "arrayminus": rounded([one["mean"] - one["low"] for one in found]),
+            "array": rounded([interval["high"] - interval["mean"] for interval in intervals]),
+            "arrayminus": rounded([interval["mean"] - interval["low"] for interval in intervals]),
         },
         name=ablation.replace("_", " "),
         showlegend=False,

@@ -1,4 +1,4 @@
-"""Which nodes differ from zero once all nodes of a picture are taken together."""
+"""Which nodes differ from zero, with a correction for testing all nodes of a figure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ __all__ = ["differs_from_zero"]
 
 
 def differs_from_zero(values: np.ndarray, *, alpha: float = 0.05) -> np.ndarray:
-    """Nodes whose mean differs from zero: t-test over pairs, false discovery rate held at ``alpha`` over all nodes.
+    """Whether the mean of each node differs from zero: t-tests over pairs, with the false-discovery rate controlled over all nodes.
 
     Parameters
     ----------
     values : ndarray, shape (pair, ...)
         One score per pair and node.
     alpha : float
-        Expected share of false marks among the marks.
+        Expected share of false discoveries among the nodes that differ.
 
     Returns
     -------
     ndarray of bool, shape (...)
-        False everywhere with a single pair. A node with the same nonzero score on every pair counts as different.
+        False everywhere if there is a single pair. A node with the same nonzero score on every pair counts as different from zero.
 
     References
     ----------

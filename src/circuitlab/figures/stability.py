@@ -1,4 +1,4 @@
-"""How many prompts a list of heads needs: agreement of two lists over the number of pairs behind each."""
+"""How many prompts a stable list of heads needs: agreement of two lists by the number of pairs they come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["stability_curves"]
 
 _TOGETHER, _COLUMNS = 3, 4
 _WIDE = 12
-"""From this ratio of the largest to the smallest size on, sizes are drawn on a logarithmic axis."""
+"""Ratio of the largest to the smallest size from which the axis of sizes is logarithmic."""
 
 
 def stability_curves(
@@ -27,27 +27,27 @@ def stability_curves(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Jaccard index of two lists found with n pairs each, as n grows.
+    """Jaccard index of two top-k lists from disjoint sets of n pairs, for increasing n.
 
     Parameters
     ----------
     curves : mapping of str to StabilityCurve
-        From `circuitlab.comparison.sample_size_curve`, by task (or by any name), in the order of the legend.
+        Results of `circuitlab.comparison.sample_size_curve` by task (or by any name), in the order of the legend.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        A line with the band of 95 % of the draws for each curve, and a dotted line of the same colour where chance alone would put it. More
-        than three curves get a panel each.
+        For each curve a line with the band of 95 % of the draws, and a dotted line of the same colour at the value expected by chance. More
+        than three curves are drawn in separate panels.
 
     Raises
     ------
     BadParameterError
-        If there is no curve.
+        If there are no curves.
     """
     if not curves:
         raise BadParameterError("There is no curve to draw.", "Give at least one, by name.")
@@ -62,9 +62,10 @@ def stability_curves(
     if sizes[-1] >= _WIDE * sizes[0]:
         figure.update_xaxes(type="log", ticktext=[str(size) for size in sizes])
     lengths = sorted({curve.k for curve in curves.values()})
-    said = subtitle or f"top {', '.join(map(str, lengths))} · two lists without a common prompt · band: 95 % of draws · dotted: chance"
+    note = subtitle or f"top {', '.join(map(str, lengths))} · two lists without a common prompt · band: 95 % of draws · dotted: chance"
     size = (columns * 190, rows * 190, 56) if columns > 1 else (520, 320, 86)
-    frame = Frame(title or "How many prompts until the list stays?", said, *size[:2], margin_left=72, margin_bottom=size[2], margin_top=34)
+    heading = title or "How many prompts does a stable list need?"
+    frame = Frame(heading, note, *size[:2], margin_left=72, margin_bottom=size[2], margin_top=34)
     return finish(figure, frame, theme)
 
 
@@ -84,14 +85,14 @@ def _panels(curves: Mapping[str, StabilityCurve], rows: int, columns: int) -> go
     for i, (name, curve) in enumerate(curves.items()):
         _add(figure, name, curve, HELPS, (i // columns + 1, i % columns + 1))
     figure.update_layout(showlegend=False)
-    # A column that ends above the last row shows its own sizes.
+    # A column that ends above the last row shows its own tick labels.
     for i in range(len(curves) - columns, len(curves)):
         figure.update_xaxes(showticklabels=True, row=i // columns + 1, col=i % columns + 1)
     return figure
 
 
 def _add(figure: go.Figure, name: str, curve: StabilityCurve, colour: str, place: tuple[int, int]) -> None:
-    """Band, line and chance of one curve; the legend switches all three together."""
+    """Draw the band, the line and the chance level of one curve; the legend switches all three together."""
     shared = {"legendgroup": plain(name), "name": plain(name), "row": place[0], "col": place[1]}
     sizes = np.asarray(curve.sizes)
     figure.add_scatter(

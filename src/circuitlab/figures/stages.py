@@ -1,4 +1,4 @@
-"""Stages of path patching of two tasks side by side, heads that both keep outlined."""
+"""Stages of path patching of two tasks side by side, with the heads that both keep outlined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from circuitlab.figures.theme import NEUTRAL, Theme
 __all__ = ["stage_heatmaps"]
 
 _GAP = 52
-"""Pixels between two rows of panels, for the numbers of heads and the next heading."""
+"""Distance in pixels between two rows of panels, with room for tick labels and the next heading."""
 _PORTS = {"q": "queries", "k": "keys", "v": "values"}
 
 
@@ -29,30 +29,30 @@ def stage_heatmaps(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Effect of every head in each stage, tasks in columns and stages in rows.
+    """Effect of every head in each stage, with tasks in columns and stages in rows.
 
     Parameters
     ----------
     tasks : mapping of str to sequence of mapping
-        For each task (two, as a rule) its stages from the logits backwards, each with ``receivers``, ``kept`` (heads), ``effects``
+        For each task, usually two, its stages from the logits backwards, each with ``receivers``, ``kept`` (heads), ``effects``
         (layer, head) and ``edges``.
     titles : mapping of str to str, optional
-        What to print for a task's name.
+        Names to print for the tasks.
     title, subtitle : str
-        Heading; the subtitle explains the outlines otherwise.
+        Heading; if not given, the subtitle explains the outlines.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Colour is the mean effect on the head's strongest receiver, each panel on its own scale about 0 (in shares of its largest magnitude;
-        raw effects on hover). Thin outlines: kept in this stage. Thick outlines: kept by every task in this stage.
+        Colour is the mean effect of a head on the receiver that it acts on most, as a share of the largest magnitude in the panel; raw
+        effects appear on hover. Thin outlines: kept in this stage. Thick outlines: kept by every task in this stage.
 
     Raises
     ------
     BadParameterError
-        If there is no stage to draw.
+        If there are no stages, or a stage kept a node that is not a head.
 
     Examples
     --------
@@ -64,8 +64,8 @@ def stage_heatmaps(
     if not tasks or not any(tasks.values()):
         raise BadParameterError("No stage of path patching was found, so there is nothing to draw.", "Give at least one stage of a task.")
     names, rows = list(tasks), max(map(len, tasks.values()))
-    shown = dict(titles or {})
-    heads = [_panel_title(shown.get(name, name), tasks[name], row) for row in range(rows) for name in names]
+    by_name = dict(titles or {})
+    heads = [_panel_title(by_name.get(name, name), tasks[name], row) for row in range(rows) for name in names]
     panel = max(96, 6 * max(len(stage["effects"]) for stages in tasks.values() for stage in stages))
     height = rows * panel + (rows - 1) * _GAP
     figure = make_subplots(rows, len(names), subplot_titles=heads, vertical_spacing=_GAP / height, horizontal_spacing=0.1)
@@ -113,14 +113,14 @@ def _panel_title(name: str, stages: Sequence[Mapping[str, Any]], row: int) -> st
 
 def _map(stage: Mapping[str, Any]) -> go.Heatmap:
     effects = np.asarray(stage["effects"], dtype=float)
-    found: dict[str, list[str]] = {}
+    edge_texts: dict[str, list[str]] = {}
     for edge in stage.get("edges", ()):
-        found.setdefault(edge["edge"].split("->")[0], []).append(
+        edge_texts.setdefault(edge["edge"].split("->")[0], []).append(
             f"{edge['edge']} {edge['mean']:+.3g} ({edge['low']:+.2g} to {edge['high']:+.2g})"
         )
     texts = [
         [
-            f"<b>a{i}.h{j}</b> {effects[i, j]:+.3g}" + "".join(f"<br>{plain(one)}" for one in found.get(f"a{i}.h{j}", [])[:6])
+            f"<b>a{i}.h{j}</b> {effects[i, j]:+.3g}" + "".join(f"<br>{plain(text)}" for text in edge_texts.get(f"a{i}.h{j}", [])[:6])
             for j in range(effects.shape[1])
         ]
         for i in range(effects.shape[0])
@@ -133,9 +133,9 @@ def _map(stage: Mapping[str, Any]) -> go.Heatmap:
 def _outline(name: str, *, shared: bool) -> dict[str, Any]:
     head = parse_node(name)
     if not isinstance(head, Head):
-        what = f"{name} was kept in a stage, and only heads are drawn."
+        what = f"{name} was kept in a stage, but only heads can be drawn."
         raise BadParameterError(what, "Give stages of heads.")
     box = {"x0": head.head - 0.5, "x1": head.head + 0.5, "y0": head.layer - 0.5, "y1": head.layer + 0.5}
-    # Without a colour of its own the outline takes the ink of the theme.
+    # Without a colour, the outline is drawn in the text colour of the theme.
     line = {"width": 2.5} if shared else {"color": NEUTRAL, "width": 1.2}
     return {"type": "rect", "name": "shared" if shared else "kept", "line": line, **box}

@@ -1,9 +1,8 @@
-"""Two plotly templates, light and dark, used by name and never registered: importing this changes nobody else's figures.
+"""Two plotly templates, light and dark. They are not registered with plotly, so importing this module does not change other figures.
 
-Backgrounds are transparent. The diverging scale runs from orange (hinders) through a neutral middle to blue (helps), which
-readers with any common form of colour blindness can tell apart; numbers written on cells stay readable at both ends. Figures
-name no scale of their own: a heatmap whose range spans zero takes the template's diverging scale, so that a page can switch
-theme by swapping the template.
+Backgrounds are transparent. The diverging scale runs from orange (hinders) through a neutral middle to blue (helps); readers with any
+common form of colour blindness can distinguish them, and numbers on cells are readable at both ends. Figures do not set colour scales: a
+heatmap whose range spans zero uses the template's diverging scale, so that a page can change the theme by replacing the template.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ __all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "template", "themed"]
 Theme: TypeAlias = Literal["light", "dark"]
 
 HELPS = "#3182bd"
-"""Positive scores; a mid tone that reads on white and on near-black."""
+"""Colour of positive scores, visible on white and on nearly black."""
 HINDERS = "#d9691e"
-"""Negative scores."""
+"""Colour of negative scores."""
 NEUTRAL = "#7d8590"
-"""Rules, chance levels and everything that is context."""
+"""Colour of reference lines, chance levels and other context."""
 
 _FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
 _DIVERGING = {
@@ -41,7 +40,7 @@ _INK = {
 
 
 def template(theme: Theme = "light") -> go.layout.Template:
-    """A fresh copy of one template.
+    """A new copy of one of the templates.
 
     Raises
     ------
@@ -84,7 +83,7 @@ def template(theme: Theme = "light") -> go.layout.Template:
 
 
 def themed(figure: go.Figure, theme: Theme) -> go.Figure:
-    """The same figure in another theme; the one given is left as it was.
+    """A copy of the figure in another theme.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Circuits on each other's tasks, beside random circuits and what all share."""
+"""Circuits on each other's tasks, with random circuits and the heads that all circuits share."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def transfer_matrix(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Faithfulness of every circuit (row) on every task (column), with random circuits and the shared core in two rows below.
+    """Faithfulness of every circuit (row) on every task (column), with random circuits and the heads in all circuits in two rows below.
 
     Parameters
     ----------
     table : TransferTable
-        From `circuitlab.comparison.transfer.transfer_table`.
+        Result of `circuitlab.comparison.transfer.transfer_table`.
     titles : mapping of str to str, optional
-        What to print for a task's name.
+        Names to print for the tasks.
     title, subtitle : str
-        Heading; the subtitle says pairs, ablation and random circuits otherwise.
+        Heading; if not given, the subtitle gives pairs, ablation and random circuits.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Colour is faithfulness minus the mean of random circuits of the same size, so that the neutral colour is chance. Numbers are
-        faithfulness with its 95 % interval; stars are for the corrected p-value against random circuits. Outlined cells are a task's own
+        Colour is faithfulness minus the mean of random circuits of the same size, so that the neutral colour is chance. Numbers are the
+        faithfulness with its 95 % interval; stars show the corrected p-value against random circuits. Outlined cells are the task's own
         circuit.
 
     Raises
@@ -58,7 +58,7 @@ def transfer_matrix(
     n = len(names)
     rows = [[_cell(table.cell(circuit, task), names, table) for task in table.tasks] for circuit in table.tasks]
     rows += [[_random(table.cell(task, task), table) for task in table.tasks], [_shared(table, task) for task in table.tasks]]
-    # A gap before the two rows that are no task's circuit.
+    # A gap before the two rows that are not circuits of a task.
     places = [*map(float, range(n)), n + 0.25, n + 1.25]
     figure = go.Figure([_heat(rows[:n], places[:n], "circuits"), _heat(rows[n:], places[n:], "for comparison")])
     labels = [wrapped(name, 130, 12) for name in names]
@@ -76,7 +76,7 @@ def transfer_matrix(
     width = max(_CELL * n, 260)
     frame = Frame(
         title,
-        subtitle or _told(table),
+        subtitle or _description(table),
         width=width,
         height=int((n + 2.25) * _CELL * 0.62),
         margin_left=138,
@@ -87,53 +87,54 @@ def transfer_matrix(
     return finish(figure, frame, theme)
 
 
-def _told(table: TransferTable) -> str:
-    said, first = table.conventions, table.cells[0]
-    pairs = sorted({len(ends.full) for ends in table.ends.values()})
-    parts = [f"{' or '.join(map(str, pairs))} prompt pairs per task", f"other heads: {said.get('ablated_value', 'ablated')}"]
+def _description(table: TransferTable) -> str:
+    conventions, first = table.conventions, table.cells[0]
+    pairs = sorted({len(scale.full) for scale in table.scales.values()})
+    parts = [f"{' or '.join(map(str, pairs))} prompt pairs per task", f"other heads: {conventions.get('ablated_value', 'ablated')}"]
     return " · ".join([*parts, f"{first.random['n']:.0f} random circuits per size"])
 
 
 def _cell(cell: TransferCell, names: list[str], table: TransferTable) -> dict[str, Any]:
-    found, chance = cell.faithfulness, cell.random["mean"]
+    faithfulness, chance = cell.faithfulness, cell.random["mean"]
     circuit, task = (names[table.tasks.index(name)] for name in (cell.circuit, cell.task))
     beyond = "" if cell.p is None else f"<br>random circuits {chance:+.2f}, p = {cell.p:.2g}, q = {cell.q:.2g}"
     return {
-        "z": found["mean"] - (0.0 if cell.p is None else chance),
-        "text": f"{found['mean']:.2f}{'' if cell.q is None else stars(cell.q)}<br><span style='font-size:10px'>{_limits(found)}</span>",
+        "z": faithfulness["mean"] - (0.0 if cell.p is None else chance),
+        "text": f"{faithfulness['mean']:.2f}{'' if cell.q is None else stars(cell.q)}"
+        f"<br><span style='font-size:10px'>{_limits(faithfulness)}</span>",
         "hover": f"circuit of <b>{plain(circuit)}</b> ({cell.size} heads) on <b>{plain(task)}</b>"
-        f"<br>faithfulness {found['mean']:.3f} ({_limits(found)}){beyond}"
+        f"<br>faithfulness {faithfulness['mean']:.3f} ({_limits(faithfulness)}){beyond}"
         f"<br>own circuit is better by {cell.loss['mean']:.3f} ({_limits(cell.loss)})"
         f"<br>the {cell.core_size} heads of both alone: {cell.core['mean']:.3f} ({_limits(cell.core)})",
     }
 
 
 def _random(cell: TransferCell, table: TransferTable) -> dict[str, Any]:
-    found = cell.random
-    if not found["n"]:
+    random = cell.random
+    if not random["n"]:
         return {"z": None, "text": "none", "hover": "no random circuits were run"}
     return {
         "z": 0.0,
-        "text": f"{found['mean']:.2f}<br><span style='font-size:10px'>{_limits(found)}</span>",
-        "hover": f"{found['n']} random circuits of {cell.size} heads on <b>{plain(cell.task)}</b><br>mean {found['mean']:.3f},"
-        f" 95 % of them {_limits(found)}<br>{plain(table.conventions.get('random_circuits', ''))}",
+        "text": f"{random['mean']:.2f}<br><span style='font-size:10px'>{_limits(random)}</span>",
+        "hover": f"{random['n']} random circuits of {cell.size} heads on <b>{plain(cell.task)}</b><br>mean {random['mean']:.3f},"
+        f" 95 % of them {_limits(random)}<br>{plain(table.conventions.get('random_circuits', ''))}",
     }
 
 
 def _shared(table: TransferTable, task: str) -> dict[str, Any]:
-    found = table.shared[task].as_dict()
+    shared = table.shared[task].as_dict()
     heads = ", ".join(table.shared_heads) or "no head is in every circuit"
     return {
-        "z": found["mean"],
-        "text": f"{found['mean']:.2f}<br><span style='font-size:10px'>{_limits(found)}</span>",
-        "hover": f"heads of every circuit on <b>{plain(task)}</b>: {heads}<br>faithfulness {found['mean']:.3f} ({_limits(found)})",
+        "z": shared["mean"],
+        "text": f"{shared['mean']:.2f}<br><span style='font-size:10px'>{_limits(shared)}</span>",
+        "hover": f"heads of every circuit on <b>{plain(task)}</b>: {heads}<br>faithfulness {shared['mean']:.3f} ({_limits(shared)})",
     }
 
 
-def _limits(found: Mapping[str, float]) -> str:
-    if found["low"] != found["low"]:  # NaN: one pair has no interval
+def _limits(interval: Mapping[str, float]) -> str:
+    if interval["low"] != interval["low"]:  # NaN: one pair has no interval
         return "no interval"
-    return f"{found['low']:.2f} to {found['high']:.2f}"
+    return f"{interval['low']:.2f} to {interval['high']:.2f}"
 
 
 def _heat(rows: list[list[dict[str, Any]]], places: list[float], name: str) -> go.Heatmap:

@@ -1,4 +1,4 @@
-"""UpSet plot: which heads belong to exactly which tasks, beside what chance would give."""
+"""UpSet plot: which heads belong to exactly which tasks, and how many would by chance."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
 __all__ = ["Intersection", "intersections", "upset"]
 
 _COLUMN, _ROW, _UPPER, _GAP = 36, 30, 190, 34
-"""Pixels of a column, of a row, of the bars, and between bars and rows, where the numbers of heads stand."""
-_NAMED = 14  # heads named on hover
+"""Pixels of a column, of a row, of the bars, and between bars and rows, where the numbers of heads are written."""
+_NAMED = 14  # number of heads that are named on hover
 
 
 @dataclass(frozen=True)
 class Intersection:
-    """Heads that exactly these circuits hold.
+    """The heads that are in exactly these circuits.
 
     Parameters
     ----------
     members : tuple of str
         Names of the circuits.
     heads : tuple of Head
-        Heads in all of them and in no other, in forward order.
+        Heads in all of these circuits and in no other, in forward order.
     chance : float
-        Expected number if every circuit drew its heads anew, as many in each layer.
+        Expected number of such heads if every circuit had random heads, with the same number in each layer.
     """
 
     members: tuple[str, ...]
@@ -43,14 +43,14 @@ class Intersection:
 
 
 def intersections(circuits: Mapping[str, Circuit]) -> list[Intersection]:
-    """Every exclusive intersection that holds a head, largest first, those of more circuits before those of fewer.
+    """All exclusive intersections with at least one head, largest first; among equal sizes, those of more circuits first.
 
     Raises
     ------
     BadParameterError
-        If there are fewer than two circuits, or no circuit holds a head.
+        If there are fewer than two circuits, or no circuit has heads.
     IncompatibleError
-        If they belong to models of different shape.
+        If the circuits belong to models of different shapes.
 
     References
     ----------
@@ -62,20 +62,20 @@ def intersections(circuits: Mapping[str, Circuit]) -> list[Intersection]:
     first = circuits[names[0]]
     for circuit in circuits.values():
         first.require_same_universe(circuit)
-    found: dict[tuple[str, ...], list[Head]] = {}
+    heads_by_members: dict[tuple[str, ...], list[Head]] = {}
     for head in first.shape.heads():
         members = tuple(name for name in names if head in circuits[name])
         if members:
-            found.setdefault(members, []).append(head)
-    if not found:
-        raise BadParameterError("The circuits hold no head.", "Pick heads for them.")
+            heads_by_members.setdefault(members, []).append(head)
+    if not heads_by_members:
+        raise BadParameterError("The circuits have no heads.", "Select heads for them.")
     share = _shares(circuits, first.shape)
-    out = []
-    for members, heads in found.items():
+    result = []
+    for members, heads in heads_by_members.items():
         inside = np.array([name in members for name in names])[:, None]
         expected = np.where(inside, share, 1 - share).prod(axis=0).sum() * first.shape.n_heads
-        out.append(Intersection(members, tuple(heads), float(expected)))
-    return sorted(out, key=lambda one: (-len(one.heads), -len(one.members)))
+        result.append(Intersection(members, tuple(heads), float(expected)))
+    return sorted(result, key=lambda intersection: (-len(intersection.heads), -len(intersection.members)))
 
 
 def upset(
@@ -87,40 +87,45 @@ def upset(
     subtitle: str = "",
     theme: Theme = "light",
 ) -> go.Figure:
-    """Heads by the exact set of circuits that hold them.
+    """Number of heads by the exact set of circuits that they are in.
 
     Parameters
     ----------
     circuits : mapping of str to Circuit
-        Task name to circuit; only heads are counted.
+        Circuits by task name; only heads are counted.
     titles : mapping of str to str, optional
-        What to print for a task's name.
+        Names to print for the tasks.
     most : int
-        How many intersections to draw, largest first; the subtitle says how many are left out.
+        Number of intersections to draw, largest first; the subtitle says how many are left out.
     title, subtitle : str
         Heading.
     theme : {"light", "dark"}
-        Template.
+        Colour theme.
 
     Returns
     -------
     Figure
-        Columns are intersections: a bar over the number of heads, a tick where chance would put it (each circuit keeps its number of
-        heads in every layer), and below it the circuits that hold these heads and no others. The number stands under the axis, where it
-        cannot be taken for the tick's. A dagger marks tasks the model cannot do.
+        Columns are intersections: a bar of the number of heads, a tick at the number expected by chance (each circuit keeps its number of
+        heads in every layer), and below it dots for the circuits that have these heads. The number of heads is written under the
+        axis, so that it is not read as the number expected by chance. A dagger marks tasks that the model cannot do.
+
+    Raises
+    ------
+    BadParameterError, IncompatibleError
+        As `intersections`.
     """
-    found = intersections(circuits)
-    shown, names = found[:most], list(circuits)
+    all_columns = intersections(circuits)
+    columns, names = all_columns[:most], list(circuits)
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[0.5, 0.5])
-    places = list(range(len(shown)))
-    figure.add_trace(_bars(shown, titles or {}), row=1, col=1)
-    figure.add_trace(_ticks(shown), row=1, col=1)
-    for trace in _dots(shown, names):
+    places = list(range(len(columns)))
+    figure.add_trace(_bars(columns, titles or {}), row=1, col=1)
+    figure.add_trace(_ticks(columns), row=1, col=1)
+    for trace in _dots(columns, names):
         figure.add_trace(trace, row=2, col=1)
     labels = [_label(name, circuits[name], titles or {}) for name in names]
-    highest = max(max(len(one.heads), one.chance) for one in shown)
+    highest = max(max(len(column.heads), column.chance) for column in columns)
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, range=[-0.7, len(places) - 0.3])
-    counts = [f"<b>{len(one.heads)}</b>" for one in shown]
+    counts = [f"<b>{len(column.heads)}</b>" for column in columns]
     figure.update_xaxes(showticklabels=True, tickvals=places, ticktext=counts, tickangle=0, row=1, col=1)
     figure.update_xaxes(title_text="heads in exactly these circuits", row=2, col=1)
     figure.update_yaxes(title_text="heads", range=[0, rounded(1.08 * highest)], row=1, col=1)
@@ -131,16 +136,16 @@ def upset(
     figure.update_yaxes(domain=rounded([0, height / total]), row=2, col=1)
     figure.update_yaxes(domain=rounded([1 - _UPPER / total, 1]), row=1, col=1)
     figure.update_layout(bargap=0.35, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"})
-    left_out = f" · {len(found) - most} smaller intersections left out" if len(found) > most else ""
-    said = subtitle or f"{len(set().union(*(c.nodes for c in circuits.values())))} heads in {len(names)} circuits"
+    left_out = f" · {len(all_columns) - most} smaller intersections left out" if len(all_columns) > most else ""
+    description = subtitle or f"{len(set().union(*(c.nodes for c in circuits.values())))} heads in {len(names)} circuits"
     near = any(not circuit.ready for circuit in circuits.values())
-    banner = "† near chance: the model cannot do this task, so its heads are no circuit for the ability." if near else ""
-    frame = Frame(title, said + left_out, max(340, _COLUMN * len(places)), total, banner, margin_left=190, margin_bottom=76)
+    banner = "† near chance: the model cannot do this task, so its heads are not a circuit for the ability." if near else ""
+    frame = Frame(title, description + left_out, max(340, _COLUMN * len(places)), total, banner, margin_left=190, margin_bottom=76)
     return finish(figure, frame, theme)
 
 
 def _shares(circuits: Mapping[str, Circuit], universe: Universe) -> np.ndarray:
-    """Share of each layer's heads that each circuit holds, (circuit, layer)."""
+    """Share of the heads of each layer that are in each circuit, (circuit, layer)."""
     counts = np.zeros((len(circuits), universe.n_layers))
     for row, circuit in zip(counts, circuits.values(), strict=True):
         for node in circuit:
@@ -154,15 +159,15 @@ def _label(name: str, circuit: Circuit, titles: Mapping[str, str]) -> str:
     return wrapped(titles.get(name, name), 150, 12) + ("" if circuit.ready else " †") + f" ({size})"
 
 
-def _bars(shown: list[Intersection], titles: Mapping[str, str]) -> go.Bar:
+def _bars(columns: list[Intersection], titles: Mapping[str, str]) -> go.Bar:
     texts = []
-    for one in shown:
-        heads = ", ".join(map(str, one.heads[:_NAMED])) + (f", {len(one.heads) - _NAMED} more" if len(one.heads) > _NAMED else "")
-        members = ", ".join(plain(titles.get(name, name)) for name in one.members)
-        texts.append(f"<b>{members}</b><br>{len(one.heads)} heads: {heads}<br>by chance {one.chance:.2f}")
-    counts = [len(one.heads) for one in shown]
+    for column in columns:
+        heads = ", ".join(map(str, column.heads[:_NAMED])) + (f", {len(column.heads) - _NAMED} more" if len(column.heads) > _NAMED else "")
+        members = ", ".join(plain(titles.get(name, name)) for name in column.members)
+        texts.append(f"<b>{members}</b><br>{len(column.heads)} heads: {heads}<br>by chance {column.chance:.2f}")
+    counts = [len(column.heads) for column in columns]
     return go.Bar(
-        x=list(range(len(shown))),
+        x=list(range(len(columns))),
         y=counts,
         marker={"color": HELPS},
         hovertext=texts,
@@ -171,10 +176,10 @@ def _bars(shown: list[Intersection], titles: Mapping[str, str]) -> go.Bar:
     )
 
 
-def _ticks(shown: list[Intersection]) -> go.Scatter:
+def _ticks(columns: list[Intersection]) -> go.Scatter:
     return go.Scatter(
-        x=list(range(len(shown))),
-        y=rounded([one.chance for one in shown]),
+        x=list(range(len(columns))),
+        y=rounded([column.chance for column in columns]),
         mode="markers",
         marker={"symbol": "line-ew", "size": 24, "line": {"width": 2.5, "color": NEUTRAL}},
         hoverinfo="skip",
@@ -182,14 +187,14 @@ def _ticks(shown: list[Intersection]) -> go.Scatter:
     )
 
 
-def _dots(shown: list[Intersection], names: list[str]) -> list[go.Scatter]:
-    """A faint dot everywhere, a filled one for each member, and a line through the members of a column."""
-    grid = list(itertools.product(range(len(shown)), range(len(names))))
-    inside = [(x, y) for x, y in grid if names[y] in shown[x].members]
+def _dots(columns: list[Intersection], names: list[str]) -> list[go.Scatter]:
+    """A faint dot in every cell, a filled dot for each member, and a line through the members of a column."""
+    grid = list(itertools.product(range(len(columns)), range(len(names))))
+    inside = [(x, y) for x, y in grid if names[y] in columns[x].members]
     lines: list[float | None] = []
     rows: list[float | None] = []
-    for x, one in enumerate(shown):
-        held = [names.index(name) for name in one.members]
+    for x, column in enumerate(columns):
+        held = [names.index(name) for name in column.members]
         lines += [x, x, None]
         rows += [min(held), max(held), None]
     shared = {"hoverinfo": "skip", "showlegend": False}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -157,16 +157,36 @@ class ActivationPatching:
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
-        sweeps = sweeps_on(model, metric, self.engine, self.precision)
-        for pairs in batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
-            rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
-            step(int(rows.done.sum()), batch.n_pairs)
+        self._fill(rows, sweeps_on(model, metric, self.engine, self.precision), batch, patches)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
-        arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model, marks)}
+        arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self.shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
             about = msgspec.structs.replace(about, measured=self._error(effects, sweeps_on(model, metric), batch, patches))
         return HeadScores.build(arrays, about, marks)
+
+    def effects_of(self, model: Model, batch: ContrastBatch, metric: Metric, columns: Sequence[int]) -> dict[str, np.ndarray]:
+        """Some of the effects only, for methods that choose what is worth patching.
+
+        Parameters
+        ----------
+        columns : sequence of int
+            Which nodes, counted through all parts, marks, layers and heads in this order.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``effects`` (pair, column), and the metric of the two unedited runs, ``clean`` and ``corrupt`` (pair,).
+        """
+        patches = list(self._patches(model, self._marks(batch)))
+        rows = PairRows.empty(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(columns),)})
+        self._fill(rows, sweeps_on(model, metric, self.engine, self.precision), batch, [patches[i] for i in columns])
+        return rows.arrays
+
+    def _fill(self, rows: PairRows, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> None:
+        for pairs in batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
+            rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
+            step(int(rows.done.sum()), batch.n_pairs)
 
     def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
         """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
@@ -211,7 +231,7 @@ class ActivationPatching:
         """Indices and edit sets of the patches that can have an effect: those at or after the first position at which runs differ."""
         first = int(batch.first_difference().min())
         live, edit_sets = [], []
-        values = {self._site(part): source.site(self._site(part)) for part in self.parts}
+        values = {site: source.site(site) for site in {self._site(patch.part) for patch in patches}}
         for index, patch in enumerate(patches):
             positions = self._positions(patch, batch)
             last = int((batch.end if positions is None else positions).max())
@@ -236,8 +256,8 @@ class ActivationPatching:
             value = value[range(len(positions)), positions]
         return Edit(site, patch.layer, value, head=patch.head, positions=positions)
 
-    def _shape(self, signed: np.ndarray, model: Model, marks: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-        """Split the columns back into parts."""
+    def shape(self, signed: np.ndarray, model: Model, marks: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+        """Effects (pair, column) as parts, each (pair[, mark], layer[, head])."""
         arrays, start = {}, 0
         lead = () if marks is None else (len(marks),)
         for part in self.parts:

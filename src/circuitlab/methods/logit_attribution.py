@@ -11,13 +11,11 @@ from einops import einsum
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.progress import step
 from circuitlab.execute.contract import provenance_of, require_additive, require_linear
+from circuitlab.execute.logit_direction import logit_direction
 from circuitlab.execute.needs import prepared
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from circuitlab.execute.answer_values import AnswerValues
     from circuitlab.metrics import LogitDiff
     from circuitlab.model.batch import ContrastBatch
@@ -101,7 +99,8 @@ class LogitAttribution:
 def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, values: AnswerValues) -> dict[str, np.ndarray]:
     """Shares of one run, in float64 from the run's own activations; ``total`` comes from its logits."""
     weights, layers, final = model.weights, range(model.spec.n_layers), values.final
-    direction, bias = _direction(model, batch, metric, final)
+    ids, coefficients = metric.coefficients(batch)
+    direction, bias = logit_direction(weights, ids, coefficients, final)
     along = weights.final_norm.pull_back(direction, final)
     bias = bias + weights.final_norm.bias_dot(direction)
     heads = []
@@ -123,23 +122,3 @@ def _attribute(model: Model, batch: ContrastBatch, metric: LogitDiff, values: An
         "bias": bias.cpu().numpy(),
         "total": values.total.cpu().numpy(),
     }
-
-
-def _direction(
-    model: Model,
-    batch: ContrastBatch,
-    metric: LogitDiff,
-    final: Float[Tensor, "pair d_model"],
-) -> tuple[Float[Tensor, "pair d_model"], Float[Tensor, " pair"]]:
-    """The metric's direction after the final norm, and its constant part; a softcap is replaced by its secant slope in this run."""
-    ids, coefficients = metric.coefficients(batch)
-    ids, coefficients = ids.to(final.device), coefficients.double().to(final.device)
-    columns, offset = model.weights.unembed(ids).double(), model.weights.unembed_bias(ids)
-    constant = coefficients * 0.0 if offset is None else offset.double()
-    if (cap := model.weights.softcap) is not None:
-        plain = einsum(model.weights.final_norm.apply(final), columns, "pair d_model, pair k d_model -> pair k") + constant
-        ratio = plain / cap
-        slope = (ratio.tanh() / ratio).nan_to_num(nan=1.0)
-        coefficients = coefficients * slope
-    direction = einsum(columns, coefficients, "pair k d_model, pair k -> pair d_model")
-    return direction, einsum(constant, coefficients, "pair k, pair k -> pair")

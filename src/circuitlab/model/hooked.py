@@ -128,7 +128,7 @@ class HookedModel:
         """Weights of the final norm and the unembedding."""
         loaded = self._current()
         if loaded.readout is None:
-            loaded.readout = Readout(loaded.parts, loaded.spec.d_model)
+            loaded.readout = Readout(loaded.parts, loaded.spec.d_model, loaded.root.get_input_embeddings())
         return loaded.readout
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, parse_node
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,25 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["require_fit", "require_inside", "require_no_padding", "require_tokens", "token_grid"]
+__all__ = ["head_in", "require_fit", "require_inside", "require_no_padding", "require_tokens", "token_grid"]
+
+
+def head_in(spec: ModelSpec, head: Head | str) -> Head:
+    """A query head of a model, by name or as it is.
+
+    Raises
+    ------
+    BadParameterError
+        If it is no head, or the model has no such head.
+    """
+    node = parse_node(head) if isinstance(head, str) else head
+    if not isinstance(node, Head):
+        what = f"{node} is not an attention head."
+        raise BadParameterError(what, "Name a head, for example a9.h6.")
+    if not (node.layer < spec.n_layers and node.head < spec.n_heads):
+        what = f"{spec.name} has {spec.n_layers} layers of {spec.n_heads} heads, and no {node}."
+        raise BadParameterError(what, "Count layers and heads from 0.")
+    return node
 
 
 def require_fit(model: Model, batch: ContrastBatch) -> None:

@@ -93,18 +93,43 @@ class FrozenNorm:
         """The norm of x."""
         if self.kind == "none":
             return x
-        out = self._centred(x) / self.scale(x) * self.gain.to(x.dtype)
+        out = self.unit(x) * self.gain.to(x.dtype)
         return out if self.bias is None else out + self.bias.to(x.dtype)
+
+    def unit(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The (centred) input over its scale: the norm before gain and bias."""
+        return self._centred(x) / self.scale(x)
+
+    def transposed(self, direction: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The vector v with ``v . y == direction . norm(y)`` when the scale is 1 and the bias is left out: gain and centring alone."""
+        return self._centred(direction * self.gain.to(direction.dtype))
+
+    def share(self, part: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What a summand of x puts into ``norm(x)`` when the scale is that of x: shares of all summands and the bias sum to it."""
+        if self.kind == "none":
+            return part
+        return self._centred(part) / self.scale(x) * self.gain.to(part.dtype)
+
+    def linear(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What is linear in the input: the norm with a scale of 1 and without its bias. Its own output differs by a positive factor."""
+        return x if self.kind == "none" else self._centred(x) * self.gain.to(x.dtype)
+
+    def folded_into(self, weight: Float[Tensor, "*maps d_model out"]) -> Float[Tensor, "*maps d_model out"]:
+        """The map that does to an input what ``weight`` does to `linear` of it."""
+        if self.kind == "none":
+            return weight
+        gained = weight * self.gain.to(weight.dtype)[:, None]
+        return gained - gained.mean(-2, keepdim=True) if self.kind == "layer" else gained
 
     def pull_back(self, direction: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The vector v with ``v . y == direction . norm(y)`` for every y, with the scale held at that of x and without the bias."""
-        return self._centred(direction * self.gain.to(direction.dtype)) / self.scale(x)
+        return self.transposed(direction) / self.scale(x)
 
     def vjp(self, gradient: Float[Tensor, "*rows d_model"], x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """Gradient with respect to the input at x, from the gradient with respect to the output; the scale is not held fixed."""
         if self.kind == "none":
             return gradient
-        unit = self._centred(x) / self.scale(x)
+        unit = self.unit(x)
         weighted = gradient * self.gain.to(gradient.dtype)
         return (self._centred(weighted) - unit * (weighted * unit).mean(-1, keepdim=True)) / self.scale(x)
 
@@ -112,7 +137,7 @@ class FrozenNorm:
         """First-order change of the output for a change of the input at x; the scale is not held fixed."""
         if self.kind == "none":
             return change
-        unit = self._centred(x) / self.scale(x)
+        unit = self.unit(x)
         return self.gain.to(change.dtype) * (self._centred(change) - unit * (change * unit).mean(-1, keepdim=True)) / self.scale(x)
 
     def bias_dot(self, direction: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:

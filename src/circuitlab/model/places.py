@@ -76,6 +76,24 @@ class Places:
         stop = self.tokens.shape[1] if self.stop is None else self.stop
         return torch.arange(self.start, stop)[None]
 
+    def position(self, given: int | str, prompt: int = 0) -> int:
+        """One position of one prompt: by number, negative ones from its end, or by mark.
+
+        Raises
+        ------
+        BadParameterError
+            If the prompt is shorter.
+        UnknownNameError
+            If the batch has no such mark.
+        """
+        if isinstance(given, str):
+            return int(self.mark(given)[prompt])
+        length = int(self.end[prompt]) + 1
+        if not -length <= given < length:
+            what = f"Position {given} was asked for in a prompt of {length} tokens."
+            raise BadParameterError(what, "Count positions from 0, or from the end with negative numbers.")
+        return given % length
+
     def mark(self, name: str) -> Int[Tensor, " prompt"]:
         """Position of a named mark in each prompt.
 

@@ -30,6 +30,14 @@ class Weights(Protocol):
     """The weights that a linear readout of the residual stream needs; all detached and not folded."""
 
     @property
+    def embedding(self) -> Float[Tensor, "token width"]:
+        """Embedding matrix as it is stored: before a family scales, norms or projects it, and without positions.
+
+        What a token puts into the residual stream is `circuitlab.model.token_vectors`.
+        """
+        ...
+
+    @property
     def final_norm(self) -> FrozenNorm:
         """Norm before the unembedding."""
         ...
@@ -49,6 +57,10 @@ class Weights(Protocol):
 
     def post_attention_norm(self, layer: int) -> FrozenNorm | None:
         """The norm between the output projection and the residual stream, or None."""
+        ...
+
+    def embed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_embed"]:
+        """Rows of the embedding of tokens, as its module gives them: what a family multiplies them with, or adds, comes later."""
         ...
 
     def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from circuitlab.core.errors import ModelError
 from circuitlab.model.decoder.linear import Linear
@@ -27,10 +29,12 @@ class Readout:
         The model's parts.
     d_model : int
         Width of the residual stream.
+    embedding : Module
+        The token embedding.
     """
 
-    def __init__(self, parts: ModelParts, d_model: int) -> None:
-        self._parts, self._d_model = parts, d_model
+    def __init__(self, parts: ModelParts, d_model: int, embedding: Any) -> None:
+        self._parts, self._d_model, self._embedding = parts, d_model, embedding
         self.softcap = parts.softcap
 
     def _need(self) -> ModelParts:
@@ -38,6 +42,12 @@ class Readout:
             what = f"The logits cannot be computed from the residual stream leaving the last layer: {self._parts.readout_lacks}."
             raise ModelError(what, "Use activation_patching with engine='hooks', which runs the model itself.")
         return self._parts
+
+    @property
+    def embedding(self) -> Float[Tensor, "token width"]:
+        """Embedding matrix as it is stored."""
+        weight: Tensor = self._embedding.weight
+        return weight.detach()
 
     @cached_property
     def final_norm(self) -> FrozenNorm:
@@ -66,6 +76,14 @@ class Readout:
         if not part.attn_post or part.attn_out is None or part.attn_out.module is not part.attn_post[-1]:
             return None
         return FrozenNorm.of(part.attn_post[-1], self._d_model).times(part.attn_out.scale)
+
+    def embed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_embed"]:
+        """Rows of the embedding of tokens, as its module gives them."""
+        if self._parts.embed is None:
+            raise ModelError("This model has no embedding of tokens.", "Give it vectors, not tokens.")
+        with torch.no_grad():
+            rows: Tensor = self._parts.embed(ids)
+        return rows
 
     def unembed(self, ids: Int[Tensor, ...] | slice) -> Float[Tensor, "... d_model"]:
         """Unembedding column of each token id, times the factor of the final logits."""

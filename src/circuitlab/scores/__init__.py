@@ -1,1 +1,1 @@
-"""Scores: labelled arrays with one value per pair and node, their intervals, tables and files."""
+"""Scores: labelled arrays with one value per prompt pair and node or edge, their intervals, tables and files."""

@@ -1,4 +1,4 @@
-"""EdgeScores: one value per pair and edge, the edge counterpart of HeadScores, with the same sign and provenance."""
+"""EdgeScores: one value per prompt pair and edge; the counterpart of HeadScores for edges, with the same sign convention and provenance."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["EdgeScore", "EdgeScores"]
 _PER_PAIR = ("total", "clean", "corrupt")
 _FORMAT = "circuitlab EdgeScores"
 _SHOWN, _LISTED = 5, 10
-"""Edges that a text names, and those of a table in a notebook."""
+"""Number of edges in the text repr, and in the table of a notebook."""
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeScore:
-    """One edge's mean score with its interval."""
+    """The mean score of one edge over pairs with its confidence interval, in the units of the scores."""
 
     edge: Edge
     mean: float
@@ -50,7 +50,7 @@ class EdgeScores:
     Parameters
     ----------
     dataset : xarray.Dataset
-        ``edges (pair, sender, receiver)`` in float32, 0 where no edge exists; ``clean (pair)`` and ``corrupt (pair)``, the
+        ``edges (pair, sender, receiver)`` in float32, 0 where there is no edge; ``clean (pair)`` and ``corrupt (pair)``, the
         metric of the two unedited runs; ``total (pair)``, the gap between them. Build it with `EdgeScores.build`.
     provenance : Provenance
         Method, parameters, model, prompts and metric.
@@ -82,12 +82,12 @@ class EdgeScores:
             ``"edges"``, shape (pair, sender, receiver) in the order of `EdgeLayout`; ``"total"``, ``"clean"`` and
             ``"corrupt"``, shape (pair,).
         provenance : Provenance
-            Kept with the scores; its model says which edges exist.
+            Stored with the scores; its model determines which edges exist.
 
         Raises
         ------
         BadParameterError
-            If an array is missing, has a wrong shape or holds values that are not finite, or a place without an edge is not 0.
+            If an array is missing, has a wrong shape or holds values that are not finite, or an entry without an edge is not 0.
         UnknownNameError
             If an array has another name.
         """
@@ -115,7 +115,7 @@ class EdgeScores:
         outside = np.argwhere((variables["edges"][1] != 0).any(axis=0) & ~layout.mask)
         if len(outside):
             sender, receiver = layout.sender_names[outside[0][0]], layout.receiver_names[outside[0][1]]
-            what = f"{len(outside)} places without an edge hold a score, {sender}->{receiver} among them."
+            what = f"{len(outside)} entries without an edge have a score, {sender}->{receiver} among them."
             raise BadParameterError(what, "Multiply by EdgeLayout.mask.")
         coords = {"pair": np.arange(n_pairs), "sender": list(layout.sender_names), "receiver": list(layout.receiver_names)}
         return cls(xr.Dataset(variables, coords=coords), provenance)
@@ -134,7 +134,7 @@ class EdgeScores:
 
     def _repr_html_(self) -> str:
         about = self.provenance
-        rows = [[str(one.edge), f"{one.mean:+.3g}", f"[{one.low:+.3g}, {one.high:+.3g}]"] for one in self.top(_LISTED)]
+        rows = [[str(top.edge), f"{top.mean:+.3g}", f"[{top.low:+.3g}, {top.high:+.3g}]"] for top in self.top(_LISTED)]
         title = f"{about.method.replace('_', ' ')} on {about.task.id} ({about.task.variant}), {about.model.name}, {self.n_pairs} pairs"
         note = f"{about.estimand}; in {about.units}; positive helps the answer. {self.layout.n_edges} edges. Run {about.run_id()}."
         flag = about.fitness
@@ -142,7 +142,7 @@ class EdgeScores:
         return html_table(title, ["strongest edges", "mean", "95 % interval"], rows, notes=[note], warning=warning)
 
     def __getitem__(self, edge: Edge | str) -> EdgeScore:
-        """One edge's mean score with its 95 % interval: ``scores["a9.h6->logits"]``.
+        """The mean score of one edge with its 95 % interval: ``scores["a9.h6->logits"]``.
 
         Raises
         ------
@@ -155,7 +155,7 @@ class EdgeScores:
 
     @cached_property
     def layout(self) -> EdgeLayout:
-        """Which edges exist, and where each lies."""
+        """Which edges exist, and the index of each."""
         return EdgeLayout.of(self.provenance.model)
 
     @property
@@ -164,7 +164,7 @@ class EdgeScores:
         return int(self.dataset.sizes["pair"])
 
     def values(self, edge: Edge | str | None = None) -> np.ndarray:
-        """Scores per pair: dense, shape (pair, sender, receiver), or of one edge, shape (pair,).
+        """Scores per pair: of all edges, dense, shape (pair, sender, receiver), or of one edge, shape (pair,).
 
         Raises
         ------
@@ -178,29 +178,29 @@ class EdgeScores:
         return dense[:, sender, receiver]
 
     def mean(self) -> np.ndarray:
-        """Mean over pairs, shape (sender, receiver), float64; 0 where no edge exists."""
+        """Mean over pairs, shape (sender, receiver), float64; 0 where there is no edge."""
         return self.values().mean(axis=0, dtype=np.float64)
 
     def interval(self, *, confidence: float = 0.95, method: IntervalMethod = "t") -> Interval:
-        """Confidence interval of the mean over pairs, each array (sender, receiver), 0 where no edge exists.
+        """Confidence interval of the mean over pairs; each array has shape (sender, receiver) and is 0 where there is no edge.
 
-        See `circuitlab.scores.intervals.mean_interval`; with one pair the limits of every edge are NaN.
+        See `circuitlab.scores.intervals.mean_interval`. With one pair the limits of every edge are NaN.
         """
-        where = self.layout.places
-        found = mean_interval(self.values()[:, *where], confidence=confidence, method=method)
+        indices = self.layout.edge_indices
+        interval = mean_interval(self.values()[:, *indices], confidence=confidence, method=method)
         dense = np.zeros((3, *self.layout.shape))
-        for array, part in zip(dense, found, strict=True):
-            array[where] = part
+        for array, values in zip(dense, interval, strict=True):
+            array[indices] = values
         return Interval(*dense)
 
     def gap(self, *, confidence: float = 0.95) -> Interval:
-        """Mean clean-minus-corrupt metric with its interval."""
+        """Mean over pairs of the clean minus the corrupt metric, with its interval."""
         difference = self.dataset["clean"].values - self.dataset["corrupt"].values
         return mean_interval(difference, confidence=confidence)
 
     def edges(self, *, confidence: float = 0.95) -> list[EdgeScore]:
         """Every edge that exists with mean and interval: receiver by receiver, senders in forward order."""
-        return self._listed(np.arange(self.layout.n_edges), confidence)
+        return self._edge_scores(np.arange(self.layout.n_edges), confidence)
 
     def top(self, k: int = 10, by: str = "absolute", *, confidence: float = 0.95) -> list[EdgeScore]:
         """The ``k`` strongest edges; ties keep the order of `edges`.
@@ -208,35 +208,35 @@ class EdgeScores:
         Parameters
         ----------
         k : int
-            How many; fewer if the model has fewer edges.
+            Number of edges; all edges if the model has fewer.
         by : {"absolute", "positive", "negative"}
             Rank by magnitude, by most helpful, or by most harmful.
         confidence : float
-            Coverage of the intervals.
+            Nominal coverage of the intervals.
         """
         keys = {"absolute": lambda mean: -np.abs(mean), "positive": lambda mean: -mean, "negative": lambda mean: mean}
         if by not in keys:
             raise UnknownNameError("ranking", by, keys)
-        order = np.argsort(keys[by](self.mean()[self.layout.places]), kind="stable")
-        return self._listed(order[: max(k, 0)], confidence)
+        order = np.argsort(keys[by](self.mean()[self.layout.edge_indices]), kind="stable")
+        return self._edge_scores(order[: max(k, 0)], confidence)
 
-    def _listed(self, which: np.ndarray, confidence: float) -> list[EdgeScore]:
-        """Entries at positions of ``layout.places``; intervals are computed for these only."""
-        senders, receivers = (axis[which] for axis in self.layout.places)
+    def _edge_scores(self, numbers: np.ndarray, confidence: float) -> list[EdgeScore]:
+        """The edges with these numbers in ``layout.edge_indices``; intervals are computed for these only."""
+        senders, receivers = (axis[numbers] for axis in self.layout.edge_indices)
         mean, low, high = map(np.atleast_1d, mean_interval(self.values()[:, senders, receivers], confidence=confidence))
         edges = [self.layout.edge(int(i), int(j)) for i, j in zip(senders, receivers, strict=True)]
         return [EdgeScore(edge, float(mean[n]), float(low[n]), float(high[n])) for n, edge in enumerate(edges)]
 
     def sel(self, pairs: Sequence[int] | np.ndarray) -> EdgeScores:
-        """The same scores on a subset of pairs (indices or a boolean mask); provenance is kept."""
+        """The same scores on some of the pairs, given as indices or as a boolean mask; the provenance is unchanged."""
         index = np.asarray(pairs)
         index = np.flatnonzero(index) if index.dtype == bool else index
         return EdgeScores(self.dataset.isel(pair=index), self.provenance)
 
     def to_head_scores(self) -> HeadScores:
-        """Every sender's outgoing edges summed: ``heads (pair, layer, head)``, ``mlps (pair, layer)``, ``embed (pair)``.
+        """The sum of each sender's outgoing edges: ``heads (pair, layer, head)``, ``mlps (pair, layer)``, ``embed (pair)``.
 
-        For gradient methods this is the attribution of the node itself: the gradient at its output is the sum of the gradients
+        For gradient methods this is the attribution of the node itself, because the gradient at its output is the sum of the gradients
         that its receivers pass back.
         """
         spec = self.provenance.model
@@ -246,12 +246,12 @@ class EdgeScores:
         return HeadScores.build(arrays | {name: self.dataset[name].values for name in _PER_PAIR}, self.provenance)
 
     def to_frame(self, *, confidence: float = 0.95) -> pd.DataFrame:
-        """Tidy table, one row per edge: edge, sender, receiver, port, mean, low, high, units, n, and provenance keys."""
+        """Tidy table with one row per edge: edge, sender, receiver, port, mean, low, high, units, n, and where it comes from."""
         import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
-        where, layout = self.provenance, self.layout
-        senders, receivers = layout.places
-        mean, low, high = (np.asarray(part)[senders, receivers] for part in self.interval(confidence=confidence))
+        about, layout = self.provenance, self.layout
+        senders, receivers = layout.edge_indices
+        mean, low, high = (np.asarray(values)[senders, receivers] for values in self.interval(confidence=confidence))
         frame = pd.DataFrame(
             {
                 "edge": list(map(str, layout.edges())),
@@ -263,13 +263,13 @@ class EdgeScores:
                 "high": high,
             },
         )
-        ready = None if where.fitness is None else where.fitness.ready
-        shared: dict[str, Any] = {"units": where.units, "n": self.n_pairs, "method": where.method, "task": where.task.id}
-        shared |= {"variant": where.task.variant, "model": where.model.name, "run_id": where.run_id(), "task_ready": ready}
+        ready = None if about.fitness is None else about.fitness.ready
+        shared: dict[str, Any] = {"units": about.units, "n": self.n_pairs, "method": about.method, "task": about.task.id}
+        shared |= {"variant": about.task.variant, "model": about.model.name, "run_id": about.run_id(), "task_ready": ready}
         return frame.assign(**shared)
 
     def save(self, path: str | Path) -> Path:
-        """Write one netCDF file, atomically; see `circuitlab.scores.netcdf.write_dataset`."""
+        """Write one netCDF file in one step and return its path; see `circuitlab.scores.netcdf.write_dataset`."""
         return write_dataset(Path(path), self.dataset, self.provenance, _FORMAT)
 
     @classmethod

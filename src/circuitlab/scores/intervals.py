@@ -8,13 +8,16 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["Interval", "IntervalMethod", "mean_interval", "proportion_interval"]
+__all__ = ["NO_INTERVAL", "Interval", "IntervalMethod", "mean_interval", "no_interval", "no_pairs", "proportion_interval"]
+
+NO_INTERVAL = "no interval: from weights alone, without prompts"
+"""What stands where an interval would, for scores that no prompt was run for."""
 
 IntervalMethod: TypeAlias = Literal["t", "bca"]
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence limits; the three arrays (or floats) share one shape."""
+    """An estimate with its confidence limits: three arrays of one shape, or three floats."""
 
     mean: np.ndarray | np.float64
     low: np.ndarray | np.float64
@@ -25,7 +28,7 @@ class Interval(NamedTuple):
         return {"mean": float(self.mean), "low": float(self.low), "high": float(self.high)}
 
     def excludes_zero(self) -> np.ndarray:
-        """True where zero lies outside the interval."""
+        """True where the interval does not contain zero."""
         return np.asarray((np.asarray(self.low) > 0) | (np.asarray(self.high) < 0))
 
 
@@ -36,30 +39,30 @@ def mean_interval(
     method: IntervalMethod = "t",
     seed: int = 0,
 ) -> Interval:
-    """Interval for the mean over axis 0 (the pairs), which are taken as independent draws.
+    """Confidence interval of the mean over axis 0, the pairs, which are treated as independent draws.
 
     Parameters
     ----------
     values : ndarray, shape (pair, ...)
         One value per pair.
     confidence : float
-        Coverage wanted, in (0, 1).
+        Nominal coverage, in (0, 1).
     method : {"t", "bca"}
-        ``"t"``: Student's interval, deterministic, exact for normal values and close for 16 or more mildly skewed ones.
-        ``"bca"``: bias-corrected accelerated bootstrap (2,000 resamples) for strongly skewed values.
+        ``"t"``: Student's interval; deterministic, exact for normal values and close for 16 or more mildly skewed ones.
+        ``"bca"``: bias-corrected and accelerated bootstrap over pairs (2,000 resamples), for strongly skewed values.
     seed : int
         Seed of the bootstrap.
 
     Returns
     -------
     Interval
-        Each array has the shape of ``values`` without its first axis. With a single pair the limits are NaN: one prompt
-        says nothing about the spread.
+        In the units of ``values``; each array has the shape of ``values`` without its first axis. With a single pair the limits are NaN,
+        since one value says nothing about the spread.
 
     Raises
     ------
     BadParameterError
-        If there is no pair, or the confidence is not in (0, 1).
+        If there are no pairs, or the confidence is not in (0, 1).
     """
     from scipy import stats  # noqa: PLC0415 - scipy.stats costs 0.3 s that light commands need not pay
 
@@ -85,13 +88,13 @@ def mean_interval(
 
 
 def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap limits; scipy divides by the spread, so constant entries are left at their mean."""
+    """Bootstrap limits. Entries that are the same for all pairs keep their mean as both limits, because scipy divides by the spread."""
     from scipy import stats  # noqa: PLC0415
 
     limits = np.stack([values.mean(axis=0)] * 2)
     varies = np.ptp(values, axis=0) > 0
     if varies.any():
-        found = stats.bootstrap(
+        bootstrap = stats.bootstrap(
             (values[:, varies],),
             np.mean,
             axis=0,
@@ -100,8 +103,20 @@ def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.nd
             method="BCa",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        limits[0, varies], limits[1, varies] = found.low.reshape(-1), found.high.reshape(-1)
+        limits[0, varies], limits[1, varies] = bootstrap.low.reshape(-1), bootstrap.high.reshape(-1)
     return limits[0], limits[1]
+
+
+def no_interval(value: np.ndarray | np.float64) -> Interval:
+    """Values without an interval: limits are NaN."""
+    missing = np.full_like(value, np.nan)
+    return Interval(value, missing, missing)
+
+
+def no_pairs(method: str, wanted: str) -> tuple[str, str]:
+    """What an error says where something needs prompt pairs and a method has read weights alone: what happened, and what to do."""
+    what = f"Scores of {method!r} come from weights alone: there are no prompt pairs, and so there is no {wanted}."
+    return what, "Use the scores themselves (mean, top, TopK), or a method that runs prompts."
 
 
 def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -110,9 +125,9 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     Parameters
     ----------
     successes, n : int
-        Successes among ``n`` independent trials.
+        Number of successes among ``n`` independent trials.
     confidence : float
-        Coverage wanted, in (0, 1).
+        Nominal coverage, in (0, 1).
 
     Raises
     ------
@@ -122,7 +137,7 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     from scipy import stats  # noqa: PLC0415
 
     if n < 1 or not 0 <= successes <= n:
-        what = f"{successes} successes of {n} is no proportion."
+        what = f"{successes} successes of {n} is not a proportion."
         raise BadParameterError(what, "Check that the task yields at least one pair.")
     low, high = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Interval(np.float64(successes / n), np.float64(low), np.float64(high))

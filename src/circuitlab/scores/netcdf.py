@@ -1,6 +1,6 @@
-"""Datasets with their provenance as one netCDF file: written whole or not at all, and read only when every byte is what was written.
+"""Datasets and their provenance in one netCDF file: written completely or not at all, and refused if the content was changed since.
 
-The codec knows no class of scores: who writes names the format, who reads says which format it wants.
+This module knows nothing about classes of scores: the writer names the format of a file, and the reader names the one it expects.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_dataset", "write_dataset"]
 
-_OURS = "circuitlab "
-"""Every format of this package begins with it."""
+_PREFIX = "circuitlab "
+"""The name of every format of this package begins with this."""
 
 
 def write_dataset(path: Path, dataset: xr.Dataset, provenance: Provenance, format_name: str) -> Path:
@@ -33,18 +33,23 @@ def write_dataset(path: Path, dataset: xr.Dataset, provenance: Provenance, forma
     Parameters
     ----------
     path : Path
-        Target. An existing file is replaced only once the new one is complete on disk.
+        Target; an existing file is replaced only once the new one is complete on disk.
     dataset : xarray.Dataset
         What to write; dtypes are kept.
     provenance : Provenance
-        Where it comes from.
+        Where the values come from.
     format_name : str
-        What the file holds: ``"circuitlab "`` and the name of the class that reads it.
+        Name of the format: ``"circuitlab "`` followed by the name of the class that reads it.
+
+    Returns
+    -------
+    Path
+        ``path``.
 
     Raises
     ------
     StoreError
-        If the disk is full or the folder cannot be written; a file that was there before stays as it was.
+        If the disk is full or the folder cannot be written; an existing file is left unchanged.
     """
     written = dataset.copy()
     written.attrs = {
@@ -66,7 +71,7 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     path : Path
         The file.
     format_name : str
-        The format that it must hold.
+        The format that the file must have.
 
     Raises
     ------
@@ -75,7 +80,7 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     StoreError
         If this user may not read the file.
     ScoreFileError
-        If there is no such file, it is damaged or cut short, it has a newer schema, or it holds another format.
+        If the file does not exist, is damaged or cut short, or has a newer schema or another format.
     """
     import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s; only files need it
 
@@ -85,7 +90,7 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
         raise ScoreFileError(what, "Check the path, or run the study again.")
     if data[:8] != b"\x89HDF\r\n\x1a\n":
         what = f"{path} is not a netCDF 4 file."
-        raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_OURS)}.save or a run store has written.")
+        raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_PREFIX)}.save or a run store has written.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()
@@ -94,21 +99,21 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     attributes, dataset.attrs = dict(dataset.attrs), {}
     for values in dataset.variables.values():
         values.encoding = {}
-    provenance = _judged(path, attributes, format_name)
+    provenance = _checked_provenance(path, attributes, format_name)
     if attributes.get("checksum") != _checksum(dataset, str(attributes["provenance"])):
         raise _damaged(path, "its values or its provenance do not match their checksum")
     return dataset, provenance
 
 
-def _judged(path: Path, attributes: Mapping[str, Any], format_name: str) -> Provenance:
-    """The provenance of a file that holds what is wanted; every attribute may be missing or of another kind."""
-    held, schema = attributes.get("format"), attributes.get("schema")
-    if not (isinstance(held, str) and held.startswith(_OURS)):
+def _checked_provenance(path: Path, attributes: Mapping[str, Any], format_name: str) -> Provenance:
+    """The provenance of a file, once its format and schema are checked. Any attribute may be missing or of the wrong type."""
+    actual, schema = attributes.get("format"), attributes.get("schema")
+    if not (isinstance(actual, str) and actual.startswith(_PREFIX)):
         what = f"{path} is a netCDF file that circuitlab did not write."
-        raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_OURS)}.save or a run store has written.")
-    if held != format_name:
-        what = f"{path} holds {held.removeprefix(_OURS)}, not {format_name.removeprefix(_OURS)}."
-        raise ScoreFileError(what, f"Read it with {held.removeprefix(_OURS)}.load.")
+        raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_PREFIX)}.save or a run store has written.")
+    if actual != format_name:
+        what = f"{path} holds {actual.removeprefix(_PREFIX)}, not {format_name.removeprefix(_PREFIX)}."
+        raise ScoreFileError(what, f"Read it with {actual.removeprefix(_PREFIX)}.load.")
     if isinstance(schema, bool) or not isinstance(schema, int | np.integer):
         raise _damaged(path, f"its schema is {schema!r}")
     if schema > SCHEMA:

@@ -1,4 +1,4 @@
-"""The parts a score can cover, and which axes and node each one has."""
+"""The parts of a model that scores can cover, with the axes and the nodes of each."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["PARTS", "Part"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One labelled variable of a score.
+    """One variable of a `HeadScores` dataset.
 
     Parameters
     ----------
     name : str
-        Variable name in the dataset, for example ``"heads"``.
+        Name of the variable, for example ``"heads"``.
     axes : tuple of str
-        Axes after ``pair`` (and ``mark``, where scores are resolved by mark).
+        Axes after ``pair`` (and after ``mark``, if scores are resolved by mark).
     node : callable
-        Builds the node from the indices along ``axes``.
+        Makes the node from the indices along ``axes``.
     title : str
-        What a reader should see on a figure.
+        Name in figures and messages.
     """
 
     name: str
@@ -45,4 +45,4 @@ PARTS: dict[str, Part] = {
         Part("embed", (), Embed, "embedding"),
     )
 }
-"""Every part in the order tables and figures list them."""
+"""Every part by name, in the order in which tables and figures list them."""

@@ -1,4 +1,4 @@
-"""The cache: whatever took long to compute, on disk, found again by everything it depends on."""
+"""The cache: results that took long to compute, kept on disk and looked up by everything they depend on."""
 
 from circuitlab.store.cache import Cache
 from circuitlab.store.checkpoint import Checkpoint

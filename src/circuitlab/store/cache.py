@@ -1,4 +1,4 @@
-"""Cache: one door for everything that is stored. Nothing is computed twice, nothing is half-read, nothing is deleted."""
+"""Cache: the one place through which results are stored. Nothing is computed twice, read incompletely, or deleted."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ __all__ = ["Cache", "default_root"]
 
 Identity = TypeVar("Identity")
 Computed = TypeVar("Computed")
-Kept = TypeVar("Kept")
+Stored = TypeVar("Stored")
 
 
 def default_root() -> Path:
-    """``$CIRCUITLAB_STORE``, or ``runs`` in the current folder."""
+    """The folder in ``$CIRCUITLAB_STORE``, or ``runs`` in the current folder."""
     return Path(os.environ.get("CIRCUITLAB_STORE", "runs"))
 
 
 class Cache:
-    """A folder of results, each found by what it depends on.
+    """A folder of results that are looked up by everything they depend on.
 
-    Files follow the umask. A damaged or newer file is named in a warning, moved into ``damaged/`` and computed again; one that this user
-    may not read is not damaged. Two processes that want the same result compute it once.
+    Files have the permissions that the umask allows. A damaged file, or one from a newer version, is moved into ``damaged/`` with a warning
+    that names it, and its result is computed again; a file that this user may not read counts as undamaged and raises an error. Two
+    processes that need the same result compute it once.
 
     Parameters
     ----------
     root : str or Path, optional
-        The folder; made when the first result is stored. `default_root` otherwise.
+        The folder, which is created when the first result is stored; `default_root` if not given.
 
     Examples
     --------
     >>> cache = Cache("runs")
     >>> cache.list()  # run ids of stored scores  # doctest: +SKIP
-    >>> cache.read("0123456789abcdef")  # the scores of one  # doctest: +SKIP
+    >>> cache.read("0123456789abcdef")  # the scores of one run  # doctest: +SKIP
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
@@ -54,22 +55,22 @@ class Cache:
         return f"Cache({str(self.root)!r}): {len(self.list())} runs"
 
     def path(self, identity: Identity, codec: Codec[Identity, Any, Any] = HEAD_SCORES) -> Path:  # type: ignore[assignment]
-        """Where a result lies, or would lie."""
+        """The path of a result's file, whether or not the result is stored."""
         return self.root / codec.folder / f"{codec.name(identity)}{codec.suffix}"
 
     def list(self, codec: Codec[Any, Any, Any] = HEAD_SCORES) -> list[str]:
-        """Names of all stored results of a kind (run ids, for scores), sorted."""
+        """Names of all stored results of one kind, sorted; for scores these are run ids."""
         folder = self.root / codec.folder
         names = [path.name.removesuffix(codec.suffix) for path in folder.glob(f"*{codec.suffix}")] if folder.is_dir() else []
         return sorted(name for name in names if name.isalnum())
 
     def has(self, identity: Identity, codec: Codec[Identity, Any, Any] = HEAD_SCORES) -> bool:  # type: ignore[assignment]
-        """Whether a result is stored and, as far as can be told without reading it, whole; a damaged one is moved aside.
+        """Whether a result is stored and undamaged, as far as its codec can tell before decoding. A damaged file is moved to quarantine.
 
         Raises
         ------
         StoreError
-            If this user may not read its files, which does not make them damaged.
+            If this user may not read its files.
         """
         path = self.path(identity, codec)
         if not os.access(path, os.F_OK):
@@ -82,15 +83,15 @@ class Cache:
     def read(self, identity: str) -> HeadScores: ...
 
     @overload
-    def read(self, identity: Identity, codec: Codec[Identity, Any, Kept]) -> Kept: ...
+    def read(self, identity: Identity, codec: Codec[Identity, Any, Stored]) -> Stored: ...
 
     def read(self, identity: Any, codec: Codec[Any, Any, Any] = HEAD_SCORES) -> Any:
-        """A stored result.
+        """Read a stored result; by default the scores of a run.
 
         Raises
         ------
         ScoreFileError
-            If it is not stored, damaged, foreign, or from a newer version.
+            If it is not stored, or its file is damaged, foreign, or from a newer version.
         StoreError
             If the file holds another result, or this user may not read it.
         """
@@ -100,8 +101,8 @@ class Cache:
             raise ScoreFileError(what, "Check the name and the store, or compute the result.")
         return codec.read(path, identity)
 
-    def find(self, identity: Identity, codec: Codec[Identity, Any, Kept]) -> Kept | None:
-        """A stored result, or None; a damaged, foreign or newer file is moved aside.
+    def find(self, identity: Identity, codec: Codec[Identity, Any, Stored]) -> Stored | None:
+        """A stored result, or None; a damaged, foreign or newer file is moved to quarantine.
 
         Raises
         ------
@@ -117,22 +118,31 @@ class Cache:
             self._quarantine(path, codec, str(error))
             return None
 
-    def put(self, identity: Identity, codec: Codec[Identity, Computed, Kept], computed: Computed, *, seconds: float = 0.0) -> Kept:
-        """Store a result, and give it as it will be read back; an existing file of the same result is replaced in one step.
+    def put(self, identity: Identity, codec: Codec[Identity, Computed, Stored], computed: Computed, *, seconds: float = 0.0) -> Stored:
+        """Store a result and return it as it will be read back; an existing file of the same result is replaced in one step.
+
+        Parameters
+        ----------
+        identity
+            Everything that the result depends on, as the codec takes it.
+        codec : Codec
+            How it is written.
+        computed
+            The result.
+        seconds : float
+            How long the computation took, in seconds.
 
         Raises
         ------
         StoreError
-            If the disk is full or the folder cannot be written, or the codec cannot write this.
+            If the disk is full, the folder cannot be written, or the codec cannot write this result.
         """
         return codec.write(self.path(identity, codec), identity, computed, seconds)
 
     def get_or_compute(
-        self, identity: Identity, codec: Codec[Identity, Computed, Kept], compute: Callable[[], Computed]
-    ) -> tuple[Kept, bool]:
-        """The stored result, or the computed one after storing it; also says whether it was stored before.
-
-        Where another process is computing the same result, it is waited for.
+        self, identity: Identity, codec: Codec[Identity, Computed, Stored], compute: Callable[[], Computed]
+    ) -> tuple[Stored, bool]:
+        """Return the stored result, or compute and store it. If another process is computing the same result, wait for it.
 
         Parameters
         ----------
@@ -141,33 +151,52 @@ class Cache:
         codec : Codec
             How it is written and read.
         compute : callable
-            Makes the result where it is not stored.
+            Computes the result; called only if it is not stored.
+
+        Returns
+        -------
+        tuple
+            The result, and whether it was stored before.
 
         Raises
         ------
         StoreError
-            If the folder cannot be written (before anything is computed), or a stored file not be read.
+            If the folder cannot be written (raised before anything is computed), or a stored file cannot be read.
         """
-        kept = self.find(identity, codec)
-        if kept is not None:
-            return kept, True
+        stored = self.find(identity, codec)
+        if stored is not None:
+            return stored, True
         path = self.path(identity, codec)
         require_writable(path.parent)
         with self.lock(path.name):
-            kept = self.find(identity, codec)  # somebody else may have computed it in the meantime
-            if kept is not None:
-                return kept, True
+            stored = self.find(identity, codec)  # another process may have computed it in the meantime
+            if stored is not None:
+                return stored, True
             started = time.perf_counter()
             computed = compute()
             return self.put(identity, codec, computed, seconds=time.perf_counter() - started), False
 
     def checkpoint(self, name: str, folder: str = "partial") -> Checkpoint:
-        """Where the unfinished computation of this name keeps its arrays."""
+        """The checkpoint of the unfinished computation with this name.
+
+        Raises
+        ------
+        StoreError
+            If the name cannot be a file name.
+        """
         return Checkpoint(self.root / folder / f"{require_file_name('name of a checkpoint', name, StoreError)}.npz")
 
     @contextmanager
     def lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of this name, which other processes respect; gives whether it is held, always true where ``wait``."""
+        """Hold the lock with this name, which other processes respect, inside the ``with`` block.
+
+        Yields whether the lock is held: always true with ``wait``; otherwise false if another process holds it.
+
+        Raises
+        ------
+        StoreError
+            If the lock file cannot be written.
+        """
         from filelock import FileLock, Timeout  # noqa: PLC0415 - 30 ms, and only needed for work
 
         folder = self.root / "locks"
@@ -184,7 +213,7 @@ class Cache:
         try:
             yield True
         finally:
-            # Removed while it is held: whoever has waited for the removed file looks for the result first, and finds it.
+            # Removed while it is still held: a process that waited for the removed file looks for the result first, and finds it.
             with contextlib.suppress(PermissionError):
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()

@@ -1,4 +1,4 @@
-"""A checkpoint: the arrays of a computation that is not finished, in one small file that goes when the result is stored."""
+"""Checkpoint: the arrays of an unfinished computation, in one small file that is removed when the result is stored."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Checkpoint"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Arrays kept in ``path``."""
+    """The arrays of an unfinished computation, kept in the file ``path``."""
 
     path: Path
 
     def load(self) -> dict[str, np.ndarray]:
-        """The arrays that were saved last; empty if there are none. A damaged file is named in a warning and not used.
+        """The arrays that were saved last, by name; empty if there are none. A damaged file is named in a warning and ignored.
 
         Raises
         ------
@@ -42,7 +42,7 @@ class Checkpoint:
             return {}
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Replace the file in one step.
+        """Write the arrays, replacing an existing file in one step.
 
         Raises
         ------
@@ -51,12 +51,12 @@ class Checkpoint:
         """
 
         def fill(target: Path) -> None:
-            with target.open("wb") as handle:  # given a name, numpy would add ".npz" to it
+            with target.open("wb") as handle:  # numpy appends ".npz" to a path, but not to an open file
                 np.savez(handle, **dict(arrays))  # type: ignore[arg-type]
 
         replace_file(self.path, fill)
 
     def clear(self) -> None:
-        """Remove the file; the result is stored. A file that this user may not remove stays: it is never read once there is a result."""
+        """Remove the file once the result is stored. One that this user may not remove is left: it is not read when there is a result."""
         with contextlib.suppress(PermissionError):
             self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How each kind of result lies on disk: scores as netCDF with a sidecar for people, everything else as JSON."""
+"""The file formats of stored results: scores as netCDF with a readable JSON sidecar, everything else as JSON."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _SCHEMA = 1
 
 Identity_contra = TypeVar("Identity_contra", contravariant=True)
 Computed_contra = TypeVar("Computed_contra", contravariant=True)
-Kept_co = TypeVar("Kept_co", covariant=True)
+Stored_co = TypeVar("Stored_co", covariant=True)
 Scores = TypeVar("Scores", HeadScores, EdgeScores)
 
 
-class Codec(Protocol[Identity_contra, Computed_contra, Kept_co]):
+class Codec(Protocol[Identity_contra, Computed_contra, Stored_co]):
     """How one kind of result is written and read.
 
     Attributes
     ----------
     folder, suffix : str
-        Folder within the cache, ``""`` for the cache itself, and the end of a file's name.
+        Folder within the cache (``""`` for the cache itself), and the end of a file's name.
     """
 
     @property
@@ -47,14 +47,14 @@ class Codec(Protocol[Identity_contra, Computed_contra, Kept_co]):
         ...
 
     def name(self, identity: Identity_contra) -> str:
-        """Name of a result's file without the suffix; raises `StoreError` where it could not be one."""
+        """Name of a result's file without the suffix; raises `StoreError` if it cannot be a file name."""
         ...
 
     def problem(self, path: Path) -> str:
-        """What is wrong with a file, told without reading all of it where that can be told; "" if nothing is known."""
+        """What is wrong with a file, as far as can be known without decoding it; empty if nothing is."""
         ...
 
-    def read(self, path: Path, identity: Identity_contra) -> Kept_co:
+    def read(self, path: Path, identity: Identity_contra) -> Stored_co:
         """The result in a file that exists.
 
         Raises
@@ -66,17 +66,17 @@ class Codec(Protocol[Identity_contra, Computed_contra, Kept_co]):
         """
         ...
 
-    def write(self, path: Path, identity: Identity_contra, computed: Computed_contra, seconds: float) -> Kept_co:
-        """Write a result in one step, and give it as it will be read back; ``seconds`` is how long it took."""
+    def write(self, path: Path, identity: Identity_contra, computed: Computed_contra, seconds: float) -> Stored_co:
+        """Write a result in one step and return it as it will be read back; ``seconds`` is how long the computation took."""
         ...
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The files of a result, which are moved together."""
+        """All files of a result, which are moved to quarantine together."""
         ...
 
 
 class Sidecar(msgspec.Struct, frozen=True):
-    """What lies beside scores for people and for quick listing: their provenance and the hash of their file."""
+    """The JSON file beside scores, for readers and for quick listing: their provenance and the hash of their file."""
 
     run_id: str
     sha256: str
@@ -85,7 +85,7 @@ class Sidecar(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ScoreFiles(Generic[Scores]):
-    """Scores of one class: ``<run_id><suffix>`` with a JSON file beside each; their identity is the run id."""
+    """Files of scores of one class: ``<run_id><suffix>``, each with a sidecar beside it. Their identity is the run id."""
 
     kind: type[Scores]
     suffix: str
@@ -94,35 +94,49 @@ class ScoreFiles(Generic[Scores]):
     def name(self, identity: str) -> str:
         """The run id."""
         if not (identity.isalnum() and identity.isascii()):
-            what = f"{identity!r} is no run id."
+            what = f"{identity!r} is not a run id."
             raise StoreError(what, "Run ids are hexadecimal digits.")
         return require_file_name("run id", identity, StoreError)
 
     def problem(self, path: Path) -> str:
-        """Whether a file is byte for byte what was written, judged from its sidecar."""
-        beside, data = read_bytes(path.with_suffix(".json")), read_bytes(path)
-        if beside is None or data is None:
-            return ""  # killed between the two writes: the scores themselves carry a checksum and are checked when read
+        """What is wrong with a file, by the hash in its sidecar; empty if its bytes are the ones that were written."""
+        text, data = read_bytes(path.with_suffix(".json")), read_bytes(path)
+        if text is None or data is None:
+            return ""  # killed between the two writes: the scores have a checksum of their own, which is checked when they are read
         try:
-            sidecar = msgspec.json.decode(beside, type=Sidecar)
+            sidecar = msgspec.json.decode(text, type=Sidecar)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             return f"its sidecar cannot be read ({error})"
         return "" if sidecar.sha256 == hashlib.sha256(data).hexdigest() else "its bytes are not the ones that were written"
 
     def read(self, path: Path, identity: str) -> Scores:
-        """The scores in a file."""
+        """The scores in a file.
+
+        Raises
+        ------
+        ScoreFileError
+            If the file is damaged, foreign or newer.
+        StoreError
+            If it holds another run, or this user may not read it.
+        """
         scores = self.kind.load(path)
-        held = scores.provenance.run_id()
-        if held != identity:
-            what = f"{path} holds run {held}."
+        run_id = scores.provenance.run_id()
+        if run_id != identity:
+            what = f"{path} holds run {run_id}."
             raise StoreError(what, "Files of a store must not be renamed; move it back.")
         return scores
 
     def write(self, path: Path, identity: str, computed: Scores, seconds: float) -> Scores:  # noqa: ARG002 - scores carry their own time
-        """Write scores and their sidecar."""
-        made = computed.provenance.run_id()
-        if made != identity:
-            what = f"Run {identity} was asked for, and {made} was computed."
+        """Write scores and their sidecar.
+
+        Raises
+        ------
+        StoreError
+            If the scores belong to another run, or the files cannot be written.
+        """
+        run_id = computed.provenance.run_id()
+        if run_id != identity:
+            what = f"Run {identity} was asked for, and {run_id} was computed."
             raise StoreError(what, "The method changed its parameters while it ran; report this.")
         computed.save(path)
         sidecar = Sidecar(identity, hashlib.sha256(path.read_bytes()).hexdigest(), computed.provenance)
@@ -140,18 +154,18 @@ EDGE_SCORES = ScoreFiles(EdgeScores, ".edges.nc")
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """What a JSON file of the cache holds.
+    """The content of a JSON file of the cache.
 
     Parameters
     ----------
     about : dict
         Everything that the result depends on; its hash is the file's name.
     result : dict
-        Plain data; NaN is null.
+        The result as plain data; NaN is null.
     checksum : str
         Hash of the result.
     environment : Environment
-        When and with what it was made; no part of the identity.
+        When and with which software the result was computed; not part of its identity.
     schema : int
         Version of this layout.
     """
@@ -165,7 +179,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Documents:
-    """Plain data of one kind, such as ``"evaluations"``: ``<kind>/<hash>.json``; the identity is everything that it depends on."""
+    """Files of plain data of one kind, such as ``"evaluations"``: ``<kind>/<hash>.json``. The identity is everything the data depend on."""
 
     kind: str
     suffix: str = ".json"
@@ -179,12 +193,20 @@ class Documents:
         """Sixteen hexadecimal digits."""
         return digest(identity)[:16]
 
-    def problem(self, path: Path) -> str:  # noqa: ARG002 - reading tells
-        """Nothing is known before the file is read."""
+    def problem(self, path: Path) -> str:  # noqa: ARG002 - damage shows on reading
+        """Always empty: damage is only noticed when the file is read."""
         return ""
 
     def read(self, path: Path, identity: Mapping[str, Any]) -> Document:  # noqa: ARG002 - the file's name is its hash
-        """The document in a file."""
+        """The document in a file.
+
+        Raises
+        ------
+        ScoreFileError
+            If the file is damaged, has another schema, or is named after another result.
+        StoreError
+            If this user may not read it.
+        """
         try:
             document = msgspec.json.decode(read_bytes(path) or b"", type=Document)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -198,7 +220,13 @@ class Documents:
         return document
 
     def write(self, path: Path, identity: Mapping[str, Any], computed: Mapping[str, Any], seconds: float) -> Document:
-        """Write plain data."""
+        """Write plain data.
+
+        Raises
+        ------
+        StoreError
+            If the result is not plain data, or the file cannot be written.
+        """
         try:
             plain, about = (msgspec.json.decode(msgspec.json.encode(dict(part))) for part in (computed, identity))
         except (TypeError, msgspec.MsgspecError) as error:
@@ -210,7 +238,7 @@ class Documents:
         return document
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The one file."""
+        """The file itself."""
         return (path,)
 
 

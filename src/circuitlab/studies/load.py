@@ -23,7 +23,8 @@ def load_study(path: str | Path) -> StudySpec:
     Raises
     ------
     BadParameterError
-        If the file is missing, not UTF-8 or not TOML, has missing, unknown or invalid fields, or its id cannot be a file name.
+        If the file is missing, not UTF-8 or not TOML, has missing, unknown or invalid fields, its id cannot be a file name, or a method
+        reads weights alone.
     UnknownNameError
         If a task, variant or method does not exist; the closest name is suggested.
     """
@@ -43,10 +44,13 @@ def load_study(path: str | Path) -> StudySpec:
     if not spec.tasks or not spec.methods:
         what = f"Study file {path} has {len(spec.tasks)} tasks and {len(spec.methods)} methods."
         raise BadParameterError(what, "List at least one of each.")
-    from circuitlab.methods import get_method  # noqa: PLC0415 - only needed once the file is valid
+    from circuitlab.execute.contract import weights_only  # noqa: PLC0415 - only needed once the file is valid
+    from circuitlab.methods import get_method  # noqa: PLC0415
 
     for method in spec.methods:
-        get_method(method.name, method.params)
+        if weights_only(get_method(method.name, method.params)):
+            what = f"Study {spec.id!r} lists {method.name!r}, which reads weights alone, and a study scores tasks."
+            raise BadParameterError(what, "Take it out, and use circuitlab.score or circuitlab.compare beside a method of the study.")
     if spec.compare and spec.compare.method not in {method.name for method in spec.methods}:
         raise UnknownNameError("method in compare", spec.compare.method, {method.name for method in spec.methods})
     _check_analyses(spec)

@@ -1,4 +1,4 @@
-"""Tasks: data files that say what is asked, and the deterministic prompt pairs they yield. Imports no numpy and no torch."""
+"""Tasks: data files that define what a model is asked, and the deterministic prompt pairs they yield. Imports no numpy and no torch."""
 
 from circuitlab.tasks.load import is_task, list_tasks, load_task, tasks_folder
 from circuitlab.tasks.pairs import sample_pairs

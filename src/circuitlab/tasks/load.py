@@ -13,13 +13,13 @@ from circuitlab.tasks.own_pairs import ENDINGS
 from circuitlab.tasks.spec import TableSource, Task
 from circuitlab.tasks.text import read_text
 
-__all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder"]
+__all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder", "word_list"]
 
 _POOLS = "pools.toml"
 
 
 def tasks_folder() -> Path:
-    """The folder of task files: ``$CIRCUITLAB_TASKS``, ``./tasks``, the checkout's, or the one inside the installed package.
+    """The folder of task files: ``$CIRCUITLAB_TASKS`` if it is set, otherwise the first of ``./tasks``, the checkout's, the package's own.
 
     Raises
     ------
@@ -27,12 +27,12 @@ def tasks_folder() -> Path:
         If none of these exists.
     """
     package = Path(__file__).resolve().parents[1]
-    chosen = os.environ.get("CIRCUITLAB_TASKS")
-    places = [Path(chosen)] if chosen else [Path("tasks"), package.parents[1] / "tasks", package / "_tasks"]
-    for place in places:
-        if (place / _POOLS).is_file():
-            return place.resolve()
-    what = f"No task folder with a {_POOLS} found in {', '.join(map(str, places))}."
+    configured = os.environ.get("CIRCUITLAB_TASKS")
+    folders = [Path(configured)] if configured else [Path("tasks"), package.parents[1] / "tasks", package / "_tasks"]
+    for folder in folders:
+        if (folder / _POOLS).is_file():
+            return folder.resolve()
+    what = f"No task folder with a {_POOLS} found in {', '.join(map(str, folders))}."
     raise TaskFileError(what, "Run inside a checkout, or set CIRCUITLAB_TASKS.")
 
 
@@ -42,33 +42,41 @@ def list_tasks() -> list[str]:
 
 
 def task_file(name: str | Path) -> Path:
-    """The file of a task given by id or by path, a table of pairs included."""
-    given = Path(name)
-    if given.suffix.lower() in {".toml", *ENDINGS}:
-        if not given.is_file():
-            what = f"There is no task file {given}."
-            raise TaskFileError(what, "Check the path, or give a task id.")
-        return given.resolve()
-    if str(name) not in list_tasks():
-        raise UnknownNameError("task", str(name), list_tasks())
-    return tasks_folder() / f"{name}.toml"
-
-
-def is_task(name: str) -> bool:
-    """Whether a word names a task: an id, or a file of one."""
-    return name in list_tasks() or (Path(name).suffix.lower() in {".toml", *ENDINGS} and Path(name).is_file())
-
-
-def load_task(name: str | Path) -> Task:
-    """Read a task by id (``"ioi"``), from a path to a TOML file, or from a table of one's own pairs (`Task.from_pairs`).
+    """The file of a task: ``name`` is an id, or the path of a TOML file or a table of pairs.
 
     Raises
     ------
     UnknownNameError
         If no task has this id; the nearest is suggested.
     TaskFileError
-        If the file is not UTF-8 or no TOML, a field is missing, unknown or of the wrong kind, the file name is not the id, or a name could
-        not be that of a file.
+        If there is no such file.
+    """
+    path = Path(name)
+    if path.suffix.lower() in {".toml", *ENDINGS}:
+        if not path.is_file():
+            what = f"There is no task file {path}."
+            raise TaskFileError(what, "Check the path, or give a task id.")
+        return path.resolve()
+    if str(name) not in list_tasks():
+        raise UnknownNameError("task", str(name), list_tasks())
+    return tasks_folder() / f"{name}.toml"
+
+
+def is_task(name: str) -> bool:
+    """Whether ``name`` is the id of a task, or the path of a task file or table of pairs that exists."""
+    return name in list_tasks() or (Path(name).suffix.lower() in {".toml", *ENDINGS} and Path(name).is_file())
+
+
+def load_task(name: str | Path) -> Task:
+    """Read a task by id (``"ioi"``), from the path of a TOML file, or from a table of your own pairs (`Task.from_pairs`).
+
+    Raises
+    ------
+    UnknownNameError
+        If no task has this id; the nearest is suggested.
+    TaskFileError
+        If the file is not UTF-8 or not TOML, a field is missing, unknown or of the wrong type, the file name is not the id, or the id or
+        the name of a variant cannot be a file name.
 
     Examples
     --------
@@ -93,7 +101,13 @@ def load_task(name: str | Path) -> Task:
 
 
 def load_pools(folder: Path) -> dict[str, list[str]]:
-    """The shared word lists beside a task file (falling back to those of the task folder), as they are on disk now."""
+    """The shared word lists: ``pools.toml`` beside a task file, or else that of the task folder. Read from disk at every call.
+
+    Raises
+    ------
+    TaskFileError
+        If the file is not UTF-8, not TOML, or not made of lists of words.
+    """
     path = folder / _POOLS
     if not path.is_file():
         path = tasks_folder() / _POOLS
@@ -102,6 +116,20 @@ def load_pools(folder: Path) -> dict[str, list[str]]:
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Word lists {path} cannot be used: {error}."
         raise TaskFileError(what, 'Write each list as name = ["word", ...].') from error
+
+
+def word_list(name: str) -> list[str]:
+    """A shared word list of the task folder by its name, such as ``"names"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such list.
+    """
+    pools = load_pools(tasks_folder())
+    if name not in pools:
+        raise UnknownNameError("word list", name, pools)
+    return pools[name]
 
 
 def read_tables(spec: Task, folder: Path) -> dict[str, str]:

@@ -10,8 +10,7 @@ from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.load import load_pools, load_task, task_file, tasks_folder
 from circuitlab.tasks.sources import Context, draw_rows
 from circuitlab.tasks.spec import Example, PairSource, Task, Variant
-from circuitlab.tasks.templates import Row, fill, fill_set, parse
-from circuitlab.tasks.templates import Template as Parsed
+from circuitlab.tasks.templates import ParsedTemplate, Row, fill, fill_set, parse
 
 __all__ = ["Sampler", "sample_pairs"]
 
@@ -26,18 +25,23 @@ def sample_pairs(
     seed: int = 0,
     folder: Path | None = None,
 ) -> Iterator[Example]:
-    """Prompt pairs of a task, never the same twice, until the task has no more.
+    """Prompt pairs of a task, each different from all before it, until the task has no more.
 
     Parameters
     ----------
     task : Task, str or Path
         A task, its id, or its file.
     variant : str, optional
-        Which corruption; the task's default otherwise.
+        Name of the corruption; the task's default if not given.
     seed : int
-        Another seed gives another order.
+        Seed of the random draws; seed 0 leaves pairs that are written out in their order.
     folder : Path, optional
-        Where tables and ``pools.toml`` lie, for a spec that was made in memory.
+        Folder of tables and ``pools.toml``, for a task that was made in memory; the task folder if not given.
+
+    Returns
+    -------
+    iterator of Example
+        The pairs; the first n of a longer draw are the same pairs.
 
     Raises
     ------
@@ -48,7 +52,7 @@ def sample_pairs(
 
 
 class Sampler:
-    """A task with one variant, checked and ready to draw from."""
+    """A task with one variant, checked and ready to draw from. Parameters and errors are those of `sample_pairs`."""
 
     def __init__(self, task: Task | str | Path, *, variant: str | None = None, folder: Path | None = None) -> None:
         if isinstance(task, Task):
@@ -65,23 +69,23 @@ class Sampler:
 
     @property
     def finite(self) -> bool:
-        """Whether the pairs are written out, and not drawn."""
+        """Whether the pairs are written out instead of drawn at random."""
         return isinstance(self.task.source, PairSource)
 
-    def _parse_templates(self) -> dict[str, Parsed]:
+    def _parse_templates(self) -> dict[str, ParsedTemplate]:
         texts = self.variant.templates or self.task.templates
         if unknown := set(self.variant.only) - {template.name for template in texts}:
             raise UnknownNameError(f"template in only of {self.variant_name!r}", min(unknown), {t.name for t in texts})
-        chosen = [t for t in texts if not self.variant.only or t.name in self.variant.only]
-        parsed = {t.name: parse(t.text, f"template {t.name!r} of task {self.task.id!r}") for t in chosen}
+        templates = [t for t in texts if not self.variant.only or t.name in self.variant.only]
+        parsed = {t.name: parse(t.text, f"template {t.name!r} of task {self.task.id!r}") for t in templates}
         if not parsed:
             what = f"Task {self.task.id!r} has no template."
             raise TaskFileError(what, "Add a [[templates]] entry.")
-        kinds = {tuple(sorted(template.marks)) for template in parsed.values()}
-        if len(kinds) > 1:
-            what = f"Templates of task {self.task.id!r} carry different marks: {sorted(kinds)}."
+        mark_sets = {tuple(sorted(template.marks)) for template in parsed.values()}
+        if len(mark_sets) > 1:
+            what = f"Templates of task {self.task.id!r} carry different marks: {sorted(mark_sets)}."
             raise TaskFileError(what, "Give every template the same marks.")
-        marks = next(iter(kinds))
+        marks = next(iter(mark_sets))
         for mark in self.variant.swap:
             if mark not in marks:
                 raise UnknownNameError(f"mark in swap of {self.variant_name!r}", mark, marks)
@@ -91,11 +95,11 @@ class Sampler:
         return parsed
 
     def draw(self, seed: int) -> Iterator[Example]:
-        """The stream for one seed; pairs that are written out come in their order for seed 0, and shuffled for others."""
+        """The stream of pairs for one seed. Pairs that are written out keep their order for seed 0 and are shuffled for every other."""
         if isinstance(self.task.source, PairSource):
             yield from _written_out(self.task.source, seed)
             return
-        generator = random.Random(f"{self.task.id}/{self.variant_name}/{seed}")  # noqa: S311 - sampling, no secret
+        generator = random.Random(f"{self.task.id}/{self.variant_name}/{seed}")  # noqa: S311 - sampling, not security
         pools = {**load_pools(self._folder), **self.task.pools}
         context = Context(self.task.id, self._folder, pools, generator)
         seen: set[tuple[str, str]] = set()
@@ -121,9 +125,9 @@ class Sampler:
         if set(corrupt_marks) != set(clean_marks):
             what = f"The corrupt text of {self.variant_name!r} has marks {sorted(corrupt_marks)}, the clean one {sorted(clean_marks)}."
             raise TaskFileError(what, "Give both the same marks.")
-        for which, text in (("clean", clean), ("corrupt", corrupt)):
+        for side, text in (("clean", clean), ("corrupt", corrupt)):
             if not text.strip():
-                what = f"The {which} prompt of {where} is empty ({text!r})."
+                what = f"The {side} prompt of {where} is empty ({text!r})."
                 raise TaskFileError(what, "Write a text into the template.")
         sets = {key: self._texts(key, row) for key in ("answers", "foils", "distractors")}
         sets["distractors"] = tuple(w for w in sets["distractors"] if w not in {*sets["answers"], *sets["foils"]})
@@ -137,10 +141,10 @@ class Sampler:
 
     def _texts(self, key: str, row: Row) -> tuple[str, ...]:
         """The answers, foils or distractors of a row."""
-        own = getattr(self.variant, key)
-        texts = fill_set(getattr(self.task, key) if own is None else own, row, f"{key} of task {self.task.id!r}")
+        override = getattr(self.variant, key)
+        texts = fill_set(getattr(self.task, key) if override is None else override, row, f"{key} of task {self.task.id!r}")
         if blank := [text for text in texts if not text.strip()]:
-            what = f"Task {self.task.id!r} has {blank[0]!r} among its {key}, which is no word."
+            what = f"Task {self.task.id!r} has {blank[0]!r} among its {key}, which is blank."
             raise TaskFileError(what, "Fill the empty slot or text.")
         return texts
 
@@ -149,7 +153,7 @@ def _written_out(source: PairSource, seed: int) -> Iterator[Example]:
     """Pairs that are written out; rows are counted from 0, as in the table."""
     order = list(range(len(source.rows)))
     if seed:
-        random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
+        random.Random(seed).shuffle(order)  # noqa: S311 - an order, not security
     for number in order:
         pair = source.rows[number]
         texts = (pair.clean, pair.corrupt, pair.clean_marks, pair.corrupt_marks)

@@ -1,4 +1,4 @@
-"""Examples as text, with marks visible."""
+"""Prompt pairs as text, with their marks shown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["example_text", "marked"]
 
 
 def marked(text: str, spans: dict[str, tuple[int, int]]) -> str:
-    """A prompt with every marked slot as ``[words]MARK``."""
-    out, last = "", 0
+    """A prompt with every marked slot shown as ``[words]MARK``; ``spans`` are half-open character spans by mark."""
+    rendered, last = "", 0
     for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
-        out += f"{text[last:start]}[{text[start:stop]}]{name}"
+        rendered += f"{text[last:start]}[{text[start:stop]}]{name}"
         last = stop
-    return out + text[last:]
+    return rendered + text[last:]
 
 
 def example_text(example: Example) -> str:

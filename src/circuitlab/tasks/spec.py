@@ -1,4 +1,4 @@
-"""Task: what one task file says. Unknown fields are errors, so that a typo cannot change an experiment silently."""
+"""The fields of a task file. Unknown fields are errors, so that a typo cannot change an experiment silently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from circuitlab.core.errors import TaskFileError
 from circuitlab.core.names import require_file_name
 from circuitlab.core.provenance import digest
-from circuitlab.tasks.own_pairs import OwnPair, PairRows, read_pairs
+from circuitlab.tasks.own_pairs import OwnPair, PairTable, read_pairs
 
 __all__ = [
     "Checks",
@@ -30,10 +30,10 @@ __all__ = [
 
 
 class PoolSource(msgspec.Struct, tag="pools", tag_field="kind", frozen=True, forbid_unknown_fields=True):
-    """Slots drawn one by one from named word lists.
+    """Slots that are drawn from named word lists.
 
-    ``slots`` maps a slot to a pool of ``pools.toml`` (or to one listed in the task's own ``pools``); the slots of each group in
-    ``distinct`` get different words. ``many`` maps a slot that holds a list to ``[pool, count]``.
+    ``slots`` maps a slot to a pool of ``pools.toml`` or of the task's own ``pools``; the slots of each group in ``distinct`` get different
+    words.
     """
 
     slots: dict[str, str]
@@ -41,10 +41,10 @@ class PoolSource(msgspec.Struct, tag="pools", tag_field="kind", frozen=True, for
 
 
 class TableSource(msgspec.Struct, tag="table", tag_field="kind", frozen=True, forbid_unknown_fields=True):
-    """Rows of a CSV file beside the task file; each name in ``rows`` is a different row, read as ``{name.column}``.
+    """Rows of a CSV file beside the task file; each name in ``rows`` is a different row, whose cells are ``{name.column}``.
 
-    ``answer`` names the column that holds answers; rows drawn together differ in it. ``shots`` rows are fixed examples
-    (by the value of the first column) that are never drawn.
+    ``answer`` is the column of the answers; rows that are drawn together differ in it. ``shots`` are rows, named by the value of their
+    first column, that serve as fixed examples and are never drawn.
     """
 
     file: str
@@ -54,7 +54,7 @@ class TableSource(msgspec.Struct, tag="table", tag_field="kind", frozen=True, fo
 
 
 class SequenceSource(msgspec.Struct, tag="sequence", tag_field="kind", frozen=True, forbid_unknown_fields=True):
-    """Two windows of ``length`` items and their successors from the same ordered pool: ``{c0} {c1} .. {c_next}`` and ``{x0} ..``."""
+    """Two windows of ``length`` items, each with its successor, from the same ordered pool: ``{c0} {c1} .. {c_next}`` and ``{x0} ..``."""
 
     pools: list[str]
     length: int = 3
@@ -63,8 +63,8 @@ class SequenceSource(msgspec.Struct, tag="sequence", tag_field="kind", frozen=Tr
 class SumSource(msgspec.Struct, tag="sums", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """One-digit arithmetic: ``{a} {b} {result}``, a changed operand ``{b2}`` with ``{result2}``, and ``shots`` worked examples.
 
-    Examples are ``{s0a} {s0b} {s0r}`` and so on; results stay between 0 and 9. ``operation`` is ``+``, ``-`` or ``*``, or several of
-    them (``+-``), of which each row draws one, ``{sign}``, for its examples as well.
+    Worked examples are ``{s0a} {s0b} {s0r}`` and so on; results are between 0 and 9. ``operation`` is ``+``, ``-`` or ``*``, or several of
+    them (``+-``): each row then draws one, ``{sign}``, for its question and its examples.
     """
 
     operation: str
@@ -74,7 +74,7 @@ class SumSource(msgspec.Struct, tag="sums", tag_field="kind", frozen=True, forbi
 class YearSource(msgspec.Struct, tag="years", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """A noun, three leading digits ``{decade}`` and a last digit ``{y}`` between 2 and 7; ``{low}`` is 0 or 1.
 
-    ``{above}`` and ``{upto}`` are the lists of digits greater than ``y`` and not greater than it.
+    ``{above}`` lists the digits greater than ``y``, ``{upto}`` all others.
     """
 
     nouns: str
@@ -82,7 +82,7 @@ class YearSource(msgspec.Struct, tag="years", tag_field="kind", frozen=True, for
 
 
 class PairSource(msgspec.Struct, tag="pairs", tag_field="kind", frozen=True, forbid_unknown_fields=True):
-    """Pairs that are written out, in their order; see `Task.from_pairs`."""
+    """Pairs that are written out, in the order of their table; see `Task.from_pairs`."""
 
     rows: tuple[OwnPair, ...]
 
@@ -92,7 +92,7 @@ Source = DrawnSource | PairSource
 
 
 class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One prompt text. ``{slot}`` is filled in, ``{slot:MARK}`` also names its last token, ``{slot|title}`` changes its form."""
+    """The text of a prompt. ``{slot}`` is filled in, ``{slot:MARK}`` also marks its last token, ``{slot|title}`` changes its form."""
 
     name: str
     text: str
@@ -101,8 +101,8 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One way to corrupt a prompt.
 
-    ``swap`` gives new text for marked places (``{S2 = "{io}"}``); ``corrupt`` gives a whole other template text instead. Answers,
-    foils, distractors, templates and source default to those of the task.
+    ``swap`` replaces the text at marked places (``{S2 = "{io}"}``); ``corrupt`` replaces the whole template text instead. Answers, foils,
+    distractors, templates and source default to those of the task. ``only`` lists the templates to use, by name; all if it is empty.
     """
 
     about: str
@@ -119,8 +119,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Checks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a model counts as able to do the task.
 
-    ``min_accuracy`` is the gate (halfway between chance and 1 where it is not given). With ``known``, pairs are kept only if the
-    model ranks the answer first among its candidates; the accuracy that is reported is from before that.
+    ``min_accuracy`` is the gate; if it is not given, the gate is halfway between chance and 1. With ``known``, only pairs are kept for
+    which the model ranks the answer first among its candidates; the reported accuracy is measured before this filter.
     """
 
     min_accuracy: float | None = None
@@ -133,26 +133,30 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     id, version, title, about
-        Identity and what it measures.
+        Name, version of the file, heading in figures, and what the task measures.
     cite : list of str
-        BibTeX keys of the papers the task follows.
+        BibTeX keys of the papers that the task follows.
     licence : str
-        Of wording and word lists, with their origin.
-    source, templates, answers, foils, distractors
-        Rows and texts; answer strings carry their leading space.
+        Licence and origin of the wording and the word lists.
+    source : Source
+        Where the rows come from.
+    templates : list of Template
+        Texts that turn a row into a prompt; all carry the same marks.
+    answers, foils, distractors : list of str
+        Texts of the answers, of the wrong answers they are compared with, and of further candidates; with their leading space.
     variants, default_variant
-        Corruptions by name.
+        Corruptions by name, and the one that is used by default.
     metric : str
-        Metric asked for by default.
+        Default metric.
     checks : Checks
-        Gate and filter.
+        Accuracy that a model must reach, and whether pairs it gets wrong are left out.
     pools : dict
         Word lists of this task alone.
 
     Raises
     ------
     TaskFileError
-        If the id or a variant's name could not be the name of a file.
+        If the id or the name of a variant cannot be a file name.
     """
 
     id: str
@@ -173,28 +177,28 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: dict[str, list[str]] = {}
 
     def __post_init__(self) -> None:
-        # Ids and variants become names of files: figures, tables and the folder of a study are called after them.
+        # Figures, tables and the folder of a study are named after ids and variants.
         require_file_name("task id", self.id, TaskFileError)
         for variant in self.variants:
             require_file_name(f"variant of task {self.id!r}", variant, TaskFileError)
 
     @classmethod
-    def from_pairs(cls, rows: PairRows, *, id: str | None = None, title: str | None = None, metric: str = "logit_diff") -> Task:  # noqa: A002
-        """A task from pairs of one's own: a table in a file or in memory.
+    def from_pairs(cls, rows: PairTable, *, id: str | None = None, title: str | None = None, metric: str = "logit_diff") -> Task:  # noqa: A002
+        """Make a task from your own pairs: a table in a file or in memory.
 
         Parameters
         ----------
-        rows : str, Path, iterable of mappings, data frame or columns
-            A ``.csv``, ``.tsv`` or ``.jsonl`` file, a data frame, a list of dictionaries, or a dictionary of columns: ``clean``,
-            ``corrupt``, ``answer`` and ``foil`` (or ``answers`` and ``foils``; several are a list, or separated by ``|``). Places are
-            marked in the prompts as ``[S2:John]``, or by a column of that name that holds the word. ``distractors`` and ``template`` are
-            optional. A space is put before an answer that begins with a letter where it would run into the prompt's last word.
+        rows : str, Path, iterable of mappings, data frame or mapping of columns
+            A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, a data frame, a list of dictionaries, or a dictionary of columns:
+            ``clean``, ``corrupt``, ``answer`` and ``foil`` (or ``answers`` and ``foils``: a list, or texts separated by ``|``). Mark a
+            place in a prompt as ``[S2:John]``, or by a column ``S2`` that holds the word. ``distractors`` and ``template`` are optional.
+            An answer that begins with a letter gets a leading space where it would otherwise run into the prompt's last word.
         id : str, optional
-            Name of the task; the file's name, or a hash of the pairs, otherwise.
+            Name of the task; if not given, the file's name, or a hash of the pairs.
         title : str, optional
-            Heading in figures; the id otherwise.
+            Heading in figures; the id if not given.
         metric : str
-            How logits are read.
+            Name of the metric that reads the logits.
 
         Raises
         ------
@@ -236,8 +240,18 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Example(msgspec.Struct, frozen=True):
     """One pair of prompts as text.
 
-    ``clean_marks`` and ``corrupt_marks`` map a mark to the half-open character span of its slot. ``row`` is the position in the
-    task's stream.
+    Parameters
+    ----------
+    row : int
+        Position in the task's stream of pairs, or in the table of pairs that are written out; from 0.
+    template : str
+        Name of the template.
+    clean, corrupt : str
+        The prompts.
+    clean_marks, corrupt_marks : dict
+        For each mark, the half-open character span of its slot.
+    answers, foils, distractors : tuple of str
+        Right answers, the wrong ones they are compared with, and further candidates.
     """
 
     row: int

@@ -1,4 +1,4 @@
-"""Templates: ``{slot|form:MARK}`` in a text, parsed once, filled with a row, and the character span of every mark kept."""
+"""Templates: texts with fields ``{slot|form:MARK}`` that are parsed once and filled with rows; the character spans of marks are kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from circuitlab.core.errors import TaskFileError, UnknownNameError
 
-__all__ = ["FORMS", "Row", "Template", "Words", "fill", "fill_set", "parse"]
+__all__ = ["FORMS", "Field", "ParsedTemplate", "Row", "fill", "fill_set", "parse"]
 
 Row = Mapping[str, "str | list[str]"]
-"""Slot values of one example; a list stands for a set of answers."""
+"""The values of the slots for one pair; a list is a set of answers."""
 
 _FIELD = re.compile(r"\{([A-Za-z_][\w.]*)(?:\|(\w+))?(?::(\w+))?\}")
 
@@ -21,12 +21,12 @@ def _with_article(word: str) -> str:
 
 
 FORMS: dict[str, Callable[[str], str]] = {"title": str.capitalize, "lower": str.lower, "upper": str.upper, "article": _with_article}
-"""Forms a slot can take."""
+"""Changes of a slot's text by name: ``{slot|title}``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """One field of a template."""
+class Field:
+    """One field of a template: the slot to fill in, the form of its text, and the mark it sets, if any."""
 
     slot: str
     form: str | None
@@ -34,29 +34,31 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """A parsed text: literal strings and fields in turn."""
+class ParsedTemplate:
+    """The text of a template as literal strings and fields, alternating."""
 
-    pieces: tuple[str | Words, ...]
+    pieces: tuple[str | Field, ...]
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Marks in the order they appear."""
-        return tuple(piece.mark for piece in self.pieces if isinstance(piece, Words) and piece.mark)
+        """Marks in the order in which they appear."""
+        return tuple(piece.mark for piece in self.pieces if isinstance(piece, Field) and piece.mark)
 
 
-def parse(text: str, where: str) -> Template:
-    """Parse a template text.
+def parse(text: str, where: str) -> ParsedTemplate:
+    """Parse the text of a template; ``where`` names it in messages.
 
     Raises
     ------
+    UnknownNameError
+        If a field has an unknown form.
     TaskFileError
         If braces do not form a field, or a mark appears twice.
     """
-    pieces: list[str | Words] = []
+    pieces: list[str | Field] = []
     last = 0
     for match in _FIELD.finditer(text):
-        pieces += [text[last : match.start()], Words(match[1], match[2], match[3])]
+        pieces += [text[last : match.start()], Field(match[1], match[2], match[3])]
         last = match.end()
         if match[2] and match[2] not in FORMS:
             raise UnknownNameError(f"form in {where}", match[2], FORMS)
@@ -64,22 +66,35 @@ def parse(text: str, where: str) -> Template:
     if stray := next((piece for piece in pieces if isinstance(piece, str) and ("{" in piece or "}" in piece)), None):
         what = f"{where} has a brace that belongs to no slot: {stray!r}."
         raise TaskFileError(what, "Write {slot}, {slot:MARK} or {slot|form:MARK}.")
-    template = Template(tuple(pieces))
+    template = ParsedTemplate(tuple(pieces))
     if len(set(template.marks)) != len(template.marks):
         what = f"{where} uses a mark twice: {', '.join(template.marks)}."
         raise TaskFileError(what, "Give every marked place its own name.")
     return template
 
 
-def fill(template: Template, row: Row, where: str, swap: Mapping[str, Template] | None = None) -> tuple[str, dict[str, tuple[int, int]]]:
-    """Fill a template; ``swap`` replaces the text at some marks. Returns the text and each mark's character span."""
+def fill(
+    template: ParsedTemplate,
+    row: Row,
+    where: str,
+    swap: Mapping[str, ParsedTemplate] | None = None,
+) -> tuple[str, dict[str, tuple[int, int]]]:
+    """Fill a template with a row; ``swap`` replaces the text at its marks. Returns the text and the character span of every mark.
+
+    Raises
+    ------
+    UnknownNameError
+        If the row lacks a slot of the template.
+    TaskFileError
+        If a slot holds a list, which only answers, foils and distractors can.
+    """
     text, spans = "", {}
     for piece in template.pieces:
         if isinstance(piece, str):
             text += piece
             continue
-        other = (swap or {}).get(piece.mark or "")
-        words = _word(piece, row, where) if other is None else fill(other, row, where)[0]
+        replacement = (swap or {}).get(piece.mark or "")
+        words = _field_text(piece, row, where) if replacement is None else fill(replacement, row, where)[0]
         if piece.mark:
             spans[piece.mark] = (len(text), len(text) + len(words))
         text += words
@@ -87,24 +102,24 @@ def fill(template: Template, row: Row, where: str, swap: Mapping[str, Template] 
 
 
 def fill_set(texts: list[str], row: Row, where: str) -> tuple[str, ...]:
-    """Fill answer texts; a slot that holds a list yields one string for each of its words. Duplicates are dropped."""
-    found: list[str] = []
+    """Fill the texts of answers; a slot that holds a list yields one string for each of its words. Duplicates are dropped."""
+    answers: list[str] = []
     for text in texts:
         template = parse(text, where)
-        lists = {p.slot: row[p.slot] for p in template.pieces if isinstance(p, Words) and isinstance(row.get(p.slot), list)}
+        lists = {p.slot: row[p.slot] for p in template.pieces if isinstance(p, Field) and isinstance(row.get(p.slot), list)}
         if not lists:
-            found.append(fill(template, row, where)[0])
+            answers.append(fill(template, row, where)[0])
             continue
         ((slot, words),) = lists.items()
-        found += [fill(template, {**row, slot: word}, where)[0] for word in words]
-    return tuple(dict.fromkeys(found))
+        answers += [fill(template, {**row, slot: word}, where)[0] for word in words]
+    return tuple(dict.fromkeys(answers))
 
 
-def _word(piece: Words, row: Row, where: str) -> str:
-    if piece.slot not in row:
-        raise UnknownNameError(f"slot in {where}", piece.slot, row)
-    value = row[piece.slot]
+def _field_text(field: Field, row: Row, where: str) -> str:
+    if field.slot not in row:
+        raise UnknownNameError(f"slot in {where}", field.slot, row)
+    value = row[field.slot]
     if isinstance(value, list):
-        what = f"{where} puts the list {piece.slot!r} into a prompt."
+        what = f"{where} puts the list {field.slot!r} into a prompt."
         raise TaskFileError(what, "Lists can only be answers, foils or distractors.")
-    return FORMS[piece.form](value) if piece.form else value
+    return FORMS[field.form](value) if field.form else value

@@ -1,4 +1,4 @@
-"""Text files that people write, in UTF-8 with or without a byte-order mark; anything else is named with the place where it fails."""
+"""Reading text files in UTF-8, with or without a byte-order mark; a file that is not UTF-8 is refused with the byte where it fails."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from circuitlab.core.errors import CircuitlabError, TaskFileError
 __all__ = ["read_text"]
 
 _OTHER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-"""Byte-order marks of other encodings; those of UTF-32 first, since one begins like UTF-16's."""
+"""Byte-order marks of other encodings; those of UTF-32 come first, since one of them begins like one of UTF-16."""
 
 _FIX = "Save it as UTF-8 (in Excel: 'CSV UTF-8'; in an editor: Save with encoding)."
 
 
 def read_text(path: Path, error: type[CircuitlabError] = TaskFileError) -> str:
-    """A text file's content, without a byte-order mark and with line ends as they are.
+    """The content of a text file, without a byte-order mark and with its line ends unchanged.
 
     Parameters
     ----------
     path : Path
         The file.
     error : type of CircuitlabError
-        What to raise.
+        Class of the error to raise.
 
     Raises
     ------
     CircuitlabError
-        If the file cannot be read, or is not UTF-8: the message names the byte offset, the byte and the line.
+        If the file cannot be read or is not UTF-8; the message gives the byte, its offset and its line.
     """
     try:
         data = path.read_bytes()
@@ -44,7 +44,7 @@ def read_text(path: Path, error: type[CircuitlabError] = TaskFileError) -> str:
         line = data.count(b"\n", 0, problem.start) + 1
         what = f"{path} is not UTF-8: byte 0x{data[problem.start]:02x} at byte offset {problem.start} (line {line})."
         raise error(what, _FIX) from problem
-    if (place := data.find(b"\0")) >= 0:
-        what = f"{path} holds a zero byte at byte offset {place}: it is UTF-16 without a byte-order mark, or no text."
+    if (offset := data.find(b"\0")) >= 0:
+        what = f"{path} holds a zero byte at byte offset {offset}: it is UTF-16 without a byte-order mark, or not a text file."
         raise error(what, _FIX)
     return text

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from circuitlab.core.provenance import FitnessFlag, ModelSpec, Provenance, TaskRef, digest
+from circuitlab.core.provenance import NO_METRIC, WEIGHTS_ALONE, FitnessFlag, ModelSpec, Provenance, TaskRef, digest
 from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["fake_provenance", "fake_scores"]
+__all__ = ["fake_provenance", "fake_scores", "fake_weights_scores"]
 
 
 def fake_provenance(n_layers: int, n_heads: int, changes: Mapping[str, Any] | None = None) -> Provenance:
@@ -82,3 +82,11 @@ def fake_scores(
     reference = TaskRef(id=task, variant="none", version=1, n_pairs=n, seed=0, digest=digest([task, n]))
     changes = {"task": reference, "fitness": flag, "additive": additive}
     return HeadScores.build(arrays, fake_provenance(heads.shape[1], heads.shape[2], changes))
+
+
+def fake_weights_scores(heads: np.ndarray) -> HeadScores:
+    """Scores from weights alone with the given values, shape (layer, head)."""
+    heads = np.asarray(heads, dtype=float)
+    changes = {"method": "fake_weights", "params": {}, "metric": NO_METRIC, "metric_params": {}, "units": "of 1", "task": WEIGHTS_ALONE}
+    n_layers, n_heads = heads.shape
+    return HeadScores.build({"heads": heads}, fake_provenance(n_layers, n_heads, changes))

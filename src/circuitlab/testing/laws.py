@@ -69,11 +69,11 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 def unit(scores: HeadScores) -> float:
     """The scale of rounding errors: the largest absolute score or metric value, at least 1."""
     largest = max(float(np.abs(scores.values(part)).max(initial=0.0)) for part in scores.parts)
-    return max(1.0, largest, float(np.abs(scores.dataset["clean"].values).max()))
+    return max(1.0, largest, 0.0 if scores.weights_only else float(np.abs(scores.dataset["clean"].values).max()))
 
 
 def scores_apart(first: HeadScores, second: HeadScores, pairs: Sequence[int] | None = None, *, parts: bool = True) -> float:
     """The largest difference in any score or metric value; ``second`` holds the ``pairs`` of ``first``, in that order (None: all)."""
-    named = [*(first.parts if parts else ()), "clean", "corrupt"]
+    named = [*(first.parts if parts else ()), *(() if first.weights_only else ("clean", "corrupt"))]
     rows = slice(None) if pairs is None else list(pairs)
     return max(distance(first.dataset[name].values[rows], second.dataset[name].values) for name in named)

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from circuitlab.execute.contract import weights_only
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.toy import planted_model
-from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawResult, distance, law_on_family, raise_on_failure, scores_apart, unit
-from circuitlab.testing.repeat_laws import after_and_beside_others, in_every_mode
-from circuitlab.testing.surgery import kill_head, relabel_heads, scale_readout
+from circuitlab.testing.repeat_laws import RELABELLED, after_and_beside_others, determinism, in_every_mode, relabelling, round_trip
+from circuitlab.testing.surgery import kill_head, scale_readout
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
+from circuitlab.testing.weights_laws import weights_laws
 
 if TYPE_CHECKING:
     from circuitlab.execute.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.model.toy import PlantedModel
+    from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["LAW_FAMILIES", "check_method", "method_laws"]
 
 LAW_FAMILIES = (*FAMILIES, "llama_dynamic")
 """Families on which the laws run. In the last one, rotary angles depend on the length of the prompt."""
 
-_RELABEL = ("llama", "qwen3", "gemma3")
 _DROPOUT = ("gpt2", "llama")
 _METRIC = LogitDiff()
 
@@ -39,7 +39,7 @@ def check_method(method: Method, *, families: tuple[str, ...] = LAW_FAMILIES) ->
     """Run every law on a method.
 
     A method that declares itself ``pooled``, not ``causal`` or not ``in_metric_units`` (see `Method`) must obey other laws in place of
-    those on batch size, planted signs and scale.
+    those on batch size, planted signs and scale. One that is ``weights_only`` must obey the laws of `circuitlab.testing.weights_laws`.
 
     Parameters
     ----------
@@ -69,23 +69,26 @@ def check_method(method: Method, *, families: tuple[str, ...] = LAW_FAMILIES) ->
 
 def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Iterator[LawResult]:
     """Yield the result of each law, without raising."""
+    if weights_only(method):
+        yield from weights_laws(method, families)
+        return
     for family in families:
         model = load_model(tiny_hf(family))
         batch = tiny_batch(model)
         scores = method(model, batch, _METRIC)
-        for law in (_shape, _null, _pair_order, _batch_size, _purity, _determinism, after_and_beside_others, _round_trip, _completeness):
+        for law in (_shape, _null, _pair_order, _batch_size, _purity, determinism, after_and_beside_others, round_trip, _completeness):
             yield from law(method, model, batch, scores, family)
         if family in _DROPOUT:
             yield from in_every_mode(method, family, scores)
         yield _dead_head(method, family)
-        if family in _RELABEL and family in families:
-            yield _relabelling(method, family)
+        if family in RELABELLED:
+            yield relabelling(method, family)
         if family != "gemma2":  # with a softcap, logits are not linear in the unembedding
             yield _scale(method, family, scores)
     yield from _planted(method)
 
 
-Law = Callable[["Method", "Model", "ContrastBatch", HeadScores, str], Iterator[LawResult]]
+Law = Callable[["Method", "Model", "ContrastBatch", "HeadScores", str], Iterator[LawResult]]
 
 
 def _shape(_m: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
@@ -158,20 +161,6 @@ class _Metric(LogitDiff):
         return value
 
 
-def _determinism(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
-    again = method(model, batch, _METRIC)
-    worst = max(distance(again.values(part), scores.values(part)) for part in scores.parts)
-    yield law_on_family("determinism", family, worst, 0.0)
-
-
-def _round_trip(_m: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
-    with TemporaryDirectory() as folder:
-        back = HeadScores.load(scores.save(f"{folder}/scores.nc"))
-    worst = max(distance(back.values(part), scores.values(part)) for part in scores.parts)
-    same = back.provenance == scores.provenance and back.provenance.run_id() == scores.provenance.run_id()
-    yield law_on_family("provenance round trip", family, worst + float(not same), 0.0)
-
-
 def _completeness(method: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     if method.additive:
         yield law_on_family("completeness: parts + bias = total", family, float(np.abs(scores.residual()).max()), 1e-4 * unit(scores))
@@ -183,16 +172,6 @@ def _dead_head(method: Method, family: str) -> LawResult:
     scores = method(model, tiny_batch(model), _METRIC)
     value = float(np.abs(scores.values("heads")[:, layer, head]).max())
     return law_on_family("dead head: W_O = 0 scores 0", family, value, 1e-5 * unit(scores))
-
-
-def _relabelling(method: Method, family: str) -> LawResult:
-    plain, relabelled = load_model(tiny_hf(family)), load_model(relabel_heads(tiny_hf(family), [1, 0]))
-    batch = tiny_batch(plain)
-    scores, relabelled_scores = method(plain, batch, _METRIC), method(relabelled, batch, _METRIC)
-    heads = scores.values("heads")
-    size = plain.spec.n_heads // plain.spec.n_kv_heads
-    moved = np.concatenate([heads[..., size:], heads[..., :size]], axis=-1)
-    return law_on_family("head relabelling", family, distance(relabelled_scores.values("heads"), moved), 1e-4 * unit(scores))
 
 
 def _scale(method: Method, family: str, scores: HeadScores) -> LawResult:

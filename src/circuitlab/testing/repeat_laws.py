@@ -1,26 +1,32 @@
-"""Laws on scoring the same pairs again: after longer prompts, beside other pairs, and in every mode that the user's model may be in."""
+"""Laws on scoring again: repeated, from a file, after longer prompts, beside other pairs, in every mode, with heads relabelled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from circuitlab.core.errors import CircuitlabError
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
+from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawResult, distance, law_on_family, scores_apart, unit
+from circuitlab.testing.surgery import relabel_heads
 from circuitlab.testing.tiny import joined, tiny_batch, tiny_hf
 
 if TYPE_CHECKING:
     from circuitlab.execute.contract import Method
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
-    from circuitlab.scores.head_scores import HeadScores
 
-__all__ = ["after_and_beside_others", "in_every_mode"]
+__all__ = ["RELABELLED", "after_and_beside_others", "determinism", "in_every_mode", "relabelling", "round_trip"]
+
+RELABELLED = ("llama", "qwen3", "gemma3")
+"""Families whose heads can be relabelled row by row."""
 
 _METRIC = LogitDiff()
 _CLOSE = 1e-5
@@ -33,6 +39,33 @@ _MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "gradients off": lambda: torch.set_grad_enabled(False),
     "inference mode": torch.inference_mode,
 }
+
+
+def determinism(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    """The same call gives the same numbers, bit for bit."""
+    again = method(model, batch, _METRIC)
+    worst = max(distance(again.values(part), scores.values(part)) for part in scores.parts)
+    yield law_on_family("determinism", family, worst, 0.0)
+
+
+def round_trip(_m: Method, _model: Model, _b: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
+    """Scores come back from their file with their values and their provenance."""
+    with TemporaryDirectory() as folder:
+        back = HeadScores.load(scores.save(f"{folder}/scores.nc"))
+    worst = max(distance(back.values(part), scores.values(part)) for part in scores.parts)
+    same = back.provenance == scores.provenance and back.provenance.run_id() == scores.provenance.run_id()
+    yield law_on_family("provenance round trip", family, worst + float(not same), 0.0)
+
+
+def relabelling(method: Method, family: str) -> LawResult:
+    """Heads keep their scores where their key/value groups change places."""
+    plain, turned = load_model(tiny_hf(family)), load_model(relabel_heads(tiny_hf(family), [1, 0]))
+    batch = tiny_batch(plain)
+    scores, other = method(plain, batch, _METRIC), method(turned, batch, _METRIC)
+    heads = scores.values("heads")
+    size = plain.spec.n_heads // plain.spec.n_kv_heads
+    moved = np.concatenate([heads[..., size:], heads[..., :size]], axis=-1)
+    return law_on_family("head relabelling", family, distance(other.values("heads"), moved), 1e-4 * unit(scores))
 
 
 def after_and_beside_others(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from circuitlab.circuits import Circuit, Cumulative, GreedyEdges, Significant, Threshold, TopEdges, TopK
+from circuitlab.circuits.select import needs_pairs_for
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Head, Node
 from circuitlab.evaluation import Evaluate
-from circuitlab.evaluation.identity import Measured, batch_identity, evaluation_identity
+from circuitlab.evaluation.identity import EvaluationInput, batch_identity, evaluation_identity
+from circuitlab.execute.contract import require_prompts
 from circuitlab.execute.routes import universe_of
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.metrics import get_metric
@@ -144,7 +146,8 @@ def find_circuit(
     Raises
     ------
     BadParameterError
-        If the rule selects edges and the method scores nodes, or the rule asks for more heads than the model has.
+        If the rule selects edges and the method scores nodes, the rule asks for more heads than the model has, or the rule tests scores
+        over prompt pairs and the method reads weights alone.
 
     Examples
     --------
@@ -159,6 +162,8 @@ def find_circuit(
     picker: Any = TopK(rule) if isinstance(rule, int) else rule
     if isinstance(picker, TopK) and picker.part == "heads":
         require_heads(model, picker.k)
+    if lacking := needs_pairs_for(picker):
+        require_prompts(get_method(method), lacking)
     scoring = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
     if isinstance(picker, TopEdges | GreedyEdges):
         return picker(score_edges(model, prompts, edge_method(method), **scoring))  # type: ignore[arg-type]
@@ -208,7 +213,7 @@ def evaluate(
     settings : Evaluate, optional
         Ablation, universe, numbers of random circuits and subsets.
     n : int
-        Number of pairs without ``scores``; otherwise as many as were scored.
+        Number of pairs without ``scores``, or with scores from weights alone; otherwise as many as were scored.
     metric : str or Metric, optional
         By default that of the scores, or else the task's.
     store : Cache, str or Path, optional
@@ -234,14 +239,15 @@ def evaluate(
         batch = to_batch_of(model, prompts, Draws(n))
         which = f"the first {batch.n_pairs} pairs: numbers are optimistic if the circuit was picked on them"
     else:
-        batch, which = held_out(model, prompts, scores.provenance.task)
-        metric = metric or scores.provenance.metric
-    measured = Measured(circuit.within(universe_of(model)), model, batch, get_metric(metric or batch.metric), scores)
+        about = scores.provenance
+        batch, which = held_out(model, prompts, about.task, n if about.weights_only else None)
+        metric = metric or (batch.metric if about.weights_only else about.metric)
+    measured = EvaluationInput(circuit.within(universe_of(model)), model, batch, get_metric(metric or batch.metric), scores)
     with CellProgress(f"{batch.task.id} x evaluation"):
         return evaluate_batch(measured, which, settings or Evaluate(), as_cache(store))
 
 
-def evaluate_batch(measured: Measured, which: str, settings: Evaluate, cache: Cache | None) -> CircuitEvaluation:
+def evaluate_batch(measured: EvaluationInput, which: str, settings: Evaluate, cache: Cache | None) -> CircuitEvaluation:
     """Evaluate a circuit on a prepared batch, or load its evaluation from the cache; ``which`` describes the pairs."""
 
     def measure() -> dict[str, Any]:
@@ -275,8 +281,10 @@ def find_backups(model: Model, circuit: Circuit, scores: HeadScores, prompts: Pr
     BadParameterError
         If the circuit has no heads.
     """
-    batch, _ = held_out(model, prompts, scores.provenance.task)
-    metric, finder, heads = get_metric(scores.provenance.metric), BackupFinder(), strongest_heads(scores, circuit, seeds)
+    about = scores.provenance
+    batch, _ = held_out(model, prompts, about.task)
+    metric = get_metric(batch.metric if about.weights_only else about.metric)
+    finder, heads = BackupFinder(), strongest_heads(scores, circuit, seeds)
     names = [str(head) for head in heads]
     identity = {"version": _BACKUPS_VERSION, "finder": asdict(finder), "seeds": names, **batch_identity(model, batch, metric)}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from circuitlab.circuits import TopEdges, TopK
 from circuitlab.comparison import OverlapTable, Sampling, compare_methods, compare_tasks
 from circuitlab.core.errors import BadParameterError
+from circuitlab.execute.contract import require_prompts
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.tasks.spec import Task
@@ -65,7 +66,7 @@ def compare(
     Raises
     ------
     BadParameterError
-        If there are fewer than two tasks or methods, or several of both.
+        If there are fewer than two tasks or methods, or several of both; or if tasks are compared by a method that reads weights alone.
 
     Examples
     --------
@@ -86,6 +87,8 @@ def compare(
         require_heads(model, picker.k)
     edges = isinstance(picker, TopEdges)
     methods_built = [edge_method(each) if edges else get_method(each) for each in methods]
+    if len(methods_built) == 1:
+        require_prompts(methods_built[0], "difference between tasks")
     names = [each.name for each in methods_built] if len(methods_built) > 1 else prompt_names(prompts)
     cells = [(prompts[0], each) for each in methods_built] if len(methods_built) > 1 else [(task, methods_built[0]) for task in prompts]
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
@@ -167,6 +170,7 @@ def transfer(
     _require_comparable(len(tasks), 1)
     picker, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
     require_heads(model, picker.k)
+    require_prompts(get_method(method), "difference between tasks")
     scoring: dict[str, Any] = {"n": n, "variant": variant, "seed": seed, "metric": metric, "store": store}
     scores = {name: score(model, task, method, **scoring) for name, task in zip(names, tasks, strict=True)}
     circuits = {name: picker(task_scores) for name, task_scores in scores.items()}

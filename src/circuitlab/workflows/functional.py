@@ -113,6 +113,7 @@ class FunctionalComparison:
         runners, prompts, overall = {}, {}, _Overall(2 * len(scores))
         for name, task_scores in scores.items():
             provenance = task_scores.provenance
+            task_scores.require_pairs("task whose circuit could be run")
             if provenance.model.identity() != model.spec.identity():
                 what = f"The scores of {name} are of other weights than {model.spec.name}."
                 raise IncompatibleError(what, "Use the model that was scored.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.core.provenance import FitnessFlag, TaskRef
+from circuitlab.core.provenance import WEIGHTS_ALONE, FitnessFlag, TaskRef
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.tasks.spec import Task
@@ -65,18 +65,21 @@ def held_out(model: Model, prompts: Prompts, spent: TaskRef, n: int | None = Non
     prompts : str, Path, Task or ContrastBatch
         The source of the scored pairs.
     spent : TaskRef
-        The pairs that were scored.
+        The pairs that were scored, or `WEIGHTS_ALONE`.
     n : int, optional
-        Number of pairs; by default as many as were scored.
+        Number of pairs; by default as many as were scored (16 for scores from weights alone).
 
     Returns
     -------
     ContrastBatch
         The pairs that follow the scored ones in the task's stream. If the task has too few further pairs, the first ``n`` of the scored
-        ones again; a batch of token ids is used whole.
+        ones again; a batch of token ids is used whole. For scores from weights alone, the first ``n`` pairs of the task.
     str
         Description of these pairs.
     """
+    if spent == WEIGHTS_ALONE:
+        batch = to_batch_of(model, prompts, Draws(n or Draws.n))
+        return batch, f"{batch.n_pairs} pairs, all fresh: the circuit was picked from weights alone"
     if isinstance(prompts, ContrastBatch):
         same = prompts.task.digest == spent.digest
         which = "the pairs that were scored: numbers are optimistic" if same else "other pairs than those that were scored"

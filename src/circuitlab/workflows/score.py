@@ -15,7 +15,7 @@ from circuitlab.core.errors import BadParameterError
 from circuitlab.core.files import require_writable
 from circuitlab.core.provenance import FitnessFlag, Provenance, capture_environment
 from circuitlab.execute.checkpoint import keeping_rows
-from circuitlab.execute.contract import Method, provenance_of
+from circuitlab.execute.contract import Method, provenance_of, require_prompts, weights_only
 from circuitlab.execute.cost import RunSize, forward_passes
 from circuitlab.methods import MethodLike, get_method, method_classes
 from circuitlab.metrics import get_metric
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.tasks.spec import Task
 
 __all__ = [
     "Scored",
@@ -60,7 +59,7 @@ class Scored:
 
 def score(
     model: Model,
-    prompts: Prompts,
+    prompts: Prompts | None = None,
     method: MethodLike = "activation_patching",
     *,
     n: int = 16,
@@ -69,14 +68,15 @@ def score(
     metric: str | Metric | None = None,
     store: Cache | str | Path | None = None,
 ) -> HeadScores:
-    """Score every head of a model on a task, with intervals over prompt pairs.
+    """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone.
 
     Parameters
     ----------
     model : Model
         From `circuitlab.load_model`.
-    prompts : str, Path, Task or ContrastBatch
-        Task id or file, a table of pairs (CSV or JSON lines), a `Task`, or prompts as token ids.
+    prompts : str, Path, Task or ContrastBatch, optional
+        Task id or file, a table of pairs (CSV or JSON lines), a `Task`, or prompts as token ids. A method that reads weights alone
+        (``copying_score``) runs none: its scores depend neither on them nor on ``n``, ``variant`` and ``seed``.
     method : str, Method or type
         Name, class, or an instance with its parameters set.
     n : int
@@ -94,6 +94,7 @@ def score(
     -------
     HeadScores
         Scores of every pair. Their provenance says whether the model can do the task, judged on at least 64 pairs if the task has them.
+        From weights alone they have no pair axis, no such verdict and no intervals.
 
     Raises
     ------
@@ -111,18 +112,17 @@ def score(
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.score(model, "ioi", cl.methods.AttributionPatching())  # doctest: +SKIP
     """
-    built_method, chosen_metric = get_method(method), None if metric is None else get_metric(metric)
-    cache = as_cache(store)
+    built_method, cache = get_method(method), as_cache(store)
     if cache is not None:
         require_writable(cache.root)
-    batch, fitness = prompts_with_fitness(model, prompts, Draws(n, variant, seed))
-    with CellProgress(f"{batch.task.id} x {built_method.name}"):
-        return score_batch(model, batch, built_method, chosen_metric or get_metric(batch.metric), store=cache, fitness=fitness).scores
+    given = _inputs(model, prompts, built_method, Draws(n, variant, seed), metric)
+    with CellProgress(built_method.name if given.batch is None else f"{given.batch.task.id} x {built_method.name}"):
+        return score_batch(model, given.batch, built_method, given.metric, store=cache, fitness=given.fitness).scores
 
 
 def score_task(
     model: Model,
-    task: str | Path | Task,
+    task: Prompts | None,
     method: MethodLike = "activation_patching",
     draws: Draws | None = None,
     *,
@@ -131,30 +131,57 @@ def score_task(
 ) -> Scored:
     """Score a task as `score` does, and return also whether the scores were found in the cache and how long it took."""
     built = get_method(method)
-    batch, fitness = prompts_with_fitness(model, task, draws or Draws())
-    return score_batch(model, batch, built, get_metric(metric or batch.metric), store=store, fitness=fitness)
+    given = _inputs(model, task, built, draws or Draws(), metric)
+    return score_batch(model, given.batch, built, given.metric, store=store, fitness=given.fitness)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What a method is run on; nothing for one that reads weights alone."""
+
+    batch: ContrastBatch | None = None
+    metric: Metric | None = None
+    fitness: Callable[[], FitnessFlag] | None = None
+
+
+def _inputs(model: Model, prompts: Prompts | None, method: Method, draws: Draws, metric: str | Metric | None) -> _Inputs:
+    """Prompts, metric and what judges fitness; a metric for weights alone is refused, and so are prompts that are missing."""
+    chosen = None if metric is None else get_metric(metric)
+    if weights_only(method):
+        if chosen is not None:
+            require_prompts(method, f"answer that {chosen.name} could read")
+        return _Inputs()
+    if prompts is None:
+        alone = ", ".join(name for name, cls in method_classes().items() if weights_only(cls))
+        what = f"{method.name!r} runs prompts, and none are given."
+        raise BadParameterError(what, f"Give a task, such as 'ioi'; of weights alone there is {alone}.")
+    batch, fitness = prompts_with_fitness(model, prompts, draws)
+    return _Inputs(batch, chosen or get_metric(batch.metric), fitness)
 
 
 def score_batch(
     model: Model,
-    batch: ContrastBatch,
+    batch: ContrastBatch | None,
     method: Method,
-    metric: Metric,
+    metric: Metric | None,
     *,
     store: Cache | None = None,
     fitness: Callable[[], FitnessFlag] | None = None,
 ) -> Scored:
-    """Score a prepared batch; ``fitness`` is called only if the run is not stored."""
-    require_fit(model, batch)
+    """Score a prepared batch, or weights alone; ``fitness`` is called only if prompts are scored and the run is not stored."""
+    if weights_only(method):
+        batch = metric = fitness = None
+    if batch is not None:
+        require_fit(model, batch)
     run_id = provenance_of(method, model, batch, metric).run_id()
     started = time.perf_counter()
 
     def compute() -> HeadScores:
         flag = fitness() if fitness is not None else None
-        if flag is not None:  # judging runs whole prompts twice, which measures the time of a forward pass here
+        if flag is not None and batch is not None:  # judging runs whole prompts twice, which measures the time of a forward pass here
             per_pass = (time.perf_counter() - started) / (2 * max(batch.n_pairs, FITNESS_PAIRS))
             announce(f"{batch.task.id} x {method.name}", per_pass * forward_passes(method, run_size(model, batch)))
-        scores = method(model, batch, metric)
+        scores = method(model, batch, metric)  # type: ignore[arg-type]
         environment = capture_environment(time.perf_counter() - started)
         return replace(scores, provenance=msgspec.structs.replace(scores.provenance, fitness=flag, environment=environment))
 

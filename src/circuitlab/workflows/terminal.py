@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
-from circuitlab.core.progress import is_listened_to, report_progress
+from circuitlab.core.progress import has_listener, report_progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -142,7 +142,7 @@ class CellProgress:
         self._label, self._stack = label, ExitStack()
 
     def __enter__(self) -> CellProgress:
-        if not is_listened_to() and _watched():
+        if not has_listener() and _watched():
             shown: Progress = NotebookProgress() if _in_notebook() else TerminalProgress()
             shown.start([1.0])
             self._stack.callback(shown.stop)

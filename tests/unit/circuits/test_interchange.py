@@ -94,7 +94,7 @@ def test_scores_are_read_back(tmp_path, edges):
     path = write_graph_json(Circuit(CIRCUIT.nodes, UNIVERSE, edges), tmp_path / "c.json", scores=scores)
     found = read_graph_scores(path, UNIVERSE)
     assert list(found) == sorted(scores.layout.edges())
-    mean = dict(zip(scores.layout.edges(), scores.mean()[scores.layout.places], strict=True))
+    mean = dict(zip(scores.layout.edges(), scores.mean()[scores.layout.edge_indices], strict=True))
     assert found == pytest.approx(mean)
     data = json.loads(path.read_text())
     del data["circuitlab"]  # as another tool would write it: each query head's keys and values have scores of their own

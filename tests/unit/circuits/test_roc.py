@@ -43,7 +43,7 @@ def test_against_a_circuit_of_heads():
     truth = Circuit(frozenset({Head(0, 1), Head(1, 0)}), universe)
     assert roc_against(scores, truth).auroc == 1
     assert roc_against(scores, truth, by="positive").auroc == pytest.approx(by_pairs(mean.ravel(), np.array([0, 1, 0, 1, 0, 0], bool)))
-    with pytest.raises(IncompatibleError, match="cannot be held against"):
+    with pytest.raises(IncompatibleError, match="cannot be compared with"):
         roc_against(scores, Circuit(frozenset(), Universe(2, 3, 3)))
     with pytest.raises(BadParameterError, match="does not exist"):
         roc_against(scores, Circuit(frozenset(), universe))

@@ -41,7 +41,7 @@ def test_every_node_and_edge_has_a_name_in_our_own_format(tmp_path):
 def test_runs_that_the_circuit_does_not_come_from_are_refused(tmp_path):
     circuit = TopK(3)(SCORES)
     other = fake_scores(np.zeros((6, 3, 4)), task="another").provenance
-    with pytest.raises(BadParameterError, match="none of the circuit's sources"):
+    with pytest.raises(BadParameterError, match="not among the circuit's sources"):
         save_circuit(circuit, tmp_path / "c.json", [other])
     with pytest.raises(BadParameterError, match="it names none"):
         save_circuit(Circuit(frozenset(), circuit.universe), tmp_path / "c.json", [other])
@@ -59,9 +59,9 @@ def test_files_that_were_changed_or_are_newer_are_refused(tmp_path):
     cases = [
         ({"format": "else"}, "its format is 'else'. For graphs of other tools use read_graph_json"),
         ({"schema": 99}, "schema 99, and this circuitlab reads 1"),
-        ({"runs": [run | {"method": "other"}]}, "does not have the contents of that run"),
+        ({"runs": [run | {"method": "other"}]}, "do not match its id"),
         ({"runs": [{"run_id": "0"}]}, "ValidationError"),
-        ({"circuit": circuit | {"sources": []}}, "none of the circuit's sources"),
+        ({"circuit": circuit | {"sources": []}}, "not among the circuit's sources"),
         ({"circuit": circuit | {"nodes": ["x9"]}}, "'x9' is not a node name"),
         ({"circuit": circuit | {"nodes": ["a9.h0"]}}, "a9.h0 lie outside"),
         ({"circuit": circuit | {"universe": {"n_layers": 3}}}, "TypeError"),

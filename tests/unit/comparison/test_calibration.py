@@ -19,7 +19,7 @@ from circuitlab.comparison.bootstrap import bootstrap, resampled_means
 from circuitlab.comparison.overlap import set_overlaps
 from circuitlab.comparison.pairwise import Comparison, Sampling
 from circuitlab.comparison.score_map import score_map
-from circuitlab.comparison.shared import resampled_picks, shared_count
+from circuitlab.comparison.shared import resampled_masks, shared_count
 from circuitlab.scores.intervals import Interval
 from circuitlab.testing.fakes import fake_scores
 
@@ -76,7 +76,7 @@ def held(statistic, interval, regime, repeats, simulate=simulated):
 
 def counted(data, paired, seed, n=150):
     """The corrected count of shared heads with its limits, and the resamples that it came from."""
-    resampled = resampled_picks(*data, lambda x: top_mask(x, K), paired=paired, n=n, seed=seed)
+    resampled = resampled_masks(*data, lambda x: top_mask(x, K), paired=paired, n=n, seed=seed)
     return shared_count(tuple(top_mask(one.mean(0), K) for one in data), resampled, min(map(len, data))), resampled
 
 

@@ -8,7 +8,7 @@ import pytest
 from circuitlab.circuits.select import top_mask
 from circuitlab.comparison import spearman
 from circuitlab.comparison.bootstrap import Bootstrap, bootstrap
-from circuitlab.comparison.shared import resampled_picks, shared_count
+from circuitlab.comparison.shared import resampled_masks, shared_count
 from circuitlab.core.errors import BadParameterError
 
 
@@ -28,7 +28,7 @@ def test_a_linear_statistic_has_the_interval_of_its_mean():
     first, second = rng.normal(0.1, 0.2, size=(40, 1)), rng.normal(0.2, 0.3, size=(25, 1))
     found = bootstrap(first, second, lambda x, y: (x + y)[:, 0], n=4000)
     error = np.sqrt(first.var(ddof=1) / 40 + second.var(ddof=1) / 25)
-    assert found.error == pytest.approx(error, rel=1e-9)
+    assert found.standard_error == pytest.approx(error, rel=1e-9)
     assert found.draws.std() == pytest.approx(error, rel=0.05)
     assert found.interval().high - found.corrected == pytest.approx(1.998 * error, rel=0.001)
 
@@ -39,7 +39,7 @@ def test_pairs_of_one_prompt_are_resampled_together():
     first, second = shared + 0.01 * rng.normal(size=(2, 30, 1))
     for paired in (True, False):
         found = bootstrap(first, second, lambda x, y: (x - y)[:, 0], paired=paired, n=500)
-        assert bool(found.draws.std() < 0.01) == bool(found.error < 0.01) == paired
+        assert bool(found.draws.std() < 0.01) == bool(found.standard_error < 0.01) == paired
 
 
 def test_a_statistic_in_blocks_is_the_same(monkeypatch):
@@ -66,7 +66,7 @@ def test_seeds():
     a, b = rng.normal(size=(9, 10)), rng.normal(size=(7, 10))
     for draw in (
         lambda s: bootstrap(a, b, spearman, n=50, seed=s).draws,
-        lambda s: resampled_picks(a, b, top_five, paired=False, n=50, seed=s)[1][0],
+        lambda s: resampled_masks(a, b, top_five, paired=False, n=50, seed=s)[1][0],
     ):
         first, again, other = (draw(s) for s in (1, 1, 2))
         assert np.array_equal(first, again)
@@ -77,7 +77,7 @@ def test_two_pairs_and_a_confidence_are_needed():
     with pytest.raises(BadParameterError, match="at least two"):
         bootstrap(np.zeros((1, 3)), np.zeros((4, 3)), spearman)
     with pytest.raises(BadParameterError, match="at least two"):
-        resampled_picks(np.zeros((4, 3)), np.zeros((1, 3)), top_five, paired=False)
+        resampled_masks(np.zeros((4, 3)), np.zeros((1, 3)), top_five, paired=False)
     one = (np.array([True]), np.array([True]))
     for interval in (Bootstrap(0.5, np.array([0.4, 0.6]), 0.1, 3).interval, lambda level: shared_count(one, (one, one), 4, level)):
         with pytest.raises(BadParameterError, match="between 0 and 1"):
@@ -87,7 +87,7 @@ def test_two_pairs_and_a_confidence_are_needed():
 def test_the_second_resamples_have_twice_the_noise():
     rng = np.random.default_rng(1)
     seen = []
-    resampled_picks(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), lambda x: (seen.append(x), x > 0)[1], paired=False, n=20000)
+    resampled_masks(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), lambda x: (seen.append(x), x > 0)[1], paired=False, n=20000)
     once, _, twice, _ = (x.var(axis=0) for x in seen)
     assert twice == pytest.approx(2 * once, rel=0.05)
     assert seen[2].mean(0) == pytest.approx(seen[0].mean(0), abs=0.01)
@@ -96,7 +96,7 @@ def test_the_second_resamples_have_twice_the_noise():
 def test_pairs_of_one_prompt_are_picked_from_together():
     values = np.random.default_rng(2).normal(size=(12, 30))
     for paired in (True, False):
-        for one, two in resampled_picks(values, values, top_five, paired=paired, n=40):
+        for one, two in resampled_masks(values, values, top_five, paired=paired, n=40):
             assert np.array_equal(one, two) == paired
 
 
@@ -138,5 +138,5 @@ def test_lists_without_noise_have_no_width():
     rng = np.random.default_rng(7)
     values = np.repeat(rng.normal(size=(2, 1, 30)), 12, axis=1)
     picked = tuple(top_five(one.mean(0)) for one in values)
-    found = shared_count(picked, resampled_picks(*values, top_five, paired=False, n=50), 12)
+    found = shared_count(picked, resampled_masks(*values, top_five, paired=False, n=50), 12)
     assert found.low == found.estimate == found.corrected == found.high

@@ -149,7 +149,7 @@ def test_comparisons_that_make_no_sense(scores):
         compare_tasks({"a": scores["a"]})
     with pytest.raises(BadParameterError, match="by their heads"):
         compare_tasks(scores, TopK(1, part="mlps"))
-    with pytest.raises(BadParameterError, match="at least two of them"):
+    with pytest.raises(BadParameterError, match="at least two pairs"):
         compare_tasks({"a": scores["a"], "b": scores["b"].sel([0])}, TopK(6))
 
 
@@ -281,9 +281,9 @@ def test_scores_of_nodes_and_edges_do_not_mix(scores):
     edges = edge_scores(rng.normal(size=EdgeLayout(3, 4, 2).shape), rng)
     with pytest.raises(IncompatibleError, match="some of nodes"):
         compare_tasks({"a": scores["a"], "b": edges})
-    with pytest.raises(BadParameterError, match="does not pick"):
+    with pytest.raises(BadParameterError, match="does not select"):
         compare_tasks({"a": edges, "b": edges}, TopK(3))
-    with pytest.raises(BadParameterError, match="does not pick"):
+    with pytest.raises(BadParameterError, match="does not select"):
         compare_tasks({"a": scores["a"], "b": scores["b"]}, TopEdges(3))
 
 

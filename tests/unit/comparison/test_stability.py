@@ -71,7 +71,7 @@ def test_two_lists_share_no_prompt():
 
 @pytest.mark.parametrize(("mean", "expected"), [([0.2, 0.85, 0.7, 0.9], 16), ([0.9, 0.9, 0.9, 0.9], 2), ([0.9, 0.9, 0.9, 0.5], None)])
 def test_enough_prompts_are_those_from_which_on_lists_agree(mean, expected):
-    assert StabilityCurve(np.array([2, 4, 8, 16]), np.array(mean), np.zeros(4), np.ones(4), 0.1, 6).enough(0.8) == expected
+    assert StabilityCurve(np.array([2, 4, 8, 16]), np.array(mean), np.zeros(4), np.ones(4), 0.1, 6).pairs_needed(0.8) == expected
 
 
 def test_a_sweep_of_seeds_or_templates():

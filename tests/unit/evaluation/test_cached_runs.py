@@ -49,21 +49,21 @@ class Counting:
 
 def test_kept_values_are_those_of_the_runs(runs) -> None:
     masks = np.concatenate([some(5), some(5)[::-1], np.ones((1, 12), dtype=bool), np.zeros((1, 12), dtype=bool)])
-    kept = CachedRuns(runs, together=2)
+    kept = CachedRuns(runs, circuits_per_save=2)
     np.testing.assert_allclose(kept.metric_of(masks), runs.metric_of(masks), atol=1e-5)
     full, empty = kept.metric_of(masks)[-2:]
-    np.testing.assert_allclose([full, empty], runs.ends, atol=1e-5)
+    np.testing.assert_allclose([full, empty], runs.full_and_empty, atol=1e-5)
 
 
 def test_no_circuit_is_run_twice_and_an_interruption_keeps_what_was_saved(runs, tmp_path) -> None:
     checkpoint = Checkpoint(tmp_path / "circuits" / "a.npz")
     broken = Counting(runs, breaks_at=3)
     with pytest.raises(KeyboardInterrupt):
-        CachedRuns(broken, checkpoint, together=2).metric_of(some(6))
+        CachedRuns(broken, checkpoint, circuits_per_save=2).metric_of(some(6))
     again = Counting(runs)
     told = []
     with report_progress(lambda *done: told.append(done)):
-        found = CachedRuns(again, checkpoint, together=2).metric_of(np.concatenate([some(6), some(2)]))
+        found = CachedRuns(again, checkpoint, circuits_per_save=2).metric_of(np.concatenate([some(6), some(2)]))
     assert broken.counts == [2, 2, 2] and again.counts == [2], "four of six were kept"
     assert told == [(2, 2)]
     np.testing.assert_allclose(found, runs.metric_of(np.concatenate([some(6), some(2)])), atol=1e-5)
@@ -76,8 +76,8 @@ def test_what_was_kept_for_another_universe_is_not_used(runs, tmp_path) -> None:
     checkpoint = Checkpoint(tmp_path / "a.npz")
     checkpoint.save({"masks": np.zeros((1, 9), dtype=np.uint8), "values": np.zeros((1, 4))})
     assert CachedRuns(runs, checkpoint).metric_of(some(1)).shape == (1, 4)
-    with pytest.raises(BadParameterError, match="together=0"):
-        CachedRuns(runs, together=0)
+    with pytest.raises(BadParameterError, match="circuits_per_save=0"):
+        CachedRuns(runs, circuits_per_save=0)
 
 
 def test_runs_are_known_by_what_changes_them(runs) -> None:

@@ -77,7 +77,7 @@ def test_nodes_are_such_edges_on_the_real_model(smollm2) -> None:
     (mask,) = np.random.default_rng(0).random((1, len(place))) < 0.8
     wide = [edge.sender not in place or mask[place[edge.sender]] for edge in edges.elements]
     (found,) = nodes.metric_of(mask[None])
-    assert min(abs(found - end).max() for end in nodes.ends) > 0.1
+    assert min(abs(found - end).max() for end in nodes.full_and_empty) > 0.1
     np.testing.assert_allclose(edges.metric_of(np.array([wide]))[0], found, atol=1e-3)
 
 
@@ -108,14 +108,14 @@ def test_the_ends_are_run_once_and_with_the_first_circuits(llama, build, monkeyp
     found = runs.metric_of(np.concatenate([masks, masks[:1], np.zeros_like(masks[:1])]))
     assert asked == [5]
     np.testing.assert_array_equal(found[3], found[0])
-    np.testing.assert_array_equal(found[4], runs.ends[1])
+    np.testing.assert_array_equal(found[4], runs.full_and_empty[1])
     runs.metric_of(random_of(runs, 2, seed=1))
     assert asked == [5, 2]
 
 
 def test_a_metric_that_compares_with_the_clean_run(llama) -> None:
     runs = NodeCircuitRunner(llama, tiny_batch(llama, 3), KLDivergence())
-    full, empty = runs.ends
+    full, empty = runs.full_and_empty
     np.testing.assert_allclose(full, 0, atol=1e-6)
     assert (empty < -1e-4).all()
 
@@ -181,7 +181,7 @@ def test_p_values_are_calibrated_under_the_null(llama) -> None:
     every = np.zeros((495, n), dtype=bool)
     for row, chosen in zip(every, itertools.combinations(range(n), 4), strict=True):
         row[list(chosen)] = True
-    values = FaithfulnessScale(*runs.ends, n_resamples=1).draws(runs.metric_of(every))[0]
+    values = FaithfulnessScale(*runs.full_and_empty, n_resamples=1).draws(runs.metric_of(every))[0]
     known = {row.tobytes(): value for row, value in zip(every, values, strict=True)}
     found = []
     for trial in range(600):
@@ -204,7 +204,7 @@ def test_the_document_and_its_measures(llama) -> None:
     assert said["conventions"]["universe"] == "heads and mlps"
     assert [row["size"] for row in said["curve"]["signed"]] == [1, 7, 15]
     assert said["curve"]["absolute"][-1]["mean"] == 1
-    full, empty = found.ends.full.mean(), found.ends.empty.mean()
+    full, empty = found.scale.full.mean(), found.scale.empty.mean()
     whole = found.values["circuit"].mean()
     assert said["faithfulness"]["mean"] == pytest.approx((whole - empty) / (full - empty))
     assert [row["node"] for row in said["minimality"]["elements"]] == ["a0.h1", "a2.h3", "m1"]
@@ -232,7 +232,7 @@ def test_classes_and_greedy_subsets(llama) -> None:
         for chosen in itertools.combinations(sorted(nodes), size):
             lost = runs.mask_of(Circuit(frozenset(chosen), SHAPE))
             left, whole = runs.metric_of(np.stack([mask & ~lost, ~lost])).mean(1)
-            apart[chosen] = (left - whole) / (found.ends.full.mean() - found.ends.empty.mean())
+            apart[chosen] = (left - whole) / (found.scale.full.mean() - found.scale.empty.mean())
     first, second = said["greedy"]
     best = max((key for key in apart if len(key) == 1), key=lambda key: abs(apart[key]))
     assert first["removed"] == [str(best[0])]

@@ -11,7 +11,7 @@ from circuitlab.circuits import Circuit
 from circuitlab.core.nodes import Head, Universe, parse_edge
 from circuitlab.core.provenance import digest
 from circuitlab.evaluation import Evaluate, NodeCircuitRunner
-from circuitlab.evaluation.identity import Measured, evaluation_identity
+from circuitlab.evaluation.identity import EvaluationInput, evaluation_identity
 from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.metrics import LogitDiff, LogProb
 from circuitlab.store import Cache
@@ -31,7 +31,7 @@ def llama():
 def test_the_second_time_nothing_is_run(llama, tmp_path, monkeypatch) -> None:
     batch = tiny_batch(llama, 3)
     scores = ActivationPatching()(llama, batch, METRIC)
-    cache, measured = Cache(tmp_path), Measured(CIRCUIT, llama, batch, METRIC, scores)
+    cache, measured = Cache(tmp_path), EvaluationInput(CIRCUIT, llama, batch, METRIC, scores)
     plain = SETTINGS(CIRCUIT, llama, batch, METRIC, scores).to_dict()
     first = evaluate_batch(measured, "these", SETTINGS, cache)
     assert not first.cached
@@ -50,7 +50,7 @@ def test_whatever_changes_a_measure_changes_the_identity(llama) -> None:
     other = replace(scores, dataset=scores.dataset.assign(heads=scores.dataset["heads"] + np.float32(1e-3)))
 
     def name(circuit=CIRCUIT, settings=SETTINGS, prompts=batch, metric=METRIC, ranking=None) -> str:
-        return digest(evaluation_identity(settings, Measured(circuit, llama, prompts, metric, ranking)))
+        return digest(evaluation_identity(settings, EvaluationInput(circuit, llama, prompts, metric, ranking)))
 
     by_template = replace(SETTINGS, ablation="mean_by_template")
     names = [

@@ -13,7 +13,7 @@ from circuitlab.circuits import Circuit
 from circuitlab.core.errors import ModelError
 from circuitlab.core.nodes import Head, Universe
 from circuitlab.evaluation import Evaluate
-from circuitlab.evaluation.identity import Measured
+from circuitlab.evaluation.identity import EvaluationInput
 from circuitlab.execute.contract import provenance_of
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
@@ -146,7 +146,7 @@ def test_what_is_stored_of_a_hooked_model_is_not_the_plain_ones(stored, tmp_path
         if stored == "run":
             return score_batch(model, batch, get_method("logit_attribution"), METRIC, store=store).cached
         circuit = Circuit(frozenset({Head(0, 1)}), Universe(3, 4, 2))
-        return evaluate_batch(Measured(circuit, model, batch, METRIC), "these", Evaluate(n_random=2, n_subsets=0), store).cached
+        return evaluate_batch(EvaluationInput(circuit, model, batch, METRIC), "these", Evaluate(n_random=2, n_subsets=0), store).cached
 
     assert [found(), found()] == [False, True]
     hf.model.layers[1].mlp.register_forward_hook(lambda _module, _args, out: out * 0.5)

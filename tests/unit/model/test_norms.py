@@ -42,6 +42,14 @@ def test_parts_pulled_back_sum_to_the_whole(module) -> None:
     torch.testing.assert_close(shares.sum(0) + norm.bias_dot(direction), whole, atol=1e-6, rtol=1e-6)
 
 
+def test_gain_and_centring_are_what_is_left_at_scale_one(module) -> None:
+    norm = FrozenNorm.of(module, 16)
+    x, direction = torch.randn(5, 16, dtype=torch.float64) * 3, torch.randn(16, dtype=torch.float64)
+    whole = (module(x) @ direction) - norm.bias_dot(direction)
+    torch.testing.assert_close((x @ norm.transposed(direction)) / norm.scale(x)[:, 0], whole, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(norm.unit(x) * norm.gain + (0.0 if norm.bias is None else norm.bias), norm.apply(x))
+
+
 def test_a_norm_of_another_kind_is_refused() -> None:
     class Cube(torch.nn.Module):
         eps = 1e-5

@@ -76,7 +76,7 @@ def test_slices_point_at_the_nodes_they_name() -> None:
     assert layout.receivers[-1] == (Logits(), None)
     listed = list(layout.edges())
     assert len(listed) == len(set(listed)) == layout.n_edges
-    assert [layout.index(edge) for edge in listed] == list(zip(*layout.places, strict=True))
+    assert [layout.index(edge) for edge in listed] == list(zip(*layout.edge_indices, strict=True))
 
 
 def test_unknown_edges_suggest_the_near_one(scores) -> None:
@@ -97,7 +97,7 @@ def test_build_refuses_what_does_not_fit(scores) -> None:
     for name, bad, match in [
         ("edges", good["edges"][:, :-1], "has shape"),
         ("edges", good["edges"] * np.nan, "not finite"),
-        ("edges", outside, r"places without an edge hold a score, m2->a0\.h0<q>"),
+        ("edges", outside, r"entries without an edge have a score, m2->a0\.h0<q>"),
         ("clean", good["clean"][:-1], "has shape"),
     ]:
         with pytest.raises(BadParameterError, match=match):

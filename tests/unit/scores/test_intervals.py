@@ -125,5 +125,5 @@ def test_wilson_interval_of_all_and_none():
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (5, 4), (-1, 4)])
 def test_impossible_proportions(successes, n):
-    with pytest.raises(BadParameterError, match="no proportion"):
+    with pytest.raises(BadParameterError, match="not a proportion"):
         proportion_interval(successes, n)

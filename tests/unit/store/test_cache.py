@@ -87,7 +87,7 @@ def test_a_run_under_another_name_is_refused(store, scores) -> None:
         store.read("abc123")
     with pytest.raises(StoreError, match="was asked for"):
         store.get_or_compute("def456", HEAD_SCORES, lambda: scores)
-    with pytest.raises(StoreError, match="no run id"):
+    with pytest.raises(StoreError, match="not a run id"):
         store.path("../x")
 
 

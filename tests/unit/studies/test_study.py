@@ -40,3 +40,12 @@ def test_errors_name_what_is_wrong(tmp_path) -> None:
     whole, full = made_up_study(tmp_path / "b")
     with pytest.raises(UnknownNameError, match="Did you mean 'activation_patching'"):
         Study(whole, full).compare("activation_patchin")
+
+
+def test_a_method_that_reads_weights_alone_is_no_method_of_a_study(tmp_path) -> None:
+    file, store = made_up_study(tmp_path)
+    text = file.read_text()
+    file.write_text(text.replace('name = "logit_attribution"', 'name = "copying_score"'))
+    assert text != file.read_text()
+    with pytest.raises(CircuitlabError, match="lists 'copying_score', which reads weights alone, and a study scores tasks"):
+        Study(file, store)

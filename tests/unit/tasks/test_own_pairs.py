@@ -78,7 +78,7 @@ def test_a_column_says_which_occurrence_it_means() -> None:
     row = {"clean": "John saw that John", "corrupt": "John saw that Mary", "answer": "left", "foil": "came"}
     (one,) = sample_pairs(Task.from_pairs([row | {"S2": "John#2"}]))
     assert one.clean_marks == {"S2": (14, 18)}
-    with pytest.raises(TaskFileError, match=r"Row 1 .* mark S2 names 'John', and 'John' stands 2 times"):
+    with pytest.raises(TaskFileError, match=r"Row 1 .* mark S2 names 'John', and 'John' occurs 2 times"):
         Task.from_pairs([row | {"S2": "John"}])
 
 
@@ -107,7 +107,7 @@ def test_words_get_a_space_where_they_would_run_together(prompt, answer, kept) -
         ({"clean": 3}, "Row 2 .* has 3 in 'clean', which is not text"),
         ({"corrupt": ROWS[1]["clean"]}, "Row 2 .* the clean and the corrupt prompt are both"),
         ({"foil": "Rome"}, "Row 2 .* names .*Rome.* both as an answer and as a foil"),
-        ({"PLACE": "Rome"}, "Row 2 .* mark PLACE names 'Rome', and 'Rome' stands 0 times"),
+        ({"PLACE": "Rome"}, "Row 2 .* mark PLACE names 'Rome', and 'Rome' occurs 0 times"),
         ({"clean": "The capital of [PLACE:] is"}, "Row 2 .* the mark PLACE around nothing"),
         (ROWS[0], "Row 2 of the list repeats row 1"),
     ],
@@ -122,7 +122,7 @@ def test_a_row_that_cannot_be_used_is_named(change, says) -> None:
     [
         ([], "holds no pair"),
         ([{"clean": "a", "corrupt": "b"}], "lacks answer, foil"),
-        ([ROWS[0] | {"colour": "x"}], "has 'colour', which means nothing"),
+        ([ROWS[0] | {"colour": "x"}], "has 'colour', not among the known columns"),
         (["clean"], "Row 1 is str, not a mapping"),
         ({"clean": ["a"], "corrupt": ["b", "c"]}, "columns differ in length"),
         ("pairs.txt", "is not a table of pairs"),

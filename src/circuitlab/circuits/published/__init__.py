@@ -1,4 +1,4 @@
-"""Circuits from the literature as named data: one TOML file each, with its source and what is uncertain about it."""
+"""Circuits from the literature as named data: one TOML file for each, with its source and what is uncertain about it."""
 
 from circuitlab.circuits.published.published import PublishedCircuit, list_published, published_circuit
 

@@ -1,4 +1,4 @@
-"""Reads the published circuits that lie beside this module."""
+"""Reading the published circuits, whose files are beside this module."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @dataclass(frozen=True)
 class PublishedCircuit:
-    """A circuit as a paper, or the code beside it, gives it.
+    """A circuit as a paper or its code reports it.
 
     Parameters
     ----------
     name : str
-        For `published_circuit`.
+        Name for `published_circuit`.
     title : str
-        What it is, in one line.
+        Description in one line.
     task, model : str
-        What the model was asked to do, and which model.
+        What the model was asked to do, and which model it was.
     circuit : Circuit
-        Its nodes, all classes together; and its edges where the source lists them, keys and values at key/value heads.
+        The nodes of all classes together, and the edges if the source lists them, with keys and values at key/value heads.
     classes : mapping of str to tuple of Node
-        Nodes by role, in the order of the source; one class ``"unlabelled"`` where the source names no roles.
+        Nodes by role, in the order of the source; one class ``"unlabelled"`` if the source names no roles.
     positions : mapping of str to str
-        Token position at which a class acts, where the source says so: ``END``, ``S2``, ``S1+1``.
+        Token position at which a class acts, if the source gives it: ``END``, ``S2``, ``S1+1``.
     cite : tuple of str
         Keys of `circuitlab.citations`.
     source : str
-        Where exactly the list stands.
+        Where exactly the list is published.
     uncertain : str
-        What is not sure about the list; empty where it was read in the paper or its code without contradiction.
+        What is uncertain about the list; empty if the paper or its code gives it without contradiction.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class PublishedCircuit:
         Raises
         ------
         UnknownNameError
-            If it has no class of this name; the near one is suggested.
+            If it has no class of this name; the nearest is suggested.
         """
         if name not in self.classes:
             raise UnknownNameError("class", name, self.classes)
@@ -92,7 +92,7 @@ class PublishedCircuit:
 
 
 def list_published() -> list[str]:
-    """Names of every published circuit.
+    """Names of all published circuits, sorted.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def published_circuit(name: str) -> PublishedCircuit:
     Raises
     ------
     UnknownNameError
-        If there is none of this name; the near one is suggested.
+        If there is no circuit of this name; the nearest is suggested.
 
     Examples
     --------
@@ -118,23 +118,23 @@ def published_circuit(name: str) -> PublishedCircuit:
     """
     if name not in list_published():
         raise UnknownNameError("published circuit", name, list_published())
-    found = msgspec.convert(tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8")), _File)
-    classes = {label: tuple(map(parse_node, nodes)) for label, nodes in found.classes.items()}
+    data = msgspec.convert(tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8")), _File)
+    classes = {label: tuple(map(parse_node, nodes)) for label, nodes in data.classes.items()}
     circuit = Circuit(
         frozenset(node for nodes in classes.values() for node in nodes),
-        Universe(found.n_layers, found.n_heads, found.n_kv_heads),
-        edges=frozenset(map(parse_edge, found.edges)) or None,
+        Universe(data.n_layers, data.n_heads, data.n_kv_heads),
+        edges=frozenset(map(parse_edge, data.edges)) or None,
         rule=f"published: {name}",
     )
     return PublishedCircuit(
         name=name,
-        title=found.title,
-        task=found.task,
-        model=found.model,
+        title=data.title,
+        task=data.task,
+        model=data.model,
         circuit=circuit,
         classes=classes,
-        positions=found.positions,
-        cite=found.cite,
-        source=found.source,
-        uncertain=found.uncertain,
+        positions=data.positions,
+        cite=data.cite,
+        source=data.source,
+        uncertain=data.uncertain,
     )

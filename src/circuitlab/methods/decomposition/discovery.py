@@ -37,7 +37,7 @@ class CircuitRuns(Protocol):
         ...
 
     @property
-    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+    def full_and_empty(self) -> tuple[np.ndarray, np.ndarray]:
         """Metric of the full model and of the empty circuit, each (pair,)."""
         ...
 
@@ -198,7 +198,7 @@ class _Search:
 
     def run(self) -> Recursion:
         """Run stages until one of the conditions to stop holds."""
-        full, empty = (float(end.mean()) for end in self.runs.ends)
+        full, empty = (float(metric.mean()) for metric in self.runs.full_and_empty)
         scores = self.method(self.model, self.batch, self.metric)
         relevance = {cast("Head", entry.node): entry.mean for entry in scores.nodes()}
         ranking = _Ranking(("logits",), relevance, {(head, Logits()): value for head, value in relevance.items()})

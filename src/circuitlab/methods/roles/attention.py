@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.model.sites import Site
@@ -52,6 +51,8 @@ def repeat_scores(model: Model, *, length: int = 40, rows: int = 8, seed: int = 
     ----------
     Olsson et al. (2022), In-context Learning and Induction Heads, arXiv:2209.11895. Wang et al. (2022), arXiv:2211.00593.
     """
+    import torch  # noqa: PLC0415 - listing roles must not load torch
+
     if length < 2 or rows < 1:  # noqa: PLR2004 - a pattern to repeat
         what = f"length={length}, rows={rows} leave nothing to repeat."
         raise BadParameterError(what, "Use 40 tokens and 8 rows.")
@@ -91,10 +92,9 @@ def attention_between(model: Model, batch: ContrastBatch, marks: Sequence[str], 
 
 
 def _at_keys(pattern: Float[Tensor, "pair layer head key"], keys: Int[Tensor, " pair"]) -> Float[Tensor, "pair layer head"]:
-    return pattern[torch.arange(len(pattern)), :, :, keys]
+    return pattern[list(range(len(pattern))), :, :, keys]
 
 
-@torch.no_grad()
 def copy_scores(model: Model, batch: ContrastBatch, mark: str, tokens: Int[Tensor, " pair"] | None = None) -> Mapping[str, np.ndarray]:
     """How often a head's value and output matrices turn a token into itself: ``"copy"`` and ``"negative"``, each (layer, head).
 
@@ -116,9 +116,16 @@ def copy_scores(model: Model, batch: ContrastBatch, mark: str, tokens: Int[Tenso
     ----------
     Wang et al. (2022), arXiv:2211.00593, section 3.1.
     """
-    rows, places = torch.arange(batch.n_pairs), batch.mark(mark)
-    wanted = (batch.clean[rows, places] if tokens is None else tokens)[:, None]
-    stream = model.capture(batch.clean, [Site.RESID_POST], layers=[0], at=places, marks=batch.marks)[Site.RESID_POST][:, 0]
+    import torch  # noqa: PLC0415
+
+    with torch.no_grad():
+        rows, places = torch.arange(batch.n_pairs), batch.mark(mark)
+        wanted = (batch.clean[rows, places] if tokens is None else tokens)[:, None]
+        stream = model.capture(batch.clean, [Site.RESID_POST], layers=[0], at=places, marks=batch.marks)[Site.RESID_POST][:, 0]
+        return _copies(model, stream, wanted)
+
+
+def _copies(model: Model, stream: Float[Tensor, "pair d_model"], wanted: Int[Tensor, "pair 1"]) -> dict[str, np.ndarray]:
     group = model.spec.n_heads // model.spec.n_kv_heads
     shape = (model.spec.n_layers, model.spec.n_heads)
     found = {"copy": np.zeros(shape), "negative": np.zeros(shape)}

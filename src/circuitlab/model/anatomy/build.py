@@ -58,7 +58,7 @@ def model_parts(root: Any) -> ModelParts:
     probe = replace(probe, mixed=mixing(root, modules, tokens, probe))
     layers = [find_parts(layer, probe) for layer in modules]
     width = next(int(call.entered.shape[-1]) for call in watched.of(layers[0].layer) if call.entered is not None)
-    parts = ModelParts(layers, d_model=width, length_dependent=length_dependent(root))
+    parts = ModelParts(layers, d_model=width, embed=root.get_input_embeddings(), length_dependent=length_dependent(root))
     parts = replace(parts, lacks=_missing(parts))
     parts = _with_heads(root, parts, watched, tokens[:1])
     parts = _without(parts, stream_faults(root, parts, tokens))

@@ -153,6 +153,8 @@ class ModelParts:
         Sites that the model does not have, with the reason.
     readout_lacks : str
         Why logits cannot be computed from the stream that leaves the last layer; empty if they can.
+    embed : Module or None
+        The embedding of tokens.
     """
 
     layers: Sequence[LayerParts]
@@ -164,6 +166,7 @@ class ModelParts:
     length_dependent: bool = False
     lacks: dict[Site, str] = field(default_factory=dict)
     readout_lacks: str = ""
+    embed: Any = None
 
     @property
     def sites(self) -> frozenset[Site]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.studies.analyses.base import select_cells, unsure
+from circuitlab.studies.analyses.base import number_or_nan, select_cells, unsure
 from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisContext, AnalysisResult, StudyFigure, Table
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ def _shared(row: Mapping[str, Any]) -> str:
     return ", ".join(row["shared"]) or "none"
 
 
+def _corrected(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: number_or_nan(value) for name, value in row["corrected"].items()}
+
+
 def read_table(data: Mapping[str, Any]) -> OverlapTable:
     """Read the overlap table that `OverlapTable.to_dict` wrote."""
     from circuitlab.circuits import Circuit  # noqa: PLC0415
@@ -104,7 +108,7 @@ def read_table(data: Mapping[str, Any]) -> OverlapTable:
     plain = with_nan(dict(data))
     return OverlapTable(
         tasks=tuple(plain["circuits"]),
-        rows=tuple(msgspec.convert(row, PairRow) for row in plain["pairs"]),
+        rows=tuple(msgspec.convert(row | {"corrected": _corrected(row)}, PairRow) for row in plain["pairs"]),
         circuits={name: Circuit.from_dict(circuit) for name, circuit in plain["circuits"].items()},
         stability=plain["stability"],
         rule=plain["rule"],

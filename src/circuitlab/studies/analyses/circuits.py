@@ -190,7 +190,7 @@ class Circuits(Analysis, frozen=True, forbid_unknown_fields=True):
             )
             for size in sizes
         ]
-        shares = evaluation.ends.draws(runs.metric_of(np.concatenate(drawn)))[0].reshape(len(sizes), -1) if sizes else np.empty((0, 1))
+        shares = evaluation.scale.draws(runs.metric_of(np.concatenate(drawn)))[0].reshape(len(sizes), -1) if sizes else np.empty((0, 1))
         rows = [_spread(size, row) for size, row in zip(sizes, shares, strict=True)]
         of_same_size = evaluation.random_faithfulness
         return sorted(

@@ -66,7 +66,7 @@ class Stability(Analysis, frozen=True, forbid_unknown_fields=True):
                 dict(zip(("pairs", "mean", "low", "high"), (int(size), *map(float, row)), strict=True))
                 for size, *row in zip(curve.sizes, curve.mean, curve.low, curve.high, strict=True)
             ],
-            "enough": curve.enough(),
+            "enough": curve.pairs_needed(),
             "bootstrap": again.jaccard.as_dict(),
             "inclusion": again.inclusion,
             "families": {"p": families.p, "overlap": families.overlap, "by_chance": families.overlap_by_chance},

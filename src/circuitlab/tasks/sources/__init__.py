@@ -1,4 +1,4 @@
-"""Sources of rows: each kind of task data is one file here, a function from (source, context) to an endless stream of rows."""
+"""Sources of rows: one module for each kind of task data, with a function from (source, context) to an endless stream of rows."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def draw_rows(source: DrawnSource, context: Context) -> Iterator[Row]:
 
 
 def check_source(source: DrawnSource, context: Context) -> None:
-    """Raise `TaskFileError` if a source can yield no row; drawing one finds every fault a source can have."""
+    """Raise `TaskFileError` if a source cannot yield a row; drawing one row reveals every fault that a source can have."""
     next(draw_rows(source, context))

@@ -1,4 +1,4 @@
-"""What a source may use: the task's word lists, its folder, and its own random numbers."""
+"""What a source draws from: the task's word lists, its folder, and its own random numbers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["Context"]
 
 @dataclass(frozen=True)
 class Context:
-    """Surroundings of one draw.
+    """What one draw of rows depends on besides its source.
 
     Parameters
     ----------
     task : str
-        For messages.
+        Id of the task, for messages.
     folder : Path
-        Where the task file lies; tables are read from here.
+        Folder of the task file, from which tables are read.
     pools : dict of str to list of str
-        Word lists: the shared ones and the task's own.
+        Word lists by name: the shared ones and the task's own.
     random : random.Random
-        Seeded by task, variant and seed.
+        Random numbers, seeded by task, variant and seed.
     """
 
     task: str
@@ -33,14 +33,14 @@ class Context:
     random: random.Random
 
     def pool(self, name: str) -> list[str]:
-        """A word list.
+        """The words of a pool.
 
         Raises
         ------
         UnknownNameError
             If no pool has this name.
         TaskFileError
-            If the pool is empty, holds an empty word or repeats one.
+            If the pool is empty, holds an empty word, or repeats a word.
         """
         if name not in self.pools:
             raise UnknownNameError(f"pool in task {self.task!r}", name, self.pools)
@@ -52,7 +52,7 @@ class Context:
             what = f"Pool {name!r} of task {self.task!r} has empty words (number {', '.join(map(str, blank[:5]))})."
             raise TaskFileError(what, "Fill them in, or take them out.")
         if len(set(words)) != len(words):
-            twice = sorted({word for word in words if words.count(word) > 1})
-            what = f"Pool {name!r} of task {self.task!r} repeats {', '.join(twice[:5])}."
+            repeated = sorted({word for word in words if words.count(word) > 1})
+            what = f"Pool {name!r} of task {self.task!r} repeats {', '.join(repeated[:5])}."
             raise TaskFileError(what, "List every word once.")
         return words

@@ -23,17 +23,17 @@ def rows(source: PoolSource, context: Context) -> Iterator[Row]:
     words = {slot: context.pool(pool) for slot, pool in source.slots.items()}
     for group in source.distinct:
         if unknown := [slot for slot in group if slot not in words]:
-            what = f"distinct = {group} in task {context.task!r} names {unknown}, which is no slot."
+            what = f"distinct = {group} in task {context.task!r} names {unknown}, which is not a slot."
             raise TaskFileError(what, f"Slots are {sorted(words)}.")
         available = {word for slot in group for word in words[slot]}
         if len(available) < len(group):
             what = f"distinct = {group} in task {context.task!r} needs {len(group)} different words; its pools hold {len(available)}."
             raise TaskFileError(what, "Add words, or take a slot out of the group.")
     while True:
-        yield _one(source, words, context)
+        yield _draw_row(source, words, context)
 
 
-def _one(source: PoolSource, words: dict[str, list[str]], context: Context) -> Row:
+def _draw_row(source: PoolSource, words: dict[str, list[str]], context: Context) -> Row:
     for _attempt in range(1000):
         row = {slot: context.random.choice(pool) for slot, pool in words.items()}
         # Redraw only the slots that clash, in order, so that long groups from short pools still succeed.

@@ -1,4 +1,4 @@
-"""Windows of ordered lists and what comes next."""
+"""Rows that are windows of ordered lists, with the item that comes next."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["rows"]
 
 
 def rows(source: SequenceSource, context: Context) -> Iterator[Row]:
-    """Draw a list, then two different windows of it: ``c0.. c_next`` and ``x0.. x_next``; ``rest`` holds all other items.
+    """Draw a list, then two different windows of it: ``c0.. c_next`` and ``x0.. x_next``; ``rest`` is the list without ``c_next``.
 
-    Lists are drawn in proportion to the number of pairs of windows they hold, so that a long list does not run dry first.
+    Lists are weighted by the square root of the number of windows they hold, so that long lists are drawn more often than short ones.
 
     Raises
     ------

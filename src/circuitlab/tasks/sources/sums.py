@@ -16,12 +16,18 @@ _LARGEST_DIGIT = 9
 
 
 def rows(source: SumSource, context: Context) -> Iterator[Row]:
-    """Draw a problem, the same problem with another second operand and result, and examples of its operation that are neither."""
+    """Draw a problem, the same problem with another second operand and result, and worked examples of its operation other than these two.
+
+    Raises
+    ------
+    UnknownNameError
+        If an operation is not one of ``+``, ``-`` and ``*``.
+    """
     if unknown := [sign for sign in source.operation or " " if sign not in _OPERATIONS]:
         raise UnknownNameError(f"operation in task {context.task!r}", unknown[0], _OPERATIONS)
     tables = {sign: _problems(sign) for sign in source.operation}
     while True:
-        # One operation leaves the random numbers alone, so that such a task keeps its stream.
+        # With one operation no random number is drawn for it, so that such tasks keep the pairs they had before there were several.
         sign = source.operation if len(tables) == 1 else context.random.choice(source.operation)
         problems = tables[sign]
         a, b, result = context.random.choice(problems)
@@ -40,7 +46,7 @@ def rows(source: SumSource, context: Context) -> Iterator[Row]:
 
 
 def _problems(sign: str) -> list[tuple[int, int, int]]:
-    """Operands and result of every problem of an operation whose result is one digit."""
+    """Operands and result of every problem of an operation whose result has one digit."""
     function = _OPERATIONS[sign]
     digits = range(2 if sign == "*" else 1, 10)
     problems = [(a, b, function(a, b)) for a in digits for b in digits if 0 <= function(a, b) <= _LARGEST_DIGIT]

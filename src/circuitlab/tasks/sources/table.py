@@ -1,4 +1,4 @@
-"""Rows from a CSV file."""
+"""Rows that are drawn from a CSV file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def rows(source: TableSource, context: Context) -> Iterator[Row]:
     Raises
     ------
     TaskFileError
-        If the file is missing, not UTF-8, ragged, lacks a column or has one twice, has an empty cell, or holds too few different answers.
+        If the file is missing or not UTF-8, its rows differ in length, a column is missing or repeated, a cell is empty, or there are too
+        few different answers.
     """
     table, key = _read(context.folder / source.file, source, context)
     shots: dict[str, str] = {}
     for i, name in enumerate(source.shots):
-        found = [row for row in table if row[key] == name]
-        if not found:
-            what = f"Task {context.task!r} wants {name!r} as an example; {source.file} has no such row."
+        matches = [row for row in table if row[key] == name]
+        if not matches:
+            what = f"Task {context.task!r} uses {name!r} as an example; {source.file} has no such row."
             raise TaskFileError(what, "Name a value of the first column.")
-        shots |= {f"shot{i}.{column}": value for column, value in found[0].items()}
+        shots |= {f"shot{i}.{column}": value for column, value in matches[0].items()}
     table = [row for row in table if row[key] not in source.shots]
     answers = list(dict.fromkeys(row[source.answer] for row in table))
     if len(answers) < len(source.rows):
@@ -53,17 +54,17 @@ def _read(path: Path, source: TableSource, context: Context) -> tuple[list[dict[
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        what = f"{source.file} of task {context.task!r} is no CSV table: {error} (line {reader.line_num})."
+        what = f"{source.file} of task {context.task!r} is not a CSV table: {error} (line {reader.line_num})."
         raise TaskFileError(what, "Quote cells that hold commas or line ends, and double the quotes inside them.") from error
     columns = lines[0][1] if lines else []
     ragged = [line for line, cells in lines if len(cells) != len(columns)]
     if len(lines) < 2 or source.answer not in columns or ragged:  # noqa: PLR2004 - a header and a row
         what = f"{source.file} of task {context.task!r}: {max(0, len(lines) - 1)} rows, columns {columns}, ragged lines {ragged[:5]}."
         raise TaskFileError(what, f"It needs rows of equal length and a column {source.answer!r}.")
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        what = f"{source.file} of task {context.task!r} has two columns called {', '.join(map(repr, twice))}."
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        what = f"{source.file} of task {context.task!r} has two columns called {', '.join(map(repr, repeated))}."
         raise TaskFileError(what, "Give every column its own name.")
-    # An empty cell would be asked about, or be an answer, as a bare space: a token that a model can be good at.
+    # An empty cell would become a bare space in a prompt or an answer: a token that a model may well predict.
     empty = [f"line {line}, {name!r}" for line, cells in lines for name, cell in zip(columns, cells, strict=True) if not cell.strip()]
     if empty:
         what = f"{source.file} of task {context.task!r} has {len(empty)} empty cells ({'; '.join(empty[:5])})."

@@ -1,4 +1,4 @@
-"""Year spans for greater-than, one digit at a time: most current tokenizers split numbers into digits."""
+"""Spans of years for the greater-than task, drawn digit by digit, since most current tokenizers split numbers into digits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["rows"]
 
 
 def rows(source: YearSource, context: Context) -> Iterator[Row]:
-    """Draw a noun, a decade and a last digit from 2 to 7 (both sides of it hold digits), and a low digit 0 or 1."""
+    """Draw a noun, a decade, a last digit from 2 to 7 (so that there are digits above and below it), and a low digit 0 or 1."""
     nouns, decades = context.pool(source.nouns), context.pool(source.decades)
     while True:
         y = context.random.randint(2, 7)

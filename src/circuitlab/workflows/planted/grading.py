@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.contract import weights_only
 from circuitlab.methods import get_method, list_methods
 from circuitlab.metrics import LogitDiff
 from circuitlab.scores.intervals import mean_interval
@@ -39,8 +40,9 @@ class PlantedResult:
     model, method : str
         Name of the planted model, and of the method.
     auroc, average_precision, precision_at_k, sign_accuracy : dict
-        ``{"mean", "low", "high"}`` over prompt seeds (Student's 95 % interval; limits are NaN with one seed). Heads and MLPs are ranked
-        by the magnitude of their mean score; k is the number of true nodes; signs are those of helpers and hinderers.
+        ``{"mean", "low", "high"}`` over prompt seeds (Student's 95 % interval; limits are NaN with one seed, and for methods that read
+        weights alone). Heads and MLPs are ranked by the magnitude of their mean score; k is the number of true nodes; signs are those of
+        helpers and hinderers.
     visible : bool
         Whether the method can rank every true node first, with its sign.
     reason : str
@@ -112,8 +114,11 @@ def scoreboard(
 
 
 def grade(method: Method, planted: PlantedModel, *, seeds: int = 5, pairs: int = _PAIRS) -> PlantedResult:
-    """Grade one method on one planted model; a method that does not score MLPs is graded on heads only."""
-    rows = [_one_seed(method, planted, seed, pairs) for seed in range(seeds)]
+    """Grade one method on one planted model; a method that does not score MLPs is graded on heads only.
+
+    A method that reads weights alone gives the same scores for all prompts: it is graded once, without limits.
+    """
+    rows = [_one_seed(method, planted, seed, pairs) for seed in range(1 if weights_only(method) else seeds)]
     area, precision, at_k, sign = (mean_interval(np.array(column)).as_dict() for column in zip(*rows, strict=True))
     reason = why_invisible(method.name, planted)
     return PlantedResult(planted.name, method.name, area, precision, at_k, sign, visible=not reason, reason=reason)

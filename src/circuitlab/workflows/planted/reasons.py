@@ -22,6 +22,8 @@ _DROPPED = "With two layers the only gradient in the mean drops the second layer
 
 _WRITTEN = "It measures what heads write, not what is read: heads that write other tokens' features on clean prompts score, too."
 
+_COPIES = "It measures which heads copy the tokens that they read, and {} do other work."
+
 _BY_QUERY_OR_KEY = {
     "induction": ("the induction head", "the previous-token head's writes"),
     "names": ("the movers", "the duplicate-token and inhibition heads"),
@@ -30,6 +32,10 @@ _BY_QUERY_OR_KEY = {
 
 REASONS: dict[tuple[str, str], str] = {
     ("random", "*"): "It does not depend on what the model computes: the baseline.",
+    ("copying_score", "induction"): _COPIES.format("previous-token heads"),
+    ("copying_score", "successor"): _COPIES.format("successor heads"),
+    ("copying_score", "names"): _COPIES.format("duplicate-token and inhibition heads"),
+    ("copying_score", "blocker"): _COPIES.format("blockers"),
     ("logit_attribution", "successor"): _DIRECT.format("the first MLP's numbers"),
     ("logit_attribution", "backup"): _DIRECT.format("the heads below the MLP"),
     **{("logit_attribution", circuit): _DIRECT.format(nodes) for circuit, (_, nodes) in _BY_QUERY_OR_KEY.items()},

@@ -67,11 +67,12 @@ def lacking(model, one: Intervention) -> list[str]:
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_every_law_holds_or_the_model_says_what_it_lacks(family: str) -> None:
+def test_every_law_holds_or_the_model_says_what_it_lacks(family: str, share) -> None:
     model = tiny_model(family)
     batch = batch_of(model) if family in FAMILIES else batch_of(model).select([0, 2])
-    runs, refused = [], []
-    for name, one in interventions(model, batch).items():
+    runs, refused, every = [], [], interventions(model, batch)
+    for name in every if family in FAMILIES else share(every, family, 4):
+        one = every[name]
         reasons = lacking(model, one)
         if not reasons:
             assert len(check_intervention(one, model, batch)) >= 8, name

@@ -1,0 +1,182 @@
+"""RoleScores: how far every head plays a role, with an interval, what chance gives, and whether the role is earned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head, KVHead, Node
+from circuitlab.core.provenance import ModelSpec
+from circuitlab.scores.intervals import Interval, mean_interval
+
+__all__ = ["LEVEL", "RoleProvenance", "RoleScores"]
+
+LEVEL = 0.05
+"""False discovery rate over the heads of a role, and the tail of the null that a head must leave."""
+
+Per: TypeAlias = Literal["head", "kv_head"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleProvenance:
+    """Where a role's values come from.
+
+    Parameters
+    ----------
+    role : str
+        Name of the role, as in ``circuitlab heads roles --roles NAME``.
+    params : dict
+        Every effective parameter, defaults included.
+    estimand : str
+        In words, what the value estimates.
+    units : str
+        Of the value, for example ``"share of attention"``.
+    threshold : float
+        The least value that earns the role, if it also stands clear of chance.
+    null : str
+        In words, what chance is: the control or the permutation that values are compared with.
+    sample : str
+        What a sample is, in the plural (``"random sequences"``, ``"passages"``); empty for a role read off the weights alone.
+    digest : str
+        SHA-256 of what was run (token ids), empty for weights alone.
+    model : ModelSpec
+        The model.
+    cite : tuple of str
+        BibTeX keys.
+    kind : str
+        ``"attention"``, ``"weights"`` or ``"behaviour"``: what it is read from.
+    """
+
+    role: str
+    params: dict[str, Any]
+    estimand: str
+    units: str
+    threshold: float
+    null: str
+    sample: str
+    digest: str
+    model: ModelSpec
+    cite: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RoleScores:
+    """One role's value of every head, and what chance gives.
+
+    Parameters
+    ----------
+    values : ndarray, shape (sample, layer, head)
+        Larger is more of the role. One sample where the role is read off the weights alone.
+    provenance : RoleProvenance
+        What was measured, and on what.
+    reference : ndarray, shape (sample or draw, layer, head)
+        What values are compared with, see ``compared``.
+    compared : {"control", "null"}
+        ``"control"``: the reference is the same quantity of the same samples where the role cannot be (other positions, other tokens), and
+        its mean is what chance gives. ``"null"``: its entries are draws of the head's value under a null hypothesis (permuted tokens).
+    per : {"head", "kv_head"}
+        Whether the last axis counts query heads or key/value heads.
+
+    Raises
+    ------
+    BadParameterError
+        If shapes do not fit, a value is not finite, or a control has not one value per sample.
+    """
+
+    values: np.ndarray
+    provenance: RoleProvenance
+    reference: np.ndarray
+    compared: Literal["control", "null"] = "control"
+    per: Per = "head"
+
+    def __post_init__(self) -> None:
+        spec = self.provenance.model
+        heads = (spec.n_layers, spec.n_heads if self.per == "head" else spec.n_kv_heads)
+        fix = "Return one value per sample, layer and head."
+        if self.compared == "control" and self.reference.shape != self.values.shape:
+            raise BadParameterError(f"The control has shape {self.reference.shape}, the values {self.values.shape}.", fix)
+        for name, array in (("values", self.values), (self.compared, self.reference)):
+            if array.ndim != len(heads) + 1 or array.shape[1:] != heads or not len(array):
+                raise BadParameterError(f"{name} of {self.provenance.role!r} has shape {array.shape}; heads are {heads}.", fix)
+            if not np.isfinite(array).all():
+                raise BadParameterError(f"{name} of {self.provenance.role!r} holds values that are not finite.", "Check the model's dtype.")
+        if self.weights_only and len(self.values) != 1:
+            raise BadParameterError(f"{len(self.values)} samples of {self.provenance.role!r}, which has none.", "Name what a sample is.")
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the role was read off the weights alone: there are no samples, and no interval."""
+        return not self.provenance.sample
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples; 0 for weights alone."""
+        return 0 if self.weights_only else len(self.values)
+
+    @property
+    def value(self) -> np.ndarray:
+        """Mean over samples, shape (layer, head)."""
+        return np.asarray(self.values.mean(axis=0))
+
+    def interval(self) -> Interval:
+        """Mean with its 95 % t-interval over samples, each (layer, head); limits are NaN for weights alone or a single sample."""
+        return mean_interval(self.values)
+
+    def chance(self) -> np.ndarray:
+        """The 95th percentile of what chance gives, shape (layer, head).
+
+        From the null's draws; or the mean of the control plus the one-sided 95 % quantile of the error of value minus control;
+        NaN for a single sample.
+        """
+        if self.compared == "null":
+            return np.asarray(np.quantile(self.reference, 1 - LEVEL, axis=0))
+        from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
+
+        n = len(self.values)
+        if n == 1:
+            return np.full(self.values.shape[1:], np.nan)
+        error = (self.values - self.reference).std(axis=0, ddof=1) / np.sqrt(n)
+        return np.asarray(self.reference.mean(axis=0) + stats.t.ppf(1 - LEVEL, n - 1) * error)
+
+    def p_values(self) -> np.ndarray:
+        """One-sided p-value that a head's value is what chance gives, shape (layer, head).
+
+        With a control: paired t-test over samples (1 where value and control are the same on every sample). With a null: the share of
+        draws that reach the value, counting the value itself.
+        """
+        if self.compared == "null":
+            return np.asarray((1 + (self.reference >= self.value - 1e-12).sum(axis=0)) / (1 + len(self.reference)))
+        from scipy import stats  # noqa: PLC0415
+
+        difference = self.values - self.reference
+        n, mean = len(difference), difference.mean(axis=0)
+        if n == 1:
+            return np.ones(difference.shape[1:])
+        spread = difference.std(axis=0, ddof=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(np.ptp(difference, axis=0) == 0, np.sign(mean) * np.inf, mean / (spread / np.sqrt(n)))
+        return np.asarray(np.where(mean == 0, 1.0, stats.t.sf(np.where(mean == 0, 0.0, t), n - 1)))
+
+    def q_values(self) -> np.ndarray:
+        """P-values corrected over all heads of the role (Benjamini-Hochberg), shape (layer, head)."""
+        from scipy import stats  # noqa: PLC0415
+
+        p = self.p_values()
+        return np.asarray(stats.false_discovery_control(p.ravel(), method="bh")).reshape(p.shape)
+
+    def earned(self) -> np.ndarray:
+        """Whether a head earns the role: its value reaches the threshold and q is at most 0.05, shape (layer, head)."""
+        return np.asarray((self.value >= self.provenance.threshold) & (self.q_values() <= LEVEL))
+
+    def node(self, layer: int, head: int) -> Node:
+        """The node of an entry."""
+        return Head(layer, head) if self.per == "head" else KVHead(layer, head)
+
+    def __repr__(self) -> str:
+        spec, n = self.provenance.model, int(self.earned().sum())
+        where = f"{self.n_samples} {self.provenance.sample}" if self.n_samples else "weights alone"
+        return f"RoleScores({self.provenance.role}, {spec.name}, {where}: {n} of {self.value.size} heads earn it)"

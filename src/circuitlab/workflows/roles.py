@@ -1,0 +1,240 @@
+"""Roles of heads: measure them, or find them in the store; what a model cannot be asked for is said with its reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from circuitlab.core.errors import BadParameterError, ModelError
+from circuitlab.core.files import require_writable
+from circuitlab.core.progress import progress_part
+from circuitlab.core.provenance import digest
+from circuitlab.execute.contract import effective_params
+from circuitlab.execute.needs import refusal
+from circuitlab.methods.roles import Role, get_role, list_roles, role_classes
+from circuitlab.methods.roles.contract import role_provenance
+from circuitlab.methods.roles.reading import PatternRole, ReadsPatterns, read_together
+from circuitlab.model.sites import Site
+from circuitlab.scores.role_scores import RoleScores
+from circuitlab.scores.role_table import RoleTable
+from circuitlab.store import Cache
+from circuitlab.store.codecs import Document, Documents
+from circuitlab.texts import Passage, read_texts
+from circuitlab.workflows.score import as_cache
+from circuitlab.workflows.terminal import CellProgress, announce
+
+if TYPE_CHECKING:
+    from circuitlab.model.protocol import Model
+
+__all__ = ["ROLES", "RoleLike", "TextsLike", "built_roles", "roles"]
+
+ROLES = Documents("roles")
+"""Where roles are kept: one JSON file each."""
+
+RoleLike: TypeAlias = "str | Role | type[Role]"
+TextsLike: TypeAlias = "str | Path | Iterable[str | Passage]"
+"""A file of passages, or passages."""
+
+_VERSION = 1
+"""Counted up where a role gives other numbers than before."""
+
+
+def roles(
+    model: Model,
+    roles: Iterable[RoleLike] | RoleLike | None = None,
+    texts: TextsLike | None = None,
+    store: Cache | str | Path | None = None,
+) -> RoleTable:
+    """Measure what the heads of a model do, with intervals and what chance gives.
+
+    Parameters
+    ----------
+    model : Model
+        From `circuitlab.load_model`.
+    roles : iterable of str, Role or type, optional
+        Names, classes, or instances with their parameters set; every role otherwise.
+    texts : str, Path, or iterable of str or Passage, optional
+        For roles on natural text: a file (see `circuitlab.texts.read_texts`) or passages; those that circuitlab ships otherwise.
+    store : Cache, str or Path, optional
+        Where to look for each role first and to keep it after; nothing is kept otherwise.
+
+    Returns
+    -------
+    RoleTable
+        Roles that the model lacks something for are in its ``refused``, with the reason.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such role.
+    BadParameterError
+        If a role is named twice, or the texts cannot be used.
+    StoreError
+        If the store cannot be written.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> table = cl.roles(build_planted("induction-mha").model, ["previous_token", "induction"])
+    >>> [str(one.node) for role in table.scores for one in table.earners(role)]
+    ['a0.h1', 'a1.h2']
+    >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
+    >>> cl.roles(model, texts="mine.txt")  # doctest: +SKIP
+    """
+    asked, cache = built_roles(roles, texts), as_cache(store)
+    if cache is not None:
+        require_writable(cache.root)
+    measuring = _Measuring(model, cache)
+    with CellProgress(f"roles of {model.spec.name}"):
+        measuring.run(asked)
+    found = {role.name: measuring.scores[role.name] for role in asked if role.name in measuring.scores}
+    return RoleTable(model.spec, found, {role.name: measuring.refused[role.name] for role in asked if role.name in measuring.refused})
+
+
+def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | None = None) -> list[Role]:
+    """Roles with their parameters; those on natural text that were given by name or class read ``texts``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such role.
+    BadParameterError
+        If a role is named twice, or the texts cannot be used.
+    """
+    listed = list_roles() if given is None else [given] if isinstance(given, str | type | Role) else list(given)
+    passages = None if texts is None else _texts(texts)
+    classes, found = role_classes(), []
+    for one in cast("list[RoleLike]", listed):
+        cls = classes.get(one) if isinstance(one, str) else one if isinstance(one, type) else None
+        reads = passages is not None and cls is not None and "texts" in getattr(cls, "__dataclass_fields__", {})
+        found.append(get_role(one, {"texts": passages} if reads else None))
+    names = [role.name for role in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadParameterError(f"{', '.join(twice)} is asked for twice.", "Name every role once; measure other parameters by themselves.")
+    return found
+
+
+def _texts(given: TextsLike) -> tuple[str, ...]:
+    passages: Iterable[str | Passage] = read_texts(given) if isinstance(given, str | Path) else given
+    texts = tuple(one.text if isinstance(one, Passage) else one for one in passages)
+    if not texts:
+        raise BadParameterError("No text was given.", "Give at least two passages, or leave texts out for those that circuitlab ships.")
+    return texts
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A role that is to be measured, with what its result is kept under."""
+
+    role: Role
+    identity: dict[str, Any]
+    inputs: object
+
+
+class _Measuring:
+    """Roles of one model: found in the store, refused, or measured; roles on attention patterns of the same prompts together."""
+
+    def __init__(self, model: Model, cache: Cache | None) -> None:
+        self.model, self.cache = model, cache
+        self.scores: dict[str, RoleScores] = {}
+        self.refused: dict[str, str] = {}
+
+    def run(self, asked: Sequence[Role]) -> None:
+        """Measure what is not stored."""
+        self.model.refresh()
+        groups: dict[object, list[_Wanted]] = {}
+        for role in asked:
+            wanted = self._wanted(role)
+            if wanted is not None and not self._find(wanted):
+                groups.setdefault(_together(wanted), []).append(wanted)
+        costs = [_cost(group) for group in groups.values()]
+        self._announce(list(groups.values()))
+        done = 0.0
+        for group, cost in zip(groups.values(), costs, strict=True):
+            with progress_part(done / sum(costs), (done + cost) / sum(costs)):
+                self._measure(group)
+            done += cost
+
+    def _wanted(self, role: Role) -> _Wanted | None:
+        """What is to be measured; None where the model cannot be asked for it."""
+        try:
+            reason = refusal(role, self.model)
+            inputs = getattr(role, "inputs", lambda _model: None)(self.model) if not reason else None
+        except BadParameterError as error:
+            reason = str(error)
+        if reason:
+            self.refused[role.name] = reason
+            return None
+        identity = {"role": role.name, "params": effective_params(role), "model": self.model.spec.identity(), "version": _VERSION}
+        return _Wanted(role, identity | {"inputs": "" if inputs is None else digest(inputs)}, inputs)
+
+    def _find(self, wanted: _Wanted) -> bool:
+        kept = None if self.cache is None else self.cache.find(wanted.identity, ROLES)
+        if kept is not None:
+            self.scores[wanted.role.name] = _read(wanted, self.model, kept)
+        return kept is not None
+
+    def _measure(self, group: Sequence[_Wanted]) -> None:
+        started = time.perf_counter()
+        try:
+            if isinstance(group[0].role, ReadsPatterns):
+                measured = read_together(self.model, [cast("PatternRole", one.role) for one in group])
+            else:
+                measured = [one.role(self.model) for one in group]
+        except (ModelError, BadParameterError) as error:
+            self.refused |= {one.role.name: str(error) for one in group}
+            return
+        seconds = (time.perf_counter() - started) / len(group)
+        for wanted, scores in zip(group, measured, strict=True):
+            self.scores[wanted.role.name] = scores
+            if self.cache is not None:
+                self.cache.put(wanted.identity, ROLES, _plain(scores), seconds=seconds)
+
+    def _announce(self, groups: Sequence[Sequence[_Wanted]]) -> None:
+        """Time one prompt, and say how long those that read patterns will take."""
+        grids = [(_tokens(group[0]), _passes(group)) for group in groups if isinstance(group[0].role, ReadsPatterns)]
+        if not grids:
+            return
+        import torch  # noqa: PLC0415 - only work needs it
+
+        first = grids[0][0][:1]
+        started = time.perf_counter()
+        self.model.capture(torch.tensor(first), [Site.PATTERN])
+        per_token = (time.perf_counter() - started) / first.size
+        announce(f"Roles of {self.model.spec.name}", per_token * sum(tokens.size * passes for tokens, passes in grids))
+
+
+def _together(wanted: _Wanted) -> object:
+    """Roles with the same key are measured in one run."""
+    return digest(_tokens(wanted).tolist()) if isinstance(wanted.role, ReadsPatterns) else wanted.role.name
+
+
+def _tokens(wanted: _Wanted) -> np.ndarray:
+    return np.array(cast("dict[str, Any]", wanted.inputs)["tokens"])
+
+
+def _passes(group: Sequence[_Wanted]) -> int:
+    """How often a group's prompts are run."""
+    return max(one.role.passes for one in group if isinstance(one.role, ReadsPatterns))
+
+
+def _cost(group: Sequence[_Wanted]) -> float:
+    """Relative to the others: tokens that are run, where that is known."""
+    return float(_tokens(group[0]).size * _passes(group)) if isinstance(group[0].role, ReadsPatterns) else 4000.0
+
+
+def _plain(scores: RoleScores) -> dict[str, Any]:
+    shape = {"compared": scores.compared, "per": scores.per, "sample": scores.provenance.sample}
+    return {"values": scores.values.tolist(), "reference": scores.reference.tolist()} | shape
+
+
+def _read(wanted: _Wanted, model: Model, kept: Document) -> RoleScores:
+    found = kept.result
+    about = role_provenance(wanted.role, model, found["sample"], wanted.inputs)
+    return RoleScores(np.array(found["values"]), about, np.array(found["reference"]), found["compared"], found["per"])

@@ -1,0 +1,57 @@
+"""`circuitlab heads roles`: a table to read, one JSON document, texts of one's own, and refusals before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from circuitlab.methods.roles import role_classes
+
+from .conftest import command
+
+
+def test_methods_list_names_every_role() -> None:
+    document = json.loads(command("methods", "list", "--json").out)
+    assert {one["name"] for one in document["roles"]} == set(role_classes())
+    assert {"name", "kind", "estimand", "units", "threshold", "null", "needs", "cost", "cite"} == set(document["roles"][0])
+    assert {one["kind"] for one in document["methods"]} == {"score"}
+    shown = command("methods", "list").out
+    assert all(f"\n{name} " in shown for name in role_classes())
+
+
+def test_roles_as_json_and_from_the_store(world, checkpoint) -> None:
+    arguments = ["heads", "roles", "--model", str(checkpoint), "--roles", "induction, echo"]
+    document = json.loads(command(*arguments, "--json").out)
+    assert [role["name"] for role in document["roles"]] == ["induction", "echo"]
+    assert len(document["heads"]) == 12 and set(document["heads"][0]["roles"]) == {"induction", "echo"}
+    assert document["no_role"] == [row["head"] for row in document["heads"]], "random weights earn nothing"
+    assert len(list((world / "runs" / "roles").glob("*.json"))) == 2
+    shown = command(*arguments)
+    assert shown.code == 0 and "induction" in shown.out and "none" in shown.out
+    assert "12 of 12 heads earn none of these roles: a0.h0, a0.h1" in shown.out
+
+
+def test_texts_of_ones_own(world, checkpoint) -> None:
+    (world / "mine.txt").write_text("\n\n".join(f"Say {word} again " * 30 for word in ("red", "blue", "green")), encoding="utf-8")
+    document = json.loads(command("heads", "roles", "--model", str(checkpoint), "--roles", "sink", "--text", "mine.txt", "--json").out)
+    assert document["roles"][0]["n_samples"] == 3 and document["roles"][0]["sample"] == "passages of 64 tokens"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--roles", "sinc"], "Did you mean 'sink'?"),
+        (["--text", "gone.txt"], "gone.txt cannot be read"),
+        (["--roles", "sink,sink"], "sink is asked for twice"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(world, arguments, said) -> None:
+    result = command("heads", "roles", "--model", "there-is-no-such-model", *arguments)
+    assert result.code == 2 and said in result.err and result.out == ""
+
+
+def test_a_role_that_is_refused_is_named_with_its_reason(world, checkpoint) -> None:
+    (world / "mine.txt").write_text("too short\n\neven shorter\n", encoding="utf-8")
+    result = command("heads", "roles", "--model", str(checkpoint), "--roles", "sink", "--text", "mine.txt")
+    assert result.code == 0 and "sink: not measured. 0 of 2 texts have 64 tokens or more." in result.out
