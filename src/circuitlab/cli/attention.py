@@ -12,7 +12,9 @@ from circuitlab.cli.output import print_json, print_table, print_text, save_figu
 __all__ = ["attention"]
 
 _HEAD = typer.Argument(help="For example a9.h6.")
-_PROMPT = typer.Argument(help="Text, or a task (id, file, or table of pairs), of which one pair is shown: clean, corrupt and difference.")
+_PROMPT = typer.Argument(
+    help="Text, or a task (id, file, or table of pairs): of a task, one pair is shown, as clean, corrupt and difference."
+)
 _PAIR = typer.Option(0, "--pair", min=0, help="Which pair of the task, counted from 0.")
 
 
@@ -26,7 +28,7 @@ def attention(
     figure: Path = options.FIGURE,
     as_json: bool = options.JSON,
 ) -> None:
-    """Show where one head looks, on a text or on a pair of a task."""
+    """Show the attention of one head, on a text or on one pair of a task."""
     from dataclasses import replace  # noqa: PLC0415
 
     from circuitlab.core.nodes import parse_node  # noqa: PLC0415
@@ -41,7 +43,7 @@ def attention(
     loaded = load_model(model)
     if of_task:
         batch = prepare_batch(loaded, prompt, pair + 1, variant=variant, seed=seed).select([pair])
-        patterns = [loaded.attention(node, one)[0] for one in (batch, replace(batch, clean=batch.corrupt))]  # type: ignore[arg-type,index]
+        patterns = [loaded.attention(node, prompts)[0] for prompts in (batch, replace(batch, clean=batch.corrupt))]  # type: ignore[arg-type,index]
     else:
         patterns = [loaded.attention(node, prompt)]  # type: ignore[arg-type,list-item]
     if figure is not None:
@@ -50,9 +52,11 @@ def attention(
         save_figure(attention_pattern(*patterns), figure)
     if as_json:
         names = ("clean", "corrupt") if of_task else ("prompt",)
-        shown = {name: {"tokens": list(one.tokens), "values": one.values.tolist()} for name, one in zip(names, patterns, strict=True)}
+        shown = {
+            name: {"tokens": list(pattern.tokens), "values": pattern.values.tolist()} for name, pattern in zip(names, patterns, strict=True)
+        }
         print_json({"head": str(node), "model": loaded.spec.name} | shown)
         return
-    for one in patterns:
-        print_text(repr(one))
+    for pattern in patterns:
+        print_text(repr(pattern))
     print_table(["from", "to", "weight"], [[query, key, f"{weight:.2f}"] for query, key, weight in patterns[0].strongest()])

@@ -1,4 +1,4 @@
-"""What ``circuitlab circuit --backups`` adds: heads that stand in for heads of the circuit."""
+"""What ``circuitlab circuit --backups`` prints: heads that take over when heads of the circuit are ablated."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from circuitlab.cli.output import interval_text, print_table, print_text
 __all__ = ["print_backups"]
 
 
-def print_backups(found: dict[str, Any]) -> None:
-    """Write the groups as text."""
-    print_text(f"\nBackups of {', '.join(found['seeds'])}, {found['tested']} pairs of heads knocked out together:")
-    if not found["groups"]:
-        print_text("no two heads of which either is enough.")
+def print_backups(backups: dict[str, Any]) -> None:
+    """Write the backup groups as a table."""
+    print_text(f"\nBackups of {', '.join(backups['seeds'])}, {backups['tested']} pairs of heads knocked out together:")
+    if not backups["groups"]:
+        print_text("none: no head takes over for another.")
         return
-    rows = [[" or ".join(group["heads"]), interval_text(group["effect"]), interval_text(group["excess"])] for group in found["groups"]]
-    print_table(["either of", "lost without all", "beyond the single losses"], rows)
+    rows = [[" or ".join(group["heads"]), interval_text(group["effect"]), interval_text(group["excess"])] for group in backups["groups"]]
+    print_table(["heads", "lost without all of them", "beyond the sum of single losses"], rows)

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Benchmarks: how well methods find circuits that are known.", no_args_is_help=True)
+app = typer.Typer(help="Benchmarks: how well methods find known circuits.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Keep ``bench planted`` two words."""
+    """Without a callback, typer would make the only command the group itself: ``bench`` instead of ``bench planted``."""
 
 
 @app.command("planted")
@@ -41,18 +41,19 @@ def planted(
 
 
 def _print_results(results: list[PlantedResult]) -> None:
-    reasons = {one.reason: f"[{i}]" for i, one in enumerate({one.reason: one for one in results if one.reason}.values(), start=1)}
+    distinct = dict.fromkeys(result.reason for result in results if result.reason)
+    reasons = {reason: f"[{number}]" for number, reason in enumerate(distinct, start=1)}
     rows = [
         [
-            one.model,
-            one.method,
-            interval_text(one.auroc),
-            f"{one.average_precision['mean']:.2f}",
-            f"{one.precision_at_k['mean']:.2f}",
-            f"{one.sign_accuracy['mean']:.2f}",
-            "yes" if one.visible else f"no {reasons[one.reason]}",
+            result.model,
+            result.method,
+            interval_text(result.auroc),
+            f"{result.average_precision['mean']:.2f}",
+            f"{result.precision_at_k['mean']:.2f}",
+            f"{result.sign_accuracy['mean']:.2f}",
+            "yes" if result.visible else f"no {reasons[result.reason]}",
         ]
-        for one in results
+        for result in results
     ]
     print_table(["model", "method", "AUROC", "avg. precision", "precision at k", "sign", "visible"], rows)
     print_text("")
@@ -60,16 +61,22 @@ def _print_results(results: list[PlantedResult]) -> None:
         print_text(f"{number} {reason}")
 
 
-def _print_standings(found: list[Standing]) -> None:
-    """Each method's least AUROC on models that it sees and its mean on all, each with its floor."""
+def _print_standings(standings: list[Standing]) -> None:
+    """Each method's lowest AUROC on the models whose circuit it can see, and its mean on all, each with its floor."""
 
-    def cell(reached: dict[str, float], floor: dict[str, float]) -> str:
-        said = f"{reached['auroc']:.3f}" if reached else "-"
-        return said + (f" (floor {floor['auroc']:.2f})" if reached and floor else "")
+    def cell(value: dict[str, float], floor: dict[str, float]) -> str:
+        text = f"{value['auroc']:.3f}" if value else "-"
+        return text + (f" (floor {floor['auroc']:.2f})" if value and floor else "")
 
     rows = [
-        [one.method, str(one.n_visible), cell(one.least, one.floor_least), cell(one.mean, one.floor_mean), ", ".join(one.below) or "-"]
-        for one in found
+        [
+            standing.method,
+            str(standing.n_visible),
+            cell(standing.least, standing.floor_least),
+            cell(standing.mean, standing.floor_mean),
+            ", ".join(standing.below) or "-",
+        ]
+        for standing in standings
     ]
     print_text("")
     print_table(["method", "models seen", "least AUROC there", "mean AUROC on all", "below its floor"], rows)

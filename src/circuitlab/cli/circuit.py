@@ -20,12 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["circuit"]
 
 _EDGES = typer.Option(None, "--edges", min=1, help="Pick this many edges instead of heads; for methods that score edges (eap, eap_ig).")
-_EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit with everything else ablated, or only list it.")
-_ABLATION = typer.Option("resample", "--ablation", help="What the rest is given: resample, zero, mean, mean_by_mark, mean_by_template.")
+_EVALUATE = typer.Option(True, "--evaluate/--no-evaluate", help="Run the circuit with everything else ablated, or only list its nodes.")
+_ABLATION = typer.Option(
+    "resample", "--ablation", help="What replaces everything outside the circuit: resample, zero, mean, mean_by_mark, mean_by_template."
+)
 _UNIVERSE = typer.Option(None, "--universe", help="What is ablated outside the circuit: heads (MLPs are kept) or heads+mlps.")
-_RANDOM = typer.Option(100, "--random", min=0, help="Random circuits of the same size.")
-_BACKUPS = typer.Option(False, "--backups/--no-backups", help="Look for heads that stand in for the circuit's strongest ones.")
-_SEEDS = typer.Option(3, "--backup-seeds", min=1, help="Of how many heads; each is paired with every head of its layer and after.")
+_RANDOM = typer.Option(100, "--random", min=0, help="How many random circuits of the same size to compare with.")
+_BACKUPS = typer.Option(
+    False, "--backups/--no-backups", help="Search for heads that take over when the circuit's strongest heads are ablated."
+)
+_SEEDS = typer.Option(
+    3,
+    "--backup-seeds",
+    min=1,
+    help="How many of the strongest heads to search backups of; each is paired with every head of its layer and later ones.",
+)
 
 
 def circuit(
@@ -48,37 +57,37 @@ def circuit(
     backup_seeds: int = _SEEDS,
     as_json: bool = options.JSON,
 ) -> None:
-    """Pick a task's circuit, the heads (or edges) with the largest mean score, and evaluate it on fresh prompts, all else ablated."""
+    """Pick the heads (or edges) with the largest mean score as a task's circuit, and evaluate it on held-out prompts, all else ablated."""
     from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
     from circuitlab.scores.head_scores import HeadScores  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    asked = Request(model, method, pairs, variant, seed, metric, param, store)
+    request = Request(model, method, pairs, variant, seed, metric, param, store)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
-    loaded = load_checked([task], asked, rule)
-    from circuitlab.workflows.circuit import evaluate as run_alone  # noqa: PLC0415 - torch
+    loaded = load_checked([task], request, rule)
+    from circuitlab.workflows.circuit import evaluate as evaluate_circuit  # noqa: PLC0415 - torch
     from circuitlab.workflows.circuit import find_backups, require_evaluate  # noqa: PLC0415
     from circuitlab.workflows.score import score, score_edges  # noqa: PLC0415
 
     settings = require_evaluate(ablation, universe, random)
-    scores = (score_edges if edges else score)(loaded, task, asked.built(), **asked.scoring())  # type: ignore[arg-type]
-    found = rule(scores)  # type: ignore[arg-type]
-    evaluation = run_alone(loaded, found, task, scores=scores, settings=settings, store=Cache(store)) if evaluate else None
+    scores = (score_edges if edges else score)(loaded, task, request.build_method(), **request.score_arguments())  # type: ignore[arg-type]
+    picked = rule(scores)  # type: ignore[arg-type]
+    evaluation = evaluate_circuit(loaded, picked, task, scores=scores, settings=settings, store=Cache(store)) if evaluate else None
     heads = scores if isinstance(scores, HeadScores) else scores.to_head_scores()
-    stand_ins = find_backups(loaded, found, heads, task, backup_seeds, Cache(store)) if backups else None
+    found_backups = find_backups(loaded, picked, heads, task, backup_seeds, Cache(store)) if backups else None
     if as_json:
         measures = NOT_EVALUATED if evaluation is None else evaluation.measures | {"cached": evaluation.cached}
-        print_json(found.to_dict() | measures | {"evaluated": evaluate, "backups": stand_ins})
+        print_json(picked.to_dict() | measures | {"evaluated": evaluate, "backups": found_backups})
         return
-    _print_circuit(found, f"{task} ({heads.provenance.model.name})", evaluation)
-    if stand_ins is not None:
-        print_backups(stand_ins)
+    _print_circuit(picked, f"{task} ({heads.provenance.model.name})", evaluation)
+    if found_backups is not None:
+        print_backups(found_backups)
     warn_if_unfit(heads)
 
 
-def _print_circuit(found: Circuit, where: str, evaluation: CircuitEvaluation | None) -> None:
-    print_text(f"{found.rule} on {where}" + ("; not evaluated." if evaluation is None else ""))
-    print_text(" ".join(map(str, found if found.edges is None else sorted(found.edges))))
+def _print_circuit(circuit: Circuit, subject: str, evaluation: CircuitEvaluation | None) -> None:
+    print_text(f"{circuit.rule} on {subject}" + ("; not evaluated." if evaluation is None else ""))
+    print_text(" ".join(map(str, circuit if circuit.edges is None else sorted(circuit.edges))))
     if evaluation is not None:
         print_text("")
         print_evaluation(evaluation)

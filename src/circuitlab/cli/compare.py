@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-_NAMES = typer.Argument(None, help="Tasks, as words.")
-_LIST = typer.Option(None, "--tasks", help="Tasks, separated by commas; the same as naming them as words.")
-_METHODS = typer.Option(None, "--methods", help="Compare methods, separated by commas, on one task, in place of tasks.")
+_NAMES = typer.Argument(None, help="Tasks to compare.")
+_LIST = typer.Option(None, "--tasks", help="Tasks to compare, separated by commas, instead of or beside arguments.")
+_METHODS = typer.Option(None, "--methods", help="Methods to compare on one task, separated by commas, instead of tasks.")
 _EDGES = typer.Option(None, "--edges", min=1, help="Compare this many edges instead of heads; for methods that score edges (eap, eap_ig).")
 _NULL = typer.Option(
     "layer_stratified",
     "--null",
-    help="What p and q are against: layer_stratified, uniform (hypergeometric) or within_layer_scores.",
+    help="Null hypothesis of p and q: layer_stratified, uniform (hypergeometric) or within_layer_scores.",
 )
 
 _TRANSFER = typer.Option(False, "--transfer", help="Also run every circuit on every task, and test for double dissociations.")
-_TRANSFER_PAIRS = typer.Option(16, "--transfer-pairs", min=2, help="Fresh pairs of each task for --transfer.")
+_TRANSFER_PAIRS = typer.Option(16, "--transfer-pairs", min=2, help="Held-out pairs of each task for --transfer.")
 
 
 def compare(
@@ -54,32 +54,33 @@ def compare(
     from circuitlab.circuits import TopEdges, TopK  # noqa: PLC0415
     from circuitlab.comparison import Sampling  # noqa: PLC0415
 
-    named, by = _listed(tasks, task_list), _several(methods) or [method]
-    _check(named, by, params=bool(param), edges=bool(edges), transfer=transfer)
+    task_names, method_names = _listed(tasks, task_list), _several(methods) or [method]
+    _check(task_names, method_names, params=bool(param), edges=bool(edges), transfer=transfer)
     sampling = Sampling(null=null)  # type: ignore[arg-type]
-    asked = Request(model, by[0], pairs, variant, seed, metric, param, store)
+    request = Request(model, method_names[0], pairs, variant, seed, metric, param, store)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
-    loaded = load_checked(named, asked, rule)
+    loaded = load_checked(task_names, request, rule)
     from circuitlab.workflows import compare as workflow  # noqa: PLC0415 - torch
     from circuitlab.workflows.functional import FunctionalComparison  # noqa: PLC0415
 
-    chosen = asked.built() if len(by) == 1 else by
-    table = workflow.compare(loaded, named, chosen, rule=rule, sampling=sampling, **asked.scoring())  # type: ignore[arg-type]
+    compared = request.build_method() if len(method_names) == 1 else method_names
+    arguments = request.score_arguments()
+    table = workflow.compare(loaded, task_names, compared, rule=rule, sampling=sampling, **arguments)  # type: ignore[arg-type]
     settings = FunctionalComparison(pairs=transfer_pairs)
-    measured = workflow.transfer(loaded, named, chosen, rule=top, settings=settings, **asked.scoring()) if transfer else None  # type: ignore[arg-type]
+    transferred = workflow.transfer(loaded, task_names, compared, rule=top, settings=settings, **arguments) if transfer else None  # type: ignore[arg-type]
     if as_json:
-        print_json(table.to_dict() | {"transfer": None if measured is None else measured.to_dict()})
+        print_json(table.to_dict() | {"transfer": None if transferred is None else transferred.to_dict()})
         return
     _print(table)
-    if measured is not None:
-        print_transfer(measured)
+    if transferred is not None:
+        print_transfer(transferred)
 
 
-def _several(listed: str | None) -> list[str]:
-    """The methods to compare; raises where only one is named."""
+def _several(text: str | None) -> list[str]:
+    """The methods to compare; raises if only one is named."""
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
-    names = _listed(None, listed)
+    names = _listed(None, text)
     if len(names) == 1:
         what = f"Comparing methods needs two different methods; got {names[0]}."
         raise BadParameterError(what, "Name another with --methods, or use --method to compare tasks.")
@@ -87,7 +88,7 @@ def _several(listed: str | None) -> list[str]:
 
 
 def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, transfer: bool) -> None:
-    """Raise where this cannot be compared."""
+    """Raise if these options do not make a comparison."""
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
     from circuitlab.execute.contract import require_prompts  # noqa: PLC0415
     from circuitlab.methods import get_method  # noqa: PLC0415
@@ -104,16 +105,16 @@ def _check(tasks: list[str], methods: list[str], *, params: bool, edges: bool, t
     if not several:
         require_prompts(get_method(methods[0]), "difference between tasks")
     if several and params:
-        raise BadParameterError("--param does not say which of the --methods it is for.", "Leave it out, or use the Python interface.")
+        raise BadParameterError("--param does not say which of the --methods it belongs to.", "Leave it out, or use the Python interface.")
     if transfer and (edges or several):
-        what = f"--transfer runs circuits of heads of several tasks, not with {'--edges' if edges else '--methods'}."
+        what = f"--transfer needs circuits of heads of several tasks, so that it does not go with {'--edges' if edges else '--methods'}."
         raise BadParameterError(what, "Leave one of the two out.")
 
 
-def _listed(words: list[str] | None, listed: str | None) -> list[str]:
-    """Names given as words, by commas, or both; each once, in order."""
-    given = [*(words or []), *(name.strip() for name in (listed or "").split(",") if name.strip())]
-    return list(dict.fromkeys(given))
+def _listed(words: list[str] | None, text: str | None) -> list[str]:
+    """Names given as arguments, separated by commas, or both: in order, without repeats."""
+    names = [*(words or []), *(name.strip() for name in (text or "").split(",") if name.strip())]
+    return list(dict.fromkeys(names))
 
 
 def _print(table: OverlapTable) -> None:

@@ -1,4 +1,4 @@
-"""What ``circuitlab circuit`` prints of an evaluation."""
+"""How ``circuitlab circuit`` prints an evaluation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["NOT_EVALUATED", "print_evaluation"]
 
 NOT_EVALUATED = dict.fromkeys(("faithfulness", "completeness", "minimality", "cpr", "cmd", "conventions", "random"))
-"""The measures of a circuit that was only picked."""
+"""The measures in the JSON document of a circuit that was not evaluated: all null."""
 
 
-def print_evaluation(found: CircuitEvaluation) -> None:
-    """Write the measures as text."""
-    print_table(["measure", "value"], [list(row) for row in found.rows()])
-    conventions = found.measures["conventions"]
+def print_evaluation(evaluation: CircuitEvaluation) -> None:
+    """Write the measures as a table, and how they were made."""
+    print_table(["measure", "value"], [list(row) for row in evaluation.rows()])
+    conventions = evaluation.measures["conventions"]
     print_text(f"\nAblated: {conventions['universe']} outside the circuit, {conventions['ablated_value']}. Kept: {conventions['kept']}.")
     print_text(f"Prompts: {conventions['prompts']}. Every convention: --json.")

@@ -11,9 +11,9 @@ from circuitlab.cli.output import print_json, print_text
 __all__ = ["app", "report"]
 
 app = typer.Typer(help="Figures from stored runs; no model is loaded.", no_args_is_help=True)
-_STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
-_OUT = typer.Option(None, "--out", help="Where the files go: figures/built/<study id> otherwise.")
-_REPORT = typer.Option(None, "--out", help="The HTML file: <study id>.html otherwise.")
+_STORE = typer.Option(None, "--store", help="Folder of finished runs (default: $CIRCUITLAB_STORE or ./runs).")
+_OUT = typer.Option(None, "--out", help="Folder for the files (default: figures/built/<study id>).")
+_REPORT = typer.Option(None, "--out", help="The HTML file (default: <study id>.html).")
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
@@ -34,7 +34,7 @@ def build(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
 
 @app.command("check")
 def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _JSON) -> None:
-    """Rebuild in memory and compare with what lies in the folder."""
+    """Rebuild every file in memory and compare with the folder; exit code 2 if a file differs."""
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.build import check_figures  # noqa: PLC0415
 
@@ -48,7 +48,7 @@ def check(file: Path, store: Path = _STORE, out: Path = _OUT, as_json: bool = _J
 
 
 def report(file: Path, store: Path = _STORE, out: Path = _REPORT) -> None:
-    """Write only the self-contained report of a study."""
+    """Write only the report of a study, as one HTML file."""
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.build import write_report  # noqa: PLC0415
 

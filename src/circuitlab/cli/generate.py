@@ -23,20 +23,22 @@ __all__ = ["generate"]
 
 _PAIRS = 32
 
-_PROMPT = typer.Argument(help='Text to go on from; "-" reads standard input.')
-_MOST = typer.Option(40, "--max-new-tokens", help="Write at most this many tokens.")
-_TEMPERATURE = typer.Option(0.0, "--temperature", help="0 takes the likeliest token each time; above it tokens are drawn.")
+_PROMPT = typer.Argument(help='Text to continue; "-" reads standard input.')
+_MOST = typer.Option(40, "--max-new-tokens", help="Generate at most this many tokens.")
+_TEMPERATURE = typer.Option(0.0, "--temperature", help="0: always the most probable token; above 0: sample.")
 _SEED = typer.Option(0, "--seed", help="Seed of sampling.")
-_STOP = typer.Option([], "--stop", help="Stop once this text has been written; repeatable. EOS tokens always stop.")
-_SCALE = typer.Option([], "--scale", help="NODE=FACTOR: multiply what a node gives out (a20.h0=0); repeatable, or between commas.")
-_KNOCKOUT = typer.Option([], "--knockout", help="NODE[:zero|mean]: put zero or a mean in its place; repeatable, or between commas.")
+_STOP = typer.Option([], "--stop", help="Stop at this text, and leave it out; repeatable. EOS tokens always stop.")
+_SCALE = typer.Option([], "--scale", help="NODE=FACTOR: multiply the output of a node (a20.h0=0); repeatable, or separated by commas.")
+_KNOCKOUT = typer.Option(
+    [], "--knockout", help="NODE[:zero|mean]: replace the output of a node by zero or a mean; repeatable, or separated by commas."
+)
 _MEAN_OVER = typer.Option(
     None,
     "--mean-over",
-    help=f"Task whose first {_PAIRS} corrupt prompts a mean is taken over; the positions of the prompt itself otherwise.",
+    help=f"Task whose first {_PAIRS} corrupt prompts means are taken over (default: the positions of the prompt itself).",
 )
-_EXPECT = typer.Option(None, "--expect", help="Text that should be written: reports exact match and whether it is contained.")
-_COMPARE = typer.Option(False, "--compare", help="Show what the model writes without the edits as well.")
+_EXPECT = typer.Option(None, "--expect", help="Expected text: reports whether the generated text equals or contains it.")
+_COMPARE = typer.Option(False, "--compare", help="Also generate without the edits.")
 
 
 def generate(
@@ -53,31 +55,31 @@ def generate(
     compare: bool = _COMPARE,
     as_json: bool = options.JSON,
 ) -> None:
-    """Let a model go on from a prompt, with heads scaled or knocked out."""
+    """Continue a prompt, optionally with nodes scaled or knocked out."""
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.model.generate import Decoding  # noqa: PLC0415
     from circuitlab.model.interventions.words import EditWords  # noqa: PLC0415
     from circuitlab.tasks import load_task  # noqa: PLC0415
 
-    how, edits = Decoding(max_new_tokens, temperature, seed, stop), EditWords.read(scale, knockout)
+    decoding, edits = Decoding(max_new_tokens, temperature, seed, stop), EditWords.read(scale, knockout)
     _check(edits, mean_over, expect, compare=compare)
     task = load_task(mean_over) if mean_over else None
     text = _read(prompt)
     loaded = load_model(model)
     edited = edits.applied(loaded, _over(loaded, task, text)) if edits.nodes else loaded
-    written = {"edited": _one(edited, text, how)}
+    generations = {"edited": _generated(edited, text, decoding)}
     if compare:
-        written = {"unedited": _one(loaded, text, how), **written}
-    found = {name: _described(one, expect) for name, one in written.items()}
+        generations = {"unedited": _generated(loaded, text, decoding), **generations}
+    described = {name: _described(generation, expect) for name, generation in generations.items()}
     if as_json:
         head = {"model": model, "prompt": text, "edits": edits.listed(), "mean_over": (mean_over or "prompt") if edits.with_mean else None}
-        print_json(head | found["edited"] | ({"unedited": found["unedited"]} if compare else {}))
+        print_json(head | described["edited"] | ({"unedited": described["unedited"]} if compare else {}))
     elif compare:
-        _print_both(found)
+        _print_both(described)
     else:
-        print_text(_shown(written["edited"].text or ""))
+        print_text(_shown(generations["edited"].text or ""))
         if expect is not None:
-            print_text(f"\nexact match: {_yes(found['edited']['exact_match'])}, contains: {_yes(found['edited']['contains'])}")
+            print_text(f"\nexact match: {_yes(described['edited']['exact_match'])}, contains: {_yes(described['edited']['contains'])}")
 
 
 def _check(edits: EditWords, mean_over: str | None, expect: str | None, *, compare: bool) -> None:
@@ -106,7 +108,7 @@ def _read(prompt: str) -> str:
 
 
 def _over(loaded: Model, task: Task | None, text: str) -> ContrastBatch | tuple[int, ...]:
-    """What means are taken over."""
+    """What means are taken over: prompts of a task, or the token ids of the text."""
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
     from circuitlab.model.prompts import read_prompts  # noqa: PLC0415
 
@@ -115,30 +117,35 @@ def _over(loaded: Model, task: Task | None, text: str) -> ContrastBatch | tuple[
     return read_prompts(text, loaded.tokenizer, loaded.spec).ids[0]
 
 
-def _one(model: Model, text: str, how: Decoding) -> Generation:
-    found = model.generate(text, how.max_new_tokens, how.temperature, how.seed, how.stop)
-    return found[0] if isinstance(found, tuple) else found
+def _generated(model: Model, text: str, decoding: Decoding) -> Generation:
+    generations = model.generate(text, decoding.max_new_tokens, decoding.temperature, decoding.seed, decoding.stop)
+    return generations[0] if isinstance(generations, tuple) else generations
 
 
-def _described(one: Generation, expect: str | None) -> dict[str, Any]:
+def _described(generation: Generation, expect: str | None) -> dict[str, Any]:
     from circuitlab.metrics import contains, exact_match  # noqa: PLC0415
 
-    found: dict[str, Any] = {"text": one.text, "ids": one.ids, "logprobs": one.logprobs, "stopped": one.stopped}
+    document: dict[str, Any] = {
+        "text": generation.text,
+        "ids": generation.ids,
+        "logprobs": generation.logprobs,
+        "stopped": generation.stopped,
+    }
     if expect is not None:
-        texts = [one.text or ""]
-        found |= {"expected": expect, "exact_match": exact_match(texts, [expect])[0], "contains": contains(texts, [expect])[0]}
-    return found
+        texts = [generation.text or ""]
+        document |= {"expected": expect, "exact_match": exact_match(texts, [expect])[0], "contains": contains(texts, [expect])[0]}
+    return document
 
 
-def _print_both(found: dict[str, dict[str, Any]]) -> None:
-    judged = "exact_match" in found["edited"]
+def _print_both(described: dict[str, dict[str, Any]]) -> None:
+    has_expected = "exact_match" in described["edited"]
     rows = []
-    for name, one in found.items():
-        verdict = [_yes(one["exact_match"]), _yes(one["contains"])] if judged else []
-        mean = sum(one["logprobs"]) / len(one["logprobs"])
-        rows.append([name, str(len(one["ids"])), one["stopped"], f"{mean:.2f}", *verdict, repr(_shown(one["text"] or ""))])
-    print_table(["", "tokens", "stopped", "log p/token", *(["exact match", "contains"] if judged else []), "text"], rows)
-    before, after = (found[name]["ids"] for name in ("unedited", "edited"))
+    for name, document in described.items():
+        verdict = [_yes(document["exact_match"]), _yes(document["contains"])] if has_expected else []
+        mean = sum(document["logprobs"]) / len(document["logprobs"])
+        rows.append([name, str(len(document["ids"])), document["stopped"], f"{mean:.2f}", *verdict, repr(_shown(document["text"] or ""))])
+    print_table(["", "tokens", "stopped", "log p/token", *(["exact match", "contains"] if has_expected else []), "text"], rows)
+    before, after = (described[name]["ids"] for name in ("unedited", "edited"))
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     print_text("\nThe same tokens." if before == after else f"\nThe first {same} tokens are the same.")
 
@@ -148,5 +155,5 @@ def _yes(value: bool) -> str:
 
 
 def _shown(text: str) -> str:
-    """Text without control characters that a terminal would obey."""
+    """The text with control characters escaped, which a terminal would act on."""
     return "".join(char if char in "\n\t" or unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in text)

@@ -1,4 +1,4 @@
-"""The command line: thin commands, heavy imports inside them, one sentence and exit code 2 on bad input."""
+"""The command line. Commands import heavy packages only when run; bad input gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _options(
     show_version: bool = typer.Option(False, "--version", help="Show the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),  # noqa: ARG001 - read in run()
 ) -> None:
-    """Options before the command."""
+    """The options of ``circuitlab`` itself."""
     if show_version:
         typer.echo(version("circuitlab"))
         raise typer.Exit
@@ -58,15 +58,15 @@ def _options(
 def run(arguments: list[str] | None = None) -> None:
     """Entry point of the ``circuitlab`` command.
 
-    Exit codes: 0 done, 2 bad input (one sentence on standard error), 1 a fault in circuitlab, 130 interrupted.
+    Exit codes: 0 success, 2 bad input (one sentence on standard error), 1 an error in circuitlab, 130 interrupted.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    # Accepted anywhere on the line: people add it to the end of the command that failed.
-    given = ["--debug"] * debug + [word for word in given if word != "--debug"]
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    # Accepted anywhere in the line, because users append it to the command that failed.
+    words = ["--debug"] * debug + [word for word in words if word != "--debug"]
     warnings.formatwarning = _plain_warning
     try:
-        code = app(args=given, prog_name="circuitlab", standalone_mode=False)
+        code = app(args=words, prog_name="circuitlab", standalone_mode=False)
     except CircuitlabError as error:
         if debug:
             raise
@@ -74,7 +74,7 @@ def run(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    except Exception as error:  # the outermost handler: a reader gets a sentence, --debug gives the traceback
+    except Exception as error:  # the outermost handler: users get a sentence, --debug gives the traceback
         if debug:
             raise
         if (usage := _usage_error(error)) is not None:
@@ -94,18 +94,18 @@ def _plain_warning(
     lineno: int,  # noqa: ARG001
     line: str | None = None,  # noqa: ARG001
 ) -> str:
-    """A warning as one line, without the line of code that gave it."""
+    """A warning as one line, without its source line."""
     return f"Warning: {message}\n"
 
 
 def _usage_error(error: Exception) -> str | None:
-    """What typer says about words it cannot read; None for any other error.
+    """Typer's message about wrong arguments; None for any other error.
 
-    Typer has moved click's exceptions into a private module of its own, so they are known by what they offer.
+    Typer keeps click's exceptions in a private module, so they are recognised by their attributes.
     """
     message = getattr(error, "format_message", None)
     if message is None or not hasattr(error, "exit_code"):
         return None
     context = getattr(error, "ctx", None)
-    said = str(message()).rstrip(".")
-    return f"{said}. Try '{context.command_path} --help'." if context is not None else f"{said}."
+    text = str(message()).rstrip(".")
+    return f"{text}. Try '{context.command_path} --help'." if context is not None else f"{text}."

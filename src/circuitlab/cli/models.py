@@ -29,12 +29,12 @@ def list_models(as_json: bool = _JSON) -> None:
         return
     rows = [[e["name"], f"{e['megabytes']} MB", "yes" if e["cached"] else "no", e["licence"], e["about"]] for e in entries]
     print_table(["name", "download", "cached", "licence", "about"], rows)
-    print_text("\nA path to a GGUF file, a Hugging Face folder or a hub name works wherever one of these names does.")
+    print_text("\nWherever a name works, so do a path to a GGUF file or a Hugging Face folder, and a hub name.")
 
 
 @app.command("fetch")
 def fetch(name: str, as_json: bool = _JSON) -> None:
-    """Download, verify and convert a model; if the cache holds it undamaged, nothing happens."""
+    """Download, verify and convert a model, unless the cache holds it undamaged."""
     from circuitlab.model.aliases import ALIASES  # noqa: PLC0415
     from circuitlab.model.weights import resolve  # noqa: PLC0415
 
@@ -51,13 +51,13 @@ def fetch(name: str, as_json: bool = _JSON) -> None:
 
 @app.command("path")
 def path(name: str, as_json: bool = _JSON) -> None:
-    """Show where a fetched model lies."""
+    """Show the folder of a fetched model."""
     from circuitlab.core.errors import ModelError  # noqa: PLC0415
     from circuitlab.model.weights import resolve  # noqa: PLC0415
 
     folder = resolve.cached_path(name)
     if folder is None:
-        what = f"{name} is not in the cache, or not whole."
+        what = f"{name} is not in the cache, or is incomplete there."
         raise ModelError(what, f"Run `circuitlab models fetch {name}`.")
     if as_json:
         print_json({"name": name, "path": str(folder)})

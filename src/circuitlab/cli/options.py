@@ -1,4 +1,4 @@
-"""Options that commands which score a task share."""
+"""Options shared by the commands that score tasks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import typer
 
 __all__ = ["FIGURE", "JSON", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "TOP", "VARIANT"]
 
-FIGURE = typer.Option(None, "--figure", help="Also draw it into this file: one .html page that needs no network, or plotly .json.")
+FIGURE = typer.Option(None, "--figure", help="Also write a figure to this file: an .html page that needs no network, or plotly .json.")
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
 MODEL = typer.Option("smollm2-135m", "--model", help="Alias, path or hub name.")
-METHOD = typer.Option("activation_patching", "--method", help="See `circuitlab methods list`.")
+METHOD = typer.Option("activation_patching", "--method", help="Method, see `circuitlab methods list`.")
 PAIRS = typer.Option(16, "-n", "--pairs", min=1, help="Prompt pairs.")
-VARIANT = typer.Option(None, "--variant", help="Which corruption; the task's default otherwise.")
+VARIANT = typer.Option(None, "--variant", help="Variant of the task, that is, how prompts are corrupted (default: the task's own).")
 SEED = typer.Option(0, "--seed", help="Seed of the stream of pairs.")
-METRIC = typer.Option(None, "--metric", help="The task's own otherwise.")
+METRIC = typer.Option(None, "--metric", help="Metric (default: the task's own).")
 PARAM = typer.Option([], "--param", help="Parameter of the method, name=value (JSON or text); repeatable.")
-STORE = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise.")
-TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads.")
+STORE = typer.Option(None, "--store", help="Folder of finished runs (default: $CIRCUITLAB_STORE or ./runs).")
+TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads to pick.")

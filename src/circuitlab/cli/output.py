@@ -1,4 +1,4 @@
-"""What every command shares: one JSON document or readable text on standard output, everything else on standard error."""
+"""Output of every command: one JSON document or text on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def print_text(text: str) -> None:
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
-    """Write aligned columns that stay readable in a pipe."""
+    """Write a table with aligned columns and no control characters."""
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
     for row in [headings, *rows]:
         print_text("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def interval_text(interval: dict[str, float], digits: int = 2) -> str:
-    """``0.91 [0.81, 0.96]``; limits that are not known (NaN, or None in stored results) are said to be none, and a mean is ``nan``."""
+    """``0.91 [0.81, 0.96]``; without limits (NaN, or None in stored results) it says so, and a mean that is not known is ``nan``."""
     mean, low, high = (float("nan") if interval[part] is None else interval[part] for part in ("mean", "low", "high"))
     return f"{mean:.{digits}f} " + ("(no interval)" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]")
 
@@ -54,7 +54,7 @@ def save_figure(figure: go.Figure, path: Path) -> None:
     Raises
     ------
     BadParameterError
-        If the file's ending is neither .html nor .json.
+        If the suffix is neither .html nor .json.
     StoreError
         If it cannot be written.
     """
@@ -63,6 +63,6 @@ def save_figure(figure: go.Figure, path: Path) -> None:
     from circuitlab.figures.page import figure_json, figure_page  # noqa: PLC0415 - plotly
 
     if path.suffix not in {".html", ".json"}:
-        raise BadParameterError(f"{path} is neither a .html nor a .json file.", "Give the figure one of these endings.")
+        raise BadParameterError(f"{path} is neither a .html nor a .json file.", "Use one of these suffixes.")
     text = figure_json(figure) if path.suffix == ".json" else figure_page(figure, path.stem, alone=True)
     replace_file(path, lambda target: target.write_text(text, encoding="utf-8"))

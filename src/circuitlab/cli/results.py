@@ -24,7 +24,7 @@ methods_app = typer.Typer(help="Methods that score heads, and roles that heads p
 
 @methods_app.command("list")
 def list_all(as_json: bool = options.JSON) -> None:
-    """List every method and every role with what it estimates and costs."""
+    """List every method and every role with its estimand and cost."""
     from circuitlab.methods import method_classes  # noqa: PLC0415
     from circuitlab.methods.roles import role_classes  # noqa: PLC0415
 
@@ -56,14 +56,14 @@ def score(
     """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    asked = Request(model, method, pairs, variant, seed, metric, param, store)
-    loaded = load_checked([task] if task else [], asked)
+    request = Request(model, method, pairs, variant, seed, metric, param, store)
+    loaded = load_checked([task] if task else [], request)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
     from circuitlab.workflows.score import score_task  # noqa: PLC0415
     from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     with CellProgress(f"{task} x {method}" if task else method):
-        scored = score_task(loaded, task, asked.built(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
+        scored = score_task(loaded, task, request.build_method(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
     if figure is not None:
         from circuitlab.figures import head_heatmap  # noqa: PLC0415 - plotly
 
@@ -75,7 +75,7 @@ def score(
 
 
 def cite(name: str, as_json: bool = options.JSON) -> None:
-    """Show what to cite for a task, a method, or a citation key."""
+    """Print the BibTeX entries of a task, a method or a citation key."""
     from circuitlab.citations import bibtex, keys_for  # noqa: PLC0415
 
     keys = keys_for(name)
@@ -89,22 +89,22 @@ def score_document(scored: Scored) -> dict[str, Any]:
     """The JSON document of ``circuitlab score``."""
     from circuitlab.workflows.score import run_checks  # noqa: PLC0415
 
-    scores, where = scored.scores, scored.scores.provenance
+    scores, provenance = scored.scores, scored.scores.provenance
     document: dict[str, Any] = {
-        "run_id": where.run_id(),
-        "task": where.task.id,
-        "variant": where.task.variant,
-        "model": where.model.name,
-        "method": where.method,
-        "params": where.params,
-        "estimand": where.estimand,
-        "metric": where.metric,
-        "units": where.units,
+        "run_id": provenance.run_id(),
+        "task": provenance.task.id,
+        "variant": provenance.task.variant,
+        "model": provenance.model.name,
+        "method": provenance.method,
+        "params": provenance.params,
+        "estimand": provenance.estimand,
+        "metric": provenance.metric,
+        "units": provenance.units,
         "n_pairs": scores.n_pairs,
-        "dropped": where.task.dropped,
+        "dropped": provenance.task.dropped,
         "seconds": scored.seconds,
         "cached": scored.cached,
-        "ready": None if where.fitness is None else where.fitness.ready,
+        "ready": None if provenance.fitness is None else provenance.fitness.ready,
         "total": None if scores.weights_only else scores.gap().as_dict(),
         "checks": run_checks(scores),
         "heads": [],
@@ -123,18 +123,20 @@ def _entry(node: NodeScore, mark: str | None) -> dict[str, Any]:
 def _print_scores(scored: Scored) -> None:
     from circuitlab.scores.intervals import NO_INTERVAL  # noqa: PLC0415
 
-    scores, where = scored.scores, scored.scores.provenance
+    scores, provenance = scored.scores, scored.scores.provenance
     note = "found in the store" if scored.cached else f"{scored.seconds:.0f} s"
     if scores.weights_only:
-        print_text(f"{where.method} from weights alone, {where.model.name}, {note}")
-        print_text(f"run {where.run_id()}: {where.estimand}, in {where.units}; {NO_INTERVAL}\n")
-        print_table(["node", "score"], [[str(e.node), f"{e.mean:+.3f}"] for e in scores.top(15, scores.parts[0])])
+        print_text(f"{provenance.method} from weights alone, {provenance.model.name}, {note}")
+        print_text(f"run {provenance.run_id()}: {provenance.estimand}, in {provenance.units}; {NO_INTERVAL}\n")
+        print_table(["node", "score"], [[str(entry.node), f"{entry.mean:+.3f}"] for entry in scores.top(15, scores.parts[0])])
         return
-    print_text(f"{where.method} on {where.task.id} ({where.task.variant}), {where.model.name}, {scores.n_pairs} pairs, {note}")
-    print_text(f"run {where.run_id()}: {where.estimand}, in {where.units}; positive helps the answer\n")
+    print_text(
+        f"{provenance.method} on {provenance.task.id} ({provenance.task.variant}), {provenance.model.name}, {scores.n_pairs} pairs, {note}"
+    )
+    print_text(f"run {provenance.run_id()}: {provenance.estimand}, in {provenance.units}; positive helps the answer\n")
     for mark in scores.marks or (None,):
         strongest = scores.top(15, scores.parts[0], mark=mark)
-        limits = ["needs two pairs" if scores.n_pairs == 1 else f"[{e.low:+.3f}, {e.high:+.3f}]" for e in strongest]
-        rows = [[str(e.node), f"{e.mean:+.3f}", limit] for e, limit in zip(strongest, limits, strict=True)]
+        limits = ["needs two pairs" if scores.n_pairs == 1 else f"[{entry.low:+.3f}, {entry.high:+.3f}]" for entry in strongest]
+        rows = [[str(entry.node), f"{entry.mean:+.3f}", limit] for entry, limit in zip(strongest, limits, strict=True)]
         print_table([mark or "node", "mean", "95 % interval"], rows)
     warn_if_unfit(scores)

@@ -1,4 +1,4 @@
-"""What commands that score a task share: what was asked for, all of it checked before a model is loaded."""
+"""The options that commands which score a task share, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Request:
     params: list[str]
     store: Path | None
 
-    def built(self) -> Method:
+    def build_method(self) -> Method:
         """The method with its parameters."""
         from circuitlab.methods import get_method  # noqa: PLC0415
 
         return get_method(self.method, method_params(self.params))
 
-    def scoring(self) -> dict[str, Any]:
-        """Everything but model, task and method, as `circuitlab.score` takes it."""
+    def score_arguments(self) -> dict[str, Any]:
+        """Arguments of `circuitlab.score` other than model, task and method."""
         from circuitlab.store import Cache  # noqa: PLC0415
 
         shared = {"n": self.pairs, "variant": self.variant, "seed": self.seed, "metric": self.metric}
@@ -45,7 +45,7 @@ class Request:
 
 
 def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | None = None) -> Model:
-    """The model, loaded once nothing else can be refused: names, a pair of every task, the store, and what the rule asks for."""
+    """Load the model, after everything that can be refused without it: names, one pair of every task, the store, and the rule."""
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
     from circuitlab.core.files import require_writable  # noqa: PLC0415
     from circuitlab.execute.contract import require_prompts, weights_only  # noqa: PLC0415
@@ -55,7 +55,7 @@ def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | Non
 
     for task in tasks:
         next(sample_pairs(task, variant=request.variant, seed=request.seed))
-    method = request.built()
+    method = request.build_method()
     if request.metric:
         require_prompts(method, f"answer that {get_metric(request.metric).name} could read")
     if not tasks and not weights_only(method):
@@ -75,14 +75,14 @@ def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | Non
     return model
 
 
-def method_params(given: list[str]) -> dict[str, Any]:
-    """``name=value`` pairs; values are read as JSON where they are JSON, as text otherwise."""
+def method_params(texts: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; a value is JSON if it parses as JSON, else text."""
     import msgspec  # noqa: PLC0415
 
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
     params: dict[str, Any] = {}
-    for text in given:
+    for text in texts:
         name, sign, value = text.partition("=")
         if not sign:
             what = f"--param {text!r} has no value."
@@ -95,7 +95,7 @@ def method_params(given: list[str]) -> dict[str, Any]:
 
 
 def warn_if_unfit(scores: HeadScores) -> None:
-    """Say on standard error where the model cannot do the task."""
+    """Warn on standard error if the model cannot do the task."""
     flag = scores.provenance.fitness
     if flag is not None and not flag.ready:
         typer.echo(f"\nWarning: {flag.reason}", err=True)

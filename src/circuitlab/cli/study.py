@@ -10,23 +10,23 @@ from circuitlab.cli.output import print_json, print_text
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Studies: tasks times methods on one model, into a store.", no_args_is_help=True)
+app = typer.Typer(help="Studies: run methods on tasks with one model, and store the results.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Keep ``study run`` two words."""
+    """Without a callback, typer would make the only command the group itself: ``study`` instead of ``study run``."""
 
 
 @app.command("run")
 def run(
     file: Path,
-    store: Path = typer.Option(None, "--store", help="Folder of finished runs: $CIRCUITLAB_STORE or ./runs otherwise."),
-    shard: str = typer.Option(None, "--shard", help="i/n: run every n-th cell from the i-th on."),
+    store: Path = typer.Option(None, "--store", help="Folder of finished runs (default: $CIRCUITLAB_STORE or ./runs)."),
+    shard: str = typer.Option(None, "--shard", help="i/n: run the i-th of n parts of the cells."),
     executor: str = typer.Option("local", "--executor", help="Where cells run; this version has 'local'."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
-    """Run every cell, of scores and of analyses, that is not finished; an interrupted study goes on where it stopped."""
+    """Run every unfinished cell (scores and analyses). An interrupted study resumes where it stopped."""
     from circuitlab.core.errors import StoreError, UnknownNameError  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.studies.load import load_study  # noqa: PLC0415

@@ -10,9 +10,9 @@ from circuitlab.cli.output import interval_text, print_json, print_table, print_
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Tasks: list them, look at their prompts, check whether a model can do them.", no_args_is_help=True)
+app = typer.Typer(help="Tasks: list them, show their prompts, check whether a model can do them.", no_args_is_help=True)
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
-_VARIANT = typer.Option(None, "--variant", help="Which corruption; the task's default otherwise.")
+_VARIANT = typer.Option(None, "--variant", help="Variant of the task, that is, how prompts are corrupted (default: the task's own).")
 _SEED = typer.Option(0, "--seed", help="Seed of the stream of pairs.")
 
 
@@ -24,9 +24,12 @@ def list_all(as_json: bool = _JSON) -> None:
     specs = [load_task(name) for name in list_tasks()]
     if as_json:
         fields = ("id", "title", "about", "cite", "licence", "metric", "default_variant")
-        print_json({"tasks": [{name: getattr(s, name) for name in fields} | {"variants": list(s.variants)} for s in specs]})
+        print_json({"tasks": [{name: getattr(spec, name) for name in fields} | {"variants": list(spec.variants)} for spec in specs]})
         return
-    print_table(["task", "title", "variants"], [[s.id, s.title, ", ".join(_shown(list(s.variants), s.default_variant))] for s in specs])
+    print_table(
+        ["task", "title", "variants"],
+        [[spec.id, spec.title, ", ".join(_shown(list(spec.variants), spec.default_variant))] for spec in specs],
+    )
 
 
 @app.command("show")
@@ -54,15 +57,15 @@ def show(
 def check(
     task: str,
     model: str = typer.Option("smollm2-135m", "--model", help="Alias, path or hub name."),
-    pairs: int = typer.Option(64, "-n", "--pairs", min=2, help="Pairs to measure on; a table of one's own gives those that it has."),
+    pairs: int = typer.Option(64, "-n", "--pairs", min=2, help="Prompt pairs to measure on; fewer if a table of your own pairs has fewer."),
     variant: str = _VARIANT,
     seed: int = _SEED,
     as_json: bool = _JSON,
 ) -> None:
-    """Measure whether a model can do a task, and say so plainly."""
+    """Measure whether a model can do a task: accuracy, the gap between clean and corrupt prompts, and dropped pairs."""
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
 
-    next(sample_pairs(task, variant=variant, seed=seed))  # a task that cannot be used is found before the model is loaded
+    next(sample_pairs(task, variant=variant, seed=seed))  # a task that cannot be used raises before the model is loaded
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.workflows.fitness import check_task  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What ``circuitlab compare --transfer`` adds: circuits run on each other's tasks, and dissociations."""
+"""What ``circuitlab compare --transfer`` prints: the faithfulness of circuits on each other's tasks, and dissociations."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def print_transfer(result: FunctionalResult) -> None:
     rows.append([f"shared by all ({shared})", *(f"{float(table.shared[task].mean):+.2f}" for task in table.tasks)])
     print_table(["circuit", *table.tasks], rows)
     print_text("\nAblating heads of one task alone: effect on that task minus effect of the other task's own heads (share of the gap)")
-    found = [
+    dissociations = [
         [f"{row.task_a} ~ {row.task_b}", interval_text(row.contrast_a), interval_text(row.contrast_b), f"{row.q:.3g}", row.verdict]
         for row in result.dissociation.rows
     ]
-    print_table(["tasks", "on the first", "on the second", "q", "dissociation"], found)
+    print_table(["tasks", "on the first", "on the second", "q", "dissociation"], dissociations)
     for task, ends in table.to_dict(pairs=False)["ends"].items():
         if not ends["gap"]["low"] * ends["gap"]["high"] > 0:
             print_text(

@@ -1,4 +1,4 @@
-"""Metrics: one value per pair from the logits at the answer position, or per prompt from the text that was generated.
+"""Metrics: one value per pair, from the logits at the answer position, or one per prompt, from generated text.
 
 Examples
 --------

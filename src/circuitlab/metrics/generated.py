@@ -1,7 +1,7 @@
-"""Metrics of generated text: whether it is, or contains, what was expected. One value per text, never a mean.
+"""Metrics of generated text: whether it equals, or contains, an expected text. One value per text, never a mean.
 
-Text is compared after Unicode normalisation (NFKC), with white space at both ends removed and every run of white space inside as one space.
-Case counts only where ``case`` is true. Punctuation always counts.
+Texts are compared after Unicode normalisation (NFKC), without white space at both ends, and with every run of white space as one space.
+Case is ignored unless ``case`` is true. Punctuation is not ignored.
 """
 
 from __future__ import annotations
@@ -16,74 +16,86 @@ __all__ = ["contains", "exact_match"]
 
 
 def exact_match(texts: Sequence[str], expected: Sequence[str | Sequence[str]], *, case: bool = False) -> list[bool]:
-    r"""Whether each text is what was expected of it.
+    r"""Whether each text equals its expected text.
 
     Parameters
     ----------
     texts : sequence of str
-        What was generated, one per prompt.
+        Generated texts, one per prompt.
     expected : sequence of str, or of sequences of str
-        One entry per text; of several alternatives one must fit.
+        One entry per text: the expected text, or several, of which one must match.
     case : bool
         Whether upper and lower case differ.
+
+    Returns
+    -------
+    list of bool
+        One value per text.
 
     Raises
     ------
     BadParameterError
-        If there is not one entry per text, or one is empty.
+        If there is not one entry per text, or an entry is empty.
 
     Examples
     --------
     >>> exact_match([" Mary\n", "John."], ["mary", ["John", "Paul"]])
     [True, False]
     """
-    pairs = zip(texts, _alternatives(texts, expected, case=case), strict=True)
-    return [_plain(text, case=case) in wanted for text, wanted in pairs]
+    alternatives = _alternatives(texts, expected, case=case)
+    return [_plain(text, case=case) in answers for text, answers in zip(texts, alternatives, strict=True)]
 
 
 def contains(texts: Sequence[str], expected: Sequence[str | Sequence[str]], *, case: bool = False, words: bool = False) -> list[bool]:
-    """Whether each text contains what was expected of it.
+    """Whether each text contains its expected text.
 
     Parameters
     ----------
     texts, expected, case
         As for `exact_match`.
     words : bool
-        Whether only whole words count, so that "the" does not contain "he".
+        Whether only whole words match, so that "the" does not contain "he".
+
+    Returns
+    -------
+    list of bool
+        One value per text.
 
     Raises
     ------
     BadParameterError
-        If there is not one entry per text, or one is empty.
+        If there is not one entry per text, or an entry is empty.
 
     Examples
     --------
     >>> contains(["She gave it to Mary.", "them"], ["Mary", "the"], words=True)
     [True, False]
     """
-    pairs = zip(texts, _alternatives(texts, expected, case=case), strict=True)
-    return [any(_inside(_plain(text, case=case), one, words=words) for one in wanted) for text, wanted in pairs]
+    alternatives = _alternatives(texts, expected, case=case)
+    plain = [_plain(text, case=case) for text in texts]
+    return [any(_occurs(answer, text, words=words) for answer in answers) for text, answers in zip(plain, alternatives, strict=True)]
 
 
-def _inside(text: str, wanted: str, *, words: bool) -> bool:
+def _occurs(answer: str, text: str, *, words: bool) -> bool:
     if not words:
-        return wanted in text
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text) is not None
+        return answer in text
+    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) is not None
 
 
 def _alternatives(texts: Sequence[str], expected: Sequence[str | Sequence[str]], *, case: bool) -> list[list[str]]:
+    """The expected texts of each text, normalised."""
     if isinstance(texts, str) or isinstance(expected, str) or len(texts) != len(expected):
         what = (
             f"{len(expected)} expected answers were given for {len(texts)} texts."
             if not isinstance(texts, str)
-            else "One text was given bare."
+            else "'texts' is one text, not a list."
         )
         raise BadParameterError(what, "Give a list of texts, and a list with an answer (or several alternatives) for each.")
-    found = [[_plain(one, case=case) for one in ([entry] if isinstance(entry, str) else entry)] for entry in expected]
-    if empty := [row for row, wanted in enumerate(found) if not wanted or not all(wanted)]:
-        what = f"Entries {empty[:5]} of the expected answers are empty, and every text contains nothing."
+    alternatives = [[_plain(text, case=case) for text in ([entry] if isinstance(entry, str) else entry)] for entry in expected]
+    if empty := [row for row, answers in enumerate(alternatives) if not answers or not all(answers)]:
+        what = f"Entries {empty[:5]} of the expected answers are empty, and every text contains the empty text."
         raise BadParameterError(what, "Give at least one character for each text.")
-    return found
+    return alternatives
 
 
 def _plain(text: str, *, case: bool) -> str:

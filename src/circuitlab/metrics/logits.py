@@ -1,7 +1,7 @@
-"""Metrics of logits: logits at the answer position -> one value per pair, never a batch mean.
+"""Metrics of the logits at the answer position: one value per pair, never a mean over the batch.
 
-Every metric is a frozen dataclass; ``metric(logits, batch)`` takes logits of shape (..., pair, vocab). Linear metrics also
-give the coefficients that logit attribution reads through the unembedding.
+Every metric is a frozen dataclass. ``metric(logits, batch)`` takes logits of shape (..., pair, vocab) and returns shape (..., pair).
+Linear metrics also have ``coefficients``: the weight of each token's logit, which logit attribution maps through the unembedding.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ Reduce: TypeAlias = Literal["mean", "max", "logsumexp"]
 class Metric(Protocol):
     """One value per pair; larger means better for the answer.
 
-    ``whole_vocabulary`` says whether it reads every logit; if not, it only reads those of answers and foils, and a method may
-    unembed nothing else. ``needs_reference`` says whether it compares with the clean run, whose distribution ``batch.reference``
-    then has to hold.
+    Attributes
+    ----------
+    name, units : str
+    whole_vocabulary : bool
+        Whether the value depends on every logit. If not, it depends on those of answers and foils, and methods may compute only these.
+    needs_reference : bool
+        Whether it compares with the clean run, whose log-probabilities ``batch.reference`` must then hold.
 
     Examples
     --------
@@ -44,7 +48,7 @@ class Metric(Protocol):
 
     @property
     def linear(self) -> bool:
-        """Whether the value is linear in the logits."""
+        """Whether the value is a linear function of the logits."""
         ...
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
@@ -72,7 +76,11 @@ class LogitDiff:
     Parameters
     ----------
     reduce : {"mean", "max", "logsumexp"}
-        How a set of several tokens becomes one logit; only ``"mean"`` is linear.
+        How the logits of several answers (or foils) become one; only ``"mean"`` is linear.
+
+    References
+    ----------
+    Wang et al. (2022), Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small, arXiv:2211.00593.
     """
 
     name: ClassVar[str] = "logit_diff"
@@ -100,7 +108,7 @@ class LogitDiff:
 
 @dataclass(frozen=True)
 class AnswerLogit:
-    """Mean logit of the answer set. Not invariant to a shift of all logits: a weak metric on its own.
+    """Mean logit of the answers. It changes when all logits shift together, so that it says little on its own.
 
     Examples
     --------
@@ -128,7 +136,11 @@ class AnswerLogit:
 
 @dataclass(frozen=True)
 class ProbDiff:
-    """Probability of the answer set minus probability of the foil set, softmax over the whole vocabulary (Hanna et al. 2023).
+    """Summed probability of the answers minus that of the foils, by softmax over the whole vocabulary (Hanna et al. 2023).
+
+    References
+    ----------
+    Hanna, Liu and Variengien (2023), How does GPT-2 compute greater-than?, arXiv:2305.00586.
 
     Examples
     --------
@@ -154,7 +166,7 @@ class ProbDiff:
 
 @dataclass(frozen=True)
 class LogProb:
-    """Log-probability (nats) of the answer set, softmax over the whole vocabulary.
+    """Log of the summed probability of the answers, in nats, by softmax over the whole vocabulary.
 
     Examples
     --------
@@ -178,16 +190,16 @@ class LogProb:
 
 @dataclass(frozen=True)
 class KLDivergence:
-    """How far the next-token distribution is from the clean run's: ``-KL(clean || this run)``, over the whole vocabulary.
+    """Minus the KL divergence of the next-token distribution from the clean run's, ``-KL(clean || this run)``, in nats.
 
-    Larger is better, as for every metric: the clean run scores 0, every other run less. Answers and foils play no part. The clean run's
-    distribution is read from ``batch.reference``, which methods fill in. At the clean run the divergence is at its minimum, so that
-    its gradient there is zero: methods that differentiate do so at the corrupt run or on the way between the two.
+    Larger is better, as for every metric: the clean run has the value 0, every other run less. Answers and foils are not used. The clean
+    run's log-probabilities are read from ``batch.reference``, which methods fill in. The divergence is smallest at the clean run, so that
+    its gradient is zero there: methods that take gradients do so at the corrupt run, or between the two.
 
     Raises
     ------
     BadParameterError
-        When called on a batch without a reference.
+        If called on a batch without a reference.
 
     References
     ----------
@@ -211,9 +223,9 @@ class KLDivergence:
     linear: ClassVar[bool] = False
 
     def __call__(self, logits: Float[Tensor, "*rows pair vocab"], batch: ContrastBatch) -> Float[Tensor, "*rows pair"]:
-        """Minus the divergence per pair, in nats."""
+        """Minus the divergence, per pair, in nats."""
         if batch.reference is None:
-            what = "'kl' compares with the clean run, and this batch holds no distribution of it."
+            what = "'kl' compares with the clean run, but 'batch.reference' holds no log-probabilities of it."
             raise BadParameterError(what, "Call batch = with_reference(model, metric, batch) from circuitlab.execute first.")
         clean = batch.reference.to(logits)
         return (clean.exp() * (logits.log_softmax(-1) - clean)).sum(-1)
@@ -224,7 +236,12 @@ METRICS: dict[str, type[Any]] = {cls.name: cls for cls in (LogitDiff, ProbDiff, 
 
 
 def get_metric(name: str | Metric) -> Any:
-    """The metric of this name with its default parameters (an instance as it is); an unknown name raises `UnknownNameError`.
+    """The metric of this name with its default parameters; an instance is returned as it is.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such metric; the closest known name is suggested.
 
     Examples
     --------
@@ -239,7 +256,7 @@ def get_metric(name: str | Metric) -> Any:
 
 
 def metric_params(metric: Metric) -> dict[str, Any]:
-    """Every effective parameter of a metric.
+    """All parameters of a metric, with their values.
 
     Examples
     --------
@@ -250,7 +267,7 @@ def metric_params(metric: Metric) -> dict[str, Any]:
 
 
 def correct(logits: Float[Tensor, "pair vocab"], batch: ContrastBatch) -> list[bool]:
-    """Whether the best answer beats every foil and distractor, per pair.
+    """Whether the most probable answer has a larger logit than every foil and distractor, per pair.
 
     Examples
     --------
@@ -261,8 +278,8 @@ def correct(logits: Float[Tensor, "pair vocab"], batch: ContrastBatch) -> list[b
     [True, False]
     """
     best = _reduce(_gather(logits, batch.answers), batch.answers, "max")
-    rivals = _concat(batch.foils, batch.distractors)
-    return (best > _reduce(_gather(logits, rivals), rivals, "max")).tolist()
+    others = _concat(batch.foils, batch.distractors)
+    return (best > _reduce(_gather(logits, others), others, "max")).tolist()
 
 
 def _mean_weights(ids: Int[Tensor, "pair k"]) -> tuple[Int[Tensor, "pair k"], Float[Tensor, "pair k"]]:
@@ -271,6 +288,6 @@ def _mean_weights(ids: Int[Tensor, "pair k"]) -> tuple[Int[Tensor, "pair k"], Fl
 
 
 def _concat(first: Tensor, second: Tensor) -> Tensor:
-    import torch  # noqa: PLC0415 - metrics are named by light commands that must not import torch
+    import torch  # noqa: PLC0415 - commands that only name metrics must not import torch
 
     return torch.cat([first, second], dim=-1)

@@ -1,4 +1,4 @@
-"""Public laws: what every method, model and task must obey, to run on your own."""
+"""Laws that every method, model and intervention must obey, to run on your own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["check_intervention", "check_method", "check_model"]
 
 
 def __getattr__(name: str) -> Any:
-    homes = {
+    modules = {
         "check_intervention": "circuitlab.testing.intervention_laws",
         "check_method": "circuitlab.testing.method_laws",
         "check_model": "circuitlab.testing.model_laws",
     }
-    if name not in homes:
+    if name not in modules:
         what = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(what)
-    return getattr(importlib.import_module(homes[name]), name)
+    return getattr(importlib.import_module(modules[name]), name)

@@ -1,4 +1,4 @@
-"""What `circuitlab doctor` says of a model: which sites and methods are exact, run by hooks, or are refused, and why."""
+"""The diagnosis of `circuitlab doctor`: which sites and methods of a model are exact, run by hooks, or are refused, and why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Diagnosis", "Verdict", "diagnose"]
 State: TypeAlias = Literal["exact", "hooks", "refused"]
 
 _READING = {"code_overlap", "random"}
-"""Methods that only read unedited runs, which always are the model's own."""
+"""Methods that only read unedited runs, which are always the model's own forward pass."""
 
 _BY_HOOKS = {"hooks", "writes", "unedited"}
 _LENGTHS = (2, 9, 16, 7)
@@ -38,7 +38,7 @@ _CLOSE = {"float64": 1e-6, "float32": 1e-4}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one site or method is served.
+    """Whether and how one site or method can be used on a model.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The whole verdict on a model.
+    """What works on a model, and what does not.
 
     Parameters
     ----------
@@ -63,12 +63,13 @@ class Diagnosis:
     logits_ok : bool
         Whether logits equal those of the model run without circuitlab, at several lengths.
     reason : str
-        Why the model is refused, or what is wrong with its logits; empty otherwise.
+        Why the model is refused, or what is wrong with its logits; empty if nothing is.
     sites, methods : mapping of str to Verdict
-        Methods are asked with their default parameters.
+        By name. Methods have their default parameters.
     laws : list of LawResult
         See `check_model`.
     spec : ModelSpec or None
+        None for a model that could not be loaded.
     """
 
     model: str
@@ -87,14 +88,20 @@ class Diagnosis:
 
 
 def diagnose(source: Any, *, laws: bool = True) -> Diagnosis:
-    """Load a model and say how it is served. A model that is refused is an answer, not an error.
+    """Load a model and check what works on it.
+
+    A model that cannot be loaded does not raise: its diagnosis holds the reason.
 
     Parameters
     ----------
     source : str, Path, PreTrainedModel or HookedModel
         As for `circuitlab.load_model`, or a loaded model.
     laws : bool
-        Also run the laws of models.
+        Whether to run the laws of models.
+
+    Returns
+    -------
+    Diagnosis
     """
     loaded = source if hasattr(source, "parts") else None
     name = loaded.spec.name if loaded is not None else str(source) if isinstance(source, str | Path) else type(source).__name__
@@ -103,46 +110,46 @@ def diagnose(source: Any, *, laws: bool = True) -> Diagnosis:
     except (ModelError, WeightsError) as error:
         return _refused(name, _family_of(source), str(error))
     try:
-        wrong = _logits_wrong(model)
+        problem = _logits_wrong(model)
         decoder = _no_decoder(model)
         sites = {site.value: _site(model, site, decoder) for site in Site}
         methods = {method: _method(model, method, decoder) for method in list_methods()}
-        found = model_laws(model) if laws else []
+        results = model_laws(model) if laws else []
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ModelError) as error:
-        reason = f"a check could not be made: {type(error).__name__}: {error}"
+        reason = f"a check failed with {type(error).__name__}: {error}"
         return _refused(name, model.spec.family, reason)
-    return Diagnosis(name, model.spec.family, not wrong, wrong, sites, methods, found, model.spec)
+    return Diagnosis(name, model.spec.family, not problem, problem, sites, methods, results, model.spec)
 
 
 def _refused(name: str, family: str, reason: str) -> Diagnosis:
     verdict = Verdict("refused", reason)
     return Diagnosis(
-        name, family, False, reason, dict.fromkeys((one.value for one in Site), verdict), dict.fromkeys(list_methods(), verdict)
+        name, family, False, reason, dict.fromkeys((site.value for site in Site), verdict), dict.fromkeys(list_methods(), verdict)
     )
 
 
 def _family_of(source: Any) -> str:
-    """The family that a model names, also one that cannot be loaded."""
-    held = getattr(getattr(source, "config", None), "model_type", None)
+    """The ``model_type`` in a model's config, also of a model that cannot be loaded."""
+    family = getattr(getattr(source, "config", None), "model_type", None)
     path = Path(source) / "config.json" if isinstance(source, str | Path) else None
-    if held is None and path is not None and path.is_file():
+    if family is None and path is not None and path.is_file():
         try:
-            held = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+            family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
         except (ValueError, AttributeError):
             return "unknown"
-    return str(held or "unknown")
+    return str(family or "unknown")
 
 
 def _logits_wrong(model: HookedModel) -> str:
-    """What is wrong with the logits against the model run by itself, short prompts after long ones; empty if nothing is."""
+    """How the logits differ from the model's own without circuitlab, with short prompts after long ones; empty if they do not."""
     for length in _LENGTHS:
         tokens = probe_tokens(model.spec.d_vocab, 2, length, next(model.root.parameters()).device)
         with own_modes(model.root):
             expected = model.root(input_ids=tokens, use_cache=False).logits[:, -1].float()
-        found = model.logits(tokens, torch.full((2,), length - 1)).float()
-        apart, size = float((found - expected).abs().max()), max(1.0, float(expected.abs().max()))
-        if not apart <= _CLOSE.get(model.spec.dtype, 3e-2) * size:
-            return f"logits differ from the model's own by {apart:.2g} at {length} tokens"
+        logits = model.logits(tokens, torch.full((2,), length - 1)).float()
+        error, scale = float((logits - expected).abs().max()), max(1.0, float(expected.abs().max()))
+        if not error <= _CLOSE.get(model.spec.dtype, 3e-2) * scale:
+            return f"logits differ from the model's own by {error:.2g} at {length} tokens"
     return ""
 
 

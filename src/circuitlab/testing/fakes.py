@@ -1,4 +1,4 @@
-"""Scores made by hand, for testing everything that stands after a score without a model."""
+"""Made-up scores, for testing what works on scores without a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["fake_provenance", "fake_scores", "fake_weights_scores"]
 
 
 def fake_provenance(n_layers: int, n_heads: int, changes: Mapping[str, Any] | None = None) -> Provenance:
-    """Provenance of a model of the given shape; ``changes`` replaces fields of `Provenance`."""
+    """Provenance with a model of this shape; ``changes`` replaces fields of `Provenance`."""
     model = ModelSpec(
         name="fake",
         family="llama",
@@ -60,13 +60,13 @@ def fake_scores(
     heads : ndarray, shape (pair, layer, head)
         Per-pair head scores.
     task : str
-        Task id; also makes the prompts' digest.
+        Task id; the digest of the prompts is made from it.
     mlps : ndarray, shape (pair, layer), optional
         Per-pair MLP scores.
     ready : bool or None
-        Fitness verdict; None leaves the flag out.
+        Whether the model is said to be able to do the task; None leaves that out of the provenance.
     additive : bool
-        Claim additivity, with the total set to the sum of the parts.
+        Whether the scores are said to be additive; if so, the total is the sum of the parts.
     """
     heads = np.asarray(heads, dtype=float)
     n = heads.shape[0]

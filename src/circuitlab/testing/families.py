@@ -1,4 +1,4 @@
-"""Tiny configurations of decoder families by name: what the applicability map (docs/models.md) and the tests of families run on."""
+"""Tiny configurations of decoder families by name, for the table of families (docs/models.md) and the tests of families."""
 
 from __future__ import annotations
 
@@ -209,19 +209,19 @@ _CONFIGS: dict[str, Callable[[Any], Any]] = {
 }
 
 ALL_FAMILIES = (*_CONFIGS, *FURTHER)
-"""Families that are served, in part at least; the seven of `circuitlab.testing.tiny.FAMILIES` serve the laws of methods."""
+"""Families that are supported, at least in part. The laws of methods run on the seven of `circuitlab.testing.tiny.FAMILIES`."""
 
 REFUSED_FAMILIES = tuple(REFUSED)
-"""Families that `circuitlab.load_model` refuses, with a tiny configuration all the same."""
+"""Families that `circuitlab.load_model` refuses; `configuration` has them too."""
 
 
 def configuration(family: str) -> Any:
-    """The tiny configuration of a family: 3 layers, 4 query heads, 48 tokens; windows of 4 tokens, shorter than the prompts of tests.
+    """The tiny configuration of a family: 3 layers, 4 query heads, a vocabulary of 48, windows of 4 tokens, shorter than test prompts.
 
     Raises
     ------
     UnknownNameError
-        For a family that has none.
+        If there is no such family.
     """
     import transformers
 

@@ -1,4 +1,4 @@
-"""Tiny configurations of the rest of transformers' causal language models: class and fields by model type."""
+"""Tiny configurations of the other causal language models of transformers: config class and fields by model type."""
 
 from __future__ import annotations
 
@@ -209,7 +209,8 @@ _WITHOUT_KEYS: dict[str, Entry] = {
 }  # fmt: skip
 
 FURTHER: dict[str, Entry] = _DENSE | _MIXTURES | _HALVES | _WITHOUT_KEYS
-"""Dense models; mixtures of experts; decoder halves and encoders made decoders; models whose layers do not all attend to keys."""
+"""Dense models; mixtures of experts; decoders of encoder-decoder models, and encoders used as decoders; models with layers without
+attention."""
 
 REFUSED: dict[str, Entry] = {
     "cpmant": (
@@ -243,4 +244,4 @@ REFUSED: dict[str, Entry] = {
     "xlnet": ("XLNetConfig", {"vocab_size": 48, "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 40}),
     "xmod": ("XmodConfig", _BERT),
 }  # fmt: skip
-"""Models that are refused at load: no one stream that layers hand on, or tokens that see later ones."""
+"""Models that `load_model` refuses: they have no single residual stream, or attend to later tokens."""

@@ -1,4 +1,4 @@
-"""What a law reports, how far scores are apart, and the error that lists the laws which failed."""
+"""Results of laws, distances between scores, and the error that lists the laws that failed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["LawError", "LawResult", "distance", "law_on_family", "raise_on_failu
 
 
 class LawError(CircuitlabError, AssertionError):
-    """One or more laws do not hold."""
+    """A law does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class LawResult:
-    """One law on one subject.
+    """The result of one law on one method, model or intervention.
 
     Parameters
     ----------
     name : str
-        What was checked.
+        The law.
     ok : bool
         Whether ``value`` is within ``tolerance``.
     value, tolerance : float
-        Measured deviation and the largest allowed.
+        Measured deviation, and the largest allowed.
     detail : str
-        More to know when it fails.
+        Shown when the law fails.
     """
 
     name: str
@@ -57,23 +57,23 @@ def raise_on_failure(subject: str, results: list[LawResult]) -> list[LawResult]:
 
 
 def law_on_family(name: str, family: str, value: float, tolerance: float, detail: str = "") -> LawResult:
-    """A law of methods on a tiny model of a family."""
+    """The result of a law of methods on a tiny model of a family."""
     return LawResult(name=f"{name} [{family}]", ok=bool(value <= tolerance), value=value, tolerance=tolerance, detail=detail)
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The largest difference; not a number, and so within no tolerance, where either is not."""
+    """The largest absolute difference; NaN, which is within no tolerance, if either has a NaN."""
     return float(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).max(initial=0.0))
 
 
 def unit(scores: HeadScores) -> float:
-    """The size that rounding is measured against: the largest score or metric value, at least 1."""
+    """The scale of rounding errors: the largest absolute score or metric value, at least 1."""
     largest = max(float(np.abs(scores.values(part)).max(initial=0.0)) for part in scores.parts)
     return max(1.0, largest, 0.0 if scores.weights_only else float(np.abs(scores.dataset["clean"].values).max()))
 
 
 def scores_apart(first: HeadScores, second: HeadScores, pairs: Sequence[int] | None = None, *, parts: bool = True) -> float:
-    """The largest difference in any score or metric value; ``pairs`` of the first are those that the second holds, in its order."""
+    """The largest difference in any score or metric value; ``second`` holds the ``pairs`` of ``first``, in that order (None: all)."""
     named = [*(first.parts if parts else ()), *(() if first.weights_only else ("clean", "corrupt"))]
     rows = slice(None) if pairs is None else list(pairs)
     return max(distance(first.dataset[name].values[rows], second.dataset[name].values) for name in named)

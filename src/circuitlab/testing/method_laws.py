@@ -1,4 +1,4 @@
-"""check_method: the laws every method must obey, run on tiny random models and on a model with a planted circuit."""
+"""check_method: the laws that every method must obey, on tiny random models and on a model with a planted circuit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["LAW_FAMILIES", "check_method", "method_laws"]
 
 LAW_FAMILIES = (*FAMILIES, "llama_dynamic")
-"""Families that the laws are run on: one of them turns positions by the length of the prompt."""
+"""Families on which the laws run. In the last one, rotary angles depend on the length of the prompt."""
 
 _DROPOUT = ("gpt2", "llama")
 _METRIC = LogitDiff()
@@ -38,16 +38,15 @@ _METRIC = LogitDiff()
 def check_method(method: Method, *, families: tuple[str, ...] = LAW_FAMILIES) -> list[LawResult]:
     """Run every law on a method.
 
-    A method that declares itself ``pooled``, not ``causal`` or not ``in_metric_units`` (see `Method`) obeys another form of the laws
-    on batch size, planted signs and scale: what must hold in their place is checked, nothing is left out. One that is ``weights_only``
-    obeys the laws of `circuitlab.testing.weights_laws`.
+    A method that declares itself ``pooled``, not ``causal`` or not ``in_metric_units`` (see `Method`) must obey other laws in place of
+    those on batch size, planted signs and scale. One that is ``weights_only`` must obey the laws of `circuitlab.testing.weights_laws`.
 
     Parameters
     ----------
     method : Method
-        A method with its parameters set; it must score the part ``"heads"``.
+        A method with its parameters; it must score the part ``"heads"``.
     families : tuple of str
-        Families of tiny random models to run on.
+        Families of the tiny random models.
 
     Returns
     -------
@@ -69,7 +68,7 @@ def check_method(method: Method, *, families: tuple[str, ...] = LAW_FAMILIES) ->
 
 
 def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Iterator[LawResult]:
-    """Yield each law's result without raising."""
+    """Yield the result of each law, without raising."""
     if weights_only(method):
         yield from weights_laws(method, families)
         return
@@ -84,7 +83,7 @@ def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Ite
         yield _dead_head(method, family)
         if family in RELABELLED:
             yield relabelling(method, family)
-        if family != "gemma2":  # a softcap makes logits nonlinear in the readout's scale
+        if family != "gemma2":  # with a softcap, logits are not linear in the unembedding
             yield _scale(method, family, scores)
     yield from _planted(method)
 
@@ -94,10 +93,10 @@ Law = Callable[["Method", "Model", "ContrastBatch", "HeadScores", str], Iterator
 
 def _shape(_m: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     spec = model.spec
-    got = scores.dataset["heads"].sizes
-    wanted = {"pair": batch.n_pairs, "layer": spec.n_layers, "head": spec.n_heads}
-    wrong = [axis for axis, size in wanted.items() if got.get(axis) != size]
-    yield law_on_family("shape", family, float(len(wrong)), 0.0, f"axes {wrong} differ from {wanted}")
+    sizes = scores.dataset["heads"].sizes
+    expected = {"pair": batch.n_pairs, "layer": spec.n_layers, "head": spec.n_heads}
+    wrong = [axis for axis, size in expected.items() if sizes.get(axis) != size]
+    yield law_on_family("shape", family, float(len(wrong)), 0.0, f"axes {wrong} differ from {expected}")
 
 
 def _null(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
@@ -110,8 +109,8 @@ def _null(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores
 
 def _pair_order(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
     order = list(reversed(range(batch.n_pairs)))
-    turned = method(model, batch.select(order), _METRIC)
-    yield law_on_family("pair order", family, scores_apart(scores, turned, order), 1e-5 * unit(scores))
+    reversed_scores = method(model, batch.select(order), _METRIC)
+    yield law_on_family("pair order", family, scores_apart(scores, reversed_scores, order), 1e-5 * unit(scores))
 
 
 def _batch_size(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
@@ -142,7 +141,7 @@ def _purity(method: Method, model: Model, batch: ContrastBatch, _s: HeadScores, 
     changed = distance(before.numpy(), model.logits(batch.clean, batch.end).numpy())
     changed += float(not torch.equal(state, torch.get_rng_state())) + float(grad != torch.is_grad_enabled())
     yield law_on_family("purity: model, RNG and grad mode as before", family, changed, 0.0)
-    yield law_on_family("purity: an exception in the metric comes through", family, 1.0 - raised, 0.0)
+    yield law_on_family("purity: an exception in the metric is raised", family, 1.0 - raised, 0.0)
 
 
 class _DeliberateError(Exception):
@@ -150,7 +149,7 @@ class _DeliberateError(Exception):
 
 
 class _Metric(LogitDiff):
-    """A linear metric whose value is computed by a given function."""
+    """A linear metric whose value a function computes."""
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         object.__setattr__(self, "function", function)
@@ -177,11 +176,11 @@ def _dead_head(method: Method, family: str) -> LawResult:
 
 def _scale(method: Method, family: str, scores: HeadScores) -> LawResult:
     doubled = load_model(scale_readout(tiny_hf(family), 2.0))
-    other = method(doubled, tiny_batch(doubled), _METRIC)
+    doubled_scores = method(doubled, tiny_batch(doubled), _METRIC)
     if not getattr(method, "in_metric_units", True):
-        value = distance(other.values("heads"), scores.values("heads"))
+        value = distance(doubled_scores.values("heads"), scores.values("heads"))
         return law_on_family("scale: doubled logits leave the scores", family, value, 2e-4 * unit(scores))
-    value = distance(other.values("heads"), 2.0 * scores.values("heads"))
+    value = distance(doubled_scores.values("heads"), 2.0 * scores.values("heads"))
     return law_on_family("scale: doubled logits double the scores", family, value, 2e-4 * unit(scores))
 
 
@@ -200,9 +199,9 @@ def _planted(method: Method) -> Iterator[LawResult]:
 
 
 def _planted_outputs(scores: HeadScores, planted: PlantedModel) -> Iterator[LawResult]:
-    """For methods that see what a head writes and not what it does: all heads that write score, the dead ones do not."""
+    """For methods that depend on what a head writes and not on its effect: heads that write have positive scores, dead ones 0."""
     alive = planted.nodes | planted.distractors
     wrong = [str(entry.node) for entry in scores.nodes() if (entry.mean > 0) != (entry.node in alive)]
-    yield law_on_family("planted: heads that write score, dead ones do not", "toy", float(len(wrong)), 0.0, f"wrong are {wrong}")
+    yield law_on_family("planted: heads that write have positive scores, dead ones 0", "toy", float(len(wrong)), 0.0, f"wrong are {wrong}")
     lowest = min(float(scores.values(part).min()) for part in scores.parts)
     yield law_on_family("planted: no score is negative", "toy", -lowest, 0.0)

@@ -1,4 +1,4 @@
-"""check_model: the laws every served model must obey. `circuitlab doctor` runs them on a user's checkpoint."""
+"""check_model: the laws that every supported model must obey. `circuitlab doctor` runs them on a user's checkpoint."""
 
 from __future__ import annotations
 
@@ -47,41 +47,41 @@ def check_model(model: Model) -> list[LawResult]:
 
 
 def model_laws(model: Model) -> list[LawResult]:
-    """Every law's result, without raising.
+    """Results of every law, without raising.
 
-    Laws: padding changes nothing, nor do prompts scored before, prompts beside one, or the mode that the caller has set; the residual
-    stream is the sum of what is written to it; head outputs sum to the attention output; attention rows sum to 1 (less beside a sink);
-    the frozen final norm gives the logits; writing a value back changes nothing and writing another one changes the logits, at every
-    site; nothing is left behind, also after an error. Tolerances are 1e-4 (float32) times the size of what is compared, and wider for
+    Laws: logits do not depend on padding, on earlier prompts, on other prompts of the batch, or on the mode of the model and of torch; the
+    residual stream is the sum of what is written to it; head outputs sum to the attention output; attention rows sum to 1 (less with a
+    sink); the final norm and the unembedding give the logits; at every site, writing a value back changes nothing and writing another one
+    changes the logits; nothing is changed after an error. Tolerances are 1e-4 (float32) times the size of what is compared, and larger for
     16-bit models.
     """
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, model.spec.d_vocab, (2, _TOKENS), generator=generator)
     end = torch.full((2,), _TOKENS - 1)
-    found: list[LawResult] = []
+    results: list[LawResult] = []
     for law in (_padding, _history, _modes, _additivity, _head_sum, _pattern, _readout, _edits, _purity):
-        found += law(model, tokens, end)
-    return found
+        results += law(model, tokens, end)
+    return results
 
 
-def _result(model: Model, name: str, apart: Tensor | float, size: Tensor | float = 1.0, factor: float = 1e-4) -> LawResult:
-    wide = {"float64": 1e-4, "float32": 1.0}.get(model.spec.dtype, 300.0)
-    value = float(apart.abs().max()) if isinstance(apart, torch.Tensor) else float(apart)
-    scale = max(1.0, float(size.abs().max()) if isinstance(size, torch.Tensor) else float(size))
-    tolerance = factor * wide * scale
+def _result(model: Model, name: str, difference: Tensor | float, values: Tensor | float = 1.0, factor: float = 1e-4) -> LawResult:
+    factor_of_dtype = {"float64": 1e-4, "float32": 1.0}.get(model.spec.dtype, 300.0)
+    value = float(difference.abs().max()) if isinstance(difference, torch.Tensor) else float(difference)
+    scale = max(1.0, float(values.abs().max()) if isinstance(values, torch.Tensor) else float(values))
+    tolerance = factor * factor_of_dtype * scale
     return LawResult(name, value <= tolerance, value, tolerance)
 
 
 def _served(*sites: Site) -> Callable[[Law], Law]:
-    """A law that is about some sites holds of models that serve them; the others say for themselves that they do not."""
+    """Run a law only on models that have these sites; a model without them lists them as refused."""
 
-    def only(law: Law) -> Law:
-        def where(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
+    def restrict(law: Law) -> Law:
+        def restricted(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
             return law(model, tokens, end) if set(sites) <= model.sites else iter(())
 
-        return where
+        return restricted
 
-    return only
+    return restrict
 
 
 def _padding(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
@@ -89,18 +89,18 @@ def _padding(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     alone = model.logits(short, end - 3)
     yield _result(model, "padding on the right changes nothing", model.logits(tokens, end - 3) - alone, alone)
     single = torch.cat([model.logits(tokens[i : i + 1], end[:1]) for i in range(2)])
-    yield _result(model, "rows do not see each other", model.logits(tokens, end) - single, single)
+    yield _result(model, "prompts of one batch do not affect each other", model.logits(tokens, end) - single, single)
 
 
 def _history(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
-    """A longer prompt must leave nothing behind: some rotary tables grow with what they have seen."""
+    """A longer prompt must not affect later ones: some rotary tables grow with the longest prompt so far."""
     before = model.logits(tokens, end)
     long = tokens.repeat(1, 3)[:, : min(_LONG, model.spec.n_ctx or _LONG)]
     model.logits(long, end * 0 + long.shape[1] - 1)
     yield _result(model, "a longer prompt before changes nothing", model.logits(tokens, end) - before, before, factor=1e-5)
     short = end - torch.tensor([3, 0])
     alone = torch.cat([model.logits(tokens[i : i + 1, : int(short[i]) + 1], short[i : i + 1]) for i in range(2)])
-    yield _result(model, "a longer prompt beside one changes nothing", model.logits(tokens, short) - alone, alone)
+    yield _result(model, "a longer prompt in the batch changes nothing", model.logits(tokens, short) - alone, alone)
 
 
 def _modes(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
@@ -108,41 +108,43 @@ def _modes(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     with torch.no_grad():
         yield _result(model, "torch.no_grad changes nothing", model.logits(tokens, end) - before, factor=0.0)
     with torch.inference_mode():
-        found = model.logits(tokens.clone(), end.clone())
-    yield _result(model, "torch.inference_mode changes nothing", found - before, factor=0.0)
+        logits = model.logits(tokens.clone(), end.clone())
+    yield _result(model, "torch.inference_mode changes nothing", logits - before, factor=0.0)
     root = getattr(model, "root", None)
     if root is not None:
         modes = [(module, module.training) for module in root.modules()]
         root.train()
-        found = model.logits(tokens, end)
-        kept = root.training
+        logits = model.logits(tokens, end)
+        still_training = root.training
         for module, training in modes:
             module.training = training
-        yield _result(model, "training mode changes nothing, and is left as it was", found - before + float(not kept), factor=0.0)
+        yield _result(
+            model, "training mode changes nothing, and is left as it was", logits - before + float(not still_training), factor=0.0
+        )
 
 
 @_served(Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST)
 def _additivity(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
-    read = model.capture(tokens, [Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST])
-    pre, attn, mlp, post = read.values()
-    yield _result(model, "residual stream = what is written to it", pre + attn + mlp - post, post)
+    captured = model.capture(tokens, [Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.RESID_POST])
+    pre, attn, mlp, post = captured.values()
+    yield _result(model, "the residual stream is the sum of what is written to it", pre + attn + mlp - post, post)
     if Site.RESID_MID in model.sites:
         mid = model.capture(tokens, [Site.RESID_MID])[Site.RESID_MID]
-        yield _result(model, "middle of a layer = start + attention", pre + attn - mid, mid)
-    yield _result(model, "layers hand on the stream", post[:, :-1] - pre[:, 1:], post)
+        yield _result(model, "the middle of a layer is its start plus attention", pre + attn - mid, mid)
+    yield _result(model, "each layer starts from the stream of the one before", post[:, :-1] - pre[:, 1:], post)
 
 
 @_served(Site.Z, Site.ATTN_OUT)
 def _head_sum(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
-    read = model.capture(tokens, [Site.Z, Site.ATTN_OUT])
+    captured = model.capture(tokens, [Site.Z, Site.ATTN_OUT])
     worst, size = 0.0, 1.0
     for layer in range(model.spec.n_layers):
-        z, bias = read[Site.Z][:, layer].double(), model.weights.output_bias(layer)
+        z, bias = captured[Site.Z][:, layer].double(), model.weights.output_bias(layer)
         written = einsum(z, model.weights.output(layer).double(), "row pos head d_head, head d_head d_model -> row pos d_model")
         written = written if bias is None else written + bias.double()
         norm = model.weights.post_attention_norm(layer)
         written = written if norm is None else norm.apply(written)
-        out = read[Site.ATTN_OUT][:, layer].double()
+        out = captured[Site.ATTN_OUT][:, layer].double()
         worst, size = max(worst, float((written - out).abs().max())), max(size, float(out.abs().max()))
     yield _result(model, "head outputs sum to the attention output", worst, size)
 
@@ -152,9 +154,9 @@ def _pattern(model: Model, tokens: Tensor, _end: Tensor) -> Iterator[LawResult]:
     pattern = model.capture(tokens, [Site.PATTERN])[Site.PATTERN]
     rows = pattern.float().sum(-1)
     sinks = any(layer.sink for layer in model.parts.layers) if hasattr(model, "parts") else False
-    name = "attention rows sum to less than 1, beside a sink" if sinks else "attention rows sum to 1"
+    name = "attention rows sum to at most 1, with a sink" if sinks else "attention rows sum to 1"
     yield _result(model, name, (rows - 1).clamp(min=0) if sinks else rows - 1)
-    yield _result(model, "attention never looks ahead", pattern.triu(1))
+    yield _result(model, "attention to later positions is 0", pattern.triu(1))
 
 
 @_served(Site.RESID_POST)
@@ -164,12 +166,12 @@ def _readout(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     final = model.capture(tokens, [Site.RESID_POST], layers=[model.spec.n_layers - 1], at=end)[Site.RESID_POST][:, 0].double()
     ids = torch.arange(min(64, model.spec.d_vocab)).expand(2, -1)
     columns, bias = model.weights.unembed(ids).double(), model.weights.unembed_bias(ids)
-    plain = einsum(model.weights.final_norm.apply(final), columns, "row d_model, row k d_model -> row k")
-    plain = plain if bias is None else plain + bias
+    computed = einsum(model.weights.final_norm.apply(final), columns, "row d_model, row k d_model -> row k")
+    computed = computed if bias is None else computed + bias
     cap = model.weights.softcap
-    plain = plain if cap is None else cap * (plain / cap).tanh()
+    computed = computed if cap is None else cap * (computed / cap).tanh()
     logits = model.logits(tokens, end)[:, : ids.shape[1]].double()
-    yield _result(model, "final norm and unembedding give the logits", plain - logits, logits)
+    yield _result(model, "final norm and unembedding give the logits", computed - logits, logits)
 
 
 def _reads_logits(model: Model) -> bool:
@@ -182,13 +184,13 @@ def _reads_logits(model: Model) -> bool:
 def _edits(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
     base = model.logits(tokens, end)
     layer = model.spec.n_layers // 2
-    read = model.capture(tokens, sorted(model.sites, key=lambda s: s.value), layers=[layer])
-    for site, values in read.items():
-        same = model.with_edits([Edit(site, layer, values[:, 0])]).logits(tokens, end)
-        yield _result(model, f"writing {site.value} back changes nothing", same - base, base)
-        moved = float((model.with_edits([Edit(site, layer, values[:, 0].flip(0))]).logits(tokens, end) - base).abs().max())
-        detail = "the other prompt's values were written and the logits stayed the same"
-        yield LawResult(f"edits of {site.value} reach the logits", moved > 0, float(moved == 0), 0.0, detail)
+    captured = model.capture(tokens, sorted(model.sites, key=lambda s: s.value), layers=[layer])
+    for site, values in captured.items():
+        written_back = model.with_edits([Edit(site, layer, values[:, 0])]).logits(tokens, end)
+        yield _result(model, f"writing {site.value} back changes nothing", written_back - base, base)
+        change = float((model.with_edits([Edit(site, layer, values[:, 0].flip(0))]).logits(tokens, end) - base).abs().max())
+        detail = "the values of the other prompt were written, and the logits stayed the same"
+        yield LawResult(f"edits of {site.value} reach the logits", change > 0, float(change == 0), 0.0, detail)
 
 
 @_served(Site.Z)
@@ -203,5 +205,5 @@ def _purity(model: Model, tokens: Tensor, end: Tensor) -> Iterator[LawResult]:
         raised = True
     changed = float((model.logits(tokens, end) - base).abs().max())
     changed += float(not torch.equal(state, torch.get_rng_state())) + float(grad != torch.is_grad_enabled())
-    yield _result(model, "nothing is left behind after an error", changed, factor=0.0)
+    yield _result(model, "an edit that raises changes nothing", changed, factor=0.0)
     yield _result(model, "an edit of the wrong shape is refused", 0.0 if raised else 1.0, factor=0.0)

@@ -1,4 +1,4 @@
-"""The map of families, sites and methods: ``python -m circuitlab.testing.model_map --write docs/models.md``."""
+"""The table of families, sites and methods: ``python -m circuitlab.testing.model_map --write docs/models.md``."""
 
 from __future__ import annotations
 
@@ -19,24 +19,37 @@ __all__ = ["family_rows", "model_map"]
 _SHORT = {"exact": "x", "hooks": "h", "refused": "-"}
 _HEAD = """# Models
 
-How tiny random-weight models of every family are served; `circuitlab doctor MODEL` says it of a checkpoint. **x** exact, through the
-functional decoder; **h** exact, through the model's own forward pass; **-** refused, with the reason below. Written by
-`python -m circuitlab.testing.model_map --write docs/models.md`; methods are asked with their default parameters.
+What works on tiny random-weight models of every family; for a checkpoint, run `circuitlab doctor MODEL`. **x**: exact, by the functional
+decoder; **h**: exact, by the model's own forward pass with hooks; **-**: refused, for the reason below. Methods have their default
+parameters. Written by `python -m circuitlab.testing.model_map --write docs/models.md`.
 """
 
 
 def model_map(families: Sequence[str] = ALL_FAMILIES) -> str:
-    """The page, for these families."""
-    found = {family: diagnose(tiny_model(family), laws=False) for family in families}
-    lines = [_HEAD, "## Sites", "", *_table([site.value for site in Site], {name: one.sites for name, one in found.items()})]
-    lines += ["", "## Methods", "", *_table(list_methods(), {name: one.methods for name, one in found.items()}), "", "## Reasons", ""]
-    for family, one in found.items():
-        lines += [f"* **{family}**: {reason}" for reason in _reasons(one)]
+    """The page docs/models.md, for these families."""
+    diagnoses = {family: diagnose(tiny_model(family), laws=False) for family in families}
+    lines = [
+        _HEAD,
+        "## Sites",
+        "",
+        *_table([site.value for site in Site], {name: diagnosis.sites for name, diagnosis in diagnoses.items()}),
+    ]
+    lines += [
+        "",
+        "## Methods",
+        "",
+        *_table(list_methods(), {name: diagnosis.methods for name, diagnosis in diagnoses.items()}),
+        "",
+        "## Reasons",
+        "",
+    ]
+    for family, diagnosis in diagnoses.items():
+        lines += [f"* **{family}**: {reason}" for reason in _reasons(diagnosis)]
     return "\n".join(lines) + "\n"
 
 
 def family_rows(text: str, family: str) -> list[str]:
-    """The lines of a page that are about one family."""
+    """The lines of the page about one family."""
     return [line for line in text.splitlines() if line.startswith((f"| {family} |", f"* **{family}**"))]
 
 
@@ -45,20 +58,20 @@ def _table(columns: Sequence[str], rows: Mapping[str, Mapping[str, Verdict]]) ->
     return head + [f"| {name} | " + " | ".join(_SHORT[row[column].state] for column in columns) + " |" for name, row in rows.items()]
 
 
-def _reasons(found: Diagnosis) -> list[str]:
-    """Every reason once, with what it holds for."""
-    held: dict[str, list[str]] = {}
-    for table in (found.sites, found.methods):
-        for name, one in table.items():
-            if one.reason and one.state == "refused":
-                held.setdefault(one.reason.rstrip("."), []).append(name)
-    if why := {one.reason for one in found.sites.values() if one.state == "hooks"}:
-        held.setdefault(why.pop().rstrip("."), []).append("all sites by hooks")
-    return [f"{', '.join(names)}: {reason}." for reason, names in held.items()]
+def _reasons(diagnosis: Diagnosis) -> list[str]:
+    """Every reason once, after the sites and methods that it applies to."""
+    names_by_reason: dict[str, list[str]] = {}
+    for table in (diagnosis.sites, diagnosis.methods):
+        for name, verdict in table.items():
+            if verdict.reason and verdict.state == "refused":
+                names_by_reason.setdefault(verdict.reason.rstrip("."), []).append(name)
+    if by_hooks := {verdict.reason for verdict in diagnosis.sites.values() if verdict.state == "hooks"}:
+        names_by_reason.setdefault(by_hooks.pop().rstrip("."), []).append("all sites by hooks")
+    return [f"{', '.join(names)}: {reason}." for reason, names in names_by_reason.items()]
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description="Write the map of families, sites and methods.")
+    parser = argparse.ArgumentParser(description="Write the table of families, sites and methods.")
     parser.add_argument("--write", type=Path, required=True, help="The file, docs/models.md.")
     target: Path = parser.parse_args().write
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Laws on scoring once more: at once, from a file, after longer prompts, beside others, in every mode, and with heads relabelled."""
+"""Laws on scoring again: repeated, from a file, after longer prompts, beside other pairs, in every mode, with heads relabelled."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ RELABELLED = ("llama", "qwen3", "gemma3")
 _METRIC = LogitDiff()
 _CLOSE = 1e-5
 _OTHERS = (14, 8)
-"""Tokens of the prompts beside, longer and shorter than those of the batch. Below 8 tokens a tiny dynamic rotary table begins anew by
-itself, which would hide that it was left as a longer prompt made it."""
+"""Lengths, in tokens, of the other prompts: one longer and one shorter than those of the batch. Below 8 tokens the dynamic rotary table of
+a tiny model is reset in any case, which would hide that it had kept the state of a longer prompt."""
 
 _MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "gradients on": nullcontext,
@@ -69,36 +69,36 @@ def relabelling(method: Method, family: str) -> LawResult:
 
 
 def after_and_beside_others(method: Method, model: Model, batch: ContrastBatch, scores: HeadScores, family: str) -> Iterator[LawResult]:
-    """The scores of a batch once more: of some of its pairs beside pairs of other lengths, and of all of them after those.
+    """Score two pairs of a batch again beside pairs of other lengths, and then the whole batch after them.
 
-    A method may refuse prompts of different lengths, but it must say that this is why. Where the score of a pair is ``pooled`` over the
-    batch, every pair twice must leave the means, and the two runs of a pair are no business of other pairs.
+    A method may refuse prompts of different lengths, but must say that this is the reason. If the score of a pair is ``pooled`` over the
+    batch, means must stay the same when every pair occurs twice, and metric values of a pair must not depend on other pairs.
     """
     others = tiny_batch(model, seed=1, lengths=_OTHERS)
-    mixed, mine = joined(others.select([0]), batch.select([0, 1]), others.select([1])), [1, 2]
+    mixed, positions = joined(others.select([0]), batch.select([0, 1]), others.select([1])), [1, 2]
     try:
         together = method(model, mixed, _METRIC)
     except CircuitlabError as error:
-        named = "length" in str(error)
-        yield law_on_family("refuses other lengths beside, and says so", family, float(not named), 0.0, str(error))
+        says_length = "length" in str(error)
+        yield law_on_family("pairs of other lengths are refused, and the message says why", family, float(not says_length), 0.0, str(error))
         method(model, others.select([0]), _METRIC)
     else:
         pooled = getattr(method, "pooled", False)
-        worst = scores_apart(together, scores.sel([0, 1]), mine, parts=not pooled)
-        yield law_on_family("beside pairs of other lengths: the same", family, worst, _CLOSE * unit(scores))
+        worst = scores_apart(together, scores.sel([0, 1]), positions, parts=not pooled)
+        yield law_on_family("pairs of other lengths in the batch change nothing", family, worst, _CLOSE * unit(scores))
         if pooled:
             order = [*range(mixed.n_pairs)]
             twice = method(model, mixed.select([*order, *reversed(order)]), _METRIC)
             worst = max(distance(twice.mean(part), together.mean(part)) for part in together.parts)
-            yield law_on_family("pairs of other lengths twice leave the means", family, worst, _CLOSE * unit(together))
+            yield law_on_family("every pair twice leaves the means, with pairs of other lengths", family, worst, _CLOSE * unit(together))
     again = method(model, batch, _METRIC)
-    yield law_on_family("after longer prompts: the same", family, scores_apart(again, scores), _CLOSE * unit(scores))
+    yield law_on_family("longer prompts before change nothing", family, scores_apart(again, scores), _CLOSE * unit(scores))
 
 
 def in_every_mode(method: Method, family: str, scores: HeadScores) -> Iterator[LawResult]:
-    """The scores of the tiny batch, once more on a model with dropout whose caller trains it, with and without gradients.
+    """Score the tiny batch again on a model with dropout, in training mode, with and without gradients.
 
-    One module is in evaluation mode and one parameter is frozen, so that a method that puts back one setting for all is seen.
+    One module is in evaluation mode and one parameter is frozen, so that a method that restores one setting for all of them fails.
     """
     hf = tiny_hf(family, dropout=0.5)
     model = load_model(hf)
@@ -108,14 +108,16 @@ def in_every_mode(method: Method, family: str, scores: HeadScores) -> Iterator[L
     for name, mode in _MODES.items():
         with mode():
             before = _modes_of(hf)
-            found = method(model, tiny_batch(model), _METRIC)
+            again = method(model, tiny_batch(model), _METRIC)
             changed = sum(new != old for new, old in zip(_modes_of(hf), before, strict=True))
-        yield law_on_family(f"in training mode, {name}: the same", family, scores_apart(found, scores), _CLOSE * unit(scores))
-        yield law_on_family(f"in training mode, {name}: left as it was", family, float(changed), 0.0, "modes, gradients or hooks changed")
+        yield law_on_family(f"training mode, {name}: the scores are the same", family, scores_apart(again, scores), _CLOSE * unit(scores))
+        yield law_on_family(
+            f"training mode, {name}: the model is left as it was", family, float(changed), 0.0, "modes, gradients or hooks changed"
+        )
 
 
 def _modes_of(hf: Any) -> list[Any]:
-    """All that a caller can have set: modes of modules and of torch, which parameters ask for gradients, and hooks."""
-    modules = [(one.training, len(one._forward_hooks), len(one._forward_pre_hooks)) for one in hf.modules()]  # noqa: SLF001 - counted only
-    grads = [(one.requires_grad, one.grad is None) for one in hf.parameters()]
+    """The state that a user can have set: modes of modules and of torch, parameters that require gradients, and hooks."""
+    modules = [(module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in hf.modules()]  # noqa: SLF001 - counted only
+    grads = [(parameter.requires_grad, parameter.grad is None) for parameter in hf.parameters()]
     return [*modules, *grads, torch.is_grad_enabled(), torch.is_inference_mode_enabled()]

@@ -1,6 +1,6 @@
-"""Weight edits on Hugging Face models that laws are stated about: a dead head, relabelled heads, a scaled readout.
+"""Changes to the weights of Hugging Face models whose effect on scores is known: a dead head, relabelled heads, scaled logits.
 
-All act in place on a model that is not wrapped yet, and return it.
+All change a model in place before it is loaded into circuitlab, and return it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _d_head(hf: Any) -> int:
 
 @torch.no_grad()
 def kill_head(hf: Any, layer: int, head: int) -> Any:
-    """Zero one query head's output projection: whatever it computes, nothing reads it."""
+    """Set one query head's rows of the output projection W_O to zero, so that the head has no effect."""
     attention, width = _attention(hf, layer), _d_head(hf)
     block = slice(head * width, (head + 1) * width)
     if hasattr(attention, "c_proj"):  # GPT-2 stores (in, out)
@@ -43,14 +43,14 @@ def kill_head(hf: Any, layer: int, head: int) -> Any:
 
 @torch.no_grad()
 def relabel_heads(hf: Any, groups: Sequence[int]) -> Any:
-    """Reorder the key/value groups of every layer, each with its query heads; the function computed stays the same.
+    """Reorder the key/value heads of every layer, each with its query heads; the model's logits stay the same.
 
     Parameters
     ----------
     hf : PreTrainedModel
         A model with separate q, k, v and o projections (Llama, Qwen, Gemma).
     groups : sequence of int
-        New order: the group at place i is the old ``groups[i]``.
+        New order: group i was group ``groups[i]``.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def relabel_heads(hf: Any, groups: Sequence[int]) -> Any:
     for layer in range(config.num_hidden_layers):
         attention = _attention(hf, layer)
         if not hasattr(attention, "q_proj"):
-            what = f"{type(hf).__name__} fuses its projections, so its heads cannot be relabelled row by row."
+            what = f"{type(hf).__name__} has fused projections, so that its heads cannot be relabelled row by row."
             raise ModelError(what, "Use a model with q_proj, k_proj and v_proj.")
         for name, index in (("q_proj", query), ("k_proj", shared), ("v_proj", shared)):
             projection = getattr(attention, name)
@@ -78,7 +78,7 @@ def relabel_heads(hf: Any, groups: Sequence[int]) -> Any:
 
 @torch.no_grad()
 def scale_readout(hf: Any, factor: float) -> Any:
-    """Multiply every logit by a factor, by scaling an untied unembedding."""
+    """Multiply every logit by a factor, by scaling the unembedding, which is untied from the embedding first."""
     head = hf.get_output_embeddings()
     if head.weight.data_ptr() == hf.get_input_embeddings().weight.data_ptr():
         head.weight = torch.nn.Parameter(head.weight.detach().clone())

@@ -65,9 +65,9 @@ class _Sabotaged:
         ("padding", "padding on the right"),
         ("post_norm", "residual stream"),
         ("heads", "head outputs sum"),
-        ("pattern", "never looks ahead"),
+        ("pattern", "attention to later positions"),
         ("dead_edit", "reach the logits"),
-        ("rng", "left behind"),
+        ("rng", "an edit that raises"),
     ],
 )
 def test_a_fault_breaks_its_law(fault: str, law: str) -> None:

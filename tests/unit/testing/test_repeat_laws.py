@@ -22,10 +22,10 @@ from circuitlab.testing.repeat_laws import after_and_beside_others, in_every_mod
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 
 METRIC = LogitDiff()
-AFTER = "after longer prompts: the same"
-BESIDE = "beside pairs of other lengths: the same"
-REFUSED = "refuses other lengths beside, and says so"
-TWICE = "pairs of other lengths twice leave the means"
+AFTER = "longer prompts before change nothing"
+BESIDE = "pairs of other lengths in the batch change nothing"
+REFUSED = "pairs of other lengths are refused, and the message says why"
+TWICE = "every pair twice leaves the means, with pairs of other lengths"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def beside(method, family: str = "llama") -> dict[str, bool]:
 def modes(fault: Callable, family: str = "gpt2") -> dict[str, bool]:
     model = tiny_model(family)
     laws = in_every_mode(Faulty(fault=fault), family, Faulty()(model, tiny_batch(model), METRIC))
-    return {law.name.partition(" [")[0].removeprefix("in training mode, "): law.ok for law in laws}
+    return {law.name.partition(" [")[0].removeprefix("training mode, "): law.ok for law in laws}
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,14 @@ def test_a_method_that_cannot_take_several_lengths_refuses_them_by_name() -> Non
     ("fault", "broken"),
     [
         (lambda *_: 1.0, set()),
-        (gradients_of_the_caller, {"gradients on: the same"}),
-        (dropout, {"gradients on: the same", "gradients off: the same", "inference mode: the same"}),
-        (trains, {"gradients on: left as it was"}),
-        (freezes, {"gradients on: left as it was"}),
-        (leaves_a_hook, {f"{mode}: left as it was" for mode in ("gradients on", "gradients off", "inference mode")}),
+        (gradients_of_the_caller, {"gradients on: the scores are the same"}),
+        (
+            dropout,
+            {"gradients on: the scores are the same", "gradients off: the scores are the same", "inference mode: the scores are the same"},
+        ),
+        (trains, {"gradients on: the model is left as it was"}),
+        (freezes, {"gradients on: the model is left as it was"}),
+        (leaves_a_hook, {f"{mode}: the model is left as it was" for mode in ("gradients on", "gradients off", "inference mode")}),
     ],
 )
 def test_modes_of_the_caller_that_change_scores_or_are_changed_are_noticed(fault, broken) -> None:
@@ -166,7 +169,7 @@ def test_modes_of_the_caller_that_change_scores_or_are_changed_are_noticed(fault
 
 
 def test_dropout_is_there_to_be_noticed_in_the_other_family() -> None:
-    assert not modes(dropout, "llama")["gradients off: the same"]
+    assert not modes(dropout, "llama")["gradients off: the scores are the same"]
 
 
 def test_they_are_among_the_laws_of_methods() -> None:

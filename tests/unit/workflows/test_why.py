@@ -169,7 +169,7 @@ def test_what_cannot_be_split_is_refused_by_name(llama) -> None:
         cl.why_attends(tiny_model("gemma3"), "a0.h0", TOKENS, key=2)
     with pytest.raises(BadParameterError, match="Position 9 was asked for in a prompt of 8 tokens"):
         cl.why_attends(llama, "a1.h0", TOKENS, key=9)
-    with pytest.raises(BadParameterError, match="carry no marks"):
+    with pytest.raises(BadParameterError, match="have no marks"):
         cl.why_attends(llama, "a1.h0", TOKENS, key="END")
     with pytest.raises(BadParameterError, match="sees no key but 0"):
         cl.why_attends(llama, "a1.h0", TOKENS, query=0, key=0, against="others")

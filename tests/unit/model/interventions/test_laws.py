@@ -115,7 +115,7 @@ class _LengthTold(Add):
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
-        (_InPlace("a1.h0", 2.0), "a tap leaves the tensor that it is given as it is"),
+        (_InPlace("a1.h0", 2.0), "a tap does not change the tensor that it gets"),
         (_PositionBlind("a1.h0", 1.0, positions=2), "an edit outside every prompt raises"),
         (_LengthTold("a1.h0", torch.tensor(1.0)), "padding on the right changes nothing"),
     ],
