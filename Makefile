@@ -38,10 +38,10 @@ lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/lint-imports --no-cache
 
 test: weights lint  ## Everything continuous integration checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-every: weights  ## The tests with every intervention on every family (an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --every
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
 
 notebooks: weights  ## Execute the notebooks in place (a test says when their outputs are stale)
 	$(BIN)/python notebooks/execute.py

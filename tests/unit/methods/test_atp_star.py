@@ -253,6 +253,7 @@ def test_marks_positions_and_directions() -> None:
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str, direction: str) -> None:
     method = AttributionPatchingStar(direction=direction, parts=("heads", "attns", "mlps"))

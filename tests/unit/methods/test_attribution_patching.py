@@ -186,6 +186,7 @@ def test_baselines_are_those_of_exact_patching() -> None:
             np.testing.assert_allclose(first.dataset[name], exact.dataset[name], atol=1e-5)
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_law_holds(direction: str, family: str) -> None:

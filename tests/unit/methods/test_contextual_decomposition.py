@@ -39,6 +39,7 @@ SOURCES = (
 
 
 @pytest.mark.parametrize("rule", ["ablation", "exact"])
+@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str, rule: str) -> None:
     assert len(check_method(ContextualDecomposition(rule=rule), families=(family,))) > 8

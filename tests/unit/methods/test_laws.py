@@ -13,6 +13,7 @@ from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import LAW_FAMILIES, check_method, method_laws
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize(
     "method",

@@ -143,6 +143,7 @@ def test_frozen_patterns_carry_nothing() -> None:
     [RelevancePatching(), RelevancePatching(direction="noising", parts=("heads", "attns", "embed")), RelevancePatching(pattern="frozen")],
     ids=["gradient", "noising", "frozen"],
 )
+@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(method, family: str) -> None:
     assert len(check_method(method, families=(family,))) > 8

@@ -36,7 +36,7 @@ def hugging_face(root, prompt, new, **named) -> list[int]:
 
 
 def likeliest(root, prompt, ids) -> list[int]:
-    """What Hugging Face's model would write in place of every token of ``ids``, from one run: the same as ``ids`` only if greedy text is."""
+    """What Hugging Face's model would write in place of every token of ``ids``, from one run: ``ids`` if greedy text is the same."""
     with torch.no_grad():
         logits = root(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
     return logits.argmax(-1).tolist()
