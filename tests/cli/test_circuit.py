@@ -118,7 +118,7 @@ def test_a_task_without_fresh_pairs_says_so(world, checkpoint) -> None:
     [
         (["--ablation", "resampel"], "Did you mean 'resample'"),
         (["--universe", "head"], "Did you mean 'heads'"),
-        (["-k", "13"], "A circuit of 13 heads is asked for, and tiny has 12"),
+        (["-k", "13"], "A circuit of 13 heads was requested, but tiny has 12"),
         (["--random", "-1"], "--random"),
         (["--edges", "5"], "one of eap"),
         (["--edges", "5000", "--method", "eap"], "5000"),

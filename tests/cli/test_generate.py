@@ -105,8 +105,8 @@ def test_sampling_and_stop_reach_the_model(world, checkpoint, plain) -> None:
     ("arguments", "says"),
     [
         ("x --scale a0.h0", "'a0.h0' has no factor"),
-        ("x --scale a0.h0=much", "'a0.h0=much' does not say"),
-        ("x --scale a0.h0=nan", "'a0.h0=nan' does not say"),
+        ("x --scale a0.h0=much", "'a0.h0=much' has no factor"),
+        ("x --scale a0.h0=nan", "'a0.h0=nan' has no factor"),
         ("x --scale head9=1", "head9"),
         ("x --scale a0.kv1=1", "key and a value"),
         ("x --scale logits=1", "logits"),

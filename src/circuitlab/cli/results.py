@@ -12,7 +12,7 @@ from circuitlab.cli.output import print_json, print_table, print_text, save_figu
 from circuitlab.cli.scoring import Request, load_checked, warn_if_unfit
 
 if TYPE_CHECKING:
-    from circuitlab.scores.head_scores import NodeScore
+    from circuitlab.scores.parts import NodeScore
     from circuitlab.workflows.score import Scored
 
 __all__ = ["cite", "methods_app", "score", "score_document"]

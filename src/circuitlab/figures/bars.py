@@ -11,9 +11,9 @@ from circuitlab.figures.frame import Frame, finish, method_title, near_chance, p
 from circuitlab.figures.heatmap import hover_text
 from circuitlab.figures.significance import differs_from_zero
 from circuitlab.figures.theme import HELPS, HINDERS, NEUTRAL, Theme
-from circuitlab.scores.head_scores import HeadScores, NodeScore
+from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import NO_INTERVAL
-from circuitlab.scores.parts import PARTS
+from circuitlab.scores.parts import PARTS, NodeScore
 
 __all__ = ["top_heads"]
 

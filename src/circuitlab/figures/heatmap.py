@@ -11,9 +11,9 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded, source_line, symmetric_limit
 from circuitlab.figures.significance import differs_from_zero
 from circuitlab.figures.theme import Theme
-from circuitlab.scores.head_scores import HeadScores, NodeScore
+from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import NO_INTERVAL
-from circuitlab.scores.parts import PARTS
+from circuitlab.scores.parts import PARTS, NodeScore
 
 __all__ = ["colour_axis", "head_heatmap", "hover_text", "hover_texts", "significance_dots"]
 

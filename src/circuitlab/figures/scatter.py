@@ -11,8 +11,9 @@ from circuitlab.core.errors import IncompatibleError
 from circuitlab.figures.frame import Frame, finish, method_title, near_chance, plain, rounded
 from circuitlab.figures.labels import Canvas, name_points
 from circuitlab.figures.theme import HELPS, NEUTRAL, Theme
-from circuitlab.scores.head_scores import HeadScores, NodeScore
+from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import NO_INTERVAL
+from circuitlab.scores.parts import NodeScore
 
 __all__ = ["scatter_methods", "shared_top"]
 

@@ -88,7 +88,7 @@ class CopyingScore:
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch | None = None, metric: Metric | None = None) -> HeadScores:
         """Score every head, (layer, head); batch and metric have no part in it and may be left out."""
-        from circuitlab.methods.roles.weights import copying_scores  # noqa: PLC0415 - torch
+        from circuitlab.execute.copying import copying_scores  # noqa: PLC0415 - torch
 
         heads = copying_scores(model, after_mlp=self.embedding == "mlp0")
         return HeadScores.build({"heads": heads}, provenance_of(self, model, batch, metric))

@@ -15,31 +15,17 @@ from circuitlab.core.nodes import Head, KVHead, Node, Universe, parse_node
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.intervals import NO_INTERVAL, Interval, IntervalMethod, mean_interval, no_interval, no_pairs
 from circuitlab.scores.netcdf import read_dataset, write_dataset
-from circuitlab.scores.parts import PARTS
+from circuitlab.scores.parts import PARTS, PER_PAIR, NodeScore, require_no_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["HeadScores", "NodeScore"]
+__all__ = ["HeadScores"]
 
-_PER_PAIR = ("total", "clean", "corrupt", "bias")
 _FORMAT = "circuitlab HeadScores"
 _SHOWN, _LISTED = 5, 10
 """Number of nodes in the text repr, and in the table of a notebook."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeScore:
-    """The mean score of one node over pairs with its confidence interval, in the units of the scores.
-
-    The limits are NaN if there is none: with a single pair, or for scores from weights alone.
-    """
-
-    node: Node
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,7 +100,7 @@ class HeadScores:
         pair_axis: tuple[str, ...] = ()
         coords: dict[str, object] = {}
         if provenance.weights_only:
-            _require_no_prompts(provenance, arrays, marks)
+            require_no_prompts(provenance, arrays, marks)
         else:
             if missing := {"total", "clean", "corrupt"} - set(arrays):
                 what = f"Scores of {provenance.method!r} lack {', '.join(sorted(missing))}."
@@ -125,8 +111,8 @@ class HeadScores:
             sizes["mark"], coords["mark"] = len(marks), list(marks)
         variables = {}
         for name, values in arrays.items():
-            if name not in PARTS and name not in _PER_PAIR:
-                raise UnknownNameError("score part", name, [*PARTS, *_PER_PAIR])
+            if name not in PARTS and name not in PER_PAIR:
+                raise UnknownNameError("score part", name, [*PARTS, *PER_PAIR])
             mark_axis = ("mark",) if marks is not None and name in PARTS else ()
             axes = (*pair_axis, *mark_axis, *(PARTS[name].axes if name in PARTS else ()))
             expected = tuple(sizes[axis] for axis in axes)
@@ -360,17 +346,6 @@ class HeadScores:
     def load(cls, path: str | Path) -> HeadScores:
         """Read a file written by `save`; foreign, damaged or newer files raise a `ScoreFileError` that names them."""
         return cls(*read_dataset(Path(path), _FORMAT))
-
-
-def _require_no_prompts(provenance: Provenance, arrays: Mapping[str, np.ndarray], marks: Sequence[str] | None) -> None:
-    """Raise if scores from weights alone contain what only prompts can give, or no part."""
-    given = [*(name for name in arrays if name in _PER_PAIR), *(["marks"] if marks is not None else [])]
-    if given:
-        what = f"Scores of {provenance.method!r} come from weights alone, and contain {', '.join(given)}, which only prompts can give."
-        raise BadParameterError(what, "Leave them out, or say in the provenance which prompts were run.")
-    if not arrays:
-        what = f"Scores of {provenance.method!r} contain no part."
-        raise BadParameterError(what, "Give one value per node, for example heads (layer, head).")
 
 
 def _source_and_meaning(scores: HeadScores) -> tuple[str, str]:

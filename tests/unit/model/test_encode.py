@@ -181,7 +181,7 @@ def test_rows_that_do_not_fit_are_dropped_and_counted_or_raised(model, colors) -
     assert prepare_batch(model, colors(known=False), 3).clean.tolist() == batch.clean[:3].tolist()
     with pytest.raises(RejectedRow, match="purple"):
         prepare_batch(model, colors(known=False), 6, strict=True)
-    with pytest.raises(BadParameterError, match="gave 6 usable pairs, 50 were asked for"):
+    with pytest.raises(BadParameterError, match="it has 6 usable ones"):
         prepare_batch(model, colors(known=False), 50)
     with pytest.raises(BadParameterError, match="n=0"):
         prepare_batch(model, colors(known=False), 0)

@@ -288,8 +288,8 @@ def test_values_that_are_computed_anew_for_every_token_are_edited_in_whole_runs(
         ({"stop": ""}, "'' was given as a stop string"),
         ({"stop": ["a", 3]}, "3 was given as a stop string"),
         ({"prompts": []}, "No prompt was given"),
-        ({"prompts": [[]]}, "Prompt 0 holds no token"),
-        ({"prompts": [[1, 2], []]}, "Prompt 1 holds no token"),
+        ({"prompts": [[]]}, "Prompt 0 is empty"),
+        ({"prompts": [[1, 2], []]}, "Prompt 1 is empty"),
         ({"prompts": ""}, "A prompt is empty"),
         ({"prompts": ["one", ""]}, "A prompt is empty"),
         ({"prompts": [[1, 48]]}, "Prompt 0 holds token id 48; .* ids 0 to 47"),
@@ -298,8 +298,8 @@ def test_values_that_are_computed_anew_for_every_token_are_edited_in_whole_runs(
         ({"prompts": [[1, True]]}, r"True \(bool\)"),
         ({"prompts": [[[1]]]}, r"\[1\] \(list\)"),
         ({"prompts": [[1, 2], 3]}, "Prompt 1 is the number 3"),
-        ({"prompts": {"a": 1}}, "Prompts of type dict"),
-        ({"prompts": 7}, "Prompts of type int"),
+        ({"prompts": {"a": 1}}, "Prompts cannot be of type dict"),
+        ({"prompts": 7}, "Prompts cannot be of type int"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(worded, monkeypatch, named, says) -> None:

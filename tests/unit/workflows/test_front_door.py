@@ -90,7 +90,7 @@ def test_find_circuit_and_evaluate(model, batch, scores, tmp_path) -> None:
     assert first.measures == again.measures
     assert "the pairs that were scored" in repr(first)
     assert cl.find_circuit(model, batch, "eap", rule=cl.TopEdges(5)).edges
-    with pytest.raises(BadParameterError, match="99 heads is asked for"):
+    with pytest.raises(BadParameterError, match="99 heads was requested"):
         cl.find_circuit(model, batch, rule=99)
 
 

@@ -27,6 +27,7 @@ FLOORS: dict[str, tuple[tuple[float, float, float, float], tuple[float, float, f
     "logit_attribution": ((0.99, 0.99, 0.99, 0.99), (0.62, 0.72, 0.62, 0.62)),
     "path_patching": ((0.99, 0.99, 0.99, 0.99), (0.89, 0.92, 0.89, 0.92)),
     "relp": ((0.99, 0.99, 0.99, 0.99), (0.73, 0.78, 0.69, 0.83)),
+    "screened_patching": ((0.99, 0.99, 0.99, 0.99), (0.89, 0.92, 0.89, 0.91)),
 }
 """By method, in the order of `MEASURES`: the smallest mean over prompt seeds on any model whose circuit the method can see, and the mean
 over all models. Each is a little below what the method reached when the floor was last set."""

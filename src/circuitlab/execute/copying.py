@@ -1,4 +1,4 @@
-"""What single heads do, from weights alone: copying, read off the eigenvalues of a head's OV circuit."""
+"""Copying, from weights alone: read off the eigenvalues of a head's OV circuit."""
 
 from __future__ import annotations
 
