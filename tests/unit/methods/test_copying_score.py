@@ -14,11 +14,11 @@ import circuitlab as cl
 from circuitlab.circuits import Significant, Threshold
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.provenance import WEIGHTS_ALONE
+from circuitlab.execute import copying
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.methods import method_classes
 from circuitlab.methods.copying_score import CopyingScore
-from circuitlab.methods.roles import weights
 from circuitlab.metrics import LogitDiff
 from circuitlab.model import load_model
 from circuitlab.model.toy import build_planted
@@ -40,7 +40,7 @@ def test_what_stands_for_a_token_matters_from_layer_one_on() -> None:
 def test_the_vocabulary_is_summed_in_parts(monkeypatch) -> None:
     model = tiny_model("qwen2")
     whole = CopyingScore()(model).mean()
-    monkeypatch.setattr(weights, "_TOGETHER", 7)
+    monkeypatch.setattr(copying, "_TOGETHER", 7)
     np.testing.assert_allclose(CopyingScore()(model).mean(), whole, atol=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_scores_are_found_again_whatever_the_task(tmp_path) -> None:
 def test_what_weights_alone_cannot_do_is_refused_before_work_starts(monkeypatch) -> None:
     planted = build_planted("copy-gqa")
     batches = [planted.batch(4), planted.batch(4, seed=1)]
-    monkeypatch.setattr(weights, "copying_scores", None)  # nothing may be scored
+    monkeypatch.setattr(copying, "copying_scores", None)  # nothing may be scored
     method = CopyingScore()
     for ask, lacks in (
         (lambda: cl.find_circuit(planted.model, batches[0], method, rule=Significant()), "test whether a score differs"),
