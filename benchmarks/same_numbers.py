@@ -9,7 +9,7 @@ and then, in either:
 
     .venv/bin/python benchmarks/same_numbers.py OLD_STORE NEW_STORE OLD_PLANTED.json NEW_PLANTED.json
 
-Scores are matched by task, variant, method and parameters. Exit status 1 where a score is missing or differs by more than --tolerance.
+Scores are matched by task, variant, method and parameters. Exit status 1 where a score is gone or differs by more than --tolerance.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
+NEW, GONE, OTHER_SHAPE = "new", "gone", "another shape"
 
 
 def main() -> None:
@@ -37,10 +39,13 @@ def main() -> None:
     elif given.planted:
         parser.error("give two scoreboards, or none")
     for name, difference in lines:
-        print(f"{name:70s} {'missing on one side' if difference is None else f'{difference:.3g}'}")
-    wrong = [name for name, difference in lines if difference is None or not difference <= given.tolerance]
-    print(f"{len(lines) - len(wrong)} of {len(lines)} the same")
-    sys.exit(bool(wrong) or not lines)
+        print(f"{name:70s} {difference if isinstance(difference, str) else f'{difference:.3g}'}")
+    new = [name for name, difference in lines if difference == NEW]
+    wrong = [
+        name for name, difference in lines if difference in {GONE, OTHER_SHAPE} or not (difference == NEW or difference <= given.tolerance)
+    ]
+    print(f"{len(lines) - len(new) - len(wrong)} of {len(lines) - len(new)} the same; {len(new)} are new")
+    sys.exit(bool(wrong) or len(lines) == len(new))
 
 
 def scores_in(store: Path) -> dict[str, np.ndarray]:
@@ -62,17 +67,18 @@ def planted_in(path: Path) -> dict[str, np.ndarray]:
     return {f"planted {one['model']} {one['method']} {name}": np.array(list(one[name].values())) for one in results for name in measures}
 
 
-def compared(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[tuple[str, float | None]]:
-    """The largest difference of each array; None where one side lacks it or its shape is another."""
-    lines: list[tuple[str, float | None]] = []
-    for name in sorted({*old, *new}):
-        both = [side.get(name) for side in (old, new)]
-        first, second = both
-        if first is None or second is None or first.shape != second.shape:
-            lines.append((name, None))
-        else:
-            lines.append((name, float(np.max(np.abs(first.astype(np.float64) - second.astype(np.float64)), initial=0.0))))
-    return lines
+def compared(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[tuple[str, float | str]]:
+    """The largest difference of each array, or why there is none."""
+    return [(name, apart(old.get(name), new.get(name))) for name in sorted({*old, *new})]
+
+
+def apart(old: np.ndarray | None, new: np.ndarray | None) -> float | str:
+    """The largest difference of two arrays; a word where one is missing, or the shapes differ."""
+    if old is None or new is None:
+        return NEW if old is None else GONE
+    if old.shape != new.shape:
+        return OTHER_SHAPE
+    return float(np.max(np.abs(old.astype(np.float64) - new.astype(np.float64)), initial=0.0))
 
 
 if __name__ == "__main__":
