@@ -19,13 +19,13 @@ def card_page(card: object, *, alone: bool = False) -> str:
     return template.render(card=card)
 
 
-def _number(value: float) -> str:
+def _number(value: float, digits: str = "+.3g") -> str:
     """Three significant digits with a sign; "n/a" for NaN."""
-    return "n/a" if math.isnan(value) else f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+    return "n/a" if math.isnan(value) else format(value, digits).replace("-", "\N{MINUS SIGN}")
 
 
-def _interval(value: Mapping[str, float]) -> str:
-    mean, low, high = (_number(value[name]) for name in ("mean", "low", "high"))
+def _interval(value: Mapping[str, float], digits: str = "+.3g") -> str:
+    mean, low, high = (_number(value[name], digits) for name in ("mean", "low", "high"))
     return mean if "n/a" in {low, high} else f"{mean} [{low}, {high}]"
 
 

@@ -301,7 +301,7 @@ class HeadCard:
             limits = "" if math.isnan(one.low) else f" [{one.low:+.3g}, {one.high:+.3g}]"
             lines.append(f"  {one.task}, {one.method}: {one.mean:+.3g}{limits} {one.units}, rank {one.rank} of {one.heads}")
         if self.roles.entries:
-            lines.append(f"  of {len(self.roles.entries)} roles it earns {', '.join(self.earned()) or 'none'}")
+            lines.append(f"  earns {', '.join(self.earned()) or 'none'}, of {len(self.roles.entries)} roles measured")
         lines += [f"  without it, {one.task}: {one.metric} {one.change['mean']:+.3g} {one.units}" for one in self.knockout.entries]
         return "\n".join(lines)
 

@@ -32,9 +32,10 @@ def written_tokens(asked: Asked, tokens: Sequence[str | int]) -> Section[Written
         return Section((), {"tokens": str(error)})
     if not ids:
         return Section((), dict(asked.absent) or {"tokens": f"{NO_TASK[:-1]}, and no token."})
+    from scipy import stats  # noqa: PLC0415 - slow to import
+
     from circuitlab.execute.token_writes import other_tokens, token_writes  # noqa: PLC0415 - torch
     from circuitlab.model.token_text import texts_of  # noqa: PLC0415
-    from scipy import stats  # noqa: PLC0415 - slow to import
 
     shown = min(_SHOWN, asked.model.spec.d_vocab // 2)  # no token is among both
     writes = token_writes(asked.model, asked.head, ids, other_tokens(asked.model, ids, _OTHERS), shown)

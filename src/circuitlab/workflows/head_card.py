@@ -23,7 +23,8 @@ from circuitlab.workflows.card_parts import REFUSALS, Asked, attention_of, conti
 from circuitlab.workflows.card_weights import similar_heads, written_tokens
 from circuitlab.workflows.compare import prompt_names
 from circuitlab.workflows.prompts import Draws, to_batch_of
-from circuitlab.workflows.roles import RoleLike, roles as measure_roles
+from circuitlab.workflows.roles import RoleLike
+from circuitlab.workflows.roles import roles as measure_roles
 from circuitlab.workflows.score import as_cache, score
 
 if TYPE_CHECKING:
