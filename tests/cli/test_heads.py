@@ -62,7 +62,7 @@ def test_a_card_as_json_as_text_and_as_a_page(world, checkpoint) -> None:
     card = json.loads(command(*shared, "--json", "-o", "card.html").out)
     assert card["head"] == "a1.h2" and card["tasks"] == ["colors"]
     assert [one["method"] for one in card["causal"]["entries"]] == ["activation_patching", "logit_attribution"]
-    assert [one["token"] for one in card["tokens"]["entries"]][-1] == " again"
+    assert [one["token"] for one in card["tokens"]["entries"]][-1] == "▁again"
     assert "<h3>What it writes</h3>" in (world / "card.html").read_text(encoding="utf-8")
     scores = command("score", "colors", "--model", str(checkpoint), "-n", "3", "--json").json
     assert scores["cached"] is True and scores["run_id"] == card["causal"]["entries"][0]["run_id"]

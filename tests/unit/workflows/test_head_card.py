@@ -165,12 +165,29 @@ def test_what_is_not_known_says_why(llama) -> None:
 
 
 def test_a_model_that_cannot_be_taken_apart_has_the_rest_of_a_card() -> None:
-    model = tiny_model("bloom")
-    knocked = model.edited(Knockout("a0.h0"))
-    card = cl.head_card(knocked, "a1.h1", tiny_batch(model, 3), "activation_patching", roles=["copying"])
+    model = tiny_model("gptj")
+    card = cl.head_card(model, "a1.h1", tiny_batch(model, 3), "logit_attribution", roles=[])
     assert card.causal.entries and card.attention.entries and card.knockout.entries
-    assert card.tokens.entries == () and "is edited" in card.tokens.absent["weights"]
-    assert "is edited" in card.similar.absent["ov"] and "is edited" in card.roles.absent["copying"]
+    assert card.why.entries == card.tokens.entries == ()
+    for reason in (card.why.absent["batch 1"], card.tokens.absent["weights"], card.similar.absent["ov"]):
+        assert "Layer 0 of tiny-gptj cannot be taken apart" in reason
+
+
+def test_a_model_without_attention_has_a_card_of_reasons() -> None:
+    model = tiny_model("mamba")
+    card = cl.head_card(model, "a1.h0", tiny_batch(model, 3), roles=["previous_token"])
+    for name in SECTIONS:
+        section = getattr(card, name)
+        assert section.entries == () and section.absent, name
+    assert "no attention patterns" in card.attention.absent["batch 1"] and "<h3>Roles</h3>" in card._repr_html_()
+
+
+def test_an_edited_model_has_no_weights_to_read() -> None:
+    model = tiny_model("llama")
+    card = cl.head_card(model.edited(Knockout("a0.h0")), "a1.h1", tiny_batch(model, 3), "activation_patching", roles=["copying"])
+    assert card.causal.entries and card.attention.entries and card.knockout.entries and card.tokens.entries == ()
+    for reason in (card.tokens.absent["weights"], card.similar.absent["ov"], card.roles.absent["copying"]):
+        assert "is edited" in reason
 
 
 def test_a_task_whose_words_the_model_lacks_is_absent_everywhere(llama) -> None:
