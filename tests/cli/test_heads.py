@@ -67,7 +67,7 @@ def test_a_card_as_json_as_text_and_as_a_page(world, checkpoint) -> None:
     scores = command("score", "colors", "--model", str(checkpoint), "-n", "3", "--json").json
     assert scores["cached"] is True and scores["run_id"] == card["causal"]["entries"][0]["run_id"]
     shown = command(*shared)
-    assert shown.code == 0 and "HeadCard of a1.h2" in shown.out and "earns none, of 1 roles measured" in shown.out
+    assert shown.code == 0 and "HeadCard of a1.h2" in shown.out and "earns none, of 1 role measured" in shown.out
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,11 @@ def card_page(card: object, *, alone: bool = False) -> str:
 
 
 def _number(value: float, digits: str = "+.3g") -> str:
-    """Three significant digits with a sign; "n/a" for NaN."""
-    return "n/a" if math.isnan(value) else format(value, digits).replace("-", "\N{MINUS SIGN}")
+    """Three significant digits with a sign, which nothing that is shown as 0 has; "n/a" for NaN."""
+    if math.isnan(value):
+        return "n/a"
+    text = format(value, digits)
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _interval(value: Mapping[str, float], digits: str = "+.3g") -> str:

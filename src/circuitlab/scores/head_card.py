@@ -19,6 +19,7 @@ __all__ = [
     "HeadCard",
     "HeadRole",
     "KnockedOut",
+    "Loading",
     "LookedAt",
     "Section",
     "SimilarHead",
@@ -135,8 +136,16 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """One writer's share of a score through one side, summed over the writers of the other side."""
+
+    writer: str
+    share: float
+
+
+@dataclass(frozen=True)
 class WhyThere:
-    """The largest terms of one attention score, see `circuitlab.scores.query_key_attribution.QueryKeyAttribution`."""
+    """The largest terms and loadings of one attention score; see `circuitlab.scores.query_key_attribution.QueryKeyAttribution`."""
 
     task: str
     pair: int
@@ -148,6 +157,8 @@ class WhyThere:
     weight: float
     score: float
     residual: float
+    query_loadings: tuple[Loading, ...]
+    key_loadings: tuple[Loading, ...]
     terms: tuple[Term, ...]
 
 
@@ -300,8 +311,8 @@ class HeadCard:
         for one in self.causal.entries:
             limits = "" if math.isnan(one.low) else f" [{one.low:+.3g}, {one.high:+.3g}]"
             lines.append(f"  {one.task}, {one.method}: {one.mean:+.3g}{limits} {one.units}, rank {one.rank} of {one.heads}")
-        if self.roles.entries:
-            lines.append(f"  earns {', '.join(self.earned()) or 'none'}, of {len(self.roles.entries)} roles measured")
+        if n := len(self.roles.entries):
+            lines.append(f"  earns {', '.join(self.earned()) or 'none'}, of {n} role{'s' * (n != 1)} measured")
         lines += [f"  without it, {one.task}: {one.metric} {one.change['mean']:+.3g} {one.units}" for one in self.knockout.entries]
         return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from circuitlab.core.errors import AdditivityError, AlignmentError, BadParameterError, EmptyGapError, ModelError, TokenizationError
-from circuitlab.scores.head_card import AttentionOnPair, Continuation, KnockedOut, LookedAt, Section, Term, WhyThere
+from circuitlab.scores.head_card import AttentionOnPair, Continuation, KnockedOut, Loading, LookedAt, Section, Term, WhyThere
 from circuitlab.scores.intervals import mean_interval
 from circuitlab.workflows.why import why_attends
 
@@ -121,8 +121,15 @@ def _why(asked: Asked, name: str, pair: int, one: ContrastBatch, key: int) -> Wh
         weight=found.weight,
         score=found.score,
         residual=found.residual,
-        terms=tuple(Term(*term) for term in found.top(_TERMS)),
+        query_loadings=_largest(found.loadings("q")),
+        key_loadings=_largest(found.loadings("k")),
+        terms=tuple(Term(*term) for term in found.top(min(_TERMS, len(found.writers)))),
     )
+
+
+def _largest(loadings: Mapping[str, float]) -> tuple[Loading, ...]:
+    order = sorted(loadings, key=lambda writer: -abs(loadings[writer]))
+    return tuple(Loading(writer, loadings[writer]) for writer in order[:_TERMS])
 
 
 def knockouts_of(asked: Asked) -> Section[KnockedOut]:

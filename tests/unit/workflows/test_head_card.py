@@ -111,6 +111,9 @@ def test_looking_and_knocking_out_are_those_of_their_own_calls(copying, card) ->
     own = cl.why_attends(model, "a1.h1", first.clean[0].tolist(), query=-1, key=int(clean.argmax()), against="others")
     assert (why.score, why.weight, why.key) == (own.score, own.weight, own.key)
     assert [(one.query_writer, one.key_writer, one.term) for one in why.terms] == own.top(6)
+    for found, shares in ((why.query_loadings, own.loadings("q")), (why.key_loadings, own.loadings("k"))):
+        assert [one.share for one in found] == sorted(shares.values(), key=lambda share: -abs(share))[:6]
+        assert all(shares[one.writer] == one.share for one in found)
     edited = model.edited(Knockout("a1.h1", "mean", batch=batch))
     values = [LogitDiff()(one.logits(batch.clean, batch.end), batch).double().numpy() for one in (model, edited)]
     (knocked,) = card.knockout.entries
@@ -207,7 +210,8 @@ def test_json_has_the_same_keys_whatever_is_known(card, llama) -> None:
     assert first == {
         "knockout": {"task", "how", "metric", "units", "n_pairs", "clean", "without", "change"},
         "attention": {"task", "pair", "query", "query_token", "keys"},
-        "why": {"task", "pair", "query", "query_token", "key", "key_token", "against", "weight", "score", "residual", "terms"},
+        "why": {"task", "pair", "query", "query_token", "key", "key_token", "against", "weight", "score", "residual"}
+        | {"query_loadings", "key_loadings", "terms"},
         "similar": {"by", "head", "similarity", "rank", "heads"},
         "continuations": {"source", "how", "prompt", "with_head", "without", "same"},
     }
