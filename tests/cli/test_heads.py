@@ -55,3 +55,31 @@ def test_a_role_that_is_refused_is_named_with_its_reason(world, checkpoint) -> N
     (world / "mine.txt").write_text("too short\n\neven shorter\n", encoding="utf-8")
     result = command("heads", "roles", "--model", str(checkpoint), "--roles", "sink", "--text", "mine.txt")
     assert result.code == 0 and "sink: not measured. 0 of 2 texts have 64 tokens or more." in result.out
+
+
+def test_a_card_as_json_as_text_and_as_a_page(world, checkpoint) -> None:
+    shared = ["heads", "card", "a1.h2", "--task", "colors", "--model", str(checkpoint), "-n", "3", "--roles", "induction"]
+    card = json.loads(command(*shared, "--json", "-o", "card.html").out)
+    assert card["head"] == "a1.h2" and card["tasks"] == ["colors"]
+    assert [one["method"] for one in card["causal"]["entries"]] == ["activation_patching", "logit_attribution"]
+    assert [one["token"] for one in card["tokens"]["entries"]][-1] == "▁again"
+    assert "<h3>What it writes</h3>" in (world / "card.html").read_text(encoding="utf-8")
+    scores = command("score", "colors", "--model", str(checkpoint), "-n", "3", "--json").json
+    assert scores["cached"] is True and scores["run_id"] == card["causal"]["entries"][0]["run_id"]
+    shown = command(*shared)
+    assert shown.code == 0 and "HeadCard of a1.h2" in shown.out and "earns none, of 1 role measured" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["m3"], "m3 is not an attention head"),
+        (["nine"], "nine"),
+        (["a1.h2", "--task", "colours"], "Did you mean 'colors'?"),
+        (["a1.h2", "--method", "patching"], "Unknown method 'patching'"),
+        (["a1.h2", "--roles", "sinc"], "Did you mean 'sink'?"),
+    ],
+)
+def test_a_card_of_what_is_not_there_is_one_sentence(world, arguments, said) -> None:
+    result = command("heads", "card", "--model", "there-is-no-such-model", *arguments)
+    assert result.code == 2 and said in result.err and result.out == ""

@@ -20,6 +20,13 @@ app = typer.Typer(help="Heads: what each of them does.", no_args_is_help=True)
 _ROLES = typer.Option(None, "--roles", help="Roles, separated by commas; every role otherwise. See `circuitlab methods list`.")
 _TEXT = typer.Option(None, "--text", help="Passages of your own for roles on natural text: JSON lines, or text with empty lines between.")
 _TOP = typer.Option(5, "-k", "--top", min=1, help="Heads shown for each role; --json gives all.")
+_HEAD = typer.Argument(help="The head, a9.h6.")
+_TASK = typer.Option([], "--task", help="Task, see `circuitlab tasks list`; repeatable.")
+_METHODS = typer.Option([], "--method", help="Method that scores the tasks; repeatable (default: activation_patching, logit_attribution).")
+_CARD_ROLES = typer.Option("cheap", "--roles", help="Roles, separated by commas; or cheap, or all.")
+_TOKEN = typer.Option([], "--token", help="Token to read through the head's weights, with its leading space; repeatable.")
+_PROMPT = typer.Option(None, "--prompt", help="Text to continue with and without the head (default: each task's first prompt).")
+_OUT = typer.Option(None, "-o", "--out", help="Also write the card to this file, an HTML page that needs no network.")
 
 
 @app.callback()
@@ -52,6 +59,53 @@ def roles(
         print_json(table.to_dict())
         return
     _print_roles(table, top)
+
+
+@app.command("card")
+def card(
+    head: str = _HEAD,
+    task: list[str] = _TASK,
+    model: str = options.MODEL,
+    method: list[str] = _METHODS,
+    role_list: str = _CARD_ROLES,
+    pairs: int = options.PAIRS,
+    token: list[str] = _TOKEN,
+    prompt: str = _PROMPT,
+    out: Path = _OUT,
+    store: Path = options.STORE,
+    as_json: bool = options.JSON,
+) -> None:
+    """Show what one head is: what it does, its roles, what it looks at and writes, and what is different without it."""
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.files import require_writable  # noqa: PLC0415
+    from circuitlab.core.nodes import Head, parse_node  # noqa: PLC0415
+    from circuitlab.methods import get_method  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
+    from circuitlab.tasks import sample_pairs  # noqa: PLC0415
+    from circuitlab.workflows.head_card import METHODS, head_card, roles_asked  # noqa: PLC0415
+    from circuitlab.workflows.roles import built_roles  # noqa: PLC0415
+
+    # What cannot be used is found before the model is loaded.
+    if not isinstance(parse_node(head), Head):
+        raise BadParameterError(f"{head} is not an attention head.", "Name a head, for example a9.h6.")
+    for name in task:
+        next(sample_pairs(name))
+    methods = [get_method(name) for name in method or METHODS]
+    names = [name.strip() for name in role_list.split(",") if name.strip()]
+    asked = built_roles(roles_asked(role_list if role_list in {"cheap", "all"} else names))
+    cache = Cache(store)
+    require_writable(cache.root)
+    from circuitlab.model import load_model  # noqa: PLC0415
+
+    made = head_card(load_model(model), head, task, methods, roles=asked, n=pairs, tokens=token, prompt=prompt, store=cache)
+    if out is not None:
+        made.save(out)
+    if as_json:
+        print_json(made.to_dict())
+        return
+    print_text(str(made))
+    if out is not None:
+        print_text(f"The card is in {out}.")
 
 
 def _print_roles(table: RoleTable, top: int) -> None:

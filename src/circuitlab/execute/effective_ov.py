@@ -109,13 +109,14 @@ class EffectiveOV:
         written = self.written(layer) * sign
         best = written.new_full((*written.shape[:2], 0), 0.0)
         own = written.new_zeros((*written.shape[:2], len(targets)))
-        for start, logits in self._by_block(written):
+        for start, logits in self.by_block(written):
             best = torch.cat([best, logits], -1).topk(min(k + 1, best.shape[-1] + logits.shape[-1]), dim=-1).values
             here = ((targets >= start) & (targets < start + logits.shape[-1])).nonzero()[:, 0].to(own.device)
             own[..., here] = logits[..., (targets.to(own.device)[here] - start)]
         return cast("Tensor", own > best[..., -1:])
 
-    def _by_block(self, written: Tensor) -> Iterator[tuple[int, Float[Tensor, "head token some"]]]:
+    def by_block(self, written: Float[Tensor, "*rows d_model"]) -> Iterator[tuple[int, Float[Tensor, "*rows some"]]]:
+        """Logits of what is written, a part of the vocabulary at a time: first token of the part, and logits of its tokens."""
         for start in range(0, self.model.spec.d_vocab, _BLOCK):
             columns = at_least_float32(self.model.weights.unembed(slice(start, start + _BLOCK)))
             yield start, written @ columns.T

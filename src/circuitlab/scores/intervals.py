@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["NO_INTERVAL", "Interval", "IntervalMethod", "mean_interval", "no_interval", "no_pairs", "proportion_interval"]
+__all__ = ["NO_INTERVAL", "Interval", "IntervalMethod", "mean_interval", "no_interval", "no_pairs", "proportion_interval", "q_values"]
 
 NO_INTERVAL = "no interval: from weights alone, without prompts"
 """What stands where an interval would, for scores that no prompt was run for."""
@@ -105,6 +105,25 @@ def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.nd
         ).confidence_interval
         limits[0, varies], limits[1, varies] = bootstrap.low.reshape(-1), bootstrap.high.reshape(-1)
     return limits[0], limits[1]
+
+
+def q_values(values: np.ndarray) -> np.ndarray:
+    """Whether each mean over axis 0 is 0: p-values of t-tests, corrected over all entries (Benjamini-Hochberg), shape (...).
+
+    An entry with the same value on every pair has 1 if that is 0, and 0 otherwise. NaN for a single pair, which says nothing.
+    """
+    from scipy import stats  # noqa: PLC0415
+
+    values = np.asarray(values, dtype=np.float64)
+    n = values.shape[0]
+    if n == 1:
+        return np.full(values.shape[1:], np.nan)
+    mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(n)
+    error = np.where(np.ptp(values, axis=0) == 0, 0.0, error)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(error > 0, np.abs(mean) / error, np.where(mean == 0, 0.0, np.inf))
+    p = 2 * stats.t.sf(t, n - 1)
+    return np.asarray(stats.false_discovery_control(p.ravel(), method="bh")).reshape(mean.shape)
 
 
 def no_interval(value: np.ndarray | np.float64) -> Interval:

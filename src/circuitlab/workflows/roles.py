@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from circuitlab.core.errors import BadParameterError, ModelError
+from circuitlab.core.errors import BadParameterError, ModelError, TokenizationError
 from circuitlab.core.files import require_writable
 from circuitlab.core.progress import progress_part
 from circuitlab.core.provenance import digest
@@ -166,7 +166,7 @@ class _Measuring:
         try:
             reason = refusal(role, self.model)
             inputs = getattr(role, "inputs", lambda _model: None)(self.model) if not reason else None
-        except BadParameterError as error:
+        except (BadParameterError, TokenizationError) as error:
             reason = str(error)
         if reason:
             self.refused[role.name] = reason
@@ -187,7 +187,7 @@ class _Measuring:
                 measured = read_together(self.model, [cast("PatternRole", one.role) for one in group])
             else:
                 measured = [one.role(self.model) for one in group]
-        except (ModelError, BadParameterError) as error:
+        except (ModelError, BadParameterError, TokenizationError) as error:
             self.refused |= {one.role.name: str(error) for one in group}
             return
         seconds = (time.perf_counter() - started) / len(group)

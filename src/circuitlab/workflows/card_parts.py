@@ -1,0 +1,193 @@
+"""Parts of a head's card that run prompts: where it looks and why, and what is different without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from circuitlab.core.errors import AdditivityError, AlignmentError, BadParameterError, EmptyGapError, ModelError, TokenizationError
+from circuitlab.scores.head_card import AttentionOnPair, Continuation, KnockedOut, Loading, LookedAt, Section, Term, WhyThere
+from circuitlab.scores.intervals import mean_interval
+from circuitlab.workflows.why import why_attends
+
+if TYPE_CHECKING:
+    from circuitlab.core.nodes import Head
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+    from circuitlab.scores.attention import AttentionPattern
+
+__all__ = ["REFUSALS", "Asked", "attention_of", "continuations_of", "knockouts_of", "why_of"]
+
+REFUSALS = (ModelError, BadParameterError, TokenizationError, AlignmentError, AdditivityError, EmptyGapError)
+"""Errors that say why a model or its prompts cannot give something."""
+
+_Entry = TypeVar("_Entry")
+_KEYS, _TERMS, _NEW_TOKENS = 8, 6, 16
+NO_TASK = "No task was given."
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A head, and the prompts that its card is about.
+
+    Parameters
+    ----------
+    model : Model
+    head : Head
+    batches : mapping of str to ContrastBatch
+        Pairs of each task.
+    absent : mapping of str to str
+        Tasks without pairs, with the reason.
+    pairs : int
+        For how many pairs of each task attention is shown.
+    """
+
+    model: Model
+    head: Head
+    batches: Mapping[str, ContrastBatch]
+    absent: Mapping[str, str]
+    pairs: int
+
+    def section(self, gather: Callable[[str, ContrastBatch], Iterator[_Entry]]) -> Section[_Entry]:
+        """What is gathered of each task, and the reasons for what cannot be."""
+        entries: list[_Entry] = []
+        absent = dict(self.absent) if self.batches or self.absent else {"tasks": NO_TASK}
+        for name, batch in self.batches.items():
+            try:
+                entries += list(gather(name, batch))
+            except REFUSALS as error:
+                absent[name] = str(error)
+        return Section(tuple(entries), absent)
+
+    def shown(self, batch: ContrastBatch) -> Iterator[tuple[int, ContrastBatch]]:
+        """The first pairs of a batch, one by one."""
+        return ((pair, batch.select([pair])) for pair in range(min(self.pairs, batch.n_pairs)))
+
+
+def attention_of(asked: Asked) -> Section[AttentionOnPair]:
+    """Where the last position looks on the first pairs of each task, in the clean and in the corrupt prompt."""
+
+    def gather(name: str, batch: ContrastBatch) -> Iterator[AttentionOnPair]:
+        for pair, one in asked.shown(batch):
+            clean = _pattern(asked, one)
+            corrupt = _pattern(asked, replace(one, clean=one.corrupt))
+            last = len(clean.tokens) - 1
+            rows = clean.values[last], corrupt.values[last]
+            order = np.argsort(-np.maximum(*rows), kind="stable")[:_KEYS]
+            keys = tuple(_looked_at(int(key), clean, corrupt) for key in order if max(rows[0][key], rows[1][key]) > 0)
+            yield AttentionOnPair(name, pair, last, clean.tokens[last], keys)
+
+    return asked.section(gather)
+
+
+def _pattern(asked: Asked, batch: ContrastBatch) -> AttentionPattern:
+    found = asked.model.attention(asked.head, batch)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _looked_at(key: int, clean: AttentionPattern, corrupt: AttentionPattern) -> LookedAt:
+    there, other = (float(pattern.values[-1, key]) for pattern in (clean, corrupt))
+    return LookedAt(key, clean.tokens[key], corrupt.tokens[key], there, other, there - other)
+
+
+def why_of(asked: Asked) -> Section[WhyThere]:
+    """Why the last position looks at the key that it attends to most; where that is the first token, also at the next one."""
+
+    def gather(name: str, batch: ContrastBatch) -> Iterator[WhyThere]:
+        for pair, one in asked.shown(batch):
+            row = _pattern(asked, one).values[-1]
+            keys = [int(key) for key in np.argsort(-row, kind="stable")[:2] if row[key] > 0]
+            for key in keys if keys and keys[0] == 0 else keys[:1]:
+                yield _why(asked, name, pair, one, key)
+
+    return asked.section(gather)
+
+
+def _why(asked: Asked, name: str, pair: int, one: ContrastBatch, key: int) -> WhyThere:
+    against = "others" if int(one.end[0]) > 0 else None
+    why = why_attends(asked.model, asked.head, one.clean[0, : int(one.end[0]) + 1].tolist(), query=-1, key=key, against=against)
+    found = why[0] if isinstance(why, tuple) else why
+    return WhyThere(
+        task=name,
+        pair=pair,
+        query=found.query,
+        query_token=found.tokens[found.query],
+        key=found.key,
+        key_token=found.tokens[found.key],
+        against=against,
+        weight=found.weight,
+        score=found.score,
+        residual=found.residual,
+        query_loadings=_largest(found.loadings("q")),
+        key_loadings=_largest(found.loadings("k")),
+        terms=tuple(Term(*term) for term in found.top(min(_TERMS, len(found.writers)))),
+    )
+
+
+def _largest(loadings: Mapping[str, float]) -> tuple[Loading, ...]:
+    order = sorted(loadings, key=lambda writer: -abs(loadings[writer]))
+    return tuple(Loading(writer, loadings[writer]) for writer in order[:_TERMS])
+
+
+def knockouts_of(asked: Asked) -> Section[KnockedOut]:
+    """The metric of each task with the head replaced by its mean over the corrupt prompts, pair by pair."""
+    return asked.section(lambda name, batch: iter([_knocked_out(asked, name, batch)]))
+
+
+def _knocked_out(asked: Asked, name: str, batch: ContrastBatch) -> KnockedOut:
+    import torch  # noqa: PLC0415 - listing commands must not load torch
+
+    from circuitlab.execute.reference import answer_logits, with_reference  # noqa: PLC0415
+    from circuitlab.metrics import get_metric  # noqa: PLC0415
+    from circuitlab.model.hooks import full_precision  # noqa: PLC0415
+    from circuitlab.model.interventions import Knockout  # noqa: PLC0415
+
+    metric, how = get_metric(batch.metric), "mean"
+    with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
+        ready = with_reference(asked.model, metric, batch)
+        without = asked.model.edited(Knockout(str(asked.head), how, batch=batch))
+        values = [metric(answer_logits(one, ready, ready.clean), ready).double().cpu().numpy() for one in (asked.model, without)]
+    clean, knocked = values
+    intervals = (mean_interval(one).as_dict() for one in (clean, knocked, knocked - clean))
+    return KnockedOut(name, how, metric.name, metric.units, batch.n_pairs, *intervals)
+
+
+def continuations_of(asked: Asked, prompt: str | Sequence[int] | None) -> Section[Continuation]:
+    """Greedy text with and without the head, after a prompt or after the first clean prompt of each task."""
+    if prompt is not None:
+        batch = next(iter(asked.batches.values()), None)
+        try:
+            return Section((_continued(asked, "your own", prompt, batch),))
+        except REFUSALS as error:
+            return Section((), {"prompt": str(error)})
+
+    def gather(name: str, batch: ContrastBatch) -> Iterator[Continuation]:
+        yield _continued(asked, name, batch.clean[0, : int(batch.end[0]) + 1].tolist(), batch)
+
+    return asked.section(gather)
+
+
+def _continued(asked: Asked, source: str, prompt: str | Sequence[int], batch: ContrastBatch | None) -> Continuation:
+    """Knocked out by its mean over all positions of a task's corrupt prompts, which new positions have too; by zero without a task."""
+    from circuitlab.model.interventions import Knockout  # noqa: PLC0415 - torch
+    from circuitlab.model.prompts import read_prompts  # noqa: PLC0415
+    from circuitlab.model.token_text import texts_of  # noqa: PLC0415
+
+    model = asked.model
+    ids = read_prompts(prompt, model.tokenizer, model.spec).ids[0]
+    fits = _NEW_TOKENS if model.spec.n_ctx is None else min(_NEW_TOKENS, model.spec.n_ctx - len(ids))
+    if fits < 1:
+        what = f"The prompt has {len(ids)} tokens, and {model.spec.name} has {model.spec.n_ctx} positions."
+        raise BadParameterError(what, "Give a shorter prompt.")
+    how = "zero" if batch is None else "mean_over_positions"
+    knocked = model.edited(Knockout(str(asked.head), how, batch=batch))
+    texts = []
+    for one in (model, knocked):
+        made = one.generate(list(ids), fits)
+        texts.append((made[0] if isinstance(made, tuple) else made).ids)
+    space = " " if model.tokenizer is None else ""
+    written = [space.join(texts_of(model.tokenizer, new)) for new in (ids, *texts)]
+    return Continuation(source, how, *written, same=texts[0] == texts[1])

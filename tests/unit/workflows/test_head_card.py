@@ -1,0 +1,297 @@
+"""The card of a head: planted heads' cards say what they are, every number is that of its own call, and what is not known says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import circuitlab as cl
+from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.execute.effective_ov import EffectiveOV
+from circuitlab.metrics import LogitDiff
+from circuitlab.model.interventions import Knockout
+from circuitlab.model.toy import build_planted
+from circuitlab.scores.intervals import mean_interval
+from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+
+KEYS = {"head", "kv_head", "model", "weights", "tasks", "causal", "roles", "tokens", "why", "attention", "knockout"}
+KEYS |= {"continuations", "similar"}
+SECTIONS = KEYS - {"head", "kv_head", "model", "weights", "tasks"}
+
+
+@pytest.fixture(scope="module")
+def copying():
+    return build_planted("copy-gqa")
+
+
+@pytest.fixture(scope="module")
+def card(copying):
+    roles = ["previous_token", "induction", "duplicate_token", "sink"]
+    return cl.head_card(copying.model, "a1.h1", [copying.batch(6)], roles=roles)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_model("llama")
+
+
+def test_the_card_of_a_planted_copy_head_says_so(copying, card) -> None:
+    assert str(card.head) == "a1.h1" and str(card.kv_head) == "a1.kv0" and card.tasks == ("batch 1",)
+    assert [(one.method, one.rank, one.heads) for one in card.causal.entries] == [
+        ("activation_patching", 1, 8),
+        ("logit_attribution", 1, 8),
+    ]
+    assert all(one.low > 0 and one.q < 0.001 and one.n_pairs == 6 for one in card.causal.entries)
+    (knocked,) = card.knockout.entries
+    assert knocked.change["high"] < 0 and knocked.without["mean"] < 0 < knocked.clean["low"]
+    (text,) = card.continuations.entries
+    content = text.prompt.split()[int(copying.batch(6).marks["CONTENT"][0])]
+    assert set(text.with_head.split()) == {content} and not text.same
+    read = card.tokens.entries[0]
+    assert (read.token, read.promoted[0], read.rank) == (content, content, 1) and read.rank < read.null_low
+    (looks,) = card.attention.entries
+    assert looks.keys[0].clean_token == content and looks.keys[0].clean > 0.99 and looks.keys[0].corrupt_token != content
+
+
+def test_the_head_that_writes_against_it_has_the_opposite_card(copying) -> None:
+    card = cl.head_card(copying.model, "a1.h2", copying.batch(6), "logit_attribution", roles=[])
+    (score,), (knocked,), read = card.causal.entries, card.knockout.entries, card.tokens.entries[0]
+    assert score.high < 0 < knocked.change["low"] and score.rank == 2
+    assert read.rank == read.vocabulary == 10 and read.suppressed[0] == read.token and read.rank > read.null_high
+
+
+@pytest.mark.parametrize("form", ["gqa", "mha"])
+def test_an_induction_heads_card_names_the_head_that_tells_it_where_to_look(form: str) -> None:
+    planted = build_planted(f"induction-{form}")
+    card = cl.head_card(planted.model, "a1.h2", planted.batch(6), "activation_patching", roles=["induction", "previous_token"])
+    assert card.earned() == ["induction"]
+    (why,) = card.why.entries
+    assert (why.terms[0].query_writer, why.terms[0].key_writer) == ("embed", "a0.h1") and why.key == int(planted.batch(6).marks["AFTER"][0])
+
+
+def test_scores_and_roles_are_those_of_their_own_calls(copying, card) -> None:
+    batch, model = copying.batch(6), copying.model
+    for one in card.causal.entries:
+        scores = cl.score(model, batch, one.method)
+        own = scores["a1.h1"]
+        assert (one.mean, one.low, one.high, one.run_id) == (own.mean, own.low, own.high, scores.provenance.run_id())
+        means = np.abs(scores.mean())
+        assert one.rank == 1 + int((means > means[1, 1]).sum())
+    table = cl.roles(model, ["previous_token", "induction", "duplicate_token", "sink"])
+    rows = {role: next(one for one in table.entries(role) if str(one.node) == "a1.h1") for role in table.scores}
+    assert {one.role for one in card.roles.entries} == set(rows) and set(card.roles.absent) == {"sink"}
+    for one in card.roles.entries:
+        own = rows[one.role]
+        assert (one.value, one.low, one.high, one.chance, one.q, one.earned) == (
+            own.value,
+            own.low,
+            own.high,
+            own.chance,
+            own.q,
+            own.earned,
+        )
+        assert one.rank == 1 + sum(other.value > own.value for other in table.entries(one.role)) and one.heads == 8
+
+
+def test_looking_and_knocking_out_are_those_of_their_own_calls(copying, card) -> None:
+    batch, model = copying.batch(6), copying.model
+    first = batch.select([0])
+    clean = model.attention("a1.h1", first)[0].values[-1]
+    corrupt = model.attention("a1.h1", dataclasses.replace(first, clean=first.corrupt))[0].values[-1]
+    for key in card.attention.entries[0].keys:
+        assert (key.clean, key.corrupt) == (clean[key.position], corrupt[key.position])
+        assert key.difference == pytest.approx(key.clean - key.corrupt)
+    (why,) = card.why.entries
+    own = cl.why_attends(model, "a1.h1", first.clean[0].tolist(), query=-1, key=int(clean.argmax()), against="others")
+    assert (why.score, why.weight, why.key) == (own.score, own.weight, own.key)
+    assert [(one.query_writer, one.key_writer, one.term) for one in why.terms] == own.top(6)
+    for found, shares in ((why.query_loadings, own.loadings("q")), (why.key_loadings, own.loadings("k"))):
+        assert [one.share for one in found] == sorted(shares.values(), key=lambda share: -abs(share))[:6]
+        assert all(shares[one.writer] == one.share for one in found)
+    edited = model.edited(Knockout("a1.h1", "mean", batch=batch))
+    values = [LogitDiff()(one.logits(batch.clean, batch.end), batch).double().numpy() for one in (model, edited)]
+    (knocked,) = card.knockout.entries
+    for found, wanted in zip((knocked.clean, knocked.without, knocked.change), (*values, values[1] - values[0]), strict=True):
+        assert found == pytest.approx(mean_interval(wanted).as_dict(), abs=1e-5)
+
+
+def test_ranks_through_the_weights_are_those_of_the_whole_vocabulary(llama) -> None:
+    card = cl.head_card(llama, "a1.h2", tokens=[5, 11], methods=[], roles=[])
+    vocabulary = torch.arange(llama.spec.d_vocab)
+    logits = EffectiveOV.of(llama, vocabulary, "stream").logits(1, vocabulary)[2]
+    for one in card.tokens.entries:
+        row, token = logits[one.token_id], one.token_id
+        order = row.argsort(descending=True).tolist()
+        assert one.rank == order.index(token) + 1 and [int(name) for name in one.promoted] == order[:8]
+        assert [int(name) for name in one.suppressed] == order[::-1][:8]
+        others = [source for source in range(len(vocabulary)) if source not in {5, 11}]
+        null = np.array([1 + int((logits[source] > logits[source, token]).sum()) for source in others])
+        assert one.n_null == len(others) and one.null_median == np.median(null)
+        tails = (null <= one.rank).sum() + 1, (null >= one.rank).sum() + 1
+        assert one.p == pytest.approx(min(1, 2 * min(tails) / (len(null) + 1)))
+
+
+def test_heads_like_it_go_by_cosine(llama) -> None:
+    card = cl.head_card(llama, "a1.h2", methods=[], roles=["previous_token", "induction", "duplicate_token", "echo"])
+    vocabulary = torch.arange(llama.spec.d_vocab)
+    circuit = EffectiveOV.of(llama, vocabulary, "stream")
+    written = torch.cat([circuit.written(layer) for layer in range(llama.spec.n_layers)])
+    flat = (written - written.mean(1, keepdim=True)).flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(flat, flat[1 * 4 + 2][None]).numpy()
+    values = np.stack(
+        [one.value.ravel() for one in cl.roles(llama, ["previous_token", "induction", "duplicate_token", "echo"]).scores.values()]
+    )
+    profile = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
+    by_role = profile.T @ profile[:, 6] / np.linalg.norm(profile, axis=0) / np.linalg.norm(profile[:, 6])
+    for by, wanted in (("ov", cosines), ("roles", by_role)):
+        found = [one for one in card.similar.entries if one.by == by]
+        order = [at for at in np.argsort(-wanted) if at != 6][:5]
+        assert [one.head for one in found] == [f"a{at // 4}.h{at % 4}" for at in order]
+        assert [one.similarity for one in found] == pytest.approx([float(wanted[at]) for at in order], abs=1e-4)
+        assert [one.rank for one in found] == [1, 2, 3, 4, 5] and {one.heads for one in found} == {11}
+
+
+def test_what_is_not_known_says_why(llama) -> None:
+    card = cl.head_card(llama, "a1.h2", roles=["sink"])
+    for name in ("causal", "why", "attention", "knockout", "continuations"):
+        section = getattr(card, name)
+        assert section.entries == () and section.absent == {"tasks": "No task was given."}, name
+    assert card.tokens.absent == {"tokens": "No task was given, and no token."}
+    assert "has no tokenizer" in card.roles.absent["sink"] and "a profile needs 3" in card.similar.absent["roles"]
+    assert {one.by for one in card.similar.entries} == {"ov"}
+
+
+def test_a_model_that_cannot_be_taken_apart_has_the_rest_of_a_card() -> None:
+    model = tiny_model("gptj")
+    card = cl.head_card(model, "a1.h1", tiny_batch(model, 3), "logit_attribution", roles=[])
+    assert card.causal.entries and card.attention.entries and card.knockout.entries
+    assert card.why.entries == card.tokens.entries == ()
+    for reason in (card.why.absent["batch 1"], card.tokens.absent["weights"], card.similar.absent["ov"]):
+        assert "Layer 0 of tiny-gptj cannot be taken apart" in reason
+
+
+def test_a_model_without_attention_has_a_card_of_reasons() -> None:
+    model = tiny_model("mamba")
+    card = cl.head_card(model, "a1.h0", tiny_batch(model, 3), roles=["previous_token"])
+    for name in SECTIONS:
+        section = getattr(card, name)
+        assert section.entries == () and section.absent, name
+    assert "no attention patterns" in card.attention.absent["batch 1"] and "<h3>Roles</h3>" in card._repr_html_()
+
+
+def test_an_edited_model_has_no_weights_to_read() -> None:
+    model = tiny_model("llama")
+    card = cl.head_card(model.edited(Knockout("a0.h0")), "a1.h1", tiny_batch(model, 3), "activation_patching", roles=["copying"])
+    assert card.causal.entries and card.attention.entries and card.knockout.entries and card.tokens.entries == ()
+    for reason in (card.tokens.absent["weights"], card.similar.absent["ov"], card.roles.absent["copying"]):
+        assert "is edited" in reason
+
+
+def test_a_task_whose_words_the_model_lacks_is_absent_everywhere(llama) -> None:
+    card = cl.head_card(llama, "a1.h1", ["ioi"], roles=[])
+    assert card.tasks == ("ioi",)
+    for name in SECTIONS - {"roles", "similar"}:
+        assert "has no tokenizer" in getattr(card, name).absent["ioi"], name
+
+
+def test_json_has_the_same_keys_whatever_is_known(card, llama) -> None:
+    empty = cl.head_card(llama, "a1.h2", methods=[], roles=[])
+    for one in (card, empty):
+        plain = json.loads(json.dumps(one.to_dict(), allow_nan=False))
+        assert set(plain) == KEYS
+        assert all(set(plain[name]) == {"entries", "absent"} for name in SECTIONS)
+    first = {name: set(card.to_dict()[name]["entries"][0]) for name in ("knockout", "attention", "why", "similar", "continuations")}
+    assert first == {
+        "knockout": {"task", "how", "metric", "units", "n_pairs", "clean", "without", "change"},
+        "attention": {"task", "pair", "query", "query_token", "keys"},
+        "why": {"task", "pair", "query", "query_token", "key", "key_token", "against", "weight", "score", "residual"}
+        | {"query_loadings", "key_loadings", "terms"},
+        "similar": {"by", "head", "similarity", "rank", "heads"},
+        "continuations": {"source", "how", "prompt", "with_head", "without", "same"},
+    }
+
+
+def test_a_score_from_weights_alone_has_no_interval_and_no_q() -> None:
+    """And it is scored once, not for every task."""
+    model, batch = spelled()
+    card = cl.head_card(model, "a1.h1", [batch, tiny_batch(model, 2, seed=1)], "copying_score", roles=[])
+    (one,) = card.causal.entries
+    assert one.task == "weights alone" and one.n_pairs == 0 and np.isnan([one.low, one.high, one.q]).all()
+    assert one.mean == cl.score(model, method="copying_score")["a1.h1"].mean
+    assert card.to_dict()["causal"]["entries"][0]["q"] is None
+
+
+def spelled():
+    """A tiny model whose tokens are HTML, and a batch for it."""
+    hf = tiny_hf("llama")
+    words = ["?", *(f"<script>alert({number})</script>" for number in range(hf.config.vocab_size - 1))]
+    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model = cl.load_model(hf, tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?"), name="tiny<b>")
+    return model, tiny_batch(model, 3)
+
+
+def test_tokens_are_text_on_the_page() -> None:
+    model, batch = spelled()
+    card = cl.head_card(model, "a2.h1", batch, roles=["previous_token"])
+    for text in (card._repr_html_(), card.page()):
+        assert "<script" not in text and "tiny<b>" not in text
+        assert "&lt;script&gt;alert(" in text and "tiny&lt;b&gt;" in text
+    assert "<!doctype html>" in card.page() and "<!doctype" not in card._repr_html_()
+
+
+def test_a_page_shows_every_part_and_is_saved(card, tmp_path) -> None:
+    text = card.save(tmp_path / "card.html").read_text(encoding="utf-8")
+    for heading in (
+        "What it does to the answer",
+        "Without it",
+        "Roles",
+        "What it looks at",
+        "Why it looks there",
+        "What it writes",
+        "Heads like it",
+    ):
+        assert f"<h3>{heading}</h3>" in text
+    assert "rank 1 of 8" in repr(card) and "earns none, of 3 roles measured" in repr(card)
+    assert card.causal.entries[0].run_id in text and "has no tokenizer" in text
+
+
+def test_stored_scores_and_roles_are_found(copying, tmp_path, monkeypatch) -> None:
+    first = cl.head_card(copying.model, "a1.h1", copying.batch(4), "logit_attribution", roles=["echo"], store=tmp_path)
+
+    def computed(*_anything) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(cl.methods.LogitAttribution, "__call__", computed)
+    monkeypatch.setattr("circuitlab.workflows.roles.read_together", computed)
+    again = cl.head_card(copying.model, "a1.h1", copying.batch(4), "logit_attribution", roles=["echo"], store=tmp_path)
+    assert (again.causal, again.roles) == (first.causal, first.roles)
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "said"),
+    [
+        ("m1", BadParameterError, "m1 is not an attention head"),
+        ("a1.kv0", BadParameterError, "a1.kv0 is not an attention head"),
+        ("a9.h0", BadParameterError, "has 2 layers of 4 heads, and no a9.h0"),
+        ("head", BadParameterError, "head"),
+    ],
+)
+def test_what_is_no_head_is_refused(copying, head: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        cl.head_card(copying.model, head, copying.batch(2))
+
+
+def test_unknown_names_and_empty_cards_are_refused(copying) -> None:
+    with pytest.raises(UnknownNameError, match="activation_patchin"):
+        cl.head_card(copying.model, "a1.h1", copying.batch(2), "activation_patchin")
+    with pytest.raises(UnknownNameError, match="inductoin"):
+        cl.head_card(copying.model, "a1.h1", copying.batch(2), roles=["inductoin"])
+    with pytest.raises(BadParameterError, match="n=0 and pairs=1"):
+        cl.head_card(copying.model, "a1.h1", n=0)
