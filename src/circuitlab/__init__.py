@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from circuitlab.workflows.circuit import evaluate, find_circuit
     from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
+    from circuitlab.workflows.head_on_text import head_on_text
     from circuitlab.workflows.lens import logit_lens
     from circuitlab.workflows.roles import roles
     from circuitlab.workflows.score import score, score_edges
@@ -53,6 +54,7 @@ _HOMES = {
     "edge_loadings": "circuitlab.workflows.why",
     "evaluate": "circuitlab.workflows.circuit",
     "find_circuit": "circuitlab.workflows.circuit",
+    "head_on_text": "circuitlab.workflows.head_on_text",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
     "logit_lens": "circuitlab.workflows.lens",
@@ -97,6 +99,7 @@ __all__ = [
     "evaluate",
     "figures",
     "find_circuit",
+    "head_on_text",
     "interventions",
     "load_model",
     "load_task",

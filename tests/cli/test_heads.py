@@ -55,3 +55,20 @@ def test_a_role_that_is_refused_is_named_with_its_reason(world, checkpoint) -> N
     (world / "mine.txt").write_text("too short\n\neven shorter\n", encoding="utf-8")
     result = command("heads", "roles", "--model", str(checkpoint), "--roles", "sink", "--text", "mine.txt")
     assert result.code == 0 and "sink: not measured. 0 of 2 texts have 64 tokens or more." in result.out
+
+
+def test_a_head_on_text_of_ones_own(world, checkpoint) -> None:
+    (world / "mine.txt").write_text("\n\n".join(f"Say {word} again " * 20 for word in ("red", "blue", "green")), encoding="utf-8")
+    arguments = ["heads", "text", "a1.h2", "--model", str(checkpoint), "--text", "mine.txt"]
+    document = json.loads(command(*arguments, "--json").out)
+    assert document["head"] == "a1.h2" and document["n_passages"] == 3 and len(document["deciles"]) == 10
+    assert set(document["top"][0]) >= {"token", "following", "effect", "attended", "decile"}
+    shown = command(*arguments, "-k", "2")
+    assert shown.code == 0 and "decile 10" in shown.out and "top 2" in shown.out and "top 3" not in shown.out
+    assert len(list((world / "runs" / "on_text").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["a1.x2"], "a1.x2"), (["a1.h2", "--text", "gone.txt"], "gone.txt cannot be read")])
+def test_a_head_or_text_that_cannot_be_used_is_one_sentence(world, arguments, said) -> None:
+    result = command("heads", "text", *arguments, "--model", "there-is-no-such-model")
+    assert result.code == 2 and said in result.err and result.out == ""
