@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, comparison, figures, methods, metrics, texts
+    from circuitlab import circuits, comparison, exports, figures, methods, metrics, texts
     from circuitlab.circuits import Circuit, TopEdges, TopK, top_heads
     from circuitlab.citations import cite
     from circuitlab.core import errors
@@ -70,6 +70,7 @@ _MODULES = {
     "circuits": "circuitlab.circuits",
     "comparison": "circuitlab.comparison",
     "errors": "circuitlab.core.errors",
+    "exports": "circuitlab.exports",
     "figures": "circuitlab.figures",
     "interventions": "circuitlab.model.interventions",
     "methods": "circuitlab.methods",
@@ -97,6 +98,7 @@ __all__ = [
     "edge_loadings",
     "errors",
     "evaluate",
+    "exports",
     "figures",
     "find_circuit",
     "head_on_text",

@@ -24,6 +24,11 @@ _HEAD = typer.Argument(..., help="A head, such as a20.h0.")
 _OWN = typer.Option(None, "--text", help="Passages of your own: JSON lines, or text with empty lines between.")
 _LENGTH = typer.Option(64, "--length", min=3, help="Tokens of each passage that are read.")
 _SHOWN = typer.Option(5, "-k", "--top", min=1, help="Positions shown of the largest and of those it wins; --json gives all that are kept.")
+_FORMAT = typer.Argument(..., help="duo-attention or headvis (a folder), razor-attention (JSON) or csv.")
+_OUT = typer.Option(..., "-o", "--out", help="File or folder to write.")
+_EXPORTED = typer.Option(None, "--roles", help="Roles, separated by commas; otherwise those that the format needs.")
+_RUNS = typer.Option([], "--run", help="Stored scores of heads, by run id, for csv and headvis; repeatable.")
+_FULL = typer.Option(0.5, "--full", help="duo-attention: share of key/value heads with full attention.")
 _TOP = typer.Option(5, "-k", "--top", min=1, help="Heads shown for each role; --json gives all.")
 
 
@@ -86,6 +91,32 @@ def text(
         print_json(found.to_dict())
     else:
         _print_text(found, top)
+
+
+@app.command("export")
+def export(
+    form: str = _FORMAT,
+    out: Path = _OUT,
+    model: str = options.MODEL,
+    role_list: str = _EXPORTED,
+    runs: list[str] = _RUNS,
+    own: Path = _OWN,
+    full: float = _FULL,
+    store: Path = options.STORE,
+) -> None:
+    """Write heads for other software, read the files back, and say where they are."""
+    from circuitlab.core.files import require_writable  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
+    from circuitlab.workflows.export import Export  # noqa: PLC0415
+
+    roles = None if role_list is None else [name.strip() for name in role_list.split(",") if name.strip()]
+    cache = Cache(store)
+    asked = Export(form, out, roles=roles, texts=own, full=full, scores={run: cache.read(run) for run in runs})
+    require_writable(cache.root)
+    from circuitlab.model import load_model  # noqa: PLC0415 - torch
+
+    asked.write(load_model(model), cache)
+    print_text(str(out))
 
 
 def _print_text(found: HeadOnText, top: int) -> None:

@@ -151,7 +151,8 @@ class _Picked:
 
     def __init__(self, model: Model, words: Sequence[Sequence[str]], values: TextValues, at: tuple[int, ...], winner: np.ndarray) -> None:
         self.model, self.words, self.values, self.at = model, words, values, at
-        self.activation, self.effect = values.activation[:, *at], values.effect[:, *at]
+        layer, head = at
+        self.activation, self.effect = values.activation[:, layer, head], values.effect[:, layer, head]
         self.order = np.argsort(self.activation, kind="stable")
         self.tenths = np.array_split(self.order, _TENTHS)
         self.decile = np.empty(len(self.order), dtype=int)
