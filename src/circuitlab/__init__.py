@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitlab import circuits, comparison, figures, methods, metrics, texts
+    from circuitlab import circuits, comparison, exports, figures, methods, metrics, texts
     from circuitlab.circuits import Circuit, TopEdges, TopK, top_heads
     from circuitlab.citations import cite
     from circuitlab.core import errors
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from circuitlab.workflows.compare import compare, transfer
     from circuitlab.workflows.fitness import check_task
     from circuitlab.workflows.head_card import head_card
+    from circuitlab.workflows.head_on_text import head_on_text
     from circuitlab.workflows.lens import logit_lens
     from circuitlab.workflows.roles import roles
     from circuitlab.workflows.score import score, score_edges
@@ -55,6 +56,7 @@ _HOMES = {
     "evaluate": "circuitlab.workflows.circuit",
     "find_circuit": "circuitlab.workflows.circuit",
     "head_card": "circuitlab.workflows.head_card",
+    "head_on_text": "circuitlab.workflows.head_on_text",
     "load_model": "circuitlab.model",
     "load_task": "circuitlab.tasks",
     "logit_lens": "circuitlab.workflows.lens",
@@ -70,6 +72,7 @@ _MODULES = {
     "circuits": "circuitlab.circuits",
     "comparison": "circuitlab.comparison",
     "errors": "circuitlab.core.errors",
+    "exports": "circuitlab.exports",
     "figures": "circuitlab.figures",
     "interventions": "circuitlab.model.interventions",
     "methods": "circuitlab.methods",
@@ -97,9 +100,11 @@ __all__ = [
     "edge_loadings",
     "errors",
     "evaluate",
+    "exports",
     "figures",
     "find_circuit",
     "head_card",
+    "head_on_text",
     "interventions",
     "load_model",
     "load_task",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import circuitlab as cl
 from circuitlab.methods.roles import role_classes
 
 from .conftest import command
@@ -55,6 +56,64 @@ def test_a_role_that_is_refused_is_named_with_its_reason(world, checkpoint) -> N
     (world / "mine.txt").write_text("too short\n\neven shorter\n", encoding="utf-8")
     result = command("heads", "roles", "--model", str(checkpoint), "--roles", "sink", "--text", "mine.txt")
     assert result.code == 0 and "sink: not measured. 0 of 2 texts have 64 tokens or more." in result.out
+
+
+def test_a_head_on_text_of_ones_own(world, checkpoint) -> None:
+    (world / "mine.txt").write_text("\n\n".join(f"Say {word} again " * 20 for word in ("red", "blue", "green")), encoding="utf-8")
+    arguments = ["heads", "text", "a1.h2", "--model", str(checkpoint), "--text", "mine.txt"]
+    document = json.loads(command(*arguments, "--json").out)
+    assert document["head"] == "a1.h2" and document["n_passages"] == 3 and len(document["deciles"]) == 10
+    assert set(document["top"][0]) >= {"token", "following", "effect", "attended", "decile"}
+    shown = command(*arguments, "-k", "2")
+    assert shown.code == 0 and "decile 10" in shown.out and "top 2" in shown.out and "top 3" not in shown.out
+    assert len(list((world / "runs" / "on_text").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["a1.x2"], "a1.x2"), (["a1.h2", "--text", "gone.txt"], "gone.txt cannot be read")])
+def test_a_head_or_text_that_cannot_be_used_is_one_sentence(world, arguments, said) -> None:
+    result = command("heads", "text", *arguments, "--model", "there-is-no-such-model")
+    assert result.code == 2 and said in result.err and result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("form", "out"), [("duo-attention", "duo"), ("razor-attention", "razor.json"), ("csv", "heads.csv"), ("headvis", "data")]
+)
+def test_exports_are_written_where_they_are_asked_for(world, checkpoint, form, out) -> None:
+    (world / "mine.txt").write_text(
+        "\n\n".join(f"{'again ' * i}Say {word}" for i, word in enumerate(["red"] * 12, start=2)), encoding="utf-8"
+    )
+    more = {"headvis": ["--text", "mine.txt"], "csv": ["--roles", "induction"]}.get(form, [])
+    result = command("heads", "export", form, "--model", str(checkpoint), "-o", out, *more)
+    assert (result.code, result.out) == (0, out + "\n") and (world / out).exists()
+    readers = {
+        "duo-attention": "read_duo_attention",
+        "razor-attention": "read_razor_attention",
+        "csv": "read_csv",
+        "headvis": "read_headvis",
+    }
+    assert getattr(cl.exports, readers[form])(out) is not None
+
+
+def test_stored_scores_are_exported_by_their_run_id(world, checkpoint) -> None:
+    command("score", "colors", "--model", str(checkpoint), "-n", "3", "--method", "logit_attribution")
+    (run,) = cl.Cache("runs").list()
+    result = command("heads", "export", "csv", "--model", str(checkpoint), "-o", "heads.csv", "--roles", "echo", "--run", run)
+    frame = cl.exports.read_csv("heads.csv")
+    assert result.code == 0 and list(frame[f"score.{run}.mean"]) == [float(one.mean) for one in cl.Cache("runs").read(run).nodes("heads")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["csw", "-o", "x"], "Did you mean 'csv'?"),
+        (["razor-attention", "-o", "x", "--roles", "echo"], "made from echo and induction"),
+        (["csv", "-o", "x", "--run", "0123456789abcdef"], "There is no"),
+        (["csv", "-o", "x", "--roles", "sinc"], "Did you mean 'sink'?"),
+    ],
+)
+def test_exports_that_cannot_be_are_refused_before_the_model_is_loaded(world, arguments, said) -> None:
+    result = command("heads", "export", *arguments, "--model", "there-is-no-such-model")
+    assert result.code == 2 and said in result.err and result.out == "" and not (world / "x").exists()
 
 
 def test_a_card_as_json_as_text_and_as_a_page(world, checkpoint) -> None:

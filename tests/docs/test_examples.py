@@ -19,7 +19,7 @@ import circuitlab as cl
 
 ROOT = Path(__file__).parents[2]
 MODULES = ["circuitlab", *sorted(found.name for found in pkgutil.walk_packages(cl.__path__, "circuitlab.") if "__main__" not in found.name)]
-SUBMODULES = ["circuits", "comparison", "figures", "interventions", "methods", "metrics", "texts"]
+SUBMODULES = ["circuits", "comparison", "exports", "figures", "interventions", "methods", "metrics", "texts"]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 

@@ -11,6 +11,7 @@ from circuitlab.cli import options
 from circuitlab.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from circuitlab.scores.head_on_text import HeadOnText, TextSpot
     from circuitlab.scores.role_table import RoleEntry, RoleTable
 
 __all__ = ["app"]
@@ -19,8 +20,16 @@ app = typer.Typer(help="Heads: what each of them does.", no_args_is_help=True)
 
 _ROLES = typer.Option(None, "--roles", help="Roles, separated by commas; every role otherwise. See `circuitlab methods list`.")
 _TEXT = typer.Option(None, "--text", help="Passages of your own for roles on natural text: JSON lines, or text with empty lines between.")
+_HEAD = typer.Argument(..., help="A head, such as a20.h0.")
+_OWN = typer.Option(None, "--text", help="Passages of your own: JSON lines, or text with empty lines between.")
+_LENGTH = typer.Option(64, "--length", min=3, help="Tokens of each passage that are read.")
+_SHOWN = typer.Option(5, "-k", "--top", min=1, help="Positions shown of the largest and of those it wins; --json gives all that are kept.")
+_FORMAT = typer.Argument(..., help="duo-attention or headvis (a folder), razor-attention (JSON) or csv.")
+_TARGET = typer.Option(..., "-o", "--out", help="File or folder to write.")
+_EXPORTED = typer.Option(None, "--roles", help="Roles, separated by commas; otherwise those that the format needs.")
+_RUNS = typer.Option([], "--run", help="Stored scores of heads, by run id, for csv and headvis; repeatable.")
+_FULL = typer.Option(0.5, "--full", help="duo-attention: share of key/value heads with full attention.")
 _TOP = typer.Option(5, "-k", "--top", min=1, help="Heads shown for each role; --json gives all.")
-_HEAD = typer.Argument(help="The head, a9.h6.")
 _TASK = typer.Option([], "--task", help="Task, see `circuitlab tasks list`; repeatable.")
 _METHODS = typer.Option([], "--method", help="Method that scores the tasks; repeatable (default: activation_patching, logit_attribution).")
 _CARD_ROLES = typer.Option("cheap", "--roles", help="Roles, separated by commas; or cheap, or all.")
@@ -106,6 +115,80 @@ def card(
     print_text(str(made))
     if out is not None:
         print_text(f"The card is in {out}.")
+
+
+@app.command("text")
+def text(
+    head: str = _HEAD,
+    model: str = options.MODEL,
+    own: Path = _OWN,
+    length: int = _LENGTH,
+    top: int = _SHOWN,
+    store: Path = options.STORE,
+    as_json: bool = options.JSON,
+) -> None:
+    """Show a head on natural text: where it writes most and least, what it looks at, and its direct effect on the next token."""
+    from circuitlab.core.files import require_writable  # noqa: PLC0415
+    from circuitlab.core.nodes import parse_node  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
+    from circuitlab.texts import read_texts  # noqa: PLC0415
+
+    node, cache = parse_node(head), Cache(store)  # names and texts that cannot be used are found before the model is loaded
+    passages = None if own is None else read_texts(own)
+    require_writable(cache.root)
+    from circuitlab.model import load_model  # noqa: PLC0415 - torch
+    from circuitlab.workflows.head_on_text import head_on_text  # noqa: PLC0415
+
+    found = head_on_text(load_model(model), str(node), passages, length=length, store=cache)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _print_text(found, top)
+
+
+@app.command("export")
+def export(
+    form: str = _FORMAT,
+    out: Path = _TARGET,
+    model: str = options.MODEL,
+    role_list: str = _EXPORTED,
+    runs: list[str] = _RUNS,
+    own: Path = _OWN,
+    full: float = _FULL,
+    store: Path = options.STORE,
+) -> None:
+    """Write heads for other software, read the files back, and say where they are."""
+    from circuitlab.core.files import require_writable  # noqa: PLC0415
+    from circuitlab.store import Cache  # noqa: PLC0415
+    from circuitlab.workflows.export import Export  # noqa: PLC0415
+
+    roles = None if role_list is None else [name.strip() for name in role_list.split(",") if name.strip()]
+    cache = Cache(store)
+    asked = Export(form, out, roles=roles, texts=own, full=full, scores={run: cache.read(run) for run in runs})
+    require_writable(cache.root)
+    from circuitlab.model import load_model  # noqa: PLC0415 - torch
+
+    asked.write(load_model(model), cache)
+    print_text(str(out))
+
+
+def _print_text(found: HeadOnText, top: int) -> None:
+    print_text(f"{found}\n")
+    print_text(
+        "Activation: norm of what the head adds to the stream. Effect: direct, on the logit of the next token, against the head's mean.\n"
+    )
+    rows = [_spot(f"top {rank}", spot) for rank, spot in enumerate(found.top[:top], start=1)]
+    rows += [_spot(f"decile {one.number}", spot) for one in reversed(found.deciles) for spot in one.spots]
+    rows += [_spot(f"win {rank}", spot) for rank, spot in enumerate(found.winning[:top], start=1)]
+    print_table(["where", "activation", "effect", "text", "next", "looks at"], rows)
+    share = found.wins / found.n_positions
+    print_text(f"\nLargest direct effect of {found.n_heads} heads at {found.wins} of {found.n_positions} positions ({share:.1%})")
+
+
+def _spot(where: str, spot: TextSpot) -> list[str]:
+    looks = ", ".join(f"{word!r} {weight:.2f}" for _, word, weight in spot.attended[:3])
+    before = repr("".join(spot.before[-6:]))
+    return [where, f"{spot.activation:.2f}", f"{spot.effect:+.2f}", f"{before} {spot.token!r}", repr(spot.following), looks]
 
 
 def _print_roles(table: RoleTable, top: int) -> None:

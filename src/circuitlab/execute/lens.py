@@ -10,6 +10,7 @@ import torch
 
 from circuitlab.core.errors import AdditivityError, ModelError
 from circuitlab.core.nodes import Head, Mlp, Resid
+from circuitlab.execute.head_writes import allowed_error, head_writes
 from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from circuitlab.scores.logit_lens import LensSite
 
 __all__ = ["LensRun", "Reading", "read_rows"]
-
-_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_CLOSE_16_BIT = 0.1
-"""How far logits may be apart, as a share of the largest or of 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +80,10 @@ class LensRun:
             If what a layer adds is not the sum of what its heads write: attention's output was edited.
         """
         z, out, leaving = self._captured(Site.Z, Site.ATTN_OUT, Site.RESID_POST)
-        share, weights = _Shares(self.model, leaving[-1, self.at].double()), self.model.weights
+        share = _Shares(self.model, leaving[-1, self.at].double())
         for layer in range(len(z)):
-            parts = torch.einsum("phd,hdm->hpm", z[layer, self.at].double(), weights.output(layer).double())
-            bias = weights.output_bias(layer)
-            whole = parts.sum(0) if bias is None else parts.sum(0) + bias.double()
-            post = weights.post_attention_norm(layer)
-            self._require_written(layer, whole if post is None else post.apply(whole), out[layer, self.at])
-            written = parts if post is None else post.share(parts, whole)
-            yield [str(Head(layer, head)) for head in range(len(parts))], share(written)
+            written = head_writes(self.model, layer, z[layer, self.at], out[layer, self.at])
+            yield [str(Head(layer, head)) for head in range(len(written))], share(written)
 
     def mlps(self) -> Iterator[tuple[list[str], Float[Tensor, "row position token"]]]:
         """Shares of every MLP, a row at a time."""
@@ -117,16 +109,10 @@ class LensRun:
         return [read[site][0] for site in sites]
 
     def _require_own(self, found: Float[Tensor, " token"], own: Float[Tensor, " token"]) -> None:
-        apart, size = float((found - own).abs().max()), max(1.0, float(own.abs().max()))
-        if not apart <= _CLOSE.get(own.dtype, _CLOSE_16_BIT) * size:
+        apart = float((found - own).abs().max())
+        if not apart <= allowed_error(own):
             what = f"Logits read off the last stream are {apart:.2g} away from those of {self.model.spec.name} itself."
             raise AdditivityError(what, "`circuitlab doctor MODEL` says which part of this model is not what it seems.")
-
-    def _require_written(self, layer: int, found: Tensor, out: Tensor) -> None:
-        apart, size = float((found - out.double()).abs().max()), max(1.0, float(out.abs().max()))
-        if not apart <= _CLOSE.get(out.dtype, _CLOSE_16_BIT) * size:
-            what = f"What layer {layer} of {self.model.spec.name} adds is not the sum of what its heads write (off by {apart:.2g})."
-            raise ModelError(what, "Leave edits of attn_out out, or read the stream.")
 
 
 class _Shares:

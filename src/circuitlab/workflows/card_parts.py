@@ -16,6 +16,7 @@ from circuitlab.workflows.why import why_attends
 if TYPE_CHECKING:
     from circuitlab.core.nodes import Head
     from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.interventions.knockout import KnockoutKind
     from circuitlab.model.protocol import Model
     from circuitlab.scores.attention import AttentionPattern
 
@@ -145,7 +146,8 @@ def _knocked_out(asked: Asked, name: str, batch: ContrastBatch) -> KnockedOut:
     from circuitlab.model.hooks import full_precision  # noqa: PLC0415
     from circuitlab.model.interventions import Knockout  # noqa: PLC0415
 
-    metric, how = get_metric(batch.metric), "mean"
+    how: KnockoutKind = "mean"
+    metric = get_metric(batch.metric)
     with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
         ready = with_reference(asked.model, metric, batch)
         without = asked.model.edited(Knockout(str(asked.head), how, batch=batch))
@@ -182,12 +184,12 @@ def _continued(asked: Asked, source: str, prompt: str | Sequence[int], batch: Co
     if fits < 1:
         what = f"The prompt has {len(ids)} tokens, and {model.spec.name} has {model.spec.n_ctx} positions."
         raise BadParameterError(what, "Give a shorter prompt.")
-    how = "zero" if batch is None else "mean_over_positions"
+    how: KnockoutKind = "zero" if batch is None else "mean_over_positions"
     knocked = model.edited(Knockout(str(asked.head), how, batch=batch))
     texts = []
     for one in (model, knocked):
         made = one.generate(list(ids), fits)
         texts.append((made[0] if isinstance(made, tuple) else made).ids)
     space = " " if model.tokenizer is None else ""
-    written = [space.join(texts_of(model.tokenizer, new)) for new in (ids, *texts)]
-    return Continuation(source, how, *written, same=texts[0] == texts[1])
+    read, with_head, without = (space.join(texts_of(model.tokenizer, new)) for new in (ids, *texts))
+    return Continuation(source, how, read, with_head, without, same=texts[0] == texts[1])

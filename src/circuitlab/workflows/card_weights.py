@@ -42,7 +42,7 @@ def written_tokens(asked: Asked, tokens: Sequence[str | int]) -> Section[Written
     nulls = [row[~np.isnan(row)] for row in writes.null]
     known = [row for row in range(len(ids)) if not np.isnan(writes.rank[row]) and nulls[row].size]
     p = [_two_sided(writes.rank[row], nulls[row]) for row in known]
-    q = stats.false_discovery_control(p, method="bh") if known else []
+    q: Sequence[float] = stats.false_discovery_control(p, method="bh").tolist() if known else []
     names, tokenizer = texts_of(asked.model.tokenizer, ids), asked.model.tokenizer
     entries = []
     for row, one_p, one_q in zip(known, p, q, strict=True):
