@@ -174,8 +174,8 @@ def hidden_pairs(model: Model, length: int, seed: int) -> tuple[NeedleTest, ...]
         text = " ".join(parts)
         for needle, rival in ((first, second), (second, first)):
             prompt, asked = _asked(model, text, needle)
-            spans = (_tokens_of(prompt, text, one.sentence) for one in (needle, rival))
-            tests.append(NeedleTest(tuple(prompt.ids), *spans, asked, needle.answer))
+            evidence, other = (_tokens_of(prompt, text, one.sentence) for one in (needle, rival))
+            tests.append(NeedleTest(tuple(prompt.ids), evidence, other, asked, needle.answer))
     return tuple(tests)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from circuitlab.model.sites import Site
 from circuitlab.scores.role_scores import RoleScores
 
 if TYPE_CHECKING:
+    from circuitlab.model.generate import Generation
     from circuitlab.model.protocol import Model
 
 __all__ = ["QueryEvidence", "Retrieval", "SemanticRetrieval"]
@@ -79,7 +80,7 @@ class _WhileAnswering(_OnNeedles):
         """Tests that the model answers, with the attention it does so with."""
         stop = None if model.tokenizer is None else "\n"
         for number, test in enumerate(tests):
-            (generation,) = model.generate([list(test.tokens)], self.max_new_tokens, stop=stop)
+            generation = cast("Generation", model.generate(list(test.tokens), self.max_new_tokens, stop=stop))
             if answers(test, generation, self.recall):
                 yield test, decode(model, test, generation)
             step(number + 1, len(tests))
