@@ -248,6 +248,7 @@ class QueryEvidence(_OnNeedles):
     kind: ClassVar[RoleKind] = "behaviour"
     needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
     sites: ClassVar[tuple[Site, ...]] = (Site.PATTERN,)
+    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "18 forward passes of 230 tokens"
     cite: ClassVar[tuple[str, ...]] = ("zhang2025query",)
 

@@ -30,7 +30,7 @@ def test_values_are_those_of_path_patching_as_shares_of_the_gap(role, receivers,
     planted = build_planted("names-gqa")
     batch = planted.batch(6)
     patched = cl.score(planted.model, batch, PathPatching("noising", ("heads",), (receivers,), positions=("END",)))
-    expected = sign * patched.values("heads")[:, 0] / patched.total.mean()
+    expected = sign * patched.values("heads")[:, 0] / patched.dataset["total"].values.mean()
     np.testing.assert_allclose(role(batch=batch)(planted.model).values, expected, atol=1e-6)
 
 

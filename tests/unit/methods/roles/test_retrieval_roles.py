@@ -209,6 +209,6 @@ def test_what_cannot_be_measured_is_refused_with_its_reason() -> None:
 
 def test_roles_that_take_minutes_are_measured_only_where_they_are_named() -> None:
     planted = build_planted("induction-mha").model
-    assert not {"retrieval", "semantic_retrieval"} & (set(cl.roles(planted).scores) | set(cl.roles(planted).refused))
+    assert not {"query_evidence", "retrieval", "semantic_retrieval"} & (set(cl.roles(planted).scores) | set(cl.roles(planted).refused))
     stored = cl.roles(planted, Retrieval(tests=repeats(6), max_new_tokens=2))
     assert stored.earned_by("a1.h2") == ["retrieval"]
