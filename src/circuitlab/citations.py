@@ -103,6 +103,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "ICLR 2025, arXiv:2407.00886",
     ),
+    "hua2025": (
+        "AttentionInfluence: Adopting Attention Head Influence for Weak-to-Strong Pretraining Data Selection",
+        "Hua, Kai and Wu, Steven and Zhang, Ge and Shen, Ke",
+        "2025",
+        "arXiv:2505.07293",
+    ),
     "jafari2025": (
         "RelP: Faithful and Efficient Circuit Discovery in Language Models via Relevance Patching",
         "Jafari, Farnoush Rezaei and Eberle, Oliver and Khakzar, Ashkan and Nanda, Neel",
@@ -132,6 +138,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Li, Yang and Dong, Zhichen and Sun, Yuhan and Wang, Weixun and others",
         "2025",
         "arXiv:2510.13554",
+    ),
+    "lin2025compress": (
+        "CompressKV: Semantic Retrieval Heads Know What Tokens are Not Important Before Generation",
+        "Lin, Xiaolin and Wang, Jingcun and Kondrateva, Olga and Shi, Yiyu and Li, Bing and Zhang, Grace Li",
+        "2025",
+        "arXiv:2508.02401",
     ),
     "liu2008": (
         "Statistical Significance of Clustering for High-Dimension, Low-Sample Size Data",
@@ -217,6 +229,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2010",
         "ACM Transactions on Information Systems 28, 20",
     ),
+    "wu2024retrieval": (
+        "Retrieval Head Mechanistically Explains Long-Context Factuality",
+        "Wu, Wenhao and Wang, Yizhong and Xiao, Guangxuan and Peng, Hao and Fu, Yao",
+        "2024",
+        "arXiv:2404.15574",
+    ),
     "yu2024act": (
         "Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training through Attention Calibration",
         "Yu, Zhongzhi and Wang, Zheng and Fu, Yonggan and others",
@@ -234,6 +252,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Zhang, Wei and others",
         "2024",
         "ICML, arXiv:2409.01659",
+    ),
+    "zhang2025query": (
+        "Query-Focused Retrieval Heads Improve Long-Context Reasoning and Re-ranking",
+        "Zhang, Wuwei and Yin, Fangcong and Yen, Howard and Chen, Danqi and Ye, Xi",
+        "2025",
+        "EMNLP, arXiv:2506.09944",
     ),
 }
 """Title, authors, year and venue by key."""

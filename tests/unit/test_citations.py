@@ -6,6 +6,7 @@ import pytest
 
 from circuitlab.citations import CITATIONS, STATISTICS, cite, keys_for
 from circuitlab.methods import method_classes
+from circuitlab.methods.roles import role_classes
 from circuitlab.studies.analyses import analysis_classes
 
 
@@ -13,6 +14,7 @@ def named_keys():
     yield from (("statistics", key) for keys in STATISTICS.values() for key in keys)
     yield from ((name, key) for name, one in analysis_classes().items() for key in one.cite)
     yield from ((name, key) for name, one in method_classes().items() for key in one.cite)
+    yield from ((name, key) for name, one in role_classes().items() for key in one.cite)
 
 
 def test_every_named_key_has_an_entry() -> None:

@@ -18,7 +18,9 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Heads: what each of them does.", no_args_is_help=True)
 
-_ROLES = typer.Option(None, "--roles", help="Roles, separated by commas; every role otherwise. See `circuitlab methods list`.")
+_ROLES = typer.Option(
+    None, "--roles", help="Roles, separated by commas; otherwise all but those that take minutes. See `circuitlab methods list`."
+)
 _TEXT = typer.Option(None, "--text", help="Passages of your own for roles on natural text: JSON lines, or text with empty lines between.")
 _HEAD = typer.Argument(..., help="A head, such as a20.h0.")
 _OWN = typer.Option(None, "--text", help="Passages of your own: JSON lines, or text with empty lines between.")

@@ -12,7 +12,7 @@ from circuitlab.tasks.spec import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["EncodedPair", "RejectedRow", "TokenizedPrompt", "count_reasons", "encode_pair", "need_tokenizer"]
+__all__ = ["EncodedPair", "RejectedRow", "TokenizedPrompt", "count_reasons", "encode_pair", "need_tokenizer", "tokenize"]
 
 
 class RejectedRow(AlignmentError, TokenizationError):
@@ -118,7 +118,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> TokenizedPrompt:
-    (prompt,) = _tokenize(tokenizer, [text])
+    (prompt,) = tokenize(tokenizer, [text])
     bos = tokenizer.bos_token_id
     if bos is not None and prompt.ids[:2] == [bos, bos]:
         what = f"Row {example.row}: {text!r} begins with {tokenizer.bos_token!r} twice: once in the text, and the tokenizer adds another."
@@ -128,7 +128,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> 
     return prompt
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenizedPrompt]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenizedPrompt]:
     """Ids and spans of texts, without the special tokens that the tokenizer adds at the end."""
     encoded = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
     prompts = []
@@ -149,7 +149,7 @@ def _after(tokenizer: PreTrainedTokenizerBase, example: Example, texts: Sequence
     if not texts:
         return []
     length = len(prompt.ids)
-    joined = [prompt_and_text.ids for prompt_and_text in _tokenize(tokenizer, [example.clean + text for text in texts])]
+    joined = [prompt_and_text.ids for prompt_and_text in tokenize(tokenizer, [example.clean + text for text in texts])]
     return [ids[length] if len(ids) == length + 1 and ids[:length] == prompt.ids else None for ids in joined]
 
 
@@ -158,7 +158,7 @@ def _singles(tokenizer: PreTrainedTokenizerBase, example: Example, texts: Sequen
     tokens = _after(tokenizer, example, texts, prompt)
     for text, token in zip(texts, tokens, strict=True):
         if token is None:
-            (joined,) = _tokenize(tokenizer, [example.clean + text])
+            (joined,) = tokenize(tokenizer, [example.clean + text])
             prompt_is_prefix = joined.ids[: len(prompt.ids)] == prompt.ids
             pieces = tokenizer.convert_ids_to_tokens(joined.ids[len(prompt.ids) :])
             problem = f"is {len(pieces)} tokens {pieces}" if prompt_is_prefix else "joins the prompt's last word, and is not one token"

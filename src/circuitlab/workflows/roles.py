@@ -16,7 +16,7 @@ from circuitlab.core.progress import progress_part
 from circuitlab.core.provenance import digest
 from circuitlab.execute.contract import effective_params
 from circuitlab.execute.needs import refusal
-from circuitlab.methods.roles import Role, get_role, list_roles, role_classes
+from circuitlab.methods.roles import Role, default_roles, get_role, role_classes
 from circuitlab.methods.roles.contract import role_provenance
 from circuitlab.methods.roles.reading import PatternRole, ReadsPatterns, read_together
 from circuitlab.model.sites import Site
@@ -57,7 +57,8 @@ def roles(
     model : Model
         From `circuitlab.load_model`.
     roles : iterable of str, Role or type, optional
-        Names, classes, or instances with their parameters set; every role otherwise.
+        Names, classes, or instances with their parameters set. Otherwise every role but those that take minutes on a small
+        model, such as ``"retrieval"``, which are measured only where they are named.
     texts : str, Path, or iterable of str or Passage, optional
         For roles on natural text: a file (see `circuitlab.texts.read_texts`) or passages; those that circuitlab ships otherwise.
     store : Cache, str or Path, optional
@@ -107,7 +108,7 @@ def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | 
     BadParameterError
         If a role is named twice, or the texts cannot be used.
     """
-    listed = list_roles() if given is None else [given] if isinstance(given, str | type | Role) else list(given)
+    listed = default_roles() if given is None else [given] if isinstance(given, str | type | Role) else list(given)
     passages = None if texts is None else _texts(texts)
     classes, found = role_classes(), []
     for one in cast("list[RoleLike]", listed):

@@ -13,7 +13,7 @@ from typing import Any
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.roles.contract import Role
 
-__all__ = ["Role", "get_role", "list_roles", "role_classes"]
+__all__ = ["Role", "default_roles", "get_role", "list_roles", "role_classes"]
 
 
 @functools.cache
@@ -31,6 +31,11 @@ def role_classes() -> dict[str, type[Any]]:
 def list_roles() -> list[str]:
     """Names of every role."""
     return list(role_classes())
+
+
+def default_roles() -> list[str]:
+    """Names of the roles that are measured where none is named: all but those that take minutes on a small model."""
+    return [name for name, cls in role_classes().items() if getattr(cls, "by_default", True)]
 
 
 def get_role(name: str | Role | type[Role], params: Mapping[str, Any] | None = None) -> Role:

@@ -51,7 +51,8 @@ class Role(Protocol):
     Notes
     -----
     What values depend on beside the parameters and the model (token ids that are run, lists of words) is told by an optional method
-    ``inputs(model)``, as plain data: a stored result is found by it, before anything is run.
+    ``inputs(model)``, as plain data: a stored result is found by it, before anything is run. A role that takes minutes on a small model
+    has a class variable ``by_default = False``, and is measured only where it is named.
     """
 
     name: ClassVar[str]
