@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from circuitlab.execute import copying
 from circuitlab.methods.copying_score import CopyingScore
-from circuitlab.methods.roles import weights
 from circuitlab.model import load_model
 from circuitlab.testing.tiny import FAMILIES, tiny_hf
 from reference.copying import copying_score
@@ -35,6 +35,6 @@ def test_scores_are_those_of_the_whole_vocabulary(family, embedding) -> None:
 
 
 def test_a_value_head_of_another_group_would_be_noticed(monkeypatch) -> None:
-    shares = weights._shares
-    monkeypatch.setattr(weights, "_shares", lambda matrices, least: shares(matrices.roll(1, 0), least))
+    shares = copying._shares
+    monkeypatch.setattr(copying, "_shares", lambda matrices, least: shares(matrices.roll(1, 0), least))
     assert not agree("llama", "mlp0")
