@@ -24,8 +24,8 @@ BAD_IMPORTS = {
 HEAVY_AT_IMPORT = {"torch", "transformers", "transformer_lens", "xarray", "pandas", "plotly"}
 HEAVY_IN_COMMANDS = {"torch", "transformers", "transformer_lens"}
 IMPORT_COST = 1.0
-COMMAND_COST = 5.0
-"""In imports of numpy; torch alone costs more than ten."""
+COMMAND_COST = 7.0
+"""In imports of numpy; torch alone costs more than ten. Listing looks into a file for each of some forty methods and roles."""
 LIGHT_COMMANDS = [
     "--help",
     "--version",

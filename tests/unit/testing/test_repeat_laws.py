@@ -175,5 +175,5 @@ def test_dropout_is_there_to_be_noticed_in_the_other_family() -> None:
 def test_they_are_among_the_laws_of_methods() -> None:
     with pytest.raises(LawError, match=r"pairs of other lengths in the batch change nothing \[llama\]"):
         check_method(Faulty(fault=longest_beside), families=("llama",))
-    with pytest.raises(LawError, match=r"gradients on: left as it was \[llama\]"):
+    with pytest.raises(LawError, match=r"gradients on: the model is left as it was \[llama\]"):
         check_method(Faulty(fault=trains), families=("llama",))
