@@ -8,7 +8,7 @@ import pytest
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import report_progress
-from circuitlab.methods.roles import get_role, list_roles, role_classes
+from circuitlab.methods.roles import default_roles, get_role, list_roles, role_classes
 from circuitlab.methods.roles.repeats import Echo, Induction
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.tiny import tiny_hf, tiny_model
