@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from circuitlab.model.generate import Generation
     from circuitlab.model.protocol import Model
 
-__all__ = ["Decoded", "answers", "copied", "decode", "looked_at", "patterns_of"]
+__all__ = ["Decoded", "answers", "copied", "decode", "first_line", "looked_at", "patterns_of"]
 
 _MOST = 2**28
 """Bytes that the patterns of one pass may take; layers are captured a few at a time where all of them take more."""
@@ -56,6 +56,18 @@ def decode(model: Model, test: NeedleTest, generation: Generation) -> Decoded:
     for step in range(len(said)):
         rows[step, :, :, : first + step] = patterns_of(model, tokens[: first + step])[:, :, -1]
     return Decoded(tokens, said, rows)
+
+
+def first_line(model: Model, generation: Generation) -> Generation:
+    """What a model said up to the end of its first line that holds a word; an answer may begin on a new line. All of it without text."""
+    if model.tokenizer is None or generation.text is None:
+        return generation
+    for n in range(1, len(generation.ids) + 1):
+        text = str(model.tokenizer.decode(list(generation.ids[:n]), skip_special_tokens=True))
+        if "\n" in text.lstrip():
+            line = text[: len(text) - len(text.lstrip())] + text.lstrip().split("\n")[0]
+            return replace(generation, text=line, ids=generation.ids[:n], logprobs=generation.logprobs[:n], stopped="stop")
+    return generation
 
 
 def copied(decoded: Decoded, evidence: Span, span: Span) -> np.ndarray:

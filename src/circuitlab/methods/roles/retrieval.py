@@ -11,7 +11,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.progress import step
 from circuitlab.methods.roles.contract import RoleKind, measured, role_provenance
-from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, looked_at, patterns_of
+from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at, patterns_of
 from circuitlab.methods.roles.needles import NeedleTest, hidden_pairs, hidden_singly
 from circuitlab.model.sites import Site
 from circuitlab.scores.role_scores import RoleScores
@@ -78,9 +78,8 @@ class _WhileAnswering(_OnNeedles):
 
     def _answered(self, model: Model, tests: tuple[NeedleTest, ...]) -> Iterator[tuple[NeedleTest, Decoded]]:
         """Tests that the model answers, with the attention it does so with."""
-        stop = None if model.tokenizer is None else "\n"
         for number, test in enumerate(tests):
-            generation = cast("Generation", model.generate(list(test.tokens), self.max_new_tokens, stop=stop))
+            generation = first_line(model, cast("Generation", model.generate(list(test.tokens), self.max_new_tokens)))
             if answers(test, generation, self.recall):
                 yield test, decode(model, test, generation)
             step(number + 1, len(tests))

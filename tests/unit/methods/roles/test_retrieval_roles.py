@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError
-from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, looked_at
+from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at
 from circuitlab.methods.roles.needles import NEEDLES, NeedleTest, control_spans, hidden_pairs, hidden_singly
 from circuitlab.methods.roles.retrieval import QueryEvidence, Retrieval, SemanticRetrieval
 from circuitlab.model import load_model
@@ -212,3 +212,26 @@ def test_roles_that_take_minutes_are_measured_only_where_they_are_named() -> Non
     assert not {"query_evidence", "retrieval", "semantic_retrieval"} & (set(cl.roles(planted).scores) | set(cl.roles(planted).refused))
     stored = cl.roles(planted, Retrieval(tests=repeats(6), max_new_tokens=2))
     assert stored.earned_by("a1.h2") == ["retrieval"]
+
+
+class _Letters:
+    """A tokenizer whose tokens are the letters of a text."""
+
+    TEXT = "\n take a walk\nin the park"
+
+    def decode(self, ids, **_options) -> str:
+        return "".join(self.TEXT[i] for i in ids)
+
+
+class _Reader:
+    tokenizer = _Letters()
+
+
+def test_an_answer_ends_with_its_first_line_that_holds_a_word() -> None:
+    ids = tuple(range(len(_Letters.TEXT)))
+    said = Generation(text=_Letters.TEXT, ids=ids, logprobs=tuple(-0.1 for _ in ids), stopped="length")
+    line = first_line(_Reader(), said)
+    assert line.text == "\n take a walk" and line.stopped == "stop"
+    assert len(line.ids) == len(line.logprobs) == len("\n take a walk\n")
+    short = Generation(text="\n take", ids=ids[:6], logprobs=(0.0,) * 6, stopped="length")
+    assert first_line(_Reader(), short) == short
