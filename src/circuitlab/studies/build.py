@@ -178,13 +178,13 @@ def _images(drawings: list[StudyFigure]) -> tuple[dict[str, _File], str]:
     return files, "made"
 
 
-def _record_name(analysis: Analysis, found: AnalysisResult) -> str:
-    return ".".join(filter(None, (analysis.name, found.cell.key, "record.json")))
+def _record_name(analysis: Analysis, result: AnalysisResult) -> str:
+    return ".".join(filter(None, (analysis.name, result.cell.key, "record.json")))
 
 
-def _record_json(found: AnalysisResult) -> bytes:
+def _record_json(result: AnalysisResult) -> bytes:
     """The result of an analysis, so that every number in its figures can be read without the store."""
-    return msgspec.json.format(msgspec.json.encode(found.result, order="sorted"), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(result.result, order="sorted"), indent=1) + b"\n"
 
 
 def _entry(file: _File) -> FileEntry:

@@ -187,13 +187,13 @@ def _entry(run: ScoredCell) -> RunEntry:
     )
 
 
-def _record_entry(analysis: Analysis, found: AnalysisResult) -> RecordEntry:
+def _record_entry(analysis: Analysis, result: AnalysisResult) -> RecordEntry:
     return RecordEntry(
-        record_id=found.record_id,
+        record_id=result.record_id,
         analysis=analysis.name,
-        unit=found.cell.key,
+        unit=result.cell.key,
         settings=analysis.identity(),
-        runs=[run.run_id for run in found.runs],
-        created=found.environment.created,
+        runs=[run.run_id for run in result.runs],
+        created=result.environment.created,
         cite=list(analysis.cite),
     )

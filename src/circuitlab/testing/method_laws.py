@@ -192,10 +192,10 @@ def _planted(method: Method) -> Iterator[LawResult]:
         yield from _planted_outputs(scores, planted)
         return
     worst = scores.top(1, by="negative")[0]
-    found = float(best.node not in planted.helpers) + float(best.mean <= 0)
-    yield law_on_family("planted helper is positive and first", "toy", found, 0.0, f"first is {best}")
-    found = float(worst.node not in planted.hinderers) + float(worst.mean >= 0)
-    yield law_on_family("planted hinderer is negative and last", "toy", found, 0.0, f"last is {worst}")
+    misplaced = float(best.node not in planted.helpers) + float(best.mean <= 0)
+    yield law_on_family("planted helper is positive and first", "toy", misplaced, 0.0, f"first is {best}")
+    misplaced = float(worst.node not in planted.hinderers) + float(worst.mean >= 0)
+    yield law_on_family("planted hinderer is negative and last", "toy", misplaced, 0.0, f"last is {worst}")
 
 
 def _planted_outputs(scores: HeadScores, planted: PlantedModel) -> Iterator[LawResult]:

@@ -222,13 +222,13 @@ class _Search:
                 for entry in receiver_scores.nodes(mark=receiver_scores.marks[0] if receiver_scores.marks else None)
                 if abs(entry.mean) > least
             ]
-        edges.sort(key=lambda found: -abs(found.mean))
+        edges.sort(key=lambda edge: -abs(edge.mean))
         kept: dict[Node, float] = {}
-        for found in edges:
+        for edge in edges:
             if len(kept) < self.n_kept:
-                kept.setdefault(found.edge.sender, abs(found.mean))
+                kept.setdefault(edge.edge.sender, abs(edge.mean))
         weakest = min(kept.values(), default=0.0)
-        strong = tuple(found for found in edges if found.edge.sender in kept and abs(found.mean) >= weakest)
+        strong = tuple(edge for edge in edges if edge.edge.sender in kept and abs(edge.mean) >= weakest)
         return Stage(scores, tuple(sorted(cast("dict[Head, float]", kept))), strong)
 
     def _run(self, method: PathPatching) -> HeadScores:
