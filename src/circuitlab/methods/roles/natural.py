@@ -70,6 +70,10 @@ def is_delimiter(text: str) -> bool:
 class OnText(ReadsPatterns):
     """What roles on natural text share: their passages, identified by the tokens that are run and not among the parameters."""
 
+    kind: ClassVar[RoleKind] = "attention"
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    cost: ClassVar[str] = _COST
+
     texts: tuple[str, ...] = field(default=(), repr=False, metadata={"identity": False})
     length: int = 64
 
@@ -113,9 +117,6 @@ class Sink(OnText):
     units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = "attention of the same queries to the other of the first 8 tokens, their mean"
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    cost: ClassVar[str] = _COST
     cite: ClassVar[tuple[str, ...]] = ("gu2025", "yu2024act")
 
     def reader(self, prompts: RolePrompts) -> Each:  # noqa: ARG002 - whatever the tokens are
@@ -150,9 +151,6 @@ class Span(OnText):
     units: ClassVar[str] = "share of the longest distance"
     threshold: ClassVar[float] = 0.75
     null: ClassVar[str] = "the distance of even attention to the keys that the same queries see"
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    cost: ClassVar[str] = _COST
     cite: ClassVar[tuple[str, ...]] = ("li2025waad",)
 
     def reader(self, prompts: RolePrompts) -> Each:  # noqa: ARG002 - whatever the tokens are
@@ -182,13 +180,10 @@ class Locality(OnText):
     """
 
     name: ClassVar[str] = "locality"
-    estimand: ClassVar[str] = "share of attention within the last 10 tokens"
+    estimand: ClassVar[str] = "share of attention within the last few tokens (window)"
     units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = 0.75
     null: ClassVar[str] = "the share of the keys seen by the same queries that lie there"
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    cost: ClassVar[str] = _COST
     cite: ClassVar[tuple[str, ...]] = ("li2025waad",)
 
     window: int = 10
@@ -230,9 +225,6 @@ class Focus(OnText):
     units: ClassVar[str] = "share of the largest entropy"
     threshold: ClassVar[float] = 0.75
     null: ClassVar[str] = "even attention to the keys that the same queries see, which gives 0"
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    cost: ClassVar[str] = _COST
     cite: ClassVar[tuple[str, ...]] = ("clark2019",)
 
     def reader(self, prompts: RolePrompts) -> Each:  # noqa: ARG002 - whatever the tokens are
@@ -271,9 +263,6 @@ class Receiver(OnText):
     units: ClassVar[str] = "excess kurtosis"
     threshold: ClassVar[float] = 20.0
     null: ClassVar[str] = "the same weights with the far keys of each query in random order"
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    cost: ClassVar[str] = _COST
     cite: ClassVar[tuple[str, ...]] = ("bogdan2025",)
 
     gap: int = 4
@@ -316,9 +305,6 @@ class Delimiter(OnText):
     units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "attention to as many keys drawn evenly from those that the same queries see"
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    cost: ClassVar[str] = _COST
     cite: ClassVar[tuple[str, ...]] = ("clark2019",)
 
     def prompts(self, model: Model) -> RolePrompts:

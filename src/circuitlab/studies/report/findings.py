@@ -55,7 +55,8 @@ def _abilities(runs: StudyRuns) -> str:
     unable = [group[0].title for group in runs.tasks().values() if not _ready(group[0])]
     name = runs.runs[0].scores.provenance.model.name
     if not unable:
-        return f"{name} can do all {len(able)} tasks." if len(able) > 1 else f"{name} can do the task."
+        every = {1: "the task", 2: "both tasks"}.get(len(able), f"all {len(able)} tasks")
+        return f"{name} can do {every}."
     return (
         f"{name} can do {len(able)} of {len(able) + len(unable)} tasks, and not {sentence_list(unable)}: heads found there react to what "
         "the prompts differ in, and are no circuit for the ability."
@@ -73,7 +74,7 @@ def _most(clear: list[PairRow], runs: StudyRuns, method_key: str) -> str:
     titles = {run.task_key: run.title for run in runs.methods()[method_key]}
     most = max(clear, key=lambda row: row.jaccard["mean"] - row.null_mean)
     return (
-        f"; most of all {titles[most.task_a]} and {titles[most.task_b]}: Jaccard {interval(most.jaccard)}, by chance {most.null_mean:.2f}, "
+        f"; {'most of all ' if len(clear) > 1 else ''}{titles[most.task_a]} and {titles[most.task_b]}: Jaccard {interval(most.jaccard)}, by chance {most.null_mean:.2f}, "
         f"q {probability(most.q)}"
     )
 
@@ -89,8 +90,8 @@ def _shared(runs: StudyRuns, method_key: str) -> str:
     if not clear:
         counted = f"q \N{GREATER-THAN OR EQUAL TO} {_CLEAR}; compared: {len(sound)}"
         return f"By {method}, no two tasks that the model can do share more heads than chance gives ({counted})."
-    counted = f"{len(clear)} of {len(sound)} pairs of tasks share more heads than chance gives (q < {_CLEAR})"
-    return f"By {method}, {counted}{_most(clear, runs, method_key)}."
+    pairs = "the two tasks" if len(sound) == 1 else f"{len(clear)} of {len(sound)} pairs of tasks"
+    return f"By {method}, {pairs} share more heads than chance gives (q < {_CLEAR}){_most(clear, runs, method_key)}."
 
 
 def _task(group: list[ScoredCell], runs: StudyRuns) -> list[str]:
