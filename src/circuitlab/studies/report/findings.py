@@ -73,8 +73,9 @@ def _most(clear: list[PairRow], runs: StudyRuns, method_key: str) -> str:
         return ""
     titles = {run.task_key: run.title for run in runs.methods()[method_key]}
     most = max(clear, key=lambda row: row.jaccard["mean"] - row.null_mean)
+    which = "most of all " if len(clear) > 1 else ""
     return (
-        f"; {'most of all ' if len(clear) > 1 else ''}{titles[most.task_a]} and {titles[most.task_b]}: Jaccard {interval(most.jaccard)}, by chance {most.null_mean:.2f}, "
+        f"; {which}{titles[most.task_a]} and {titles[most.task_b]}: Jaccard {interval(most.jaccard)}, by chance {most.null_mean:.2f}, "
         f"q {probability(most.q)}"
     )
 
@@ -90,7 +91,7 @@ def _shared(runs: StudyRuns, method_key: str) -> str:
     if not clear:
         counted = f"q \N{GREATER-THAN OR EQUAL TO} {_CLEAR}; compared: {len(sound)}"
         return f"By {method}, no two tasks that the model can do share more heads than chance gives ({counted})."
-    pairs = "the two tasks" if len(sound) == 1 else f"{len(clear)} of {len(sound)} pairs of tasks"
+    pairs = "the two tasks that the model can do" if len(sound) == 1 else f"{len(clear)} of {len(sound)} pairs of tasks"
     return f"By {method}, {pairs} share more heads than chance gives (q < {_CLEAR}){_most(clear, runs, method_key)}."
 
 
