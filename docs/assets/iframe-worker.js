@@ -17,7 +17,7 @@ if (location.protocol === "file:") {
           inside.document.body.append(script);
         });
       inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
-      inside.importScripts = (...addresses) => addresses.reduce((before, one) => before.then(() => load(one)), Promise.resolve());
+      inside.importScripts = (...addresses) => addresses.reduce((before, next) => before.then(() => load(next)), Promise.resolve());
       this.inside = inside;
       this.ready = load(new URL(url, location.href).href);
     }

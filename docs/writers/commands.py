@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from writers.page import made_by, table
 
 from circuitlab.cli.main import app
+from writers.page import made_by, table
 
 __all__ = ["command_page", "commands"]
 
@@ -61,7 +61,4 @@ def _argument(argument: Any) -> str:
 
 def _default(option: Any) -> str:
     value = option.default
-    if value is None or value == [] or value == () or callable(value) or value is False:
-        return ""
-    shown = value if isinstance(value, str | int | float | bool) else ""
-    return f"`{shown}`" if shown != "" else ""
+    return f"`{value}`" if isinstance(value, str | int | float) and value is not False and value != "" else ""

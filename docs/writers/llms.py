@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from writers.commands import commands
-from writers.page import first_paragraph
-from writers.reference import PAGES, home, names_by_page, public_names, shown
-
 from circuitlab.methods import method_classes
 from circuitlab.methods.roles import role_classes
 from circuitlab.tasks import list_tasks, load_task
+from writers.commands import commands
+from writers.page import first_paragraph
+from writers.reference import PAGES, home, names_by_page, public_names, shown
 
 __all__ = ["llms_text"]
 
@@ -58,7 +57,9 @@ def llms_text() -> dict[str, str]:
         (f"roles/{cls.kind}.md#{name}", name, f"{cls.estimand}; earned from {cls.threshold:g} {cls.units} on")
         for name, cls in role_classes().items()
     ]
-    tasks = [(f"tasks.md#{name}", name, f"{load_task(name).about} Variants: {', '.join(load_task(name).variants)}.") for name in list_tasks()]
+    tasks = [
+        (f"tasks.md#{name}", name, f"{load_task(name).about} Variants: {', '.join(load_task(name).variants)}.") for name in list_tasks()
+    ]
     parts = [_HEAD.rstrip()]
     parts.append(_part("Guides", ((place, title, about) for place, (title, about) in _GUIDES.items())))
     parts += [_part(*part) for part in (("Python", verbs), ("Commands", runs), ("Methods", methods), ("Roles", roles), ("Tasks", tasks))]

@@ -7,12 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from writers.page import DOCS, ROOT, citation, table
-
 from circuitlab.methods import method_classes
 from circuitlab.model.toy import CIRCUITS, PlantedModel, planted_models
 from circuitlab.workflows.planted import why_invisible
 from circuitlab.workflows.planted.floors import FLOORS, MEASURES
+from writers.page import DOCS, ROOT, citation, table
 
 __all__ = ["END", "START", "method_pages", "overview"]
 
@@ -30,10 +29,8 @@ def method_pages() -> dict[str, str]:
         if not path.exists():
             raise SystemExit(f"docs/{place} does not exist. Write what the method computes, and these two lines:\n{START}\n{END}")
         pages[place] = between(path.read_text(encoding="utf-8"), facts(cls, models), place)
-    overview_path = DOCS / "methods.md"
-    pages["methods.md"] = between(overview_path.read_text(encoding="utf-8"), overview(), "methods.md")
-    planted_path = DOCS / "methods" / "planted.md"
-    pages["methods/planted.md"] = between(planted_path.read_text(encoding="utf-8"), sight(models), "methods/planted.md")
+    for place, new in (("methods.md", overview()), ("methods/planted.md", sight(models))):
+        pages[place] = between((DOCS / place).read_text(encoding="utf-8"), new, place)
     return pages
 
 
@@ -41,7 +38,8 @@ def between(text: str, new: str, place: str) -> str:
     """A page with new text between the two marks."""
     if START not in text or END not in text:
         raise SystemExit(f"docs/{place} has no place for what is made from the code. Put these two lines there:\n{START}\n{END}")
-    return f"{text.split(START)[0]}{START}\n\n{new}\n\n{END}{text.split(END)[1]}"
+    before, after = text.partition(START)[0], text.partition(END)[2]
+    return f"{before}{START}\n\n{new}\n\n{END}{after}"
 
 
 def stored() -> dict[str, dict[str, Any]]:
@@ -107,4 +105,3 @@ def sight(models: Sequence[PlantedModel]) -> str:
             cells.append("-" if all(reasons) else "x" if not any(reasons) else "partly")
         rows.append([f"[`{name}`]({name}.md)", *cells])
     return table(["method", *[circuit.replace("_", " ") for circuit in circuits]], rows)
-

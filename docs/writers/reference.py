@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from writers.page import first_paragraph, made_by, table
-
 import circuitlab as cl
 from circuitlab import testing
 from circuitlab.model.protocol import Model
+from writers.page import first_paragraph, made_by, table
 
 __all__ = ["names_by_page", "public_names", "reference_pages"]
 
@@ -53,7 +52,11 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Many runs from one file, where results are kept, and files for other software.",
         ("Study", "Cache", "bench", "cite", "exports."),
     ),
-    "errors": ("Errors", "Every error says what happened, with which values, and what to do next. See also the [FAQ](../faq.md).", ("errors.",)),
+    "errors": (
+        "Errors",
+        "Every error says what happened, with which values, and what to do next. See also the [FAQ](../faq.md).",
+        ("errors.",),
+    ),
     "testing": ("Laws for your own code", "Call these in your own tests.", ("testing.",)),
 }
 """By file: title, what it is for, and the names in order; ``"figures."`` stands for all of that submodule that are not named elsewhere."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from writers.page import citation, first_paragraph, made_by, markdown, sections, table
-
 from circuitlab.methods.roles import role_classes
+from writers.page import citation, first_paragraph, made_by, markdown, sections, table
 
 __all__ = ["role_pages"]
 
@@ -46,7 +45,7 @@ def role_pages() -> dict[str, str]:
 def overview() -> str:
     """What roles are, and all of them in one table."""
     rows = [
-        [f"[`{name}`]({cls.kind}.md#{name})", cls.kind, cls.estimand, f"{cls.threshold:g}", "yes" if getattr(cls, "by_default", True) else "no"]
+        [f"[`{name}`]({cls.kind}.md#{name})", cls.kind, cls.estimand, f"{cls.threshold:g}", "no" if _only_if_named(cls) else "yes"]
         for name, cls in role_classes().items()
     ]
     return "\n\n".join([made_by("the registry of roles"), _INTRODUCTION, table(_COLUMNS, rows), _USE]) + "\n"
@@ -93,7 +92,7 @@ def one_role(cls: type[Any]) -> str:
         ("value", f"{cls.estimand} ({cls.units})"),
         ("threshold", f"{cls.threshold:g}"),
         ("null or control", cls.null),
-        ("cost", cls.cost + ("" if getattr(cls, "by_default", True) else "; only where it is named")),
+        ("cost", cls.cost + ("; only where it is named" if _only_if_named(cls) else "")),
         ("needs of the model", ", ".join(f"`{need}`" for need in cls.needs)),
         ("defaults", parameters or "none"),
         ("cite", "; ".join(map(citation, cls.cite))),
@@ -104,6 +103,10 @@ def one_role(cls: type[Any]) -> str:
     if examples := parts.get("Examples"):
         text.append(f"```pycon\n{examples}\n```")
     return "\n\n".join(text)
+
+
+def _only_if_named(cls: type[Any]) -> bool:
+    return not getattr(cls, "by_default", True)
 
 
 def _why_as_another(cls: type[Any]) -> str:

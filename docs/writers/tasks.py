@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from writers.page import ROOT, citation, made_by, table
-
 from circuitlab.tasks import Task, list_tasks, load_task, sample_pairs
 from circuitlab.tasks.render import example_text
+from writers.page import ROOT, citation, made_by, table
 
 __all__ = ["notebook_page", "task_page"]
 
