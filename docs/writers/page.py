@@ -51,4 +51,5 @@ def citation(key: str) -> str:
     names = [author.partition(",")[0].strip() for author in authors.split(" and ")]
     who = names[0] if len(names) == 1 else " and ".join(names) if len(names) == _TWO and names[1] != "others" else f"{names[0]} et al."
     linked = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", venue)
-    return f"{who} ({year}), *{title}*, {linked}"
+    escaped = title.replace("*", "\\*")
+    return f"{who} ({year}), *{escaped}*, {linked}"

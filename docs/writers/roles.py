@@ -87,7 +87,7 @@ circuitlab methods list
 def one_role(cls: type[Any]) -> str:
     """A role: what it says of itself, its notes, its example and its paper."""
     parts = sections(cls)
-    parameters = " ".join(f"`{name}={parameter.default!r}`" for name, parameter in inspect.signature(cls).parameters.items())
+    parameters = ", ".join(f"`{name}={parameter.default!r}`" for name, parameter in inspect.signature(cls).parameters.items())
     rows = [
         ("value", f"{cls.estimand} ({cls.units})"),
         ("threshold", f"{cls.threshold:g}"),
