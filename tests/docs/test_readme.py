@@ -27,7 +27,7 @@ def paths_in(text: str) -> set[str]:
     """Files and folders named in backquotes, links or pictures."""
     named = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:md|toml|py|txt))`", text) + re.findall(r"\]\(([\w./-]+)\)|src=\"([\w./-]+)\"", text)
     flat = {part for item in named for part in ([item] if isinstance(item, str) else item) if part}
-    return {path for path in flat if not path.startswith("figures/built") and "opposites" not in path}
+    return {path for path in flat if not path.startswith(("figures/built", ".venv")) and "opposites" not in path}
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_five_commands_run(workplace, monkeypatch) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    places = [ROOT, ROOT / "src" / "circuitlab", (ROOT / page).parent]
+    places = [ROOT, ROOT / "src" / "circuitlab", ROOT / "figures", (ROOT / page).parent]
     missing = {path for path in paths_in(text) if not any((place / path).exists() for place in places)}
     assert missing == set()
 
