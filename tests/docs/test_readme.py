@@ -32,7 +32,8 @@ def paths_in(text: str) -> set[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
-    """An empty folder with the table that the README uses."""
+    """An empty folder with the table that the README uses; other tasks are judged on few pairs."""
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "own_pairs.csv").write_text((ROOT / "notebooks" / "own_pairs.csv").read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)

@@ -223,7 +223,7 @@ def loaded(family: str):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_patching_equals_plain_hooks(family: str) -> None:
+def test_patching_equals_plain_hooks(family: str, share) -> None:
     reference, model, verdict = loaded(family)
     pairs, batch = prompts(family)
     names = reference.names
@@ -233,7 +233,7 @@ def test_patching_equals_plain_hooks(family: str) -> None:
     kinds = [*counts, "attns", "mlps", "resid_pre", "resid_mid", "resid_post"]
     served = [kind for kind in kinds if verdict.sites[sites.get(kind, kind)].state != "refused"]
     assert set(kinds) - set(served) <= set(names.lacks)
-    for kind in served:
+    for kind in share(served, family, 2) if family in FURTHER else served:
         per_head = kind in counts
         wanted = np.array(
             [

@@ -368,7 +368,7 @@ def test_modes_and_hooks_are_as_before_also_when_interrupted(monkeypatch) -> Non
 
 @pytest.mark.real_model
 def test_twenty_prompts_of_unequal_length_are_hugging_faces(smollm2) -> None:
-    names = ["Mary", "John", "the old king", "a cat", "Dr. Brown from the small village"]
+    names = ["Mary", "John", "Anna", "a cat", "the king"]
     openings = ["When {0} went to the store,", "{0} said: 1, 2, 3,", "The capital of France is", "def add(a, b):  # {0}"]
     texts = [opening.format(name) for opening in openings for name in names]
     found = smollm2.generate(texts, 30)
