@@ -14,10 +14,9 @@ from family_places import FAMILIES, FURTHER, READ_OUT
 
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
-from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.testing.doctor import diagnose
-from circuitlab.testing.tiny import tiny_hf
+from circuitlab.testing.tiny import shared_tiny_model, tiny_hf
 
 HEADS, D_HEAD = 4, 8
 
@@ -218,10 +217,11 @@ def prompts(family: str) -> tuple[list, ContrastBatch]:
 
 @functools.cache
 def loaded(family: str):
-    model = load_model(tiny_hf(family), name=family)
+    model = shared_tiny_model(family)
     return Reference(family), model, diagnose(model, laws=False)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_equals_plain_hooks(family: str, share) -> None:
     reference, model, verdict = loaded(family)

@@ -10,7 +10,7 @@ import torch
 from circuitlab.model.engine import CommonPrefix, Difference, Engine
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Edit, EditSet, Site
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch
 from reference.standing import Scaled, logits_by_hooks
 
 LAST = 2
@@ -19,7 +19,7 @@ CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return tiny_model(request.param)
+    return shared_tiny_model(request.param)
 
 
 def edited(model, standing):

@@ -20,7 +20,7 @@ from circuitlab.model import load_model
 from circuitlab.model.generate import Generation
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_hf, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_hf, tiny_model
 
 
 def letters() -> PreTrainedTokenizerFast:
@@ -98,7 +98,7 @@ def test_the_planted_induction_head_tops_both_roles_and_earns_them_alone(form) -
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_random_weights_answer_nothing_and_earn_nothing_where_every_answer_is_counted(family, monkeypatch) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     with pytest.raises(ModelError, match=f"tiny-{family} answers 0 of 12 needles"):
         Retrieval(tests=repeats(12, vocabulary=48), max_new_tokens=2)(model)
     monkeypatch.setattr("circuitlab.methods.roles.retrieval.answers", lambda *_: True)
@@ -111,7 +111,7 @@ def test_random_weights_answer_nothing_and_earn_nothing_where_every_answer_is_co
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss"])
 def test_rows_are_those_of_decoding_token_by_token(family) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     every = ((test, *model.generate([list(test.tokens)], 4)) for test in repeats(60, vocabulary=48))
     test, generation = next((test, one) for test, one in every if len(one.ids) == 4)  # some end at once
     decoded = decode(model, test, generation)
