@@ -29,15 +29,18 @@ __all__ = ["Mover", "NegativeMover", "SInhibition"]
 _TOGETHER = 8
 """Pairs in one pass."""
 _THRESHOLD = 0.1
-_NEEDS = ("gradients", "heads_apart", "tokenizer")
-_NULL = "no effect: 0"
 
 
 @dataclass(frozen=True)
 class _OnTask:
     """What roles on a task share: its pairs, identified by the tokens that are run, and effects as shares of the task's gap."""
 
-    needs: ClassVar[tuple[str, ...]]
+    units: ClassVar[str] = "share of the gap"
+    null: ClassVar[str] = "no effect: 0"
+    kind: ClassVar[RoleKind] = "behaviour"
+    needs: ClassVar[tuple[str, ...]] = ("gradients", "heads_apart", "tokenizer")
+    by_default: ClassVar[bool] = False
+    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     task: str = "ioi"
     n: int = 16
@@ -138,14 +141,8 @@ class Mover(_OnTask):
 
     name: ClassVar[str] = "mover"
     estimand: ClassVar[str] = "loss of the answer's logit difference when the head's direct path to the logits carries the corrupt prompt"
-    units: ClassVar[str] = "share of the gap"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _NULL
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
-    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
@@ -181,14 +178,8 @@ class NegativeMover(_OnTask):
 
     name: ClassVar[str] = "negative_mover"
     estimand: ClassVar[str] = "gain of the answer's logit difference when the head's direct path to the logits carries the corrupt prompt"
-    units: ClassVar[str] = "share of the gap"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _NULL
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
-    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
@@ -229,14 +220,8 @@ class SInhibition(_OnTask):
 
     name: ClassVar[str] = "s_inhibition"
     estimand: ClassVar[str] = "loss of the answer's logit difference when the movers' queries read the head's output in the corrupt prompt"
-    units: ClassVar[str] = "share of the gap"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _NULL
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "that of mover, and pairs x heads runs from the first mover on"
-    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     movers: int = 3
 

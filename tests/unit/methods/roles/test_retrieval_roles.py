@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at
+from circuitlab.methods.roles.evidence import QueryEvidence
 from circuitlab.methods.roles.needles import NEEDLES, NeedleTest, control_spans, hidden_pairs, hidden_singly
-from circuitlab.methods.roles.retrieval import QueryEvidence, Retrieval, SemanticRetrieval
+from circuitlab.methods.roles.retrieval import Retrieval, SemanticRetrieval
 from circuitlab.model import load_model
 from circuitlab.model.generate import Generation
 from circuitlab.model.sites import Site
