@@ -40,8 +40,8 @@ RoleLike: TypeAlias = "str | Role | type[Role]"
 TextsLike: TypeAlias = "str | Path | Iterable[str | Passage]"
 """A file of passages, or passages."""
 
-_VERSION = 1
-"""Counted up where a role gives other numbers than before."""
+_VERSION = 2
+"""Counted up where a role gives other numbers than before, or is stored in another form."""
 
 
 def roles(
@@ -94,8 +94,8 @@ def roles(
     measuring = _Measuring(model, cache)
     with CellProgress(f"roles of {model.spec.name}"):
         measuring.run(asked)
-    found = {role.name: measuring.scores[role.name] for role in asked if role.name in measuring.scores}
-    return RoleTable(model.spec, found, {role.name: measuring.refused[role.name] for role in asked if role.name in measuring.refused})
+    measured = {role.name: measuring.scores[role.name] for role in asked if role.name in measuring.scores}
+    return RoleTable(model.spec, measured, {role.name: measuring.refused[role.name] for role in asked if role.name in measuring.refused})
 
 
 def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | None = None) -> list[Role]:
@@ -110,15 +110,15 @@ def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | 
     """
     listed = default_roles() if given is None else [given] if isinstance(given, str | type | Role) else list(given)
     passages = None if texts is None else _texts(texts)
-    classes, found = role_classes(), []
+    classes, built = role_classes(), []
     for one in cast("list[RoleLike]", listed):
         cls = classes.get(one) if isinstance(one, str) else one if isinstance(one, type) else None
         reads = passages is not None and cls is not None and "texts" in getattr(cls, "__dataclass_fields__", {})
-        found.append(get_role(one, {"texts": passages} if reads else None))
-    names = [role.name for role in found]
+        built.append(get_role(one, {"texts": passages} if reads else None))
+    names = [role.name for role in built]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadParameterError(f"{', '.join(twice)} is asked for twice.", "Name every role once; measure other parameters by themselves.")
-    return found
+    return built
 
 
 def _texts(given: TextsLike) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class _Measuring:
         for wanted, scores in zip(group, measured, strict=True):
             self.scores[wanted.role.name] = scores
             if self.cache is not None:
-                self.cache.put(wanted.identity, ROLES, _plain(scores), seconds=seconds)
+                self.cache.put(wanted.identity, ROLES, scores.to_plain(), seconds=seconds)
 
     def _announce(self, groups: Sequence[Sequence[_Wanted]]) -> None:
         """Time one prompt, and say how long those that read patterns will take."""
@@ -230,12 +230,5 @@ def _cost(group: Sequence[_Wanted]) -> float:
     return float(_tokens(group[0]).size * _passes(group)) if isinstance(group[0].role, ReadsPatterns) else 4000.0
 
 
-def _plain(scores: RoleScores) -> dict[str, Any]:
-    shape = {"compared": scores.compared, "per": scores.per, "sample": scores.provenance.sample}
-    return {"values": scores.values.tolist(), "reference": scores.reference.tolist()} | shape
-
-
 def _read(wanted: _Wanted, model: Model, kept: Document) -> RoleScores:
-    found = kept.result
-    about = role_provenance(wanted.role, model, found["sample"], wanted.inputs)
-    return RoleScores(np.array(found["values"]), about, np.array(found["reference"]), found["compared"], found["per"])
+    return RoleScores.from_plain(kept.result, role_provenance(wanted.role, model, kept.result["sample"], wanted.inputs))

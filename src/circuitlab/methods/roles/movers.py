@@ -75,16 +75,16 @@ class _OnTask:
         route = Route(tuple(parse_receiver(name) for name in receivers), (), "noising", "recomputed")
         senders = [Head(layer, head) for layer in range(spec.n_layers) for head in range(spec.n_heads)]
         route.check(model, senders)
-        found = np.zeros((batch.n_pairs, spec.n_layers, spec.n_heads))
+        effects = np.zeros((batch.n_pairs, spec.n_layers, spec.n_heads))
         clean, corrupt = np.zeros(batch.n_pairs), np.zeros(batch.n_pairs)
         done = 0
         for some in batch_by_length(batch, _TOGETHER, alike=not route.to_logits):
             runs = RunPair.of(model, batch.select(some), LogitDiff(), "noising")
             clean[some], corrupt[some] = runs.clean, runs.corrupt
-            found[some] = runs.effects(route, senders, mark).T.reshape(-1, spec.n_layers, spec.n_heads)
+            effects[some] = runs.effects(route, senders, mark).T.reshape(-1, spec.n_layers, spec.n_heads)
             done += len(some)
             step(done, batch.n_pairs)
-        return found / self._gap(model, clean, corrupt)
+        return effects / self._gap(model, clean, corrupt)
 
     def _gap(self, model: Model, clean: np.ndarray, corrupt: np.ndarray) -> float:
         """The mean gap between clean and corrupt prompts, clear of 0."""
@@ -233,8 +233,8 @@ class SInhibition(_OnTask):
     @measured
     def __call__(self, model: Model) -> RoleScores:
         """Measure every head; raises `ModelError` where the model does not do the task, or no head moves its answer."""
-        found = Mover(self.task, self.n, self.seed, self.batch)(model)
-        order = np.argsort(-np.where(found.earned(), found.value, 0.0), axis=None)[: min(self.movers, int(found.earned().sum()))]
+        movers = Mover(self.task, self.n, self.seed, self.batch)(model)
+        order = np.argsort(-np.where(movers.earned(), movers.value, 0.0), axis=None)[: min(self.movers, int(movers.earned().sum()))]
         if not len(order):
             what = f"No head of {model.spec.name} earns the role of a mover on these pairs, so that there is none to steer."
             raise ModelError(what, "Look at `circuitlab heads roles --roles mover`, or use more pairs.")

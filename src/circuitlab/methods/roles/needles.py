@@ -187,11 +187,11 @@ def control_spans(size: int, taken: Span, stop: int) -> Iterator[Span]:
     BadParameterError
         If there is none.
     """
-    found = [(i, i + size) for i in range(1, stop - size + 1) if i + size <= taken[0] or i >= taken[1]]
-    if not found:
+    spans = [(i, i + size) for i in range(1, stop - size + 1) if i + size <= taken[0] or i >= taken[1]]
+    if not spans:
         what = f"A haystack of {stop} tokens with its needle at {taken} has no other span of {size} tokens."
         raise BadParameterError(what, "Use longer prompts.")
-    return iter(found)
+    return iter(spans)
 
 
 def _haystack(model: Model, length: int, rng: np.random.Generator) -> list[str]:
@@ -201,15 +201,15 @@ def _haystack(model: Model, length: int, rng: np.random.Generator) -> list[str]:
         what = f"Prompts of {length} tokens in {room} positions of {model.spec.name} have no room for a haystack."
         raise BadParameterError(what, f"Use {_LEAST} tokens or more, and a model with as many positions.")
     passages = [one.text for one in load_texts(_PROSE)]
-    found: list[str] = []
+    sentences: list[str] = []
     tokens = 0
     for number in rng.permutation(len(passages)):
         for sentence in re.split(r"(?<=[.!?])\s+", passages[number]):
             tokens += len(tokenizer(f" {sentence}", add_special_tokens=False)["input_ids"])
             if tokens > length:
-                return found
-            found.append(sentence)
-    return found
+                return sentences
+            sentences.append(sentence)
+    return sentences
 
 
 def _asked(model: Model, text: str, needle: Needle) -> tuple[TokenizedPrompt, Span]:

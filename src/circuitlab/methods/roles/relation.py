@@ -94,8 +94,8 @@ class Relation:
     def _tokens(self, model: Model) -> list[tuple[int, int]]:
         """The pairs as tokens."""
         words = self.pairs or tuple((f" {source}", f" {target}") for source, target in relation_pairs(self.relation))
-        found = [(single_token(model, source), single_token(model, target)) for source, target in words]
-        pairs = [(source, target) for source, target in found if source is not None and target is not None]
+        tokens = [(single_token(model, source), single_token(model, target)) for source, target in words]
+        pairs = [(source, target) for source, target in tokens if source is not None and target is not None]
         if len(pairs) < _FEWEST:
             name = "those given" if self.pairs else self.relation
             what = f"{len(pairs)} of {len(words)} pairs of {name} are single tokens of {model.spec.name}; permuting takes {_FEWEST}."
