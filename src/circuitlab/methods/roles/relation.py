@@ -65,7 +65,7 @@ class Relation:
     threshold: ClassVar[float] = 0.15
     null: ClassVar[str] = "targets permuted among the sources"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("elhelo2024",)
     sign: ClassVar[int] = 1
@@ -90,6 +90,11 @@ class Relation:
         hits = written_among_top(model, sources, targets, self)
         null = permutation_null(hits, np.zeros(len(pairs), dtype=int), self.seed)
         return scores_from_weights(self, model, share_of_hits(hits), null, tokens=pairs)
+
+    def work(self, model: Model) -> float:
+        """Multiplications: what each head writes for each source, times the unembedding."""
+        spec, pairs = model.spec, self.pairs or relation_pairs(self.relation)
+        return float(spec.n_layers * spec.n_heads * len(pairs) * spec.d_model * spec.d_vocab)
 
     def _tokens(self, model: Model) -> list[tuple[int, int]]:
         """The pairs as tokens."""

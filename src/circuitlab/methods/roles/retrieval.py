@@ -123,7 +123,8 @@ class Retrieval(_WhileAnswering):
     The count is that of the authors' code: the needle is the words of the answer, tokens copied twice count twice, and the answer ends
     with a line break. There, words are stemmed and every needle is asked at 10 depths and 20 lengths, from 1000 tokens on; here every
     needle is asked once, so that samples are independent, in haystacks that a small model can read. The threshold of 0.1 is the paper's.
-    A needle close to the question can be copied by a layer with a window; far ones cannot.
+    Where the tokenizer has a chat template, haystack and question are a user's turn in it; models without one read plain text. A needle
+    close to the question can be copied by a layer with a window; far ones cannot.
 
     References
     ----------
@@ -141,7 +142,10 @@ class Retrieval(_WhileAnswering):
     """
 
     name: ClassVar[str] = "retrieval"
-    estimand: ClassVar[str] = "share of a needle's tokens that the head's largest weight lies on when they are said, on needles answered"
+    estimand: ClassVar[str] = (
+        "share of a needle's tokens that the head's largest weight lies on when they are said, on needles answered; "
+        "asked in the tokenizer's chat template where it has one"
+    )
     units: ClassVar[str] = "share of the needle"
     threshold: ClassVar[float] = 0.1
     null: ClassVar[str] = "the same count, as if the needle stood elsewhere in the haystack"
@@ -185,7 +189,10 @@ class SemanticRetrieval(_WhileAnswering):
     """
 
     name: ClassVar[str] = "semantic_retrieval"
-    estimand: ClassVar[str] = "attention to a needle at steps that say one of its tokens, summed, for each of its tokens"
+    estimand: ClassVar[str] = (
+        "attention to a needle at steps that say one of its tokens, summed, for each of its tokens; "
+        "asked in the tokenizer's chat template where it has one"
+    )
     units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = "attention at the same steps to as many tokens elsewhere in the haystack"

@@ -56,7 +56,7 @@ class TokenPreference:
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "words permuted: each query's best key is compared with another word"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021",)
 
