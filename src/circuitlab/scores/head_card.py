@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from circuitlab.core.files import replace_file
 from circuitlab.core.nodes import Head, KVHead
+from circuitlab.scores.head_on_text import HeadOnText
 
 __all__ = [
     "AttentionOnPair",
@@ -253,7 +254,7 @@ class HeadCard:
         Name of the model, and hash of its weights.
     tasks : tuple of str
         Names of the tasks.
-    causal, roles, tokens, why, attention, knockout, continuations, similar : Section
+    causal, roles, tokens, why, attention, text, knockout, continuations, similar : Section
         The parts.
 
     Examples
@@ -276,6 +277,7 @@ class HeadCard:
     tokens: Section[WrittenToken]
     why: Section[WhyThere]
     attention: Section[AttentionOnPair]
+    text: Section[HeadOnText]
     knockout: Section[KnockedOut]
     continuations: Section[Continuation]
     similar: Section[SimilarHead]
