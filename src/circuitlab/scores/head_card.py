@@ -74,7 +74,8 @@ class CausalScore:
 class HeadRole:
     """One role of the head, or of the key/value head that it shares; see `circuitlab.scores.role_table.RoleEntry`.
 
-    ``threshold`` is the least value that earns the role, and ``rank`` the place among the ``heads`` of the role by value.
+    ``threshold`` is the least value that earns the role, ``rank`` the place among the ``heads`` of the role by value, and
+    ``tied`` how many others have the same value, such as 0.
     """
 
     role: str
@@ -87,6 +88,7 @@ class HeadRole:
     earned: bool
     threshold: float
     rank: int
+    tied: int
     heads: int
     estimand: str
     null: str

@@ -260,6 +260,7 @@ def _role_of(one: RoleEntry, everyone: Sequence[RoleEntry], table: RoleTable) ->
         earned=one.earned,
         threshold=about.threshold,
         rank=1 + sum(other.value > one.value for other in everyone),
+        tied=sum(other.value == one.value for other in everyone) - 1,
         heads=len(everyone),
         estimand=about.estimand,
         null=about.null,

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.execute.effective_ov import EffectiveOV
+from circuitlab.methods.roles.copying import Copying
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Knockout
 from circuitlab.model.toy import build_planted
@@ -198,6 +199,15 @@ def test_a_task_whose_words_the_model_lacks_is_absent_everywhere(llama) -> None:
     assert card.tasks == ("ioi",)
     for name in SECTIONS - {"roles", "similar", "text"}:
         assert "has no tokenizer" in getattr(card, name).absent["ioi"], name
+
+
+def test_heads_that_tie_share_their_ranks() -> None:
+    model = tiny_model("llama")
+    card = cl.head_card(model, "a1.h2", roles=[Copying(words=tuple(range(8)), top=1)], methods=[])
+    values = cl.roles(model, [Copying(words=tuple(range(8)), top=1)]).scores["copying"].value
+    (role,) = card.roles.entries
+    assert role.rank == 1 + int((values > role.value).sum()) and role.tied == int((values == role.value).sum()) - 1 > 0
+    assert f">{role.rank} to {role.rank + role.tied} of 12<" in card.page()
 
 
 def test_natural_text_is_shown_where_it_is_stored(tmp_path, monkeypatch) -> None:

@@ -27,7 +27,7 @@ __all__ = ["ChunkSelection", "QueryEvidence", "chosen_chunks", "chunk_keys"]
 
 
 @dataclass(frozen=True)
-class OnNeedlePairs(OnNeedles):
+class _OnNeedlePairs(OnNeedles):
     """What roles share that ask for each of two needles in one haystack: a span when it is asked for, beside when it is not."""
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class OnNeedlePairs(OnNeedles):
 
 
 @dataclass(frozen=True)
-class QueryEvidence(OnNeedlePairs):
+class QueryEvidence(_OnNeedlePairs):
     """Attention from a question to the sentence that answers it (query-focused retrieval heads, Zhang et al. 2025).
 
     Nothing is generated: a head counts even where the model cannot say the answer.
@@ -112,7 +112,7 @@ class QueryEvidence(OnNeedlePairs):
 
 
 @dataclass(frozen=True)
-class ChunkSelection(OnNeedlePairs):
+class ChunkSelection(_OnNeedlePairs):
     """How often a head picks the chunk of a text that holds what a question asks for (LongHeads, Lu et al. 2024).
 
     The text is cut into chunks, and each gets one key. A query picks the chunks whose keys it scores highest; the first chunk and the one
