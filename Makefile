@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test test-every lint notebooks picture benchmarks clean
+.PHONY: help setup weights figures test test-every lint notebooks docs picture benchmarks clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ test-every: weights  ## The tests with every intervention on every family (an ho
 notebooks: weights  ## Execute the notebooks in place (a test says when their outputs are stale)
 	$(BIN)/python notebooks/execute.py
 
+docs: setup  ## Write the pages that follow from the code, and build the documentation into site/
+	$(BIN)/python docs/write.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 picture: setup  ## Redraw the README's picture from the stored runs (needs Chrome or Chromium)
 	$(PIP) install -c constraints.txt -e '.[images]'
 	$(BIN)/circuitlab figures build figures/core.toml
@@ -60,4 +64,4 @@ benchmarks: weights  ## Measure speed and memory and rewrite the README's tables
 	$(BIN)/python benchmarks/table_methods.py
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
-	rm -rf figures/built .pytest_cache .ruff_cache .mypy_cache
+	rm -rf figures/built site .pytest_cache .ruff_cache .mypy_cache

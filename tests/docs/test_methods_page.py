@@ -1,4 +1,4 @@
-"""docs/methods.md says of selection rules what they do: what it names as an option is one, and what it calls the default is the default."""
+"""docs/circuits.md says of selection rules what they do: what it calls an option is one, and what it calls the default is the default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.testing.fakes import fake_provenance
 
-PAGE = (Path(__file__).parents[2] / "docs/methods.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/circuits.md").read_text(encoding="utf-8")
 CALLS = sorted(set(re.findall(r"`([A-Z]\w+\([^`]*\))`", PAGE)))
 
 

@@ -1,4 +1,4 @@
-"""The page of families says what the code does; every family is asked again by `make test-every`, seven and a third of the others always."""
+"""The page of families says what the code does; every family is asked again by `make test-every`, seven and a third of the rest always."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from circuitlab.tasks import load_task, sample_pairs, tasks_folder
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "tasks/README.md", "docs/architecture.md", "docs/methods.md"]
+PAGES = ["README.md", "tasks/README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -132,8 +132,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Parameters
     ----------
-    id, version, title, about
-        Name, version of the file, heading in figures, and what the task measures.
+    id : str
+        Name.
+    version : int
+        Version of the file.
+    title : str
+        Heading in figures.
+    about : str
+        What the task measures.
     cite : list of str
         BibTeX keys of the papers that the task follows.
     licence : str
@@ -144,8 +150,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Texts that turn a row into a prompt; all carry the same marks.
     answers, foils, distractors : list of str
         Texts of the answers, of the wrong answers they are compared with, and of further candidates; with their leading space.
-    variants, default_variant
-        Corruptions by name, and the one that is used by default.
+    variants : dict
+        Corruptions by name.
+    default_variant : str
+        The one that is used by default.
     metric : str
         Default metric.
     checks : Checks

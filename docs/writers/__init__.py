@@ -1,0 +1,1 @@
+"""What writes the pages of the documentation that follow from the code: `python docs/write.py`."""
