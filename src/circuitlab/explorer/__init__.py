@@ -1,0 +1,1 @@
+"""The explorer: one page, or one widget, of stored runs."""
