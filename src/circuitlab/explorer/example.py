@@ -27,6 +27,8 @@ HOSTILE = (
     "__proto__",
 )
 """Texts that a page which does not escape would run or draw."""
+_STRONG = 0.05
+"""Share of nodes with an effect."""
 _WORDS = (" When", " Mary", " and", " John", " went", " to", " the", " store", ",", " gave", " a", " drink", "\n", " é", " 東京", " of")
 
 
@@ -174,7 +176,7 @@ def _method(asked: Example, method: str) -> dict[str, Any]:
 
 def _part(asked: Example, shape: Sequence[int]) -> tuple[dict[str, Any], np.ndarray]:
     """A part with a few strong nodes, and its means."""
-    true = asked.rng.normal(0, 0.02, shape) + asked.rng.normal(0, 1.0, shape) * (asked.rng.random(shape) < 0.05)
+    true = asked.rng.normal(0, 0.02, shape) + asked.rng.normal(0, 1.0, shape) * (asked.rng.random(shape) < _STRONG)
     pairs = true + asked.rng.normal(0, 0.15, (asked.pairs, *shape))
     mean, error = pairs.mean(0), pairs.std(0, ddof=1) / np.sqrt(asked.pairs)
     q = np.clip(np.exp(-np.abs(mean / error)) * 4, 0, 1)

@@ -112,7 +112,7 @@ def example_circuit(asked: Example, score: Mapping[str, Any], means: np.ndarray)
         "n_pairs": asked.pairs,
         "prompts": f"pairs {asked.pairs} to {2 * asked.pairs}, which were not scored",
         "conventions": {"ablated_value": "activations of the corrupt prompt", "clamped": "never"},
-        "python": f"import circuitlab as cl\n\ncl.find_circuit(cl.load_model('example'), {score['task']!r}, {score['method']!r}, rule={size})",
+        "python": f"import circuitlab as cl\n\ncl.find_circuit(cl.load_model('example'), {score['task']!r}, rule={size})",
     }
 
 
