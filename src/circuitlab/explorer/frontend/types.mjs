@@ -7,7 +7,11 @@ const here = dirname(fileURLToPath(import.meta.url));
 const schema = JSON.parse(readFileSync(join(here, "..", "schema.json"), "utf8"));
 const target = join(here, "src", "data", "schema.ts");
 
-const typeName = (name) => name.split("_").map((part) => part[0].toUpperCase() + part.slice(1)).join("");
+const typeName = (name) =>
+  name
+    .split("_")
+    .map((part) => part[0].toUpperCase() + part.slice(1))
+    .join("");
 const key = (name) => (/^[A-Za-z_]\w*$/.test(name) ? name : JSON.stringify(name));
 
 function typeOf(node, depth) {
@@ -16,11 +20,23 @@ function typeOf(node, depth) {
   if (node.enum) return node.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (Array.isArray(node.type)) return node.type.map((type) => typeOf({ ...node, type }, depth)).join(" | ");
   switch (node.type) {
-    case "integer": case "number": return "number";
-    case "string": case "boolean": case "null": return node.type;
-    case "array": { const item = typeOf(node.items ?? {}, depth); return /[|{]/.test(item) && !item.startsWith("{") ? `(${item})[]` : `${item}[]`; }
-    case "object": return node.properties ? fields(node, depth) : `Record<string, ${node.additionalProperties ? typeOf(node.additionalProperties, depth) : "unknown"}>`;
-    default: return "unknown";
+    case "integer":
+    case "number":
+      return "number";
+    case "string":
+    case "boolean":
+    case "null":
+      return node.type;
+    case "array": {
+      const item = typeOf(node.items ?? {}, depth);
+      return /[|{]/.test(item) && !item.startsWith("{") ? `(${item})[]` : `${item}[]`;
+    }
+    case "object":
+      return node.properties
+        ? fields(node, depth)
+        : `Record<string, ${node.additionalProperties ? typeOf(node.additionalProperties, depth) : "unknown"}>`;
+    default:
+      return "unknown";
   }
 }
 

@@ -1,27 +1,44 @@
 /** Two hosts, one module: `mount` for a page, `render` for a widget. */
 import { render as draw } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { App } from "./app.tsx";
 import { open, UnreadableData } from "./data/open.ts";
 import type { Payload } from "./data/schema.ts";
-import { fromHash, toHash } from "./state/hash.ts";
+import { checked, fromHash, toHash } from "./state/hash.ts";
 import type { State } from "./state/state.ts";
 import { Context, createStore, type Store } from "./state/store.ts";
 import css from "./styles.css";
 import { palette, type ThemeName } from "./ui/theme.ts";
 
-interface AnyModel { get(name: string): unknown; on?(event: string, listener: () => void): void; off?(event: string, listener: () => void): void }
+interface AnyModel {
+  get(name: string): unknown;
+  set?(name: string, value: unknown): void;
+  save_changes?(): void;
+  on?(event: string, listener: () => void): void;
+  off?(event: string, listener: () => void): void;
+}
+
+/** Where a host keeps the state of the view. */
+interface Keeper {
+  read(): Partial<State>;
+  write(state: State, start: State): void;
+  /** Calls back when the state is changed from outside; returns a function that stops it. */
+  watch(changed: () => void): () => void;
+  link: ((state: State, start: State) => string) | null;
+}
 
 /** Draws the explorer into an element of a page; state lives in the address after `#`. Returns a function that takes it away. */
 export function mount(el: HTMLElement, payload: unknown): () => void {
-  return show(el, payload, location.protocol !== "about:");
+  return show(el, payload, location.protocol === "about:" ? forgetful() : address());
 }
 
 function render({ model, el }: { model: AnyModel; el: HTMLElement }): () => void {
-  let away = show(el, model.get("payload"), false);
+  const uid = model.get("uid");
+  if (typeof uid === "string" && uid) el.setAttribute("data-circuitlab-id", uid);
+  let away = show(el, model.get("payload"), trait(model));
   const again = (): void => {
     away();
-    away = show(el, model.get("payload"), false);
+    away = show(el, model.get("payload"), trait(model));
   };
   model.on?.("change:payload", again);
   return () => {
@@ -32,7 +49,64 @@ function render({ model, el }: { model: AnyModel; el: HTMLElement }): () => void
 
 export default { render };
 
-function show(el: HTMLElement, data: unknown, linked: boolean): () => void {
+/** The address after `#`. */
+function address(): Keeper {
+  let written = location.hash.slice(1);
+  return {
+    read: () => fromHash(location.hash),
+    write(state, start) {
+      const hash = toHash(state, start);
+      if (hash === written) return;
+      written = hash;
+      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    },
+    watch(changed) {
+      const moved = (): void => {
+        if (location.hash.slice(1) === written) return;
+        written = location.hash.slice(1);
+        changed();
+      };
+      addEventListener("hashchange", moved);
+      return () => removeEventListener("hashchange", moved);
+    },
+    link: (state, start) => `${location.href.split("#")[0]}#${toHash(state, start)}`,
+  };
+}
+
+/** A trait of the widget, which Python reads and sets. */
+function trait(model: AnyModel): Keeper {
+  let written = "";
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  return {
+    read: () => checked((model.get("state") ?? {}) as Record<string, unknown>),
+    write(state) {
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        written = JSON.stringify(state);
+        model.set?.("state", JSON.parse(written));
+        model.save_changes?.();
+      }, 200);
+    },
+    watch(changed) {
+      const moved = (): void => {
+        if (JSON.stringify(model.get("state")) !== written) changed();
+      };
+      model.on?.("change:state", moved);
+      return () => {
+        clearTimeout(timer);
+        model.off?.("change:state", moved);
+      };
+    },
+    link: null,
+  };
+}
+
+/** A frame without an address of its own. */
+function forgetful(): Keeper {
+  return { read: () => ({}), write: () => undefined, watch: () => () => undefined, link: null };
+}
+
+function show(el: HTMLElement, data: unknown, keeper: Keeper): () => void {
   const root = document.createElement("div");
   root.className = "cl-explorer";
   const style = document.createElement("style");
@@ -40,15 +114,10 @@ function show(el: HTMLElement, data: unknown, linked: boolean): () => void {
   el.replaceChildren(style, root);
   const stop = watchSize(root);
   try {
-    const payload = open(data);
-    draw(<Root payload={payload} root={root} linked={linked} />, root);
+    draw(<Root payload={open(data)} root={root} keeper={keeper} />, root);
   } catch (error) {
     if (!(error instanceof UnreadableData)) throw error;
-    const said = document.createElement("p");
-    said.className = "clx-refused";
-    said.setAttribute("role", "alert");
-    said.textContent = error.message;
-    root.append(said);
+    refuse(root, error.message);
   }
   return () => {
     stop();
@@ -57,9 +126,20 @@ function show(el: HTMLElement, data: unknown, linked: boolean): () => void {
   };
 }
 
+function refuse(root: HTMLElement, message: string): void {
+  const said = document.createElement("p");
+  said.className = "clx-refused";
+  said.setAttribute("role", "alert");
+  said.textContent = message;
+  root.append(said);
+}
+
 /** A class of width for the style sheet: a container query would keep a maximised panel inside the container. */
 function watchSize(root: HTMLElement): () => void {
-  const measure = (): void => { const width = root.clientWidth; if (width > 0) root.dataset.size = width > 980 ? "wide" : width > 560 ? "tablet" : "phone"; };
+  const measure = (): void => {
+    const width = root.clientWidth;
+    if (width > 0) root.dataset.size = width > 980 ? "wide" : width > 560 ? "tablet" : "phone";
+  };
   measure();
   const observer = new ResizeObserver(measure);
   observer.observe(root);
@@ -79,39 +159,39 @@ function useTheme(store: Store): ThemeName {
   useEffect(() => store.subscribe(() => setChoice(store.get().theme)), [store]);
   useEffect(() => {
     const changed = (): void => setAround(surroundings());
-    const watch = matchMedia("(prefers-color-scheme: dark)"), observer = new MutationObserver(changed);
+    const watch = matchMedia("(prefers-color-scheme: dark)"),
+      observer = new MutationObserver(changed);
     watch.addEventListener("change", changed);
     observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-    return () => { watch.removeEventListener("change", changed); observer.disconnect(); };
+    return () => {
+      watch.removeEventListener("change", changed);
+      observer.disconnect();
+    };
   }, []);
   return choice === "auto" ? around : choice;
 }
 
-function Root({ payload, root, linked }: { payload: Payload; root: HTMLElement; linked: boolean }) {
-  const store = useMemo(() => createStore(payload, linked ? fromHash(location.hash) : {}), [payload]);
+function Root({ payload, root, keeper }: { payload: Payload; root: HTMLElement; keeper: Keeper }) {
+  const store = useMemo(() => createStore(payload, keeper.read()), [payload]);
   const theme = useTheme(store);
-  const written = useRef("");
-  useEffect(() => {
+  useLayoutEffect(() => {
     root.dataset.theme = theme;
-    if (linked) document.documentElement.style.background = palette(theme).ground;
     root.style.colorScheme = theme;
+    if (keeper.link) document.documentElement.style.background = palette(theme).ground;
   }, [theme]);
   useEffect(() => {
-    if (!linked) return;
-    const write = (): void => {
-      const hash = toHash(store.get(), store.start);
-      if (hash === written.current) return;
-      written.current = hash;
-      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    const quiet = keeper.watch(() => store.load({ ...(keeper.link ? {} : store.get()), ...keeper.read() }));
+    const stop = store.subscribe(() => keeper.write(store.get(), store.start));
+    return () => {
+      quiet();
+      stop();
     };
-    const read = (): void => { if (location.hash.slice(1) !== written.current) { written.current = location.hash.slice(1); store.load(fromHash(location.hash)); } };
-    addEventListener("hashchange", read);
-    const stop = store.subscribe(write);
-    return () => { removeEventListener("hashchange", read); stop(); };
   }, [store]);
   const shared = useMemo(() => ({ store, colours: palette(theme), root: () => root }), [store, theme]);
-  const link = linked ? (): string => `${location.href.split("#")[0]}#${toHash(store.get(), store.start)}` : null;
-  return <Context.Provider value={shared}><App link={link} /></Context.Provider>;
+  const link = keeper.link ? (): string => keeper.link!(store.get(), store.start) : null;
+  return (
+    <Context.Provider value={shared}>
+      <App link={link} />
+    </Context.Provider>
+  );
 }
-
-export type { State };

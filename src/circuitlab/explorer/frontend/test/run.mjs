@@ -8,10 +8,26 @@ import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = mkdtempSync(join(tmpdir(), "explorer-test-"));
-const entryPoints = readdirSync(here).filter((name) => name.endsWith(".test.ts")).map((name) => join(here, name));
-await build({ entryPoints, outdir: out, bundle: true, format: "esm", platform: "node", target: "node20", outExtension: { ".js": ".mjs" },
-  jsx: "automatic", jsxImportSource: "preact", loader: { ".css": "text" }, external: ["node:*"], logLevel: "warning" });
-const files = readdirSync(out).filter((name) => name.endsWith(".mjs")).map((name) => join(out, name));
+const entryPoints = readdirSync(here)
+  .filter((name) => name.endsWith(".test.ts"))
+  .map((name) => join(here, name));
+await build({
+  entryPoints,
+  outdir: out,
+  bundle: true,
+  format: "esm",
+  platform: "node",
+  target: "node20",
+  outExtension: { ".js": ".mjs" },
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  loader: { ".css": "text" },
+  external: ["node:*"],
+  logLevel: "warning",
+});
+const files = readdirSync(out)
+  .filter((name) => name.endsWith(".mjs"))
+  .map((name) => join(out, name));
 const done = spawnSync(process.execPath, ["--test", ...files], { stdio: "inherit" });
 rmSync(out, { recursive: true, force: true });
 process.exit(done.status ?? 1);

@@ -29,7 +29,10 @@ export function pattern(entry: Attention, head: string): Pattern | null {
   const place = entry.heads.indexOf(head);
   if (place < 0) return null;
   const tokens = entry.counts.shape[1];
-  const where = starts(entry), keys = raw(entry.keys), stored = raw(entry.weights), scale = entry.weights.scale ?? 1;
+  const where = starts(entry),
+    keys = raw(entry.keys),
+    stored = raw(entry.weights),
+    scale = entry.weights.scale ?? 1;
   const weights = new Float32Array(tokens * tokens);
   const first = place * tokens;
   for (let query = 0; query < tokens; query++) {

@@ -43,13 +43,25 @@ function edgesOf(circuit: Circuit): Edge[] {
   return edges;
 }
 
-export interface Weighed { name: string; weight: number; low: number | null; high: number | null; rank: number }
+export interface Weighed {
+  name: string;
+  weight: number;
+  low: number | null;
+  high: number | null;
+  rank: number;
+}
 
 /** The element's own entry in the ranking. */
 export function weighed(circuit: Circuit, name: string): Weighed | null {
   const i = circuit.elements.indexOf(name);
   if (i < 0) return null;
-  return { name, weight: at(circuit.weights, i), low: circuit.low ? at(circuit.low, i) : null, high: circuit.high ? at(circuit.high, i) : null, rank: i + 1 };
+  return {
+    name,
+    weight: at(circuit.weights, i),
+    low: circuit.low ? at(circuit.low, i) : null,
+    high: circuit.high ? at(circuit.high, i) : null,
+    rank: i + 1,
+  };
 }
 
 const ENDS = new Set(["embed", "logits"]);
@@ -75,7 +87,14 @@ export function cut(circuit: Circuit, size: number, model: Model): Cut {
     nodes = [...new Set([...kept, ...edges.flatMap((edge) => [edge.from, edge.to])])];
   }
   nodes.sort((a, b) => layerOf(a, model.n_layers) - layerOf(b, model.n_layers) || a.localeCompare(b, "en", { numeric: true }));
-  return { size: n, nodes, edges, hidden: Math.max(0, circuit.universe - n), unlisted: Math.max(0, circuit.universe - listed(circuit)), edgesTotal: circuit.edges_total ?? null };
+  return {
+    size: n,
+    nodes,
+    edges,
+    hidden: Math.max(0, circuit.universe - n),
+    unlisted: Math.max(0, circuit.universe - listed(circuit)),
+    edgesTotal: circuit.edges_total ?? null,
+  };
 }
 
 export interface AtSize {
@@ -94,11 +113,18 @@ export function curveOf(circuit: Circuit): Curve | null {
 /** The stored value at a size, or on the straight line between its measured neighbours; null outside what was measured. */
 export function faithfulnessAt(points: { size: number; mean: number; low?: number; high?: number }[], size: number): AtSize | null {
   const sorted = [...points].sort((a, b) => a.size - b.size);
-  const below = sorted.filter((point) => point.size <= size).at(-1), above = sorted.find((point) => point.size >= size);
+  const below = sorted.filter((point) => point.size <= size).at(-1),
+    above = sorted.find((point) => point.size >= size);
   if (!below || !above) return null;
   const share = above.size === below.size ? 0 : (size - below.size) / (above.size - below.size);
-  const mixed = (a: number | undefined, b: number | undefined): number | null => (a === undefined || b === undefined ? null : a + (b - a) * share);
-  return { mean: below.mean + (above.mean - below.mean) * share, low: mixed(below.low, above.low), high: mixed(below.high, above.high), between: [below.size, above.size] };
+  const mixed = (a: number | undefined, b: number | undefined): number | null =>
+    a === undefined || b === undefined ? null : a + (b - a) * share;
+  return {
+    mean: below.mean + (above.mean - below.mean) * share,
+    low: mixed(below.low, above.low),
+    high: mixed(below.high, above.high),
+    between: [below.size, above.size],
+  };
 }
 
 export function incoming(edges: Edge[], node: string): Edge[] {

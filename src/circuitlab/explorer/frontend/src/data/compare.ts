@@ -8,7 +8,11 @@ export function overlapsOf(payload: Payload, a: string, b: string): Overlap[] {
 
 export function strongest(payload: Payload, model: Model, score: Score, k: number): string[] {
   const col = column(payload, model, `score:${score.id}`);
-  return col ? ranked(model, col).slice(0, k).map((one) => one.name) : [];
+  return col
+    ? ranked(model, col)
+        .slice(0, k)
+        .map((one) => one.name)
+    : [];
 }
 
 export function transfersOf(payload: Payload, a: Score, b: Score): Transfer[] {

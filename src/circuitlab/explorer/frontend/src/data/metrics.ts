@@ -55,7 +55,8 @@ export function column(payload: Payload, model: Model, key: string): Column | nu
 
 function computed(payload: Payload, model: Model, key: string): Column | null {
   const cut = key.indexOf(":");
-  const kind = key.slice(0, cut), rest = key.slice(cut + 1);
+  const kind = key.slice(0, cut),
+    rest = key.slice(cut + 1);
   if (kind === "score") {
     const score = payload.scores.find((one) => one.id === rest);
     return score ? scoreColumn(payload, model, score, key) : null;
@@ -81,20 +82,35 @@ function scoreColumn(payload: Payload, model: Model, score: Score, key: string):
   const part = score.parts.heads ?? score.parts.kv_heads;
   if (!part) return null;
   const shared = !score.parts.heads;
-  const spread = shared ? (array: Float32Array): Float32Array => spreadOverGroup(model, array) : (array: Float32Array): Float32Array => array;
+  const spread = shared
+    ? (array: Float32Array): Float32Array => spreadOverGroup(model, array)
+    : (array: Float32Array): Float32Array => array;
   const mean = spread(values(part.mean));
   const q = part.q ? spread(values(part.q)) : null;
   const mlps = score.parts.mlps;
   return {
-    key, label: scoreLabel(payload, score), units: score.units, diverging: true, shared, score, mean, q,
+    key,
+    label: scoreLabel(payload, score),
+    units: score.units,
+    diverging: true,
+    shared,
+    score,
+    mean,
+    q,
     low: part.low ? spread(values(part.low)) : null,
     high: part.high ? spread(values(part.high)) : null,
     distinct: tested(q, payload.level, mean.length),
-    test: q ? `not distinguishable from 0 (q above ${payload.level}, t-test over pairs, corrected over the map)` : "no test: these scores have no prompt pairs",
-    mlps: mlps ? {
-      mean: values(mlps.mean), low: mlps.low ? values(mlps.low) : null, high: mlps.high ? values(mlps.high) : null,
-      distinct: tested(mlps.q ? values(mlps.q) : null, payload.level, model.n_layers),
-    } : null,
+    test: q
+      ? `not distinguishable from 0 (q above ${payload.level}, t-test over pairs, corrected over the map)`
+      : "no test: these scores have no prompt pairs",
+    mlps: mlps
+      ? {
+          mean: values(mlps.mean),
+          low: mlps.low ? values(mlps.low) : null,
+          high: mlps.high ? values(mlps.high) : null,
+          distinct: tested(mlps.q ? values(mlps.q) : null, payload.level, model.n_layers),
+        }
+      : null,
   };
 }
 
@@ -103,7 +119,8 @@ export function spreadOverGroup(model: Model, array: Float32Array): Float32Array
   const group = model.n_heads / model.n_kv_heads;
   const wide = new Float32Array(model.n_layers * model.n_heads);
   for (let i = 0; i < wide.length; i++) {
-    const layer = Math.floor(i / model.n_heads), head = i % model.n_heads;
+    const layer = Math.floor(i / model.n_heads),
+      head = i % model.n_heads;
     wide[i] = array[layer * model.n_kv_heads + Math.floor(head / group)];
   }
   return wide;
@@ -111,11 +128,19 @@ export function spreadOverGroup(model: Model, array: Float32Array): Float32Array
 
 function roleColumn(model: Model, role: Role, key: string): Column {
   const shared = role.per === "kv_head";
-  const spread = shared ? (array: Float32Array): Float32Array => spreadOverGroup(model, array) : (array: Float32Array): Float32Array => array;
+  const spread = shared
+    ? (array: Float32Array): Float32Array => spreadOverGroup(model, array)
+    : (array: Float32Array): Float32Array => array;
   const mean = spread(values(role.value));
   const earned = spread(Float32Array.from(raw(role.earned)));
   return {
-    key, label: role.title, units: role.units, diverging: mean.some((value) => value < 0), shared, role, mean,
+    key,
+    label: role.title,
+    units: role.units,
+    diverging: mean.some((value) => value < 0),
+    shared,
+    role,
+    mean,
     low: role.low ? spread(values(role.low)) : null,
     high: role.high ? spread(values(role.high)) : null,
     q: spread(values(role.q)),
@@ -127,10 +152,13 @@ function roleColumn(model: Model, role: Role, key: string): Column {
 
 /** Pairs of two tasks are not the same pairs, so the interval of a difference adds the squares of the two half-widths. */
 function differenceColumn(payload: Payload, model: Model, a: Score, b: Score, key: string): Column | null {
-  const first = scoreColumn(payload, model, a, key), second = scoreColumn(payload, model, b, key);
+  const first = scoreColumn(payload, model, a, key),
+    second = scoreColumn(payload, model, b, key);
   if (!first || !second || first.mean.length !== second.mean.length) return null;
   const n = first.mean.length;
-  const mean = new Float32Array(n), low = new Float32Array(n), high = new Float32Array(n);
+  const mean = new Float32Array(n),
+    low = new Float32Array(n),
+    high = new Float32Array(n);
   const limits = first.low && first.high && second.low && second.high;
   const distinct = new Uint8Array(n).fill(2);
   for (let i = 0; i < n; i++) {
@@ -142,19 +170,36 @@ function differenceColumn(payload: Payload, model: Model, a: Score, b: Score, ke
   }
   const same = a.units === b.units;
   return {
-    key, label: `${scoreLabel(payload, a)} minus ${scoreLabel(payload, b)}`, units: same ? a.units : `${a.units} and ${b.units}: not the same units`,
-    diverging: true, shared: first.shared || second.shared, mean, low: limits ? low : null, high: limits ? high : null, q: null, distinct,
-    test: "0 is inside the 95 % interval of the difference (not corrected for the number of heads)", mlps: null,
+    key,
+    label: `${scoreLabel(payload, a)} minus ${scoreLabel(payload, b)}`,
+    units: same ? a.units : `${a.units} and ${b.units}: not the same units`,
+    diverging: true,
+    shared: first.shared || second.shared,
+    mean,
+    low: limits ? low : null,
+    high: limits ? high : null,
+    q: null,
+    distinct,
+    test: "0 is inside the 95 % interval of the difference (not corrected for the number of heads)",
+    mlps: null,
   };
 }
 
-export interface Ranked { index: number; name: string; value: number; rank: number }
+export interface Ranked {
+  index: number;
+  name: string;
+  value: number;
+  rank: number;
+}
 
 /** Heads by magnitude (scores, differences) or by value (roles); heads without a value come last and have no rank. */
 export function ranking(model: Model, col: Column): Ranked[] {
   const size = (value: number): number => (col.diverging ? Math.abs(value) : value);
   const all = Array.from(col.mean, (value, index) => ({
-    index, value, rank: 0, name: headName(Math.floor(index / model.n_heads), index % model.n_heads),
+    index,
+    value,
+    rank: 0,
+    name: headName(Math.floor(index / model.n_heads), index % model.n_heads),
   }));
   const known = all.filter((one) => !Number.isNaN(one.value)).sort((a, b) => size(b.value) - size(a.value) || a.index - b.index);
   known.forEach((one, i) => (one.rank = i + 1));

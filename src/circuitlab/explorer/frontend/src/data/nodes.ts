@@ -1,7 +1,10 @@
 /** Names of nodes: a9.h6 a query head, a9.kv2 a key/value head, m3 an MLP. */
 import type { Model } from "./schema.ts";
 
-export interface HeadName { layer: number; head: number }
+export interface HeadName {
+  layer: number;
+  head: number;
+}
 
 export const headName = (layer: number, head: number): string => `a${layer}.h${head}`;
 
@@ -9,7 +12,10 @@ export const headName = (layer: number, head: number): string => `a${layer}.h${h
 export function readHead(text: string): HeadName | null {
   const match = /^(?:a(\d+)\.?h(\d+)|l(\d+)\.?h(\d+)|(\d+)\.(\d+))$/i.exec(text.trim());
   if (!match) return null;
-  const [layer, head] = match.slice(1).filter((part) => part !== undefined).map(Number);
+  const [layer, head] = match
+    .slice(1)
+    .filter((part) => part !== undefined)
+    .map(Number);
   return { layer, head };
 }
 

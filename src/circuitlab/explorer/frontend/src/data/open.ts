@@ -1,7 +1,20 @@
 /** The door for data: what is not a payload of the known version is refused with a sentence for the reader. */
 import { SCHEMA, type Payload } from "./schema.ts";
 
-const LISTS = ["models", "tasks", "methods", "scores", "prompts", "roles", "attention", "cards", "circuits", "overlap", "transfer", "dissociation"] as const;
+const LISTS = [
+  "models",
+  "tasks",
+  "methods",
+  "scores",
+  "prompts",
+  "roles",
+  "attention",
+  "cards",
+  "circuits",
+  "overlap",
+  "transfer",
+  "dissociation",
+] as const;
 
 export class UnreadableData extends Error {}
 
@@ -18,7 +31,9 @@ export function open(data: unknown): Payload {
   const given = data as Record<string, unknown>;
   if (given.schema !== SCHEMA) {
     const version = given.schema === undefined ? "names no version" : `is of version ${JSON.stringify(given.schema)}`;
-    throw new UnreadableData(`The data ${version}; this explorer reads ${SCHEMA}. Build the page with the circuitlab that this explorer came with.`);
+    throw new UnreadableData(
+      `The data ${version}; this explorer reads ${SCHEMA}. Build the page with the circuitlab that this explorer came with.`,
+    );
   }
   for (const name of LISTS) {
     if (!Array.isArray(given[name])) throw new UnreadableData(`The data has no list of ${name}. Build the page again.`);

@@ -16,7 +16,9 @@ export function raw(packed: Packed): Numbers {
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   const size = packed.shape.reduce((product, n) => product * n, 1);
   if (bytes.length !== size * WIDTH[packed.type]) {
-    throw new Error(`An array of shape ${packed.shape.join(" x ")} (${packed.type}) has ${bytes.length} bytes: the page's data is damaged. Build the page again.`);
+    throw new Error(
+      `An array of shape ${packed.shape.join(" x ")} (${packed.type}) has ${bytes.length} bytes: the page's data is damaged. Build the page again.`,
+    );
   }
   const numbers = view(packed.type, bytes);
   decoded.set(packed, numbers);
@@ -25,10 +27,14 @@ export function raw(packed: Packed): Numbers {
 
 function view(type: Packed["type"], bytes: Uint8Array): Numbers {
   switch (type) {
-    case "uint8": return bytes;
-    case "uint16": return new Uint16Array(bytes.buffer);
-    case "int16": return new Int16Array(bytes.buffer);
-    case "float32": return new Float32Array(bytes.buffer);
+    case "uint8":
+      return bytes;
+    case "uint16":
+      return new Uint16Array(bytes.buffer);
+    case "int16":
+      return new Int16Array(bytes.buffer);
+    case "float32":
+      return new Float32Array(bytes.buffer);
   }
 }
 

@@ -4,9 +4,13 @@ import type { Column } from "./metrics.ts";
 import type { Model, Payload } from "./schema.ts";
 
 export function mapPython(payload: Payload, state: State, column: Column | null): string {
-  if (column?.role) return `import circuitlab as cl\n\nmodel = cl.load_model(${quoted(modelName(payload, column.role.model))})\nroles = cl.roles(model, roles=[${quoted(column.role.name)}])\nprint(roles)`;
+  if (column?.role)
+    return `import circuitlab as cl\n\nmodel = cl.load_model(${quoted(modelName(payload, column.role.model))})\nroles = cl.roles(model, roles=[${quoted(column.role.name)}])\nprint(roles)`;
   if (column?.key.startsWith("diff:")) {
-    const [a, b] = column.key.slice(5).split("|").map((id) => payload.scores.find((one) => one.id === id));
+    const [a, b] = column.key
+      .slice(5)
+      .split("|")
+      .map((id) => payload.scores.find((one) => one.id === id));
     return `# first\n${a?.python ?? ""}\n\n# second\n${b?.python ?? ""}`;
   }
   const score = column?.score ?? scoreOf(payload, state);

@@ -27,8 +27,14 @@ function drawShape(context: CanvasRenderingContext2D, shape: Shape): void {
         context.roundRect(shape.x, shape.y, shape.w, shape.h, shape.radius);
         paint(context, shape.fill, shape.stroke);
       } else {
-        if (shape.fill) { context.fillStyle = shape.fill; context.fillRect(shape.x, shape.y, shape.w, shape.h); }
-        if (shape.stroke) { context.strokeStyle = shape.stroke; context.strokeRect(shape.x, shape.y, shape.w, shape.h); }
+        if (shape.fill) {
+          context.fillStyle = shape.fill;
+          context.fillRect(shape.x, shape.y, shape.w, shape.h);
+        }
+        if (shape.stroke) {
+          context.strokeStyle = shape.stroke;
+          context.strokeRect(shape.x, shape.y, shape.w, shape.h);
+        }
       }
       break;
     case "line":
@@ -45,15 +51,21 @@ function drawShape(context: CanvasRenderingContext2D, shape: Shape): void {
       break;
     case "path": {
       const path = new Path2D(shape.d);
-      if (shape.fill) { context.fillStyle = shape.fill; context.fill(path); }
-      if (shape.stroke) { context.strokeStyle = shape.stroke; context.stroke(path); }
+      if (shape.fill) {
+        context.fillStyle = shape.fill;
+        context.fill(path);
+      }
+      if (shape.stroke) {
+        context.strokeStyle = shape.stroke;
+        context.stroke(path);
+      }
       break;
     }
     case "text":
       context.save();
       context.font = `${shape.weight ?? 400} ${shape.size}px ${shape.mono ? MONO : SANS}`;
       context.fillStyle = shape.fill;
-      context.textAlign = shape.anchor === "middle" ? "center" : shape.anchor ?? "start";
+      context.textAlign = shape.anchor === "middle" ? "center" : (shape.anchor ?? "start");
       context.translate(shape.x, shape.y);
       if (shape.rotate) context.rotate((shape.rotate * Math.PI) / 180);
       context.fillText(shape.text, 0, 0);
@@ -62,6 +74,12 @@ function drawShape(context: CanvasRenderingContext2D, shape: Shape): void {
 }
 
 function paint(context: CanvasRenderingContext2D, fill?: string, stroke?: string): void {
-  if (fill) { context.fillStyle = fill; context.fill(); }
-  if (stroke) { context.strokeStyle = stroke; context.stroke(); }
+  if (fill) {
+    context.fillStyle = fill;
+    context.fill();
+  }
+  if (stroke) {
+    context.strokeStyle = stroke;
+    context.stroke();
+  }
 }

@@ -1,15 +1,66 @@
 /** A picture as plain data: drawn on a canvas, as SVG in the page, or written to a file, always the same. */
 
-export interface Rect { kind: "rect"; x: number; y: number; w: number; h: number; fill?: string; stroke?: string; width?: number; radius?: number; opacity?: number }
-export interface Line { kind: "line"; x1: number; y1: number; x2: number; y2: number; stroke: string; width?: number; dash?: number[]; opacity?: number }
-export interface Circle { kind: "circle"; x: number; y: number; r: number; fill?: string; stroke?: string; width?: number; opacity?: number }
-export interface Path { kind: "path"; d: string; fill?: string; stroke?: string; width?: number; opacity?: number; dash?: number[] }
+export interface Rect {
+  kind: "rect";
+  x: number;
+  y: number;
+  w: number;
+  h: number;
+  fill?: string;
+  stroke?: string;
+  width?: number;
+  radius?: number;
+  opacity?: number;
+}
+export interface Line {
+  kind: "line";
+  x1: number;
+  y1: number;
+  x2: number;
+  y2: number;
+  stroke: string;
+  width?: number;
+  dash?: number[];
+  opacity?: number;
+}
+export interface Circle {
+  kind: "circle";
+  x: number;
+  y: number;
+  r: number;
+  fill?: string;
+  stroke?: string;
+  width?: number;
+  opacity?: number;
+}
+export interface Path {
+  kind: "path";
+  d: string;
+  fill?: string;
+  stroke?: string;
+  width?: number;
+  opacity?: number;
+  dash?: number[];
+}
 export interface Text {
-  kind: "text"; x: number; y: number; text: string; size: number; fill: string;
-  anchor?: "start" | "middle" | "end"; weight?: number; mono?: boolean; rotate?: number;
+  kind: "text";
+  x: number;
+  y: number;
+  text: string;
+  size: number;
+  fill: string;
+  anchor?: "start" | "middle" | "end";
+  weight?: number;
+  mono?: boolean;
+  rotate?: number;
 }
 export type Shape = (Rect | Line | Circle | Path | Text) & { key?: string };
-export interface Scene { width: number; height: number; title: string; shapes: Shape[] }
+export interface Scene {
+  width: number;
+  height: number;
+  title: string;
+  shapes: Shape[];
+}
 
 export const SANS = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif";
 export const MONO = "ui-monospace, 'SF Mono', 'Cascadia Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace";
@@ -20,8 +71,10 @@ export function hatch(x: number, y: number, w: number, h: number, step: number):
   let d = "";
   for (let sum = first; sum < x + y + w + h; sum += step) {
     // The line u + v = sum, clipped to the rectangle.
-    const x1 = Math.min(x + w, sum - y), y1 = sum - x1;
-    const y2 = Math.min(y + h, sum - x), x2 = sum - y2;
+    const x1 = Math.min(x + w, sum - y),
+      y1 = sum - x1;
+    const y2 = Math.min(y + h, sum - x),
+      x2 = sum - y2;
     if (x1 - x2 > 0.5) d += `M${r(x1)} ${r(y1)}L${r(x2)} ${r(y2)}`;
   }
   return d;
@@ -52,9 +105,12 @@ export function beside(title: string, scenes: Scene[], gap = 32): Scene {
 
 function moved(shape: Shape, dx: number, dy: number): Shape {
   switch (shape.kind) {
-    case "line": return { ...shape, x1: shape.x1 + dx, y1: shape.y1 + dy, x2: shape.x2 + dx, y2: shape.y2 + dy };
-    case "path": return { ...shape, d: movedPath(shape.d, dx, dy) };
-    default: return { ...shape, x: shape.x + dx, y: shape.y + dy };
+    case "line":
+      return { ...shape, x1: shape.x1 + dx, y1: shape.y1 + dy, x2: shape.x2 + dx, y2: shape.y2 + dy };
+    case "path":
+      return { ...shape, d: movedPath(shape.d, dx, dy) };
+    default:
+      return { ...shape, x: shape.x + dx, y: shape.y + dy };
   }
 }
 
@@ -70,7 +126,12 @@ function movedPath(d: string, dx: number, dy: number): string {
 /** Lines of text as a scene: what a panel of words exports as a picture. */
 export function lines(title: string, texts: string[], fill: string, size = 13): Scene {
   const shapes: Shape[] = texts.map((text, i) => ({ kind: "text", x: 0, y: (i + 1) * size * 1.5, text, size, fill }));
-  return { width: Math.max(240, ...texts.map((text) => text.length * size * 0.56)), height: (texts.length + 0.5) * size * 1.5, title, shapes };
+  return {
+    width: Math.max(240, ...texts.map((text) => text.length * size * 0.56)),
+    height: (texts.length + 0.5) * size * 1.5,
+    title,
+    shapes,
+  };
 }
 
 export function r(value: number): string {

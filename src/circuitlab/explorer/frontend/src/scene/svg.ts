@@ -2,7 +2,8 @@
 import { MONO, SANS, type Scene, type Shape, r } from "./scene.ts";
 
 export function svgText(scene: Scene, background: string, margin = 16): string {
-  const width = scene.width + 2 * margin, height = scene.height + 2 * margin;
+  const width = scene.width + 2 * margin,
+    height = scene.height + 2 * margin;
   const body = scene.shapes.map(element).join("\n");
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${r(width)}" height="${r(height)}" viewBox="${r(-margin)} ${r(-margin)} ${r(width)} ${r(height)}">`,
@@ -17,7 +18,10 @@ export function svgText(scene: Scene, background: string, margin = 16): string {
 export function escaped(text: string): string {
   return text
     .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f]/g, "\ufffd")
-    .replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
+    .replace(/&/g, "&amp;")
+    .replace(/</g, "&lt;")
+    .replace(/>/g, "&gt;")
+    .replace(/"/g, "&quot;");
 }
 
 function element(shape: Shape): string {
@@ -33,13 +37,21 @@ function element(shape: Shape): string {
     case "text": {
       const turn = shape.rotate ? ` transform="rotate(${shape.rotate} ${r(shape.x)} ${r(shape.y)})"` : "";
       const font = escaped(shape.mono ? MONO : SANS);
-      return `<text x="${r(shape.x)}" y="${r(shape.y)}" font-family="${font}" font-size="${shape.size}" font-weight="${shape.weight ?? 400}" `
-        + `text-anchor="${shape.anchor ?? "start"}" fill="${escaped(shape.fill)}" xml:space="preserve"${turn}>${escaped(shape.text)}</text>`;
+      return (
+        `<text x="${r(shape.x)}" y="${r(shape.y)}" font-family="${font}" font-size="${shape.size}" font-weight="${shape.weight ?? 400}" ` +
+        `text-anchor="${shape.anchor ?? "start"}" fill="${escaped(shape.fill)}" xml:space="preserve"${turn}>${escaped(shape.text)}</text>`
+      );
     }
   }
 }
 
-interface Look { fill?: string; stroke?: string; width?: number; opacity?: number; dash?: number[] }
+interface Look {
+  fill?: string;
+  stroke?: string;
+  width?: number;
+  opacity?: number;
+  dash?: number[];
+}
 
 function look(shape: Look): string {
   let text = ` fill="${escaped(shape.fill ?? "none")}"`;

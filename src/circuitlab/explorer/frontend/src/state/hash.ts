@@ -1,12 +1,32 @@
 /** State as the text after `#`, and as a file. Only what differs from the start is written. */
 import { STATE_VERSION, type Group, type State } from "./state.ts";
 
-const TEXT = ["view", "model", "task", "method", "mark", "map", "metric", "x", "y", "node", "side", "circuit", "port", "a", "b", "theme"] as const;
+const TEXT = [
+  "view",
+  "model",
+  "task",
+  "method",
+  "mark",
+  "map",
+  "metric",
+  "x",
+  "y",
+  "node",
+  "side",
+  "circuit",
+  "port",
+  "a",
+  "b",
+  "theme",
+] as const;
 const NUMBER = ["top", "pair", "query", "key", "size", "k", "edges"] as const;
 const SWITCH = ["weighted", "first"] as const;
 const CHOICES: Partial<Record<keyof State, readonly string[]>> = {
-  view: ["heads", "circuit", "compare", "about"], map: ["grid", "scatter", "list"], side: ["clean", "corrupt", "difference"],
-  theme: ["auto", "light", "dark"], port: ["", "q", "k", "v", "in"],
+  view: ["heads", "circuit", "compare", "about"],
+  map: ["grid", "scatter", "list"],
+  side: ["clean", "corrupt", "difference"],
+  theme: ["auto", "light", "dark"],
+  port: ["", "q", "k", "v", "in"],
 };
 
 export function toHash(state: State, start: State): string {
@@ -45,14 +65,17 @@ function parsed(text: string): unknown {
 export function checked(given: Record<string, unknown>): Partial<State> {
   const state: Record<string, unknown> = {};
   for (const name of TEXT) {
-    const value = given[name], choices = CHOICES[name];
+    const value = given[name],
+      choices = CHOICES[name];
     if (typeof value === "string" && (!choices || choices.includes(value))) state[name] = value;
   }
   for (const name of NUMBER) if (Number.isInteger(given[name]) && (given[name] as number) >= -1) state[name] = given[name];
   for (const name of SWITCH) if (typeof given[name] === "boolean") state[name] = given[name];
   if (isTexts(given.pins)) state.pins = given.pins;
-  if (Array.isArray(given.brush) && [0, 4].includes(given.brush.length) && given.brush.every((value) => Number.isFinite(value))) state.brush = given.brush;
-  if (Array.isArray(given.groups) && given.groups.every(isGroup)) state.groups = given.groups.map(({ name, nodes }: Group) => ({ name, nodes }));
+  if (Array.isArray(given.brush) && [0, 4].includes(given.brush.length) && given.brush.every((value) => Number.isFinite(value)))
+    state.brush = given.brush;
+  if (Array.isArray(given.groups) && given.groups.every(isGroup))
+    state.groups = given.groups.map(({ name, nodes }: Group) => ({ name, nodes }));
   if (given.labels && typeof given.labels === "object" && isTexts(Object.values(given.labels))) state.labels = { ...given.labels };
   return state as Partial<State>;
 }
@@ -68,7 +91,13 @@ export function toFile(state: State, page: string): string {
 /** The state of a file, or the reason why it is none. */
 export function fromFile(data: unknown): Partial<State> {
   const given = data as { schema?: unknown; state?: unknown } | null;
-  if (typeof given !== "object" || given === null || given.schema !== STATE_VERSION || typeof given.state !== "object" || given.state === null) {
+  if (
+    typeof given !== "object" ||
+    given === null ||
+    given.schema !== STATE_VERSION ||
+    typeof given.state !== "object" ||
+    given.state === null
+  ) {
     throw new Error(`The file is not a saved view (${STATE_VERSION}).`);
   }
   return checked(given.state as Record<string, unknown>);

@@ -9,7 +9,10 @@ export type View = "heads" | "circuit" | "compare" | "about";
 export type MapKind = "grid" | "scatter" | "list";
 export type Side = "clean" | "corrupt" | "difference";
 export type ThemeChoice = "auto" | "light" | "dark";
-export interface Group { name: string; nodes: string[] }
+export interface Group {
+  name: string;
+  nodes: string[];
+}
 
 export interface State {
   view: View;
@@ -63,12 +66,35 @@ export function initial(payload: Payload): State {
   const second = payload.scores.find((one) => one !== score && one.method === score?.method) ?? payload.scores.find((one) => one !== score);
   const circuit = payload.circuits.find((one) => one.task === score?.task && one.method === score?.method) ?? payload.circuits[0];
   return {
-    view: "heads", model: model.id, task: score?.task ?? "", method: score?.method ?? "", mark: score?.mark ?? "",
-    map: "grid", metric: score || payload.roles.length === 0 ? "score" : `role:${payload.roles[0].name}`,
-    x: score ? `score:${score.id}` : "", y: second ? `score:${second.id}` : score ? `score:${score.id}` : "", brush: [],
-    top: 20, node: "", pins: [], pair: 0, side: "clean", weighted: false, first: true, query: -1, key: -1,
-    circuit: circuit?.id ?? "", size: circuit ? Math.min(circuit.size, listed(circuit)) : 0, port: "", edges: 60, groups: [], labels: {},
-    a: score?.id ?? "", b: second?.id ?? score?.id ?? "", k: 0, theme: "auto",
+    view: "heads",
+    model: model.id,
+    task: score?.task ?? "",
+    method: score?.method ?? "",
+    mark: score?.mark ?? "",
+    map: "grid",
+    metric: score || payload.roles.length === 0 ? "score" : `role:${payload.roles[0].name}`,
+    x: score ? `score:${score.id}` : "",
+    y: second ? `score:${second.id}` : score ? `score:${score.id}` : "",
+    brush: [],
+    top: 20,
+    node: "",
+    pins: [],
+    pair: 0,
+    side: "clean",
+    weighted: false,
+    first: true,
+    query: -1,
+    key: -1,
+    circuit: circuit?.id ?? "",
+    size: circuit ? Math.min(circuit.size, listed(circuit)) : 0,
+    port: "",
+    edges: 60,
+    groups: [],
+    labels: {},
+    a: score?.id ?? "",
+    b: second?.id ?? score?.id ?? "",
+    k: 0,
+    theme: "auto",
   };
 }
 
@@ -86,13 +112,24 @@ export function changed(payload: Payload, state: State, change: Partial<State>):
     const score = scoreOf(payload, next);
     if (score && change.mark === undefined) next.mark = score.mark ?? "";
     if (change.circuit === undefined) {
-      const circuit = payload.circuits.find((one) => one.model === next.model && one.task === next.task && one.method === next.method)
-        ?? payload.circuits.find((one) => one.model === next.model && one.task === next.task);
-      if (circuit) { next.circuit = circuit.id; next.size = Math.min(circuit.size, listed(circuit)); }
+      const circuit =
+        payload.circuits.find((one) => one.model === next.model && one.task === next.task && one.method === next.method) ??
+        payload.circuits.find((one) => one.model === next.model && one.task === next.task);
+      if (circuit) {
+        next.circuit = circuit.id;
+        next.size = Math.min(circuit.size, listed(circuit));
+      }
     }
-    if (next.task !== state.task && change.pair === undefined) { next.pair = 0; next.query = -1; next.key = -1; }
+    if (next.task !== state.task && change.pair === undefined) {
+      next.pair = 0;
+      next.query = -1;
+      next.key = -1;
+    }
   }
-  if (change.pair !== undefined && change.query === undefined && change.pair !== state.pair) { next.query = -1; next.key = -1; }
+  if (change.pair !== undefined && change.query === undefined && change.pair !== state.pair) {
+    next.query = -1;
+    next.key = -1;
+  }
   if (change.a !== undefined || change.b !== undefined) next.k = change.k ?? 0;
   return next;
 }
@@ -103,12 +140,21 @@ export function restored(payload: Payload, saved: Partial<State>): { state: Stat
   const dropped: string[] = [];
   const keep = { ...saved };
   const check = (name: keyof State, ok: boolean): void => {
-    if (keep[name] !== undefined && !ok) { dropped.push(`${name} ${JSON.stringify(keep[name])}`); delete keep[name]; }
+    if (keep[name] !== undefined && !ok) {
+      dropped.push(`${name} ${JSON.stringify(keep[name])}`);
+      delete keep[name];
+    }
   };
   const ids = new Set(payload.scores.map((one) => one.id));
-  check("model", payload.models.some((one) => one.id === keep.model));
+  check(
+    "model",
+    payload.models.some((one) => one.id === keep.model),
+  );
   check("task", keep.task === "" || payload.tasks.some((one) => one.id === keep.task));
-  check("method", payload.scores.some((one) => one.method === keep.method));
+  check(
+    "method",
+    payload.scores.some((one) => one.method === keep.method),
+  );
   check("circuit", keep.circuit === "" || payload.circuits.some((one) => one.id === keep.circuit));
   check("a", keep.a === "" || ids.has(keep.a ?? ""));
   check("b", keep.b === "" || ids.has(keep.b ?? ""));

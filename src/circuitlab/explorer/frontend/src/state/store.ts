@@ -21,7 +21,8 @@ export function createStore(payload: Payload, saved: Partial<State>): Store {
   const listeners = new Set<() => void>();
   const tell = (): void => listeners.forEach((listener) => listener());
   return {
-    payload, start,
+    payload,
+    start,
     get: () => state,
     set(change) {
       state = changed(payload, state, change);
@@ -40,11 +41,20 @@ export function createStore(payload: Payload, saved: Partial<State>): Store {
   };
 }
 
-export interface Shared { store: Store; colours: Palette; root: () => HTMLElement }
+export interface Shared {
+  store: Store;
+  colours: Palette;
+  root: () => HTMLElement;
+}
 
 export const Context = createContext<Shared | null>(null);
 
-export interface Explorer extends Shared { payload: Payload; state: State; model: Model; set: (change: Partial<State>) => void }
+export interface Explorer extends Shared {
+  payload: Payload;
+  state: State;
+  model: Model;
+  set: (change: Partial<State>) => void;
+}
 
 /** Everything a view needs; the view is drawn again when the state changes. */
 export function useExplorer(): Explorer {

@@ -2,32 +2,75 @@
 import type { ComponentChildren } from "preact";
 import { useId } from "preact/hooks";
 
-export interface Option { value: string; label: string; group?: string }
+export interface Option {
+  value: string;
+  label: string;
+  group?: string;
+}
 
-export function Select({ label, value, options, onChange, hideLabel }: { label: string; value: string; options: Option[]; onChange: (value: string) => void; hideLabel?: boolean }) {
+export function Select({
+  label,
+  value,
+  options,
+  onChange,
+  hideLabel,
+}: {
+  label: string;
+  value: string;
+  options: Option[];
+  onChange: (value: string) => void;
+  hideLabel?: boolean;
+}) {
   const groups = [...new Set(options.map((option) => option.group ?? ""))];
-  const item = (option: Option) => <option key={option.value} value={option.value} selected={option.value === value}>{option.label}</option>;
+  const item = (option: Option) => (
+    <option key={option.value} value={option.value} selected={option.value === value}>
+      {option.label}
+    </option>
+  );
   return (
     <label class="clx-select">
       <span class={hideLabel ? "clx-hidden" : "clx-label"}>{label}</span>
       <select value={value} onChange={(event) => onChange(event.currentTarget.value)}>
         {groups.map((group) => {
           const items = options.filter((option) => (option.group ?? "") === group).map(item);
-          return group ? <optgroup key={group} label={group}>{items}</optgroup> : items;
+          return group ? (
+            <optgroup key={group} label={group}>
+              {items}
+            </optgroup>
+          ) : (
+            items
+          );
         })}
       </select>
     </label>
   );
 }
 
-export function Segmented<T extends string>({ label, value, options, onChange }: { label: string; value: T; options: { value: T; label: string; disabled?: boolean; title?: string }[]; onChange: (value: T) => void }) {
+export function Segmented<T extends string>({
+  label,
+  value,
+  options,
+  onChange,
+}: {
+  label: string;
+  value: T;
+  options: { value: T; label: string; disabled?: boolean; title?: string }[];
+  onChange: (value: T) => void;
+}) {
   const name = useId();
   return (
     <fieldset class="clx-segmented">
       <legend class="clx-hidden">{label}</legend>
       {options.map((option) => (
         <label key={option.value} class={option.value === value ? "clx-on" : ""} title={option.title}>
-          <input type="radio" name={name} value={option.value} checked={option.value === value} disabled={option.disabled} onChange={() => onChange(option.value)} />
+          <input
+            type="radio"
+            name={name}
+            value={option.value}
+            checked={option.value === value}
+            disabled={option.disabled}
+            onChange={() => onChange(option.value)}
+          />
           <span>{option.label}</span>
         </label>
       ))}
@@ -35,7 +78,19 @@ export function Segmented<T extends string>({ label, value, options, onChange }:
   );
 }
 
-export function Check({ label, checked, onChange, disabled, title }: { label: string; checked: boolean; onChange: (on: boolean) => void; disabled?: boolean; title?: string }) {
+export function Check({
+  label,
+  checked,
+  onChange,
+  disabled,
+  title,
+}: {
+  label: string;
+  checked: boolean;
+  onChange: (on: boolean) => void;
+  disabled?: boolean;
+  title?: string;
+}) {
   return (
     <label class="clx-check" title={title}>
       <input type="checkbox" checked={checked} disabled={disabled} onChange={(event) => onChange(event.currentTarget.checked)} />
@@ -47,12 +102,22 @@ export function Check({ label, checked, onChange, disabled, title }: { label: st
 export type Tone = "good" | "bad" | "plain" | "accent";
 
 export function Badge({ tone, children, title }: { tone: Tone; children: ComponentChildren; title?: string }) {
-  return <span class={`clx-badge clx-${tone}`} title={title}>{tone !== "plain" && tone !== "accent" && <Icon name={tone === "good" ? "tick" : "warn"} />}{children}</span>;
+  return (
+    <span class={`clx-badge clx-${tone}`} title={title}>
+      {tone !== "plain" && tone !== "accent" && <Icon name={tone === "good" ? "tick" : "warn"} />}
+      {children}
+    </span>
+  );
 }
 
 /** Why something is not shown. */
 export function Absent({ what, reason }: { what?: string; reason: string }) {
-  return <p class="clx-absent">{what && <b>{what}: </b>}{withCode(reason)}</p>;
+  return (
+    <p class="clx-absent">
+      {what && <b>{what}: </b>}
+      {withCode(reason)}
+    </p>
+  );
 }
 
 /** Text with `code` set apart. */
@@ -77,9 +142,17 @@ const PATHS: Record<string, string> = {
   link: "M6.5 9.5l3-3M7 4.5l1.2-1.2a2.8 2.8 0 0 1 4 4L11 8.5M9 11.5l-1.2 1.2a2.8 2.8 0 0 1-4-4L5 7.5",
   pin: "M9.5 2 14 6.5M10.2 2.8 6.5 6.3 3 7l6 6 .7-3.5 3.5-3.7M6 10l-3.8 3.8",
   swap: "M5 2.5 2.5 5 5 7.5M2.5 5h9M11 8.5l2.5 2.5-2.5 2.5M13.5 11h-9",
-  left: "M10 3 5 8l5 5", right: "M6 3l5 5-5 5", plus: "M8 3v10M3 8h10", minus: "M3 8h10", fit: "M2.5 6v-3.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10",
+  left: "M10 3 5 8l5 5",
+  right: "M6 3l5 5-5 5",
+  plus: "M8 3v10M3 8h10",
+  minus: "M3 8h10",
+  fit: "M2.5 6v-3.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10",
 };
 
 export function Icon({ name }: { name: string }) {
-  return <svg class="clx-glyph" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d={PATHS[name]} /></svg>;
+  return (
+    <svg class="clx-glyph" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+      <path d={PATHS[name]} />
+    </svg>
+  );
 }

@@ -11,7 +11,9 @@ export function useWidth<T extends HTMLElement>(first: number): [RefObject<T | n
   useLayoutEffect(() => {
     const element = ref.current;
     if (!element) return;
-    const measure = (): void => { if (element.clientWidth > 0) setWidth(element.clientWidth); };
+    const measure = (): void => {
+      if (element.clientWidth > 0) setWidth(element.clientWidth);
+    };
     measure();
     const observer = new ResizeObserver(measure);
     observer.observe(element);
@@ -20,7 +22,15 @@ export function useWidth<T extends HTMLElement>(first: number): [RefObject<T | n
   return [ref, width];
 }
 
-interface CanvasProps { scene: Scene; label: string; hidden?: boolean; children?: ComponentChildren; onMove?: (x: number, y: number) => void; onLeave?: () => void; onPick?: (x: number, y: number, event: MouseEvent) => void }
+interface CanvasProps {
+  scene: Scene;
+  label: string;
+  hidden?: boolean;
+  children?: ComponentChildren;
+  onMove?: (x: number, y: number) => void;
+  onLeave?: () => void;
+  onPick?: (x: number, y: number, event: MouseEvent) => void;
+}
 
 export function CanvasFigure({ scene, label, hidden, children, onMove, onLeave, onPick }: CanvasProps) {
   const ref = useRef<HTMLCanvasElement>(null);
@@ -31,7 +41,9 @@ export function CanvasFigure({ scene, label, hidden, children, onMove, onLeave, 
     watch.addEventListener("change", changed);
     return () => watch.removeEventListener("change", changed);
   }, [ratio]);
-  useLayoutEffect(() => { if (ref.current) drawScene(ref.current, scene, ratio); }, [scene, ratio]);
+  useLayoutEffect(() => {
+    if (ref.current) drawScene(ref.current, scene, ratio);
+  }, [scene, ratio]);
   const at = (event: MouseEvent): [number, number] => {
     const box = ref.current!.getBoundingClientRect();
     return [((event.clientX - box.left) / box.width) * scene.width, ((event.clientY - box.top) / box.height) * scene.height];
@@ -39,8 +51,14 @@ export function CanvasFigure({ scene, label, hidden, children, onMove, onLeave, 
   const named = hidden ? { "aria-hidden": true as const } : { role: "img" as const, "aria-label": label };
   return (
     <div class="clx-figure" style={{ width: `${scene.width}px`, height: `${scene.height}px` }}>
-      <canvas ref={ref} {...named} style={{ width: `${scene.width}px`, height: `${scene.height}px` }}
-        onPointerMove={(event) => onMove?.(...at(event))} onPointerLeave={() => onLeave?.()} onClick={(event) => onPick?.(...at(event), event)} />
+      <canvas
+        ref={ref}
+        {...named}
+        style={{ width: `${scene.width}px`, height: `${scene.height}px` }}
+        onPointerMove={(event) => onMove?.(...at(event))}
+        onPointerLeave={() => onLeave?.()}
+        onClick={(event) => onPick?.(...at(event), event)}
+      />
       {children}
     </div>
   );
@@ -48,7 +66,14 @@ export function CanvasFigure({ scene, label, hidden, children, onMove, onLeave, 
 
 export function SvgFigure({ scene, label, children }: { scene: Scene; label: string; children?: ComponentChildren }) {
   return (
-    <svg class="clx-svg" width={scene.width} height={scene.height} viewBox={`0 0 ${scene.width} ${scene.height}`} role="img" aria-label={label}>
+    <svg
+      class="clx-svg"
+      width={scene.width}
+      height={scene.height}
+      viewBox={`0 0 ${scene.width} ${scene.height}`}
+      role="img"
+      aria-label={label}
+    >
       {scene.shapes.map(shapeElement)}
       {children}
     </svg>
@@ -56,21 +81,41 @@ export function SvgFigure({ scene, label, children }: { scene: Scene; label: str
 }
 
 export function shapeElement(shape: Shape, key: number) {
-  const look = "text" in shape ? {} : {
-    fill: ("fill" in shape ? shape.fill : undefined) ?? "none", stroke: shape.stroke, "stroke-width": shape.width, opacity: shape.opacity,
-    "stroke-dasharray": "dash" in shape && shape.dash ? shape.dash.join(" ") : undefined,
-  };
+  const look =
+    "text" in shape
+      ? {}
+      : {
+          fill: ("fill" in shape ? shape.fill : undefined) ?? "none",
+          stroke: shape.stroke,
+          "stroke-width": shape.width,
+          opacity: shape.opacity,
+          "stroke-dasharray": "dash" in shape && shape.dash ? shape.dash.join(" ") : undefined,
+        };
   switch (shape.kind) {
-    case "rect": return <rect key={key} x={shape.x} y={shape.y} width={shape.w} height={shape.h} rx={shape.radius} {...look} />;
-    case "line": return <line key={key} x1={shape.x1} y1={shape.y1} x2={shape.x2} y2={shape.y2} {...look} />;
-    case "circle": return <circle key={key} cx={shape.x} cy={shape.y} r={shape.r} {...look} />;
-    case "path": return <path key={key} d={shape.d} {...look} />;
-    case "text": return (
-      <text key={key} x={shape.x} y={shape.y} font-family={shape.mono ? MONO : SANS} font-size={shape.size} font-weight={shape.weight}
-        text-anchor={shape.anchor} fill={shape.fill} transform={shape.rotate ? `rotate(${shape.rotate} ${shape.x} ${shape.y})` : undefined}>
-        {shape.text}
-      </text>
-    );
+    case "rect":
+      return <rect key={key} x={shape.x} y={shape.y} width={shape.w} height={shape.h} rx={shape.radius} {...look} />;
+    case "line":
+      return <line key={key} x1={shape.x1} y1={shape.y1} x2={shape.x2} y2={shape.y2} {...look} />;
+    case "circle":
+      return <circle key={key} cx={shape.x} cy={shape.y} r={shape.r} {...look} />;
+    case "path":
+      return <path key={key} d={shape.d} {...look} />;
+    case "text":
+      return (
+        <text
+          key={key}
+          x={shape.x}
+          y={shape.y}
+          font-family={shape.mono ? MONO : SANS}
+          font-size={shape.size}
+          font-weight={shape.weight}
+          text-anchor={shape.anchor}
+          fill={shape.fill}
+          transform={shape.rotate ? `rotate(${shape.rotate} ${shape.x} ${shape.y})` : undefined}
+        >
+          {shape.text}
+        </text>
+      );
   }
 }
 

@@ -16,7 +16,8 @@ export function saveSvg(name: string, scene: Scene, colours: Palette): void {
 export function savePng(name: string, scene: Scene, colours: Palette): void {
   const canvas = document.createElement("canvas");
   const inner = document.createElement("canvas");
-  const ratio = 2, margin = 16 * ratio;
+  const ratio = 2,
+    margin = 16 * ratio;
   drawScene(inner, scene, ratio, colours.panel);
   canvas.width = inner.width + 2 * margin;
   canvas.height = inner.height + 2 * margin;

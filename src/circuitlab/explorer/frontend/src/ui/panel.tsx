@@ -1,6 +1,6 @@
 /** A panel: heading, what one can do with it (Python, export, maximise), and its content. */
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Scene } from "../scene/scene.ts";
 import { useExplorer } from "../state/store.ts";
 import { Icon } from "./controls.tsx";
@@ -29,12 +29,19 @@ export function Panel(props: PanelProps) {
   const heading = `clx-${props.name}-title`;
   useEffect(() => {
     if (!large) return;
-    const close = (event: KeyboardEvent): void => { if (event.key === "Escape" && !event.defaultPrevented) setLarge(false); };
+    const close = (event: KeyboardEvent): void => {
+      if (event.key === "Escape" && !event.defaultPrevented) setLarge(false);
+    };
     document.addEventListener("keydown", close);
     return () => document.removeEventListener("keydown", close);
   }, [large]);
   return (
-    <section ref={section} class={`clx-panel ${large ? "clx-large" : ""} ${props.class ?? ""}`} aria-labelledby={heading} data-panel={props.name}>
+    <section
+      ref={section}
+      class={`clx-panel ${large ? "clx-large" : ""} ${props.class ?? ""}`}
+      aria-labelledby={heading}
+      data-panel={props.name}
+    >
       <header class="clx-panel-head">
         <div class="clx-panel-title">
           <h2 id={heading}>{props.title}</h2>
@@ -42,9 +49,26 @@ export function Panel(props: PanelProps) {
         </div>
         <div class="clx-panel-tools">
           {props.tools}
-          {props.python && <button type="button" class="clx-icon" title="Python that makes this" aria-label={`Python that makes this: ${props.title}`} onClick={() => setCode(props.python!())}><Icon name="code" /></button>}
+          {props.python && (
+            <button
+              type="button"
+              class="clx-icon"
+              title="Python that makes this"
+              aria-label={`Python that makes this: ${props.title}`}
+              onClick={() => setCode(props.python!())}
+            >
+              <Icon name="code" />
+            </button>
+          )}
           <Export name={props.name} title={props.title} scene={props.scene} rows={props.rows} />
-          <button type="button" class="clx-icon" title={large ? "Restore" : "Maximise"} aria-label={`${large ? "Restore" : "Maximise"}: ${props.title}`} aria-pressed={large} onClick={() => setLarge(!large)}>
+          <button
+            type="button"
+            class="clx-icon"
+            title={large ? "Restore" : "Maximise"}
+            aria-label={`${large ? "Restore" : "Maximise"}: ${props.title}`}
+            aria-pressed={large}
+            onClick={() => setLarge(!large)}
+          >
             <Icon name={large ? "shrink" : "grow"} />
           </button>
         </div>
@@ -60,9 +84,15 @@ function Export({ name, title, scene, rows }: Pick<PanelProps, "name" | "title" 
   const file = `${payload.title} ${name}`.toLowerCase();
   return (
     <Menu label={`Export: ${title}`} icon="download">
-      <button type="button" onClick={() => saveSvg(file, scene(), colours)}>SVG picture</button>
-      <button type="button" onClick={() => savePng(file, scene(), colours)}>PNG picture</button>
-      <button type="button" onClick={() => saveText(`${file}.csv`, csv(rows()), "text/csv")}>CSV table</button>
+      <button type="button" onClick={() => saveSvg(file, scene(), colours)}>
+        SVG picture
+      </button>
+      <button type="button" onClick={() => savePng(file, scene(), colours)}>
+        PNG picture
+      </button>
+      <button type="button" onClick={() => saveText(`${file}.csv`, csv(rows()), "text/csv")}>
+        CSV table
+      </button>
     </Menu>
   );
 }
@@ -71,7 +101,9 @@ function Export({ name, title, scene, rows }: Pick<PanelProps, "name" | "title" 
 export function Menu({ label, icon, text, children }: { label: string; icon: string; text?: string; children: ComponentChildren }) {
   const [shown, setShown] = useState(false);
   const box = useRef<HTMLDivElement>(null);
-  const left = (event: FocusEvent): void => { if (!box.current?.contains(event.relatedTarget as Node | null)) setShown(false); };
+  const left = (event: FocusEvent): void => {
+    if (!box.current?.contains(event.relatedTarget as Node | null)) setShown(false);
+  };
   const key = (event: KeyboardEvent): void => {
     if (event.key !== "Escape" || !shown) return;
     event.preventDefault();
@@ -80,27 +112,74 @@ export function Menu({ label, icon, text, children }: { label: string; icon: str
   };
   return (
     <div class="clx-menu" ref={box} onFocusOut={left} onKeyDown={key}>
-      <button type="button" class={text ? "clx-button" : "clx-icon"} aria-label={label} title={label} aria-expanded={shown} onClick={() => setShown(!shown)}>
-        <Icon name={icon} />{text && <span>{text}</span>}
+      <button
+        type="button"
+        class={text ? "clx-button" : "clx-icon"}
+        aria-label={label}
+        title={label}
+        aria-expanded={shown}
+        onClick={() => setShown(!shown)}
+      >
+        <Icon name={icon} />
+        {text && <span>{text}</span>}
       </button>
-      {shown && <div class="clx-menu-list" tabIndex={-1} onClick={(event) => { if ((event.target as HTMLElement).closest("button,label")) setShown(false); }}>{children}</div>}
+      {shown && (
+        <div
+          class="clx-menu-list"
+          tabIndex={-1}
+          onClick={(event) => {
+            if ((event.target as HTMLElement).closest("button,label")) setShown(false);
+          }}
+        >
+          {children}
+        </div>
+      )}
     </div>
   );
 }
 
 /** A modal dialog that gives focus back. */
-export function Dialog({ title, close, children, class: name }: { title: string; close: () => void; children: ComponentChildren; class?: string }) {
+export function Dialog({
+  title,
+  close,
+  children,
+  class: name,
+}: {
+  title: string;
+  close: () => void;
+  children: ComponentChildren;
+  class?: string;
+}) {
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement as HTMLElement | null;
     const dialog = ref.current!;
     if (!dialog.open) dialog.showModal();
-    return () => { if (dialog.open) dialog.close(); before?.focus?.(); };
+    return () => {
+      if (dialog.open) dialog.close();
+      before?.focus?.();
+    };
   }, []);
   return (
-    <dialog ref={ref} class={`clx-dialog ${name ?? ""}`} aria-label={title} onCancel={(event) => { event.preventDefault(); close(); }}
-      onKeyDown={(event) => { event.stopPropagation(); if (event.key === "Escape") { event.preventDefault(); close(); } }}
-      onClick={(event) => { if (event.target === ref.current) close(); }}>
+    <dialog
+      ref={ref}
+      class={`clx-dialog ${name ?? ""}`}
+      aria-label={title}
+      onCancel={(event) => {
+        event.preventDefault();
+        close();
+      }}
+      onKeyDown={(event) => {
+        event.stopPropagation();
+        if (event.key === "Escape") {
+          event.preventDefault();
+          close();
+        }
+      }}
+      onClick={(event) => {
+        if (event.target === ref.current) close();
+      }}
+    >
       <div class="clx-dialog-body">{children}</div>
     </dialog>
   );
@@ -109,7 +188,12 @@ export function Dialog({ title, close, children, class: name }: { title: string;
 export function CodeDialog({ title, code, close }: { title: string; code: string; close: () => void }) {
   return (
     <Dialog title={title} close={close}>
-      <header class="clx-dialog-head"><h2>{title}</h2><button type="button" class="clx-icon" aria-label="Close" onClick={close}><Icon name="close" /></button></header>
+      <header class="clx-dialog-head">
+        <h2>{title}</h2>
+        <button type="button" class="clx-icon" aria-label="Close" onClick={close}>
+          <Icon name="close" />
+        </button>
+      </header>
       <CodeBlock code={code} />
     </Dialog>
   );
@@ -117,12 +201,20 @@ export function CodeDialog({ title, code, close }: { title: string; code: string
 
 export function CodeBlock({ code, label = "Code" }: { code: string; label?: string }) {
   const [said, setSaid] = useState("");
-  const copy = async (): Promise<void> => setSaid((await copyText(code)) ? "Copied" : "The browser does not let this page copy: select the text");
+  const copy = async (): Promise<void> =>
+    setSaid((await copyText(code)) ? "Copied" : "The browser does not let this page copy: select the text");
   return (
     <div class="clx-code">
-      <pre tabIndex={0} aria-label={label}>{code}</pre>
-      <button type="button" class="clx-button" onClick={copy}><Icon name="copy" /><span>Copy</span></button>
-      <span class="clx-said" role="status">{said}</span>
+      <pre tabIndex={0} aria-label={label}>
+        {code}
+      </pre>
+      <button type="button" class="clx-button" onClick={copy}>
+        <Icon name="copy" />
+        <span>Copy</span>
+      </button>
+      <span class="clx-said" role="status">
+        {said}
+      </span>
     </div>
   );
 }

@@ -3,10 +3,28 @@ import type { Cut } from "../data/circuits.ts";
 import { kvOf, layerOf, readHead, readMlp } from "../data/nodes.ts";
 import type { Edge, Model } from "../data/schema.ts";
 
-export interface Placed { name: string; x: number; y: number; w: number; h: number; kind: "head" | "kv" | "mlp" | "end" }
-export interface Layout { width: number; height: number; nodes: Map<string, Placed>; rows: { layer: number; y: number; label: string }[]; bonds: [string, string][] }
+export interface Placed {
+  name: string;
+  x: number;
+  y: number;
+  w: number;
+  h: number;
+  kind: "head" | "kv" | "mlp" | "end";
+}
+export interface Layout {
+  width: number;
+  height: number;
+  nodes: Map<string, Placed>;
+  rows: { layer: number; y: number; label: string }[];
+  bonds: [string, string][];
+}
 
-const H = 30, W = 62, GAP = 12, ROW = 58, KV = 40, LEFT = 58;
+const H = 30,
+  W = 62,
+  GAP = 12,
+  ROW = 58,
+  KV = 40,
+  LEFT = 58;
 
 const kvName = /^a(\d+)\.kv(\d+)$/;
 
@@ -30,25 +48,37 @@ export function layoutOf(cut: Cut, model: Model, room: number): Layout {
   let y = 26;
   for (const layer of order) {
     const names = layers.get(layer)!;
-    const kvs = names.filter((name) => kindOf(name) === "kv"), heads = names.filter((name) => kindOf(name) === "head"), rest = names.filter((name) => ["mlp", "end"].includes(kindOf(name)));
+    const kvs = names.filter((name) => kindOf(name) === "kv"),
+      heads = names.filter((name) => kindOf(name) === "head"),
+      rest = names.filter((name) => ["mlp", "end"].includes(kindOf(name)));
     rows.push({ layer, y: y + H / 2, label: layer < 0 ? "" : layer >= model.n_layers ? "" : `layer ${layer}` });
     const span = width - LEFT - 24 - (W + GAP);
     const wanted = heads.map((name) => LEFT + ((readHead(name)!.head + 0.5) / model.n_heads) * span);
-    spread(wanted, LEFT + W / 2, LEFT + span - W / 2 + W, W + GAP).forEach((x, i) => nodes.set(heads[i], { name: heads[i], x: x - W / 2, y, w: W, h: H, kind: "head" }));
+    spread(wanted, LEFT + W / 2, LEFT + span - W / 2 + W, W + GAP).forEach((x, i) =>
+      nodes.set(heads[i], { name: heads[i], x: x - W / 2, y, w: W, h: H, kind: "head" }),
+    );
     for (const name of rest) {
       const kind = kindOf(name);
-      nodes.set(name, kind === "end" ? { name, x: LEFT + span / 2 - W / 2, y, w: W + 12, h: H, kind } : { name, x: width - W - 14, y, w: W - 10, h: H, kind });
+      nodes.set(
+        name,
+        kind === "end"
+          ? { name, x: LEFT + span / 2 - W / 2, y, w: W + 12, h: H, kind }
+          : { name, x: width - W - 14, y, w: W - 10, h: H, kind },
+      );
     }
     if (kvs.length) {
       const groups = kvs.map((name) => LEFT + ((Number(kvName.exec(name)![2]) + 0.5) / model.n_kv_heads) * span);
-      spread(groups, LEFT + W / 2, LEFT + span, W).forEach((x, i) => nodes.set(kvs[i], { name: kvs[i], x: x - W / 2 + 4, y: y + KV, w: W - 8, h: 22, kind: "kv" }));
+      spread(groups, LEFT + W / 2, LEFT + span, W).forEach((x, i) =>
+        nodes.set(kvs[i], { name: kvs[i], x: x - W / 2 + 4, y: y + KV, w: W - 8, h: 22, kind: "kv" }),
+      );
       y += KV - 8;
     }
     y += ROW;
   }
   const bonds: [string, string][] = [];
   for (const placed of nodes.values()) {
-    const head = readHead(placed.name), kv = head && `a${head.layer}.kv${kvOf(model, head.head)}`;
+    const head = readHead(placed.name),
+      kv = head && `a${head.layer}.kv${kvOf(model, head.head)}`;
     if (kv && nodes.has(kv)) bonds.push([kv, placed.name]);
   }
   return { width, height: y, nodes, rows, bonds };
@@ -76,7 +106,10 @@ export function portX(node: Placed, port: Edge["port"]): number {
 }
 
 export function edgePath(from: Placed, to: Placed, port: Edge["port"]): string {
-  const x1 = from.x + from.w / 2, y1 = from.y, x2 = portX(to, port), y2 = to.y + to.h + 3;
+  const x1 = from.x + from.w / 2,
+    y1 = from.y,
+    x2 = portX(to, port),
+    y2 = to.y + to.h + 3;
   const bend = Math.max(24, Math.abs(y1 - y2) * 0.42);
   return `M${x1.toFixed(1)} ${y1.toFixed(1)}C${x1.toFixed(1)} ${(y1 - bend).toFixed(1)} ${x2.toFixed(1)} ${(y2 + bend).toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}`;
 }

@@ -34,28 +34,88 @@ export function CircuitView() {
   const edges = useMemo(() => drawn(shown, state.port, state.edges), [shown, state.port, state.edges]);
   const layout = useMemo(() => (shown ? layoutOf(shown, model, Math.max(300, width)) : null), [shown, model, width]);
   if (!circuit || !shown || !layout) {
-    return <Panel name="circuit" title="Circuit" scene={() => lines("Circuit", [], colours.ink)} rows={() => []} class="clx-wide"><Absent what="Circuit" reason={payload.absent.circuits ?? "There is no circuit of this model on this page."} /></Panel>;
+    return (
+      <Panel name="circuit" title="Circuit" scene={() => lines("Circuit", [], colours.ink)} rows={() => []} class="clx-wide">
+        <Absent what="Circuit" reason={payload.absent.circuits ?? "There is no circuit of this model on this page."} />
+      </Panel>
+    );
   }
-  const look: NodeLook = { weights: weights.by, limit: weights.limit, labels: state.labels, groups: state.groups, chosen, selected: state.node };
+  const look: NodeLook = {
+    weights: weights.by,
+    limit: weights.limit,
+    labels: state.labels,
+    groups: state.groups,
+    chosen,
+    selected: state.node,
+  };
   const title = circuitLabel(payload, circuit);
-  const scene = () => stack(title, [lines(title, [`${title}: ${count(shown.size, "element")}`], colours.ink, 14), circuitScene(layout, edges, look, colours, title), ...(curveOf(circuit) ? [curveScene(curvePlot(circuit, 420, 200), circuit, shown.size, colours)] : [])]);
+  const scene = () =>
+    stack(title, [
+      lines(title, [`${title}: ${count(shown.size, "element")}`], colours.ink, 14),
+      circuitScene(layout, edges, look, colours, title),
+      ...(curveOf(circuit) ? [curveScene(curvePlot(circuit, 420, 200), circuit, shown.size, colours)] : []),
+    ]);
   const choose = (node: string, more: boolean): void => {
     if (more) setChosen(chosen.includes(node) ? chosen.filter((one) => one !== node) : [...chosen, node]);
     else set({ node });
   };
   const total = shown.edges.filter((edge) => !state.port || edge.port === state.port).length;
   return (
-    <Panel name="circuit" title="Circuit" note={title} scene={scene} rows={() => circuitRows(circuit, shown)} python={() => circuit.python} class="clx-wide">
+    <Panel
+      name="circuit"
+      title="Circuit"
+      note={title}
+      scene={scene}
+      rows={() => circuitRows(circuit, shown)}
+      python={() => circuit.python}
+      class="clx-wide"
+    >
       <div class="clx-row clx-controls">
-        <Select label="Circuit" value={circuit.id} options={own.map((one) => ({ value: one.id, label: circuitLabel(payload, one) }))} onChange={(id) => { const next = own.find((one) => one.id === id)!; set({ circuit: id, size: Math.min(next.size, listed(next)), task: next.task, method: payload.scores.some((one) => one.method === next.method && one.task === next.task) ? next.method : state.method }); }} />
-        <Segmented label="Edges into" value={state.port} onChange={(port) => set({ port })} options={[{ value: "", label: "All" }, { value: "q", label: "q" }, { value: "k", label: "k" }, { value: "v", label: "v" }, { value: "in", label: "MLP, logits" }]} />
-        <Select label="Edges drawn" value={String(state.edges)} options={[20, 60, 150, 400, 5000].map((n) => ({ value: String(n), label: n === 5000 ? "all" : `strongest ${n}` }))} onChange={(value) => set({ edges: Number(value) })} />
+        <Select
+          label="Circuit"
+          value={circuit.id}
+          options={own.map((one) => ({ value: one.id, label: circuitLabel(payload, one) }))}
+          onChange={(id) => {
+            const next = own.find((one) => one.id === id)!;
+            set({
+              circuit: id,
+              size: Math.min(next.size, listed(next)),
+              task: next.task,
+              method: payload.scores.some((one) => one.method === next.method && one.task === next.task) ? next.method : state.method,
+            });
+          }}
+        />
+        <Segmented
+          label="Edges into"
+          value={state.port}
+          onChange={(port) => set({ port })}
+          options={[
+            { value: "", label: "All" },
+            { value: "q", label: "q" },
+            { value: "k", label: "k" },
+            { value: "v", label: "v" },
+            { value: "in", label: "MLP, logits" },
+          ]}
+        />
+        <Select
+          label="Edges drawn"
+          value={String(state.edges)}
+          options={[20, 60, 150, 400, 5000].map((n) => ({ value: String(n), label: n === 5000 ? "all" : `strongest ${n}` }))}
+          onChange={(value) => set({ edges: Number(value) })}
+        />
       </div>
       <div class="clx-circuit">
         <div ref={box} class="clx-circuit-graph">
           <Graph layout={layout} edges={edges} look={look} title={title} onChoose={choose} />
           <Legend />
-          <p class="clx-note">{total ? `${count(edges.length, "edge")} drawn, ${Math.max(0, total - edges.length).toLocaleString("en-GB")} weaker ones between these nodes not` : payload.absent.edges ?? "There are no edges between these nodes on this page"}{shown.edgesTotal ? `; the model has ${shown.edgesTotal.toLocaleString("en-GB")}` : ""}{circuit.edges_method ? `, scored by ${methodTitle(payload, circuit.edges_method)}` : ""}. Ctrl-click, or g on a focused node, chooses several to group.</p>
+          <p class="clx-note">
+            {total
+              ? `${count(edges.length, "edge")} drawn, ${Math.max(0, total - edges.length).toLocaleString("en-GB")} weaker ones between these nodes not`
+              : (payload.absent.edges ?? "There are no edges between these nodes on this page")}
+            {shown.edgesTotal ? `; the model has ${shown.edgesTotal.toLocaleString("en-GB")}` : ""}
+            {circuit.edges_method ? `, scored by ${methodTitle(payload, circuit.edges_method)}` : ""}. Ctrl-click, or g on a focused node,
+            chooses several to group.
+          </p>
         </div>
         <div class="clx-circuit-side">
           <Faithfulness circuit={circuit} cut={shown} />
@@ -70,11 +130,28 @@ export function CircuitView() {
 
 function Legend() {
   const { colours } = useExplorer();
-  const ports: [Edge["port"], string][] = [["q", "into queries"], ["k", "into keys"], ["v", "into values"], ["in", "into MLPs and logits"]];
+  const ports: [Edge["port"], string][] = [
+    ["q", "into queries"],
+    ["k", "into keys"],
+    ["v", "into values"],
+    ["in", "into MLPs and logits"],
+  ];
   return (
     <p class="clx-legend">
-      {ports.map(([port, label]) => <span key={port}><svg width="22" height="8" aria-hidden="true"><line x1="0" x2="22" y1="4" y2="4" stroke={portColour(colours, port)} stroke-width="3" /></svg> {label}</span>)}
-      <span><svg width="22" height="8" aria-hidden="true"><line x1="0" x2="22" y1="4" y2="4" stroke={colours.soft} stroke-width="2" stroke-dasharray="5 3.5" /></svg> negative</span>
+      {ports.map(([port, label]) => (
+        <span key={port}>
+          <svg width="22" height="8" aria-hidden="true">
+            <line x1="0" x2="22" y1="4" y2="4" stroke={portColour(colours, port)} stroke-width="3" />
+          </svg>{" "}
+          {label}
+        </span>
+      ))}
+      <span>
+        <svg width="22" height="8" aria-hidden="true">
+          <line x1="0" x2="22" y1="4" y2="4" stroke={colours.soft} stroke-width="2" stroke-dasharray="5 3.5" />
+        </svg>{" "}
+        negative
+      </span>
       <span>width: magnitude; fill: the node's score</span>
     </p>
   );
@@ -90,7 +167,10 @@ function weightsOf(circuit: Circuit | undefined): { by: Map<string, number>; lim
   let limit = 0;
   if (circuit?.kind === "nodes") {
     const all = values(circuit.weights);
-    circuit.elements.forEach((name, i) => { by.set(name, all[i]); if (!name.startsWith("m")) limit = Math.max(limit, Math.abs(all[i])); });
+    circuit.elements.forEach((name, i) => {
+      by.set(name, all[i]);
+      if (!name.startsWith("m")) limit = Math.max(limit, Math.abs(all[i]));
+    });
   }
   return { by, limit };
 }
@@ -98,9 +178,25 @@ function weightsOf(circuit: Circuit | undefined): { by: Map<string, number>; lim
 function circuitRows(circuit: Circuit, shown: Cut): Rows {
   const kept = new Set(circuit.elements.slice(0, shown.size));
   const rows: Rows = [["kind", "name", "rank", "weight", "low", "high", "kept", "from", "to", "port"]];
-  circuit.elements.forEach((name) => { const one = weighed(circuit, name)!; rows.push(["element", name, one.rank, one.weight, one.low, one.high, kept.has(name)]); });
-  for (const edge of circuit.kind === "nodes" ? shown.edges : []) rows.push(["edge", `${edge.from}->${edge.to}<${edge.port}>`, null, edge.weight, edge.low, edge.high, true, edge.from, edge.to, edge.port]);
-  for (const curve of circuit.curves) for (const point of curve.points) rows.push([`faithfulness (${curve.ranking})`, "", point.size, point.mean, point.low, point.high]);
+  circuit.elements.forEach((name) => {
+    const one = weighed(circuit, name)!;
+    rows.push(["element", name, one.rank, one.weight, one.low, one.high, kept.has(name)]);
+  });
+  for (const edge of circuit.kind === "nodes" ? shown.edges : [])
+    rows.push([
+      "edge",
+      `${edge.from}->${edge.to}<${edge.port}>`,
+      null,
+      edge.weight,
+      edge.low,
+      edge.high,
+      true,
+      edge.from,
+      edge.to,
+      edge.port,
+    ]);
+  for (const curve of circuit.curves)
+    for (const point of curve.points) rows.push([`faithfulness (${curve.ranking})`, "", point.size, point.mean, point.low, point.high]);
   for (const one of circuit.random) rows.push(["random circuits", "", one.size, one.mean, one.low, one.high]);
   return rows;
 }

@@ -20,20 +20,27 @@ const MOST = 12;
 
 function EdgeList({ title, edges, end }: { title: string; edges: Edge[]; end: "from" | "to" }) {
   const { set, colours } = useExplorer();
-  const shown = edges.slice(0, MOST), reach = reachOf(shown.map((edge) => ({ mean: edge.weight, low: edge.low, high: edge.high })));
+  const shown = edges.slice(0, MOST),
+    reach = reachOf(shown.map((edge) => ({ mean: edge.weight, low: edge.low, high: edge.high })));
   return (
     <section class="clx-edges" aria-label={title}>
-      <h3>{title} <span class="clx-soft clx-small">{edges.length}</span></h3>
+      <h3>
+        {title} <span class="clx-soft clx-small">{edges.length}</span>
+      </h3>
       {edges.length === 0 && <p class="clx-note">None among the elements kept.</p>}
       <ul>
         {shown.map((edge) => (
           <li key={`${edge.from}${edge.to}${edge.port}${edge.mark ?? ""}`}>
             <span class="clx-port" style={{ background: portColour(colours, edge.port) }} title={`into ${edge.port}`} aria-hidden="true" />
             <span class="clx-mono clx-small clx-soft">{edge.port}</span>
-            <button type="button" class="clx-link clx-mono" onClick={() => set({ node: edge[end] })}>{edge[end]}</button>
+            <button type="button" class="clx-link clx-mono" onClick={() => set({ node: edge[end] })}>
+              {edge[end]}
+            </button>
             {edge.mark && <span class="clx-soft clx-small">{edge.mark}</span>}
             <Whisker mean={edge.weight} low={edge.low} high={edge.high} reach={reach} width={90} />
-            <span class="clx-num" title={interval(edge.low, edge.high)}>{signed(edge.weight)}</span>
+            <span class="clx-num" title={interval(edge.low, edge.high)}>
+              {signed(edge.weight)}
+            </span>
           </li>
         ))}
       </ul>

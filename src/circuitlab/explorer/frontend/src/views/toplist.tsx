@@ -15,21 +15,56 @@ export function TopList({ column, inside, onPick }: { column: Column; inside: Se
   return (
     <div>
       <div class="clx-row">
-        <Select label="Show" value={String(state.top)} options={[...sizes, all.length].map((n) => ({ value: String(n), label: n === all.length ? `all ${n}` : `top ${n}` }))} onChange={(value) => set({ top: Number(value) })} />
-        <p class="clx-note">{column.diverging ? "By magnitude." : "By value."}{inside ? ` Only the ${inside.size} heads marked in the scatter plot.` : ""}</p>
+        <Select
+          label="Show"
+          value={String(state.top)}
+          options={[...sizes, all.length].map((n) => ({ value: String(n), label: n === all.length ? `all ${n}` : `top ${n}` }))}
+          onChange={(value) => set({ top: Number(value) })}
+        />
+        <p class="clx-note">
+          {column.diverging ? "By magnitude." : "By value."}
+          {inside ? ` Only the ${inside.size} heads marked in the scatter plot.` : ""}
+        </p>
       </div>
       <div class="clx-scroll clx-tall" tabIndex={0} role="region" aria-label={`Top heads by ${column.label}`}>
         <table class="clx-table">
-          <thead><tr><th scope="col" class="clx-right">Rank</th><th scope="col">Head</th><th scope="col">Interval</th><th scope="col" class="clx-right">{column.units || "value"}</th><th scope="col">95 %</th><th scope="col" class="clx-right">q</th></tr></thead>
+          <thead>
+            <tr>
+              <th scope="col" class="clx-right">
+                Rank
+              </th>
+              <th scope="col">Head</th>
+              <th scope="col">Interval</th>
+              <th scope="col" class="clx-right">
+                {column.units || "value"}
+              </th>
+              <th scope="col">95 %</th>
+              <th scope="col" class="clx-right clx-q">
+                q
+              </th>
+            </tr>
+          </thead>
           <tbody>
             {rows.map((one) => (
               <tr key={one.name} class={one.name === state.node ? "clx-on" : ""}>
                 <td class="clx-right clx-num">{one.rank}</td>
-                <th scope="row"><button type="button" class="clx-link clx-mono" onClick={() => onPick(one.name)}>{one.name}</button></th>
-                <td><Whisker mean={one.value} low={limit(column.low, one.index)} high={limit(column.high, one.index)} reach={reach} sure={column.distinct[one.index] !== 0} /></td>
+                <th scope="row">
+                  <button type="button" class="clx-link clx-mono" onClick={() => onPick(one.name)}>
+                    {one.name}
+                  </button>
+                </th>
+                <td>
+                  <Whisker
+                    mean={one.value}
+                    low={limit(column.low, one.index)}
+                    high={limit(column.high, one.index)}
+                    reach={reach}
+                    sure={column.distinct[one.index] !== 0}
+                  />
+                </td>
                 <td class="clx-right clx-num">{signed(one.value)}</td>
                 <td class="clx-num clx-soft">{interval(limit(column.low, one.index), limit(column.high, one.index)) || "none"}</td>
-                <td class="clx-right clx-num">{column.q ? probability(column.q[one.index]) : "none"}</td>
+                <td class="clx-right clx-num clx-q">{column.q ? probability(column.q[one.index]) : "none"}</td>
               </tr>
             ))}
           </tbody>
