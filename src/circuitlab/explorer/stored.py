@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from circuitlab.core.provenance import digest
 from circuitlab.execute.contract import effective_params
 from circuitlab.explorer.documents import about_model, documents_about, documents_named
@@ -141,7 +139,7 @@ def _role(document: Document, spec: ModelSpec) -> RoleScores:
         cite=cls.cite,
         kind=cls.kind,
     )
-    return RoleScores(np.array(kept["values"]), about, np.array(kept["reference"]), kept["compared"], kept["per"])
+    return RoleScores.from_plain(kept, about)
 
 
 def _prompts(documents: Iterable[Document]) -> list[StoredPrompts]:
