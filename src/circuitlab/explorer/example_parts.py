@@ -11,7 +11,7 @@ import numpy as np
 from circuitlab.explorer.packed import pack
 
 if TYPE_CHECKING:
-    from circuitlab.explorer.example import Example
+    from circuitlab.explorer.example_shape import Example
 
 __all__ = ["example_cards", "example_circuit", "example_comparison"]
 
