@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from circuitlab.core.provenance import Environment, Provenance
 from circuitlab.store import Cache, Document, Documents
 from circuitlab.store.codecs import HEAD_SCORES, Sidecar
 
-__all__ = ["about_model", "documents_about", "stored_provenances"]
+__all__ = ["about_model", "documents_about", "documents_named", "stored_provenances"]
 
 
 class _Peek(msgspec.Struct, frozen=True):
@@ -40,13 +40,24 @@ def documents_about(cache: Cache, codec: Documents, wanted: Callable[[Mapping[st
             continue
         if wanted(peek.about):
             matching.append((peek.environment.created, path))
-    documents = []
-    for _, path in sorted(matching, key=lambda entry: (entry[0], entry[1].name), reverse=True):
-        try:
-            documents.append(codec.read(path, {}))
-        except ScoreFileError as error:
-            warnings.warn(f"{error} It is left out.", stacklevel=2)
-    return documents
+    ordered = sorted(matching, key=lambda entry: (entry[0], entry[1].name), reverse=True)
+    return [document for _, path in ordered if (document := _read(codec, path)) is not None]
+
+
+def documents_named(cache: Cache, codec: Documents, names: Sequence[str]) -> list[Document]:
+    """Documents of one kind by the names of their files, the newest first; those that are gone are left out."""
+    paths = [cache.root / codec.folder / f"{name}{codec.suffix}" for name in names]
+    documents = [document for path in paths if path.is_file() and (document := _read(codec, path)) is not None]
+    return sorted(documents, key=lambda one: (one.environment.created, codec.name(one.about)), reverse=True)
+
+
+def _read(codec: Documents, path: Path) -> Document | None:
+    """A document, or None with a warning."""
+    try:
+        return codec.read(path, {})
+    except ScoreFileError as error:
+        warnings.warn(f"{error} It is left out.", stacklevel=3)
+        return None
 
 
 def about_model(identities: list[dict[str, str]]) -> Callable[[Mapping[str, Any]], bool]:

@@ -20,6 +20,8 @@ from circuitlab.explorer.sparse import MOST_HEADS, sparse_attention
 from circuitlab.explorer.stored import ATTENTION, CARDS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
@@ -189,15 +191,19 @@ def _rows(model: Model, one: ContrastBatch, side: str, listed: Sequence[Head]) -
     pattern = captured[Site.PATTERN][0].double().cpu().numpy()[layers, heads]
     rows: dict[str, Any] = {"heads": [str(head) for head in listed]} | sparse_attention(pattern)
     if Site.V in captured:
-        group = model.spec.n_heads // model.spec.n_kv_heads
-        norms = [
-            (captured[Site.V][0][head.layer, :, head.head // group].double() @ model.weights.output(head.layer)[head.head].double()).norm(
-                dim=-1
-            )
-            for head in listed
-        ]
-        rows["value_norms"] = pack_rounded(np.stack([norm.cpu().numpy() for norm in norms]))
+        rows["value_norms"] = pack_rounded(_value_norms(model, captured[Site.V][0], listed))
     return rows
+
+
+def _value_norms(model: Model, values: Tensor, listed: Sequence[Head]) -> np.ndarray:
+    """Norm of each key's value through a head's output matrix, before any norm behind it, (listed head, key)."""
+    group, norms = model.spec.n_heads // model.spec.n_kv_heads, {}
+    for layer in dict.fromkeys(head.layer for head in listed):
+        output = model.weights.output(layer).double()
+        for head in (one.head for one in listed if one.layer == layer):
+            written = values[layer, :, head // group].double() @ output[head]
+            norms[layer, head] = written.norm(dim=-1).cpu().numpy()
+    return np.stack([norms[head.layer, head.head] for head in listed])
 
 
 def _cards(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Prompts]) -> dict[str, str]:

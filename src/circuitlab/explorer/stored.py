@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from circuitlab.core.provenance import digest
 from circuitlab.execute.contract import effective_params
-from circuitlab.explorer.documents import about_model, documents_about
+from circuitlab.explorer.documents import about_model, documents_about, documents_named
 from circuitlab.explorer.sources import Sources, StoredCards, StoredCircuit, StoredPrompts
 from circuitlab.methods.roles import get_role, role_classes
 from circuitlab.scores.role_scores import RoleProvenance, RoleScores
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import Cache, Document
 
-__all__ = ["ATTENTION", "CARDS", "circuit_of_analysis", "gather", "on_text_part", "sources_of_store"]
+__all__ = ["ATTENTION", "CARDS", "circuit_of_analysis", "gather", "on_text_part", "page_records", "sources_of_store"]
 
 ATTENTION, CARDS = Documents("attention"), Documents("cards")
 """Where tokens and attention of a task's prompts, and the measured parts of heads' cards, are kept."""
+_EDGES = "edges"
 _EVALUATIONS, _ANALYSES = Documents("evaluations"), Documents("analyses")
 
 
@@ -42,23 +44,63 @@ def sources_of_store(cache: Cache, run_ids: Sequence[str]) -> Sources:
     return gather(cache, tuple(cache.read(run_id) for run_id in run_ids))
 
 
-def gather(cache: Cache, runs: Sequence[HeadScores]) -> Sources:
-    """Everything that a store holds about runs that may or may not be in it."""
-    specs = {digest(run.provenance.model.identity()): run.provenance.model for run in runs}
-    wanted = about_model([run.provenance.model.identity() for run in runs])
-    ids = [run.provenance.run_id() for run in runs]
-    edges = {run_id: cache.read(run_id, EDGE_SCORES) for run_id in ids if cache.has(run_id, EDGE_SCORES)}
-    analyses = documents_about(cache, _ANALYSES, lambda about: about.get("analysis") in {"circuits", "transfer", "planted"})
+def gather(cache: Cache, runs: Sequence[HeadScores], records: Mapping[str, Sequence[str]] | None = None) -> Sources:
+    """Everything that a store holds about runs that may or may not be in it.
+
+    Parameters
+    ----------
+    cache : Cache
+        The store.
+    runs : sequence of HeadScores
+        Scores.
+    records : mapping of str to sequence of str, optional
+        What is read, by kind, as `page_records` gives it, so that the same runs give the same page whatever else is stored.
+    """
+    stored, specs = _Stored(cache, runs, records), {digest(run.provenance.model.identity()): run.provenance.model for run in runs}
+    ids, analyses = [run.provenance.run_id() for run in runs], stored.documents(_ANALYSES)
+    edges = {run_id: cache.read(run_id, EDGE_SCORES) for run_id in stored.edges()}
+    cards, on_text = stored.documents(CARDS), stored.documents(ON_TEXT)
     return Sources(
         runs=tuple(runs),
-        roles=tuple(_roles(documents_about(cache, ROLES, wanted), list(specs.values()))),
-        prompts=tuple(_prompts(documents_about(cache, ATTENTION, wanted))),
-        cards=tuple(_cards(cache, documents_about(cache, CARDS, wanted))),
-        circuits=(*_of_analyses(analyses, ids), *_circuits(documents_about(cache, _EVALUATIONS, wanted), runs, edges)),
+        roles=tuple(_roles(stored.documents(ROLES), list(specs.values()))),
+        prompts=tuple(_prompts(stored.documents(ATTENTION))),
+        cards=tuple(_cards(cards, on_text)),
+        circuits=(*_of_analyses(analyses, ids), *_circuits(stored.documents(_EVALUATIONS), runs, edges)),
         edges=edges,
         transfers=tuple(_transfers(analyses, ids)),
         planted={str(one.about["cell"]): one.result["rows"] for one in reversed(analyses) if one.about["analysis"] == "planted"},
     )
+
+
+def page_records(cache: Cache, runs: Sequence[HeadScores]) -> dict[str, list[str]]:
+    """Names of what is stored of these runs' models beside scores, by kind, and the runs whose edges are scored."""
+    stored = _Stored(cache, runs, None)
+    kinds = (ROLES, ATTENTION, CARDS, ON_TEXT)
+    records = {codec.kind: sorted(codec.name(one.about) for one in stored.documents(codec)) for codec in kinds}
+    return records | {_EDGES: sorted(stored.edges())}
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """Documents about the models of some runs, or those that are named."""
+
+    cache: Cache
+    runs: Sequence[HeadScores]
+    records: Mapping[str, Sequence[str]] | None
+
+    def documents(self, codec: Documents) -> list[Document]:
+        """The newest first."""
+        if self.records is not None:
+            return documents_named(self.cache, codec, self.records.get(codec.kind, ()))
+        if codec is _ANALYSES:
+            return documents_about(self.cache, codec, lambda about: about.get("analysis") in {"circuits", "transfer", "planted"})
+        return documents_about(self.cache, codec, about_model([run.provenance.model.identity() for run in self.runs]))
+
+    def edges(self) -> list[str]:
+        """Runs with scores of edges."""
+        ids = [run.provenance.run_id() for run in self.runs]
+        named = ids if self.records is None else self.records.get(_EDGES, ())
+        return [run_id for run_id in ids if run_id in named and self.cache.has(run_id, EDGE_SCORES)]
 
 
 def _roles(documents: Iterable[Document], specs: Sequence[ModelSpec]) -> list[RoleScores]:
@@ -109,10 +151,10 @@ def _prompts(documents: Iterable[Document]) -> list[StoredPrompts]:
     return [StoredPrompts(one.about["model"], one.about["task"], *(one.result[field] for field in fields)) for one in ordered]
 
 
-def _cards(cache: Cache, documents: Sequence[Document]) -> list[StoredCards]:
-    """Parts of cards, and heads on natural text for the same heads."""
+def _cards(documents: Sequence[Document], on_text: Sequence[Document]) -> list[StoredCards]:
+    """Parts of cards, and the same heads on natural text."""
     cards = [StoredCards(one.about["model"], {str(one.about["head"]): one.result}) for one in documents]
-    for document in documents_about(cache, ON_TEXT, about_model([dict(card.model) for card in cards])):
+    for document in on_text:
         heads = {head for card in cards if card.model == document.about["model"] for head in card.parts}
         parts = {head: {"on_text": on_text_part(document.result[head])} for head in sorted(heads) if head in document.result}
         cards.append(StoredCards(document.about["model"], parts))
