@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
+sys.path.insert(0, str(Path(__file__).parent))
+from npm_tools import unavailable
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -42,9 +44,12 @@ class Visit:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A browser, or a reason to skip."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it comes with circuitlab[dev]")
+    try:
+        from playwright import sync_api as playwright
+    except ImportError:
+        unavailable("playwright is not installed; it comes with circuitlab[dev].")
     if BROWSER is None:
-        pytest.skip("no Chromium on PATH; the front end's own tests run without one")
+        unavailable("There is no Chromium on PATH; the front end's own tests run without one.")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
         yield browser
