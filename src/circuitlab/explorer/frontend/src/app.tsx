@@ -136,9 +136,9 @@ function Header({ find, link, say }: { find: () => void; link: (() => string) | 
         ))}
       </nav>
       <div class="clx-actions">
-        <button type="button" class="clx-button clx-finder-button" onClick={find} aria-keyshortcuts="/">
+        <button type="button" class="clx-button clx-finder-button" onClick={find} aria-label="Find a head" aria-keyshortcuts="/">
           <Icon name="search" />
-          <span>Find</span>
+          <span aria-hidden="true">Find</span>
           <kbd aria-hidden="true">/</kbd>
         </button>
         <Menu label="Save or load this view" icon="save">

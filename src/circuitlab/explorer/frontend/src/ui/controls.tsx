@@ -1,6 +1,12 @@
 /** Small controls: selects, segmented switches, check boxes, badges, icons. */
 import type { ComponentChildren } from "preact";
-import { useId } from "preact/hooks";
+import { useState } from "preact/hooks";
+
+/** An id that no other explorer in the same document has. */
+export function useName(what: string): string {
+  const [name] = useState(() => `clx-${what}-${Math.random().toString(36).slice(2, 10)}`);
+  return name;
+}
 
 export interface Option {
   value: string;
@@ -13,14 +19,13 @@ export function Select({
   value,
   options,
   onChange,
-  hideLabel,
 }: {
   label: string;
   value: string;
   options: Option[];
   onChange: (value: string) => void;
-  hideLabel?: boolean;
 }) {
+  const id = useName("select");
   const groups = [...new Set(options.map((option) => option.group ?? ""))];
   const item = (option: Option) => (
     <option key={option.value} value={option.value} selected={option.value === value}>
@@ -28,9 +33,11 @@ export function Select({
     </option>
   );
   return (
-    <label class="clx-select">
-      <span class={hideLabel ? "clx-hidden" : "clx-label"}>{label}</span>
-      <select value={value} onChange={(event) => onChange(event.currentTarget.value)}>
+    <div class="clx-select">
+      <label class="clx-label" for={id}>
+        {label}
+      </label>
+      <select id={id} value={value} onChange={(event) => onChange(event.currentTarget.value)}>
         {groups.map((group) => {
           const items = options.filter((option) => (option.group ?? "") === group).map(item);
           return group ? (
@@ -42,7 +49,7 @@ export function Select({
           );
         })}
       </select>
-    </label>
+    </div>
   );
 }
 
@@ -57,7 +64,7 @@ export function Segmented<T extends string>({
   options: { value: T; label: string; disabled?: boolean; title?: string }[];
   onChange: (value: T) => void;
 }) {
-  const name = useId();
+  const name = useName("choice");
   return (
     <fieldset class="clx-segmented">
       <legend class="clx-hidden">{label}</legend>

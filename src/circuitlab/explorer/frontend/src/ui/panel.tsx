@@ -3,7 +3,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Scene } from "../scene/scene.ts";
 import { useExplorer } from "../state/store.ts";
-import { Icon } from "./controls.tsx";
+import { Icon, useName } from "./controls.tsx";
 import { copyText, savePng, saveSvg, saveText } from "./files.ts";
 import { csv } from "./format.ts";
 
@@ -26,7 +26,7 @@ export function Panel(props: PanelProps) {
   const [large, setLarge] = useState(false);
   const [code, setCode] = useState<string | null>(null);
   const section = useRef<HTMLElement>(null);
-  const heading = `clx-${props.name}-title`;
+  const heading = useName("title");
   useEffect(() => {
     if (!large) return;
     const close = (event: KeyboardEvent): void => {

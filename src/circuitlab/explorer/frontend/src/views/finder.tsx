@@ -3,10 +3,12 @@ import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { find } from "../data/find.ts";
 import { metricKey } from "../state/state.ts";
 import { useExplorer } from "../state/store.ts";
+import { useName } from "../ui/controls.tsx";
 import { Dialog } from "../ui/panel.tsx";
 
 export function Finder({ close }: { close: () => void }) {
   const { payload, model, state, set } = useExplorer();
+  const list = useName("hits");
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
   const input = useRef<HTMLInputElement>(null);
@@ -37,8 +39,8 @@ export function Finder({ close }: { close: () => void }) {
         role="combobox"
         aria-label="Find a head by name, role or token"
         aria-expanded={hits.length > 0}
-        aria-controls="clx-hits"
-        aria-activedescendant={hits.length ? `clx-hit-${at}` : undefined}
+        aria-controls={list}
+        aria-activedescendant={hits.length ? `${list}-${at}` : undefined}
         aria-autocomplete="list"
         placeholder="a9.h6, induction, Mary…"
         value={text}
@@ -50,11 +52,11 @@ export function Finder({ close }: { close: () => void }) {
         }}
         onKeyDown={key}
       />
-      <ul id="clx-hits" role="listbox" aria-label="Heads" class="clx-hits">
+      <ul id={list} role="listbox" aria-label="Heads" class="clx-hits">
         {hits.map((hit, i) => (
           <li
             key={hit.node}
-            id={`clx-hit-${i}`}
+            id={`${list}-${i}`}
             role="option"
             aria-selected={i === at}
             onPointerEnter={() => setAt(i)}

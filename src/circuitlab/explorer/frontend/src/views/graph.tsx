@@ -112,7 +112,7 @@ export function Graph({ layout, edges, look, title, onChoose }: Props) {
               key={node.name}
               data-node={node.name}
               role="button"
-              tabIndex={node.name === current ? 0 : -1}
+              tabindex={node.name === current ? 0 : -1}
               aria-pressed={node.name === look.selected}
               aria-label={`${node.name}${look.labels[node.name] ? `, ${look.labels[node.name]}` : ""}${look.weights.has(node.name) ? `, score ${signed(look.weights.get(node.name))}` : ""}`}
               onClick={(event) => onChoose(node.name, event.ctrlKey || event.metaKey || event.shiftKey)}

@@ -1,10 +1,11 @@
-/** The map of heads, drawn on a canvas, with one focusable cell that the arrow keys move. */
+/** The map of heads, drawn on a canvas, with one active cell in the document that the arrow keys move. */
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { describeHead, describeMlp, type Description } from "../data/describe.ts";
 import type { Column } from "../data/metrics.ts";
 import { headName, readHead, readMlp } from "../data/nodes.ts";
 import type { Model } from "../data/schema.ts";
 import { useExplorer } from "../state/store.ts";
+import { useName } from "../ui/controls.tsx";
 import { CanvasFigure, Tip } from "../ui/figure.tsx";
 import { boxOf, type Cell, cellAt, type Geometry, gridScene, type Marked } from "./grid-scene.ts";
 
@@ -35,22 +36,23 @@ export function Grid({ model, column, geometry, marked, label, onPick, onPin }: 
   const { colours } = useExplorer();
   const [hover, setHover] = useState<Cell | null>(null);
   const [active, setActive] = useState<Cell>({ layer: 0, head: 0, mlp: false });
-  const button = useRef<HTMLButtonElement>(null);
-  const focusNext = useRef(false);
+  /** Where the next key starts, also before the last one is drawn. */
+  const at = useRef(active);
+  const [keyed, setKeyed] = useState(false);
+  const id = useName("cell");
   const scene = useMemo(() => gridScene(geometry, column, colours, marked), [geometry, column, colours, marked]);
+  const goTo = (cell: Cell): void => {
+    at.current = cell;
+    setActive(cell);
+  };
   useEffect(() => {
-    if (marked.selected) setActive(marked.selected);
+    if (marked.selected) goTo(marked.selected);
   }, [marked.selected?.layer, marked.selected?.head]);
-  useEffect(() => {
-    if (focusNext.current) {
-      focusNext.current = false;
-      button.current?.focus();
-    }
-  }, [active]);
   const g = geometry,
     columns = g.heads + (g.mlps ? 1 : 0);
   const key = (event: KeyboardEvent): void => {
-    const across = active.mlp ? g.heads : active.head;
+    const from = at.current;
+    const across = from.mlp ? g.heads : from.head;
     const step: Record<string, [number, number]> = {
       ArrowUp: [-1, 0],
       ArrowDown: [1, 0],
@@ -62,23 +64,39 @@ export function Grid({ model, column, geometry, marked, label, onPick, onPin }: 
       End: [0, columns],
     };
     const move = step[event.key];
-    if (event.key === "p" && onPin && !active.mlp) {
-      onPin(nameOf(active));
+    if (event.key === "p" && onPin && !from.mlp) {
+      onPin(nameOf(from));
+      event.preventDefault();
+      return;
+    }
+    if (event.key === "Enter" || event.key === " ") {
+      onPick(nameOf(from));
       event.preventDefault();
       return;
     }
     if (!move) return;
     event.preventDefault();
-    const layer = Math.max(0, Math.min(g.layers - 1, active.layer + move[0])),
+    const layer = Math.max(0, Math.min(g.layers - 1, from.layer + move[0])),
       place = Math.max(0, Math.min(columns - 1, across + move[1]));
-    focusNext.current = true;
-    setActive(place === g.heads ? { layer, head: -1, mlp: true } : { layer, head: place, mlp: false });
+    setKeyed(true);
+    goTo(place === g.heads ? { layer, head: -1, mlp: true } : { layer, head: place, mlp: false });
   };
   const box = boxOf(g, active);
-  const shown = hover && describe(model, column, hover);
-  const hoverBox = hover && boxOf(g, hover);
+  const pointed = hover ?? (keyed ? active : null);
+  const shown = pointed && describe(model, column, pointed);
+  const hoverBox = pointed && boxOf(g, pointed);
   return (
-    <div class="clx-scroll" role="grid" aria-label={label} aria-rowcount={g.layers} aria-colcount={columns}>
+    <div
+      class="clx-scroll clx-grid"
+      role="grid"
+      tabIndex={0}
+      aria-label={label}
+      aria-rowcount={g.layers}
+      aria-colcount={columns}
+      aria-activedescendant={`${id}-${nameOf(active)}`}
+      onKeyDown={key}
+      onBlur={() => setKeyed(false)}
+    >
       <CanvasFigure
         scene={scene}
         label={label}
@@ -91,23 +109,22 @@ export function Grid({ model, column, geometry, marked, label, onPick, onPin }: 
         onPick={(x, y, event) => {
           const cell = cellAt(g, x, y);
           if (!cell) return;
-          setActive(cell);
+          setKeyed(false);
+          goTo(cell);
           if ((event.ctrlKey || event.metaKey || event.shiftKey) && onPin && !cell.mlp) onPin(nameOf(cell));
           else onPick(nameOf(cell));
         }}
       >
         <div role="row" aria-rowindex={active.layer + 1}>
-          <button
+          <div
             key={nameOf(active)}
-            ref={button}
-            type="button"
+            id={`${id}-${nameOf(active)}`}
             role="gridcell"
             class="clx-cell"
             aria-colindex={(active.mlp ? g.heads : active.head) + 1}
             aria-label={describe(model, column, active).sentence}
             aria-selected={nameOf(active) === (marked.selected ? nameOf(marked.selected) : "")}
             style={{ left: `${box.x - 2}px`, top: `${box.y - 2}px`, width: `${box.w + 3}px`, height: `${box.h + 3}px` }}
-            onKeyDown={key}
             onClick={() => onPick(nameOf(active))}
           />
         </div>

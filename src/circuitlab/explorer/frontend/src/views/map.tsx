@@ -68,7 +68,7 @@ export function MapPanel() {
             <Select label="y" value={state.y} options={axisOptions(payload, model)} onChange={(value) => set({ y: value, brush: [] })} />
           </>
         ) : (
-          <Select label="Number" value={state.metric} options={metricOptions(payload, model)} onChange={(metric) => set({ metric })} />
+          <Select label="Show" value={state.metric} options={metricOptions(payload, model)} onChange={(metric) => set({ metric })} />
         )}
       </div>
       <div ref={box}>

@@ -112,7 +112,7 @@ export function AllPairs() {
     <Panel
       name="overlaps"
       title="All pairs"
-      note="Shared heads of every pair of score sets on this page; p is corrected over all of them."
+      note="Shared heads of every pair of score sets on this page; p is corrected within its family: pairs of tasks by one method, of methods on one task, of models."
       class="clx-wide"
       scene={() =>
         lines(

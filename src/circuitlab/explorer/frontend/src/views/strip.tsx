@@ -122,7 +122,7 @@ export function Strip({ values, width, colours, pair, units, mean, onPick }: Pro
           key={dot.pair}
           role="radio"
           aria-checked={dot.pair === pair}
-          tabIndex={i === current ? 0 : -1}
+          tabindex={i === current ? 0 : -1}
           aria-label={`pair ${dot.pair}: ${signed(dot.value)} ${units}`}
           data-pair={dot.pair}
           onClick={() => onPick(dot.pair)}

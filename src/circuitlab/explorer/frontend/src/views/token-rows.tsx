@@ -79,7 +79,6 @@ function TokenRow({
             type="button"
             class={look}
             tabIndex={i === focus ? 0 : -1}
-            aria-label={`position ${i}, ${tokenText(token)}${marks.has(i) ? `, ${marks.get(i)}` : ""}${said ? `, ${said}` : ""}`}
             aria-pressed={state.query === i}
             title={said}
             onPointerEnter={() => onHover(i)}
@@ -89,6 +88,7 @@ function TokenRow({
             onKeyDown={(event) => key(event, i)}
           >
             {inside}
+            <span class="clx-hidden">{`, position ${i}${said ? `, ${said}` : ""}`}</span>
           </button>
         ) : (
           <span key={i} class={look} title={said} onPointerEnter={() => onHover(i)} onClick={() => onLock(i)}>

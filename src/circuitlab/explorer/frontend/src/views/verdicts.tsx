@@ -26,7 +26,7 @@ export function Verdicts() {
         }
       }}
     >
-      <summary aria-label="Verdicts on task, run and method; open for the sentences">
+      <summary>
         {verdict ? (
           <Badge tone={verdict.ready ? "good" : "bad"}>{verdict.ready ? "task ready" : "task not ready"}</Badge>
         ) : (
