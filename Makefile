@@ -50,11 +50,9 @@ docs: setup  ## Write the pages that follow from the code, and build the documen
 	$(BIN)/python docs/write.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-picture: setup  ## Redraw the README's picture from the stored runs (needs Chrome or Chromium)
-	$(PIP) install -c constraints.txt -e '.[images]'
+picture: setup  ## Redraw the README's picture from the stored runs (needs Chromium)
 	$(BIN)/circuitlab figures build figures/core.toml
-	mkdir -p docs/images
-	cp figures/built/core/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
+	$(BIN)/python docs/writers/explorer_picture.py figures/built/core/explorer.html docs/images/explorer.png
 
 benchmarks: weights  ## Measure speed and memory and rewrite the README's tables (an hour; run nothing beside it)
 	$(BIN)/python benchmarks/bench_patching.py --save
