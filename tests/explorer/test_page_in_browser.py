@@ -32,7 +32,8 @@ def browser():
 def pages(tmp_path_factory) -> dict[str, str]:
     """Addresses of a small page, a large one, and one whose every text is markup."""
     folder = tmp_path_factory.mktemp("pages")
-    examples = {"small": Example(), "large": Example(layers=80, heads=64, kv_heads=8), "hostile": Example(layers=12, heads=12, kv_heads=12, hostile=True)}
+    hostile = Example(layers=12, heads=12, kv_heads=12, hostile=True)
+    examples = {"small": Example(), "large": Example(layers=80, heads=64, kv_heads=8), "hostile": hostile}
     for name, example in examples.items():
         (folder / f"{name}.html").write_text(explorer_page(example_payload(example)), encoding="utf-8")
     return {name: (folder / f"{name}.html").as_uri() for name in examples}
