@@ -92,7 +92,7 @@ def test_every_field_of_a_list_is_on_the_page_about_the_data() -> None:
     named = set(re.findall(r"`([A-Za-z_/]+)`", text))
     assert set(payload_schema()["properties"]) - {"schema"} <= named | {"schema"}
     for kind in ("score", "circuit", "attention", "overlap"):
-        lacking = {name for name in payload_schema()["$defs"][kind]["properties"]} - named - _PLAIN
+        lacking = set(payload_schema()["$defs"][kind]["properties"]) - named - _PLAIN
         assert lacking == set(), kind
 
 

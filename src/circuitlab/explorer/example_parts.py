@@ -11,7 +11,7 @@ import numpy as np
 from circuitlab.explorer.packed import pack
 
 if TYPE_CHECKING:
-    from circuitlab.explorer.example import Example
+    from circuitlab.explorer.example_shape import Example
 
 __all__ = ["example_cards", "example_circuit", "example_comparison"]
 
@@ -40,7 +40,7 @@ def _card(asked: Example, head: str) -> dict[str, Any]:
     change = {"mean": -0.8, "low": -1.0, "high": -0.6}
     knockout = {"task": asked.tasks[0], "how": "mean", "metric": "logit_diff", "units": "logits", "n_pairs": asked.pairs}
     knockout |= {"clean": {"mean": 3.0, "low": 2.8, "high": 3.2}, "without": {"mean": 2.2, "low": 2.0, "high": 2.4}, "change": change}
-    continuation = {"source": asked.tasks[0], "how": "mean_over_positions", "prompt": "".join(asked.words(6))}
+    continuation: dict[str, Any] = {"source": asked.tasks[0], "how": "mean_over_positions", "prompt": "".join(asked.words(6))}
     continuation |= {"with_head": "".join(asked.words(4)), "without": "".join(asked.words(4)), "same": False}
     similar = [
         {"by": by, "head": f"a{asked.layers - 1}.h0", "similarity": 0.7, "rank": 1, "heads": asked.layers * asked.heads - 1}
@@ -123,7 +123,7 @@ def _at(name: str) -> tuple[int, int]:
 
 def _edges(asked: Example, names: Sequence[str]) -> list[dict[str, Any]]:
     """Edges from earlier heads to later ones and to the logits, by magnitude."""
-    edges = []
+    edges: list[dict[str, Any]] = []
     for sender, receiver in combinations(sorted(names, key=_at), 2):
         if _at(sender)[0] < _at(receiver)[0] and asked.rng.random() < 0.3:  # noqa: PLR2004 - about a third of them
             port = ("q", "k", "v")[int(asked.rng.integers(3))]

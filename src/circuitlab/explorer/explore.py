@@ -16,8 +16,10 @@ from circuitlab.explorer.runs import Wanted, find_runs
 from circuitlab.explorer.sources import Sources
 from circuitlab.explorer.stored import gather, sources_of_store
 from circuitlab.methods import get_method
+from circuitlab.model.aliases import ALIASES
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store import Cache
+from circuitlab.tasks import sample_pairs
 from circuitlab.tasks.spec import Task
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ def explore(
     Parameters
     ----------
     source : Model, str, Path, Cache, HeadScores or sequence of HeadScores
-        A model from `circuitlab.load_model`; the name of a model, whose runs are looked up in the store before it is loaded; a folder of
-        runs (Path or Cache); or scores.
+        A model from `circuitlab.load_model`; the name of a model, whose runs are looked up in the store before it is loaded (that of a
+        file or folder is loaded first: its weights may have changed); a folder of runs (Path or Cache); or scores.
     tasks : str, Path, Task or ContrastBatch, or a sequence of them
         As for `circuitlab.score`. Of a name and a folder: names, with a variant behind a colon; every stored task if there is none.
     methods : str, Method or type, or a sequence of them
@@ -155,6 +157,8 @@ class _Request:
         names = [str(task) for task in self.tasks if isinstance(task, str | Path)]
         if len(names) < len(self.tasks):
             raise BadParameterError("Stored runs are found by the names of tasks.", "Give the model itself for prompts of your own.")
+        if _is_file(model):
+            return self._of_file(cache, model)
         wanted = Wanted(model, tuple(names), tuple(get_method(one).name for one in self.methods), self.n)
         run_ids, missing = find_runs(cache, wanted)
         if run_ids and not missing and not self.parts:
@@ -164,11 +168,26 @@ class _Request:
         if not run_ids and not names:
             what = f"{cache.root} holds no runs of {model}."
             raise BadParameterError(what, "Name tasks to score, such as tasks=['ioi'].")
+        return self._loaded(cache, model, tuple(names) or tuple(_tasks_of(cache, run_ids)))
+
+    def _of_file(self, cache: Cache, model: str) -> Sources:
+        """A model in a file or folder: what is stored of it is known by its weights, and these only once it is loaded."""
+        if not self.tasks:
+            raise BadParameterError(f"No task was named for {model}.", "Name one, such as tasks=['ioi'].")
+        return self._loaded(cache, model, self.tasks)
+
+    def _loaded(self, cache: Cache, model: str, tasks: Sequence[Any]) -> Sources:
+        """Load the model, after names that cannot be used and a store that cannot be written were found."""
+        for method in self.methods:
+            get_method(method)
+        for task in tasks:
+            if isinstance(task, str):
+                name, _, variant = task.partition(":")
+                next(sample_pairs(name, variant=variant or None))
         require_writable(cache.root)
         from circuitlab.model import load_model  # noqa: PLC0415 - torch
 
-        known = tuple(names) or tuple(_tasks_of(cache, run_ids))
-        return replace(self, tasks=known).of_model(load_model(model), cache)
+        return replace(self, tasks=tasks).of_model(load_model(model), cache)
 
     def _without_model(self, cache: Cache, run_ids: Sequence[str], missing: Sequence[tuple[str, str]]) -> Sources:
         if self.parts:
@@ -197,6 +216,10 @@ class _Request:
             unique = list({run.provenance.run_id(): run for run in runs}.values())
             refused = Measure(model, cache)(unique, prompts, AT_ONCE if self.parts is None else self.parts)
             return replace(gather(cache, unique), refused=refused)
+
+
+def _is_file(model: str) -> bool:
+    return bool(model) and model not in ALIASES and Path(model).expanduser().exists()
 
 
 def _tasks_of(cache: Cache, run_ids: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_card import Section
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import Cache
     from circuitlab.workflows.prompts import Prompts
@@ -166,7 +167,7 @@ def _seen(asked: Measure, batch: ContrastBatch, listed: Sequence[Head]) -> dict[
     for row in range(batch.n_pairs):
         stop = int(batch.end[row]) + 1
         answer, foil = (int(ids[row, 0]) for ids in (batch.answers, batch.foils))
-        pair = {
+        pair: dict[str, Any] = {
             side: list(texts_of(tokenizer, ids[row, :stop].tolist())) for side, ids in (("clean", batch.clean), ("corrupt", batch.corrupt))
         }
         pair |= {"answer": texts_of(tokenizer, [answer])[0]} | ({"foil": texts_of(tokenizer, [foil])[0]} if foil >= 0 else {})
@@ -221,7 +222,7 @@ def _cards(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Pro
         identity |= {"prompts": [batch.task.digest for batch in batches.values()], "roles": sorted(table.scores)}
 
         def gather(card: Asked = card) -> dict[str, Any]:
-            sections = {
+            sections: dict[str, Section[Any]] = {
                 "tokens": written_tokens(card, ()),
                 "why": why_of(card),
                 "knockout": knockouts_of(card),

@@ -10,6 +10,7 @@ import numpy as np
 from circuitlab.circuits import TopK
 from circuitlab.comparison import Sampling, compare_methods, compare_models, compare_tasks
 from circuitlab.core.errors import CircuitlabError
+from circuitlab.core.nodes import Head
 from circuitlab.core.provenance import digest
 from circuitlab.explorer.names import score_id, task_key
 from circuitlab.explorer.payload_scores import interval_of
@@ -97,8 +98,8 @@ def _expected(first: Circuit, second: Circuit, run: HeadScores) -> float:
     layers, heads = run.mean("heads").shape
     counts = np.zeros((2, layers))
     for at, circuit in enumerate((first, second)):
-        for node in circuit.nodes:
-            counts[at, node.layer] += 1  # type: ignore[union-attr] - circuits of heads
+        for layer in (node.layer for node in circuit.nodes if isinstance(node, Head)):
+            counts[at, layer] += 1
     return float((counts[0] * counts[1]).sum() / heads)
 
 

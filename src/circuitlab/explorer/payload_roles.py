@@ -61,7 +61,7 @@ def prompts_of(sources: Sources, names: Names) -> list[dict[str, Any]]:
             continue
         about = next(run.provenance for run in sources.runs if names.task(run.provenance) == task)
         entries[model, task] = {"model": model, "task": task, "pairs": list(one.pairs), "python": attention_code(about)}
-    return list(entries.values())
+    return [entries[model, task] for model in names.models for task in names.tasks if (model, task) in entries]
 
 
 def attention_of(sources: Sources, names: Names) -> list[dict[str, Any]]:
@@ -74,7 +74,8 @@ def attention_of(sources: Sources, names: Names) -> list[dict[str, Any]]:
         for rows in one.attention:
             key = (model, task, int(rows["pair"]), str(rows["side"]))
             entries.setdefault(key, {"model": model, "task": task} | dict(rows))
-    return list(entries.values())
+    models, tasks = list(names.models), list(names.tasks)
+    return [entries[key] for key in sorted(entries, key=lambda key: (models.index(key[0]), tasks.index(key[1]), *key[2:]))]
 
 
 def cards_of(sources: Sources, names: Names) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def _panels(payload: Mapping[str, Any]) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Label, means and which of them are distinguishable from 0, of the first scores of heads."""
-    panels = []
+    panels: list[tuple[str, np.ndarray, np.ndarray]] = []
     for score in payload["scores"]:
         part = score["parts"].get("heads")
         if part is None or len(panels) == _MAPS:

@@ -62,7 +62,7 @@ def find_runs(cache: Cache, wanted: Wanted) -> tuple[list[str], list[tuple[str, 
 
 def stored_cells(runs: Mapping[str, Provenance], wanted: Wanted) -> tuple[list[str], list[tuple[str, str]]]:
     """As `find_runs`, among runs of one model."""
-    tasks = wanted.tasks or tuple(dict.fromkeys(about.task.id for about in _ordered(runs) if not about.weights_only))
+    tasks = wanted.tasks or tuple(dict.fromkeys(_name(about) for about in _ordered(runs) if not about.weights_only))
     methods = wanted.methods or tuple(dict.fromkeys(about.method for about in _ordered(runs)))
     chosen, missing = [], []
     for task in tasks:
@@ -85,8 +85,15 @@ def _fits(about: Provenance, wanted: Wanted) -> bool:
 
 def _of(about: Provenance, task: str) -> bool:
     """Whether a run is of a task, named with its variant or without."""
+    if task == _name(about):
+        return True
     name, _, variant = task.partition(":")
     return about.task.id == name and (not variant or about.task.variant == variant)
+
+
+def _name(about: Provenance) -> str:
+    """Name of a run's task; batches of token ids have none of their own."""
+    return f"tokens#{about.task.digest}" if about.task.id == "tokens" else about.task.id
 
 
 def _ordered(runs: Mapping[str, Provenance]) -> list[Provenance]:
