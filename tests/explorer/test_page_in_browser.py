@@ -310,6 +310,11 @@ def test_data_of_another_version_is_refused_with_a_sentence(browser, pages, payl
 def test_a_model_of_5120_heads_is_drawn_and_answers_at_once(browser, pages) -> None:
     with visit(browser, pages["large"]) as seen:
         page = seen.page
+        drawn = page.evaluate(
+            "(async () => { await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); return performance.now(); })()"
+        )
+        print(f"80 x 64 heads: at most {drawn:.0f} ms from the start of loading to a page that answers")
+        assert drawn < 5000, "milliseconds; under 1000 on a quiet machine"
         assert "rank 1 of 5120" in panel(page, "map").get_by_role("gridcell").get_attribute("aria-label")
         took = page.evaluate(
             """async () => {
