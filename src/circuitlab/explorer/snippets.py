@@ -63,7 +63,7 @@ def score_code(about: Provenance) -> str:
     --------
     >>> from circuitlab.testing.fakes import fake_provenance
     >>> print(score_code(fake_provenance(1, 2)).splitlines()[-2])
-    scores = cl.score(model, prompts, cl.methods.get_method('activation_patching', {'direction': 'denoising'}), n=1)
+    scores = cl.score(model, prompts, 'activation_patching', n=1)
     """
     before, prompts = _prompts(about)
     return f"{_HEAD}{_model(about.model)}{before}scores = cl.score(model, {prompts}, {_method(about)}{_draws(about)})\nscores.top(10)\n"
