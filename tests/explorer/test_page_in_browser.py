@@ -310,10 +310,9 @@ def test_data_of_another_version_is_refused_with_a_sentence(browser, pages, payl
 def test_a_model_of_5120_heads_is_drawn_and_answers_at_once(browser, pages) -> None:
     with visit(browser, pages["large"]) as seen:
         page = seen.page
-        drawn = page.evaluate(
-            "(async () => { await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); return performance.now(); })()"
-        )
-        print(f"80 x 64 heads: at most {drawn:.0f} ms from the start of loading to a page that answers")
+        page.wait_for_function("window.drawnAfter")
+        drawn = page.evaluate("window.drawnAfter")
+        print(f"80 x 64 heads: {drawn:.0f} ms from the start of loading to a page that answers")
         assert drawn < 5000, "milliseconds; under 1000 on a quiet machine"
         assert "rank 1 of 5120" in panel(page, "map").get_by_role("gridcell").get_attribute("aria-label")
         took = page.evaluate(
@@ -327,5 +326,6 @@ def test_a_model_of_5120_heads_is_drawn_and_answers_at_once(browser, pages) -> N
               return performance.now() - start;
             }"""
         )
-        assert took < 2000, "milliseconds to move by one head and open its card"
+        print(f"80 x 64 heads: {took:.0f} ms to move by one head and open its card")
+        assert took < 2000
         seen.require_quiet()
