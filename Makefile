@@ -12,10 +12,10 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test test-every lint notebooks docs picture benchmarks clean
+.PHONY: help setup weights figures test test-every lint notebooks docs picture benchmarks front-end clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,6 +60,9 @@ benchmarks: weights  ## Measure speed and memory and rewrite the README's tables
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/bench_methods.py --save
 	$(BIN)/python benchmarks/table_methods.py
+
+front-end: setup  ## Build the explorer's front end again (npm comes with the dev extra; the result is committed)
+	cd src/circuitlab/explorer/frontend && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
 	rm -rf figures/built site .pytest_cache .ruff_cache .mypy_cache

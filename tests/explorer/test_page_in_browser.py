@@ -32,11 +32,8 @@ def browser():
 def pages(tmp_path_factory) -> dict[str, str]:
     """Addresses of a small page, a large one, and one whose every text is markup."""
     folder = tmp_path_factory.mktemp("pages")
-    examples = {
-        "small": Example(),
-        "large": Example(layers=80, heads=64, kv_heads=8),
-        "hostile": Example(layers=12, heads=12, kv_heads=12, hostile=True),
-    }
+    hostile = Example(layers=12, heads=12, kv_heads=12, hostile=True)
+    examples = {"small": Example(), "large": Example(layers=80, heads=64, kv_heads=8), "hostile": hostile}
     for name, example in examples.items():
         (folder / f"{name}.html").write_text(explorer_page(example_payload(example)), encoding="utf-8")
     return {name: (folder / f"{name}.html").as_uri() for name in examples}
@@ -313,6 +310,10 @@ def test_data_of_another_version_is_refused_with_a_sentence(browser, pages, payl
 def test_a_model_of_5120_heads_is_drawn_and_answers_at_once(browser, pages) -> None:
     with visit(browser, pages["large"]) as seen:
         page = seen.page
+        page.wait_for_function("window.drawnAfter")
+        drawn = page.evaluate("window.drawnAfter")
+        print(f"80 x 64 heads: {drawn:.0f} ms from the start of loading to a page that answers")
+        assert drawn < 5000, "milliseconds; under 1000 on a quiet machine"
         assert "rank 1 of 5120" in panel(page, "map").get_by_role("gridcell").get_attribute("aria-label")
         took = page.evaluate(
             """async () => {
@@ -325,5 +326,6 @@ def test_a_model_of_5120_heads_is_drawn_and_answers_at_once(browser, pages) -> N
               return performance.now() - start;
             }"""
         )
-        assert took < 2000, "milliseconds to move by one head and open its card"
+        print(f"80 x 64 heads: {took:.0f} ms to move by one head and open its card")
+        assert took < 2000
         seen.require_quiet()

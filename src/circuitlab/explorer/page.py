@@ -42,8 +42,10 @@ body {{ margin: 0; font-family: system-ui, sans-serif; }}
 <div id="circuitlab-explorer" class="cl-explorer">
 <div class="cl-static">
 <h1>{title}</h1>
+<noscript>
 <p>The explorer needs JavaScript; this is a picture of its map.</p>
 {picture}
+</noscript>
 </div>
 </div>
 </main>

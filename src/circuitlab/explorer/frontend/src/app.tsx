@@ -1,9 +1,8 @@
 /** The page: header with the choices that all views share, and the view. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { markOptions, methodOptions, modelOptions, taskOptions } from "./data/choices.ts";
-import { column, ranked } from "./data/metrics.ts";
 import { fromFile, toFile } from "./state/hash.ts";
-import { metricKey, type ThemeChoice, type View } from "./state/state.ts";
+import { type ThemeChoice, type View } from "./state/state.ts";
 import { useExplorer } from "./state/store.ts";
 import { Icon, Select } from "./ui/controls.tsx";
 import { copyText, readJson, saveText } from "./ui/files.ts";
@@ -27,15 +26,9 @@ const VIEWS: { value: View; label: string }[] = [
 ];
 
 export function App({ link }: { link: (() => string) | null }) {
-  const { state, root, payload, model, set } = useExplorer();
+  const { state, root } = useExplorer();
   const [finding, setFinding] = useState(false);
   const [said, setSaid] = useState("");
-  useEffect(() => {
-    if (state.node) return;
-    const shown = column(payload, model, metricKey(payload, state));
-    const strongest = shown && ranked(model, shown)[0];
-    if (strongest) set({ node: strongest.name });
-  }, [state.node, state.task, state.method, state.model]);
   useEffect(() => {
     const slash = (event: KeyboardEvent): void => {
       const target = event.target as HTMLElement | null;

@@ -484,7 +484,6 @@ export type Overlap = {
   rank_correlation?: Interval;
   p: number;
   p_corrected: number;
-  stage?: string;
   python: string;
 };
 

@@ -17,7 +17,8 @@ export function drawScene(canvas: HTMLCanvasElement, scene: Scene, ratio: number
 
 function drawShape(context: CanvasRenderingContext2D, shape: Shape): void {
   context.globalAlpha = ("opacity" in shape ? shape.opacity : undefined) ?? 1;
-  context.setLineDash(("dash" in shape ? shape.dash : undefined) ?? []);
+  const dash = "dash" in shape ? shape.dash : undefined;
+  if (dash) context.setLineDash(dash);
   if ("width" in shape && shape.width !== undefined) context.lineWidth = shape.width;
   else context.lineWidth = 1;
   switch (shape.kind) {
@@ -71,6 +72,7 @@ function drawShape(context: CanvasRenderingContext2D, shape: Shape): void {
       context.fillText(shape.text, 0, 0);
       context.restore();
   }
+  if (dash) context.setLineDash([]);
 }
 
 function paint(context: CanvasRenderingContext2D, fill?: string, stroke?: string): void {

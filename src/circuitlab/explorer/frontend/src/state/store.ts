@@ -1,9 +1,10 @@
 /** One store for all views. */
 import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
+import { column, ranked } from "../data/metrics.ts";
 import type { Model, Payload } from "../data/schema.ts";
 import type { Palette } from "../ui/theme.ts";
-import { changed, initial, modelOf, restored, type State } from "./state.ts";
+import { changed, initial, metricKey, modelOf, restored, type State } from "./state.ts";
 
 export interface Store {
   payload: Payload;
@@ -17,7 +18,7 @@ export interface Store {
 
 export function createStore(payload: Payload, saved: Partial<State>): Store {
   const start = initial(payload);
-  let state = restored(payload, saved).state;
+  let state = withHead(payload, restored(payload, saved).state);
   const listeners = new Set<() => void>();
   const tell = (): void => listeners.forEach((listener) => listener());
   return {
@@ -30,7 +31,7 @@ export function createStore(payload: Payload, saved: Partial<State>): Store {
     },
     load(given) {
       const result = restored(payload, given);
-      state = result.state;
+      state = withHead(payload, result.state);
       tell();
       return result.dropped;
     },
@@ -39,6 +40,15 @@ export function createStore(payload: Payload, saved: Partial<State>): Store {
       return () => listeners.delete(listener);
     },
   };
+}
+
+/** Without a chosen head, the strongest one of what the map shows. */
+function withHead(payload: Payload, state: State): State {
+  if (state.node) return state;
+  const model = modelOf(payload, state);
+  const shown = column(payload, model, metricKey(payload, state));
+  const strongest = shown && ranked(model, shown)[0];
+  return strongest ? { ...state, node: strongest.name } : state;
 }
 
 export interface Shared {

@@ -42,7 +42,11 @@ export function CanvasFigure({ scene, label, hidden, children, onMove, onLeave, 
     return () => watch.removeEventListener("change", changed);
   }, [ratio]);
   useLayoutEffect(() => {
-    if (ref.current) drawScene(ref.current, scene, ratio);
+    // Once a frame: a scene that is replaced before it is seen, as when a width is first measured, is not drawn.
+    const frame = requestAnimationFrame(() => {
+      if (ref.current) drawScene(ref.current, scene, ratio);
+    });
+    return () => cancelAnimationFrame(frame);
   }, [scene, ratio]);
   const at = (event: MouseEvent): [number, number] => {
     const box = ref.current!.getBoundingClientRect();

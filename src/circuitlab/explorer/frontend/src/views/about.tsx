@@ -33,6 +33,7 @@ export function AboutView() {
           heads and {model.n_kv_heads} key/value heads to a layer, {model.dtype}.{" "}
           <span class="clx-soft">
             {Object.entries(model.identity)
+              .filter(([, hash]) => hash !== "")
               .map(([name, hash]) => `${words(name)} ${hash.slice(0, 12)}`)
               .join(", ")}
           </span>

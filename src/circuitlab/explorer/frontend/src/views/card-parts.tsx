@@ -280,8 +280,16 @@ export function SimilarPart({ card }: { card: Card }) {
 }
 
 export function TextPart({ card }: { card: Card }) {
+  const { payload } = useExplorer();
   const text = card.on_text;
-  if (!text) return null;
+  if (!text) {
+    const reason = payload.absent["cards/on_text"];
+    return reason ? (
+      <Section title="On natural text" closed>
+        <Absent reason={reason} />
+      </Section>
+    ) : null;
+  }
   return (
     <Section
       title="On natural text"

@@ -107,11 +107,15 @@ export function CircuitView() {
       <div class="clx-circuit">
         <div ref={box} class="clx-circuit-graph">
           <Graph layout={layout} edges={edges} look={look} title={title} onChoose={choose} />
-          <Legend />
+          {(circuit.edges ?? []).length > 0 || circuit.kind === "edges" ? (
+            <Legend />
+          ) : (
+            <Absent what="Edges" reason={payload.absent["circuits/edges"] ?? "There are no edges of this circuit on this page."} />
+          )}
           <p class="clx-note">
             {total
               ? `${count(edges.length, "edge")} drawn, ${Math.max(0, total - edges.length).toLocaleString("en-GB")} weaker ones between these nodes not`
-              : (payload.absent.edges ?? "There are no edges between these nodes on this page")}
+              : "No edges between these nodes"}
             {shown.edgesTotal ? `; the model has ${shown.edgesTotal.toLocaleString("en-GB")}` : ""}
             {circuit.edges_method ? `, scored by ${methodTitle(payload, circuit.edges_method)}` : ""}. Ctrl-click, or g on a focused node,
             chooses several to group.

@@ -2,6 +2,7 @@
 import { curveOf, faithfulnessAt, listed, type Cut } from "../data/circuits.ts";
 import type { Circuit } from "../data/schema.ts";
 import { useExplorer } from "../state/store.ts";
+import { Absent } from "../ui/controls.tsx";
 import { CanvasFigure, useWidth } from "../ui/figure.tsx";
 import { count, number, probability } from "../ui/format.ts";
 import { curvePlot, curveScene } from "./curve.ts";
@@ -30,7 +31,7 @@ export function faithfulnessSentence(circuit: Circuit, size: number): string {
 }
 
 export function Faithfulness({ circuit, cut }: { circuit: Circuit; cut: Cut }) {
-  const { state, set, colours } = useExplorer();
+  const { payload, state, set, colours } = useExplorer();
   const [box, width] = useWidth<HTMLDivElement>(320);
   const most = listed(circuit),
     size = cut.size;
@@ -75,6 +76,9 @@ export function Faithfulness({ circuit, cut }: { circuit: Circuit; cut: Cut }) {
           </span>
         )}
         <p class="clx-note">{sentence}</p>
+        {circuit.curves.length === 0 && payload.absent[`circuits/${circuit.id}`] && (
+          <Absent reason={payload.absent[`circuits/${circuit.id}`]} />
+        )}
       </div>
       <p class="clx-note" data-random>
         {exact ? (

@@ -154,7 +154,13 @@ function ring(g: Geometry, cell: Cell, colours: Palette): Shape[] {
 function pin(g: Geometry, cell: Cell, colours: Palette): Shape {
   const box = boxOf(g, cell),
     size = Math.min(7, box.w * 0.6);
-  return { kind: "path", d: `M${box.x} ${box.y}L${box.x + size} ${box.y}L${box.x} ${box.y + size}Z`, fill: colours.accent };
+  return {
+    kind: "path",
+    d: `M${box.x} ${box.y}L${box.x + size} ${box.y}L${box.x} ${box.y + size}Z`,
+    fill: colours.accent,
+    stroke: colours.panel,
+    width: 1,
+  };
 }
 
 function axes(g: Geometry, colours: Palette): Shape[] {

@@ -68,10 +68,7 @@ export function OverlapFacts({ a, b, k, overlap, shared }: Props) {
           )}
           <div class="clx-null">
             <dt>chance level</dt>
-            <dd>
-              {overlap.null}
-              {overlap.stage ? `; ${overlap.stage}` : ""}
-            </dd>
+            <dd>{overlap.null}</dd>
           </div>
         </dl>
       ) : (

@@ -130,13 +130,16 @@ export function scatterScene(plot: Plot, x: Column, y: Column, colours: Palette,
   return { width: plot.width, height: plot.height, title: `${y.label} against ${x.label}`, shapes };
 }
 
+/** Intervals of one head, as far as the plot goes. */
 function whisker(plot: Plot, x: Column, y: Column, i: number, colours: Palette): Shape[] {
-  const shapes: Shape[] = [],
-    line = { kind: "line" as const, stroke: colours.ink, width: 1, opacity: 0.7 };
-  if (x.low && x.high && !Number.isNaN(x.low[i]))
-    shapes.push({ ...line, x1: plot.x(x.low[i]), y1: plot.y(y.mean[i]), x2: plot.x(x.high[i]), y2: plot.y(y.mean[i]) });
-  if (y.low && y.high && !Number.isNaN(y.low[i]))
-    shapes.push({ ...line, x1: plot.x(x.mean[i]), y1: plot.y(y.low[i]), x2: plot.x(x.mean[i]), y2: plot.y(y.high[i]) });
+  const shapes: Shape[] = [];
+  const line = { kind: "line" as const, stroke: colours.ink, width: 1, opacity: 0.7 };
+  const across = (value: number): number => Math.max(plot.left, Math.min(plot.right, plot.x(value)));
+  const up = (value: number): number => Math.max(plot.top, Math.min(plot.bottom, plot.y(value)));
+  const px = across(x.mean[i]),
+    py = up(y.mean[i]);
+  if (x.low && x.high && !Number.isNaN(x.low[i])) shapes.push({ ...line, x1: across(x.low[i]), y1: py, x2: across(x.high[i]), y2: py });
+  if (y.low && y.high && !Number.isNaN(y.low[i])) shapes.push({ ...line, x1: px, y1: up(y.low[i]), x2: px, y2: up(y.high[i]) });
   return shapes;
 }
 

@@ -75,7 +75,7 @@ export function Verdicts() {
                 </span>
               </>
             ) : (
-              "Its score on planted circuits is not on this page."
+              withCode(payload.absent[`methods/${method.name}`] ?? "Its score on planted circuits is not on this page.")
             )}
           </Line>
         )}
