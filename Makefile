@@ -12,10 +12,10 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test test-every lint notebooks docs picture benchmarks clean
+.PHONY: help setup weights figures test test-every lint notebooks docs picture benchmarks front-end clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,11 +50,9 @@ docs: setup  ## Write the pages that follow from the code, and build the documen
 	$(BIN)/python docs/write.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-picture: setup  ## Redraw the README's picture from the stored runs (needs Chrome or Chromium)
-	$(PIP) install -c constraints.txt -e '.[images]'
+picture: setup  ## Redraw the README's picture from the stored runs (needs Chromium)
 	$(BIN)/circuitlab figures build figures/core.toml
-	mkdir -p docs/images
-	cp figures/built/core/ioi.activation_patching.heatmap.png docs/images/ioi_heads.png
+	$(BIN)/python docs/writers/explorer_picture.py figures/built/core/explorer.html docs/images/explorer.png
 
 benchmarks: weights  ## Measure speed and memory and rewrite the README's tables (an hour; run nothing beside it)
 	$(BIN)/python benchmarks/bench_patching.py --save
@@ -62,6 +60,9 @@ benchmarks: weights  ## Measure speed and memory and rewrite the README's tables
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/bench_methods.py --save
 	$(BIN)/python benchmarks/table_methods.py
+
+front-end: setup  ## Build the explorer's front end again (npm comes with the dev extra; the result is committed)
+	cd src/circuitlab/explorer/frontend && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
 	rm -rf figures/built site .pytest_cache .ruff_cache .mypy_cache

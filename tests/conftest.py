@@ -20,10 +20,14 @@ ALWAYS = ("gpt2", "llama", "gemma3", "llama_dynamic")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Laws of methods run on four families and on one of the others by turns: on another one for every method and setting."""
+    """Laws of methods run on four families and on one of the others by turns: on another one for every method and setting.
+
+    Tests marked ``by_turns`` run on the seven families of all laws, and on a third of the others: another third for every test.
+    """
     if config.getoption("--every"):
         return
     left_out = [item for item in items if item.get_closest_marker("laws") and not takes_its_turn(item)]
+    left_out += [item for item in items if item.get_closest_marker("by_turns") and not is_in_its_third(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -34,6 +38,14 @@ def takes_its_turn(item) -> bool:
 
     family, others = item.callspec.params["family"], [name for name in LAW_FAMILIES if name not in ALWAYS]
     return family in ALWAYS or others[zlib.crc32(item.nodeid.replace(family, "").encode()) % len(others)] == family
+
+
+def is_in_its_third(item) -> bool:
+    """Whether a test of a later family runs without ``--every``."""
+    from circuitlab.testing.tiny import ALL_FAMILIES, FAMILIES
+
+    family = item.callspec.params["family"]
+    return family in FAMILIES or (ALL_FAMILIES.index(family) + zlib.crc32(item.originalname.encode())) % 3 == 0
 
 
 @pytest.fixture(scope="session")

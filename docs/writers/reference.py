@@ -45,6 +45,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "What a head is, what it reads and writes, why it looks where it looks.",
         ("head_card", "head_on_text", "roles", "why_attends", "why_reads", "edge_loadings", "logit_lens"),
     ),
+    "explorer": ("Explorer", "One page of everything that is known: [The explorer](../explorer.md).", ("explore", "explorer.")),
     "interventions": ("Interventions", "Change a model; the changed model is a model.", ("interventions.",)),
     "figures": ("Figures", "Pure functions from results to plotly figures; none needs a model or torch.", ("figures.",)),
     "studies": (

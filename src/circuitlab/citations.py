@@ -85,6 +85,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "COLM, arXiv:2403.17806",
     ),
+    "he2025taskkv": (
+        "Task-KV: Task-aware KV Cache Optimization via Semantic Differentiation of Attention Heads",
+        "He, Xingyang and others",
+        "2025",
+        "arXiv:2501.15113",
+    ),
     "heimersheim2023": (
         "A circuit for Python docstrings in a 4-layer attention-only transformer",
         "Heimersheim, Stefan and Janiak, Jett",
@@ -151,6 +157,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2008",
         "Journal of the American Statistical Association 103, 1281-1293",
     ),
+    "lu2024longheads": (
+        "LongHeads: Multi-Head Attention is Secretly a Long Context Processor",
+        "Lu, Yi and Zhou, Xin and He, Wei and others",
+        "2024",
+        "EMNLP Findings, arXiv:2402.10685",
+    ),
     "lv2024": (
         "Interpreting Key Mechanisms of Factual Recall in Transformer-Based Language Models",
         "Lv, Ang and others",
@@ -210,6 +222,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Tang, Hanlin and Lin, Yang and Lin, Jing and others",
         "2024",
         "arXiv:2407.15891",
+    ),
+    "todd2024": (
+        "Function Vectors in Large Language Models",
+        "Todd, Eric and Li, Millicent L. and Sharma, Arnab Sen and Mueller, Aaron and Wallace, Byron C. and Bau, David",
+        "2024",
+        "ICLR, arXiv:2310.15213",
     ),
     "vig2019": (
         "Analyzing the Structure of Attention in a Transformer Language Model",

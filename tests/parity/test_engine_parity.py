@@ -17,7 +17,7 @@ from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.engine import CommonPrefix, Engine
 from circuitlab.model.engine.by_hooks import sweep_by_hooks
 from circuitlab.model.sites import Edit, EditSet, Site
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post")
@@ -25,7 +25,7 @@ PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return tiny_model(request.param)
+    return shared_tiny_model(request.param)
 
 
 def both(model, batch, metric=METRIC, **params):
@@ -160,7 +160,7 @@ def test_values_that_equal_the_base_run_are_not_run() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_misuse_is_refused(family) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = tiny_batch(model, 2)
     value = torch.zeros(2, model.spec.d_head)
     for edits, said in [

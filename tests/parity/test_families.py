@@ -14,10 +14,9 @@ from family_places import FAMILIES, FURTHER, READ_OUT
 
 from circuitlab.methods import get_method
 from circuitlab.metrics import LogitDiff
-from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.testing.doctor import diagnose
-from circuitlab.testing.tiny import tiny_hf
+from circuitlab.testing.tiny import shared_tiny_model, tiny_hf
 
 HEADS, D_HEAD = 4, 8
 
@@ -218,12 +217,13 @@ def prompts(family: str) -> tuple[list, ContrastBatch]:
 
 @functools.cache
 def loaded(family: str):
-    model = load_model(tiny_hf(family), name=family)
+    model = shared_tiny_model(family)
     return Reference(family), model, diagnose(model, laws=False)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", FAMILIES)
-def test_patching_equals_plain_hooks(family: str) -> None:
+def test_patching_equals_plain_hooks(family: str, share) -> None:
     reference, model, verdict = loaded(family)
     pairs, batch = prompts(family)
     names = reference.names
@@ -233,7 +233,7 @@ def test_patching_equals_plain_hooks(family: str) -> None:
     kinds = [*counts, "attns", "mlps", "resid_pre", "resid_mid", "resid_post"]
     served = [kind for kind in kinds if verdict.sites[sites.get(kind, kind)].state != "refused"]
     assert set(kinds) - set(served) <= set(names.lacks)
-    for kind in served:
+    for kind in share(served, family, 2) if family in FURTHER else served:
         per_head = kind in counts
         wanted = np.array(
             [

@@ -11,7 +11,7 @@ from circuitlab.execute.relevance import relevance_decoder
 from circuitlab.methods.atp_star import AttributionPatchingStar
 from circuitlab.methods.attribution_patching import AttributionPatching
 from circuitlab.metrics import LogitDiff
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 
@@ -19,7 +19,7 @@ METRIC = LogitDiff()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
 def test_traces_of_the_window_give_what_traces_of_whole_prompts_give(family: str, site: str) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = tiny_batch(model, 4, unequal=True)
     parts = ("heads", "mlps", "resid_pre", "embed")
     for positions in (("all",), ("CHANGE", "END")):
@@ -39,7 +39,7 @@ def test_traces_of_the_window_give_what_traces_of_whole_prompts_give(family: str
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_relevance_too(family: str, frozen: bool) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch, method = tiny_batch(model, 4, unequal=True), AttributionPatching(direction="noising")
     decoder = relevance_decoder(model, frozen_pattern=frozen)
     short, whole, plain = (

@@ -18,7 +18,7 @@ from circuitlab.model.decoder.paths import Change, edited_rows
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Site
 from circuitlab.scores.edge_layout import EdgeLayout
-from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_batch, tiny_hf, tiny_model
 from reference.standing import EditedModel, Scaled
 
 FACTOR, LAYER = 0.3, 1
@@ -139,7 +139,7 @@ def test_what_no_rule_covers_is_refused_by_name() -> None:
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "qwen3", "gemma2"])
 @pytest.mark.parametrize("mark", ["CHANGE", "END"])
 def test_the_whole_circuit_of_edges_is_the_edited_run(family, mark) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = tiny_batch(model, 3, unequal=True)
     for site in (Site.Q, Site.K, Site.V, Site.PATTERN, Site.Z, Site.MLP_OUT):
         edited = EditedModel(model, Scaled(site, LAYER, FACTOR, mark, half=True))

@@ -17,7 +17,7 @@ from circuitlab.model import load_model
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Edit, Site
 from circuitlab.testing.families import ALL_FAMILIES
-from circuitlab.testing.tiny import tiny_hf
+from circuitlab.testing.tiny import shared_tiny_model, tiny_hf
 from reference.query_key import ByHand
 
 TOKENS = [3, 17, 5, 40, 22, 9, 30, 11]
@@ -34,7 +34,7 @@ NOT_IN_FLOAT64 = {
 
 @functools.cache
 def loaded(family: str, dtype: torch.dtype = torch.float32):
-    return load_model(tiny_hf(family, dtype=dtype), name=family)
+    return shared_tiny_model(family) if dtype == torch.float32 else load_model(tiny_hf(family, dtype=dtype), name=family)
 
 
 def seen(model, layer: int, query: int) -> list[int]:
@@ -55,6 +55,7 @@ def test_the_map_names_the_families_with_a_decoder() -> None:
     assert {"gpt2", "llama", "gemma3", "olmo2", "gpt_oss", "bloom", "mixtral"} <= set(DECODED)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", DECODED)
 def test_terms_sum_to_the_score_of_the_model_itself(family: str) -> None:
     """Differences of scores are the logarithms of ratios of the weights that the model's own softmax gave."""
@@ -75,6 +76,7 @@ def test_terms_sum_to_the_score_of_the_model_itself(family: str) -> None:
     assert spread > 0.1
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", DECODED)
 def test_writes_are_what_the_model_itself_adds(family: str) -> None:
     """By the model's own forward pass: what attention and MLPs add, and what attention adds less of without one head."""
@@ -94,6 +96,7 @@ def test_writes_are_what_the_model_itself_adds(family: str) -> None:
             close(written[f"a{layer}.h1"], (own[Site.ATTN_OUT][0, layer, 5] - less[Site.ATTN_OUT][0, 0, 5]).double())
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", DECODED)
 def test_values_are_split_into_writers_and_tokens(family: str) -> None:
     model = loaded(family)
@@ -108,6 +111,7 @@ def test_values_are_split_into_writers_and_tokens(family: str) -> None:
     assert key == 0 or np.abs(np.delete(read.sources[heads], key, axis=1)).max() > 1e-3
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", DECODED)
 def test_sums_are_exact_in_float64(family: str) -> None:
     if family in NOT_IN_FLOAT64:

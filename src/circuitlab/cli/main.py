@@ -8,7 +8,22 @@ from importlib.metadata import version
 
 import typer
 
-from circuitlab.cli import attention, bench, circuit, compare, doctor, figures, generate, heads, lens, models, results, study, tasks
+from circuitlab.cli import (
+    attention,
+    bench,
+    circuit,
+    compare,
+    doctor,
+    explore,
+    figures,
+    generate,
+    heads,
+    lens,
+    models,
+    results,
+    study,
+    tasks,
+)
 from circuitlab.core.errors import CircuitlabError
 
 __all__ = ["app", "run"]
@@ -31,6 +46,7 @@ app.command("doctor")(doctor.doctor)
 app.command("score")(results.score)
 app.command("circuit")(circuit.circuit)
 app.command("compare")(compare.compare)
+app.command("explore")(explore.explore)
 app.command("attention")(attention.attention)
 app.command("generate")(generate.generate)
 app.command("lens")(lens.lens)

@@ -60,7 +60,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     edits : str
         Digest of the interventions that the model was edited with, empty for none; part of the identity.
     n_ctx : int, optional
-        Number of positions of a model with learned position embeddings; None if positions are computed.
+        Number of positions of a model whose tables of positions end somewhere; None if it takes prompts of any length.
     """
 
     name: str

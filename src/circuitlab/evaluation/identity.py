@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from circuitlab.metrics import metric_params
-from circuitlab.scores.edge_scores import EdgeScores
+from circuitlab.scores.values_digest import values_digest
 
 if TYPE_CHECKING:
     from circuitlab.circuits.circuit import Circuit
@@ -18,6 +15,7 @@ if TYPE_CHECKING:
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
+    from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
 
 __all__ = ["EvaluationInput", "batch_identity", "evaluation_identity"]
@@ -60,7 +58,7 @@ def evaluation_identity(settings: Evaluate, source: EvaluationInput) -> dict[str
         **batch_identity(source.model, batch, source.metric),
         # Only this ablation depends on the templates of the pairs, which the digest of the prompts does not include.
         "templates": list(batch.templates) if settings.ablation == "mean_by_template" else None,
-        "ranking": None if source.scores is None else _ranking(source.scores),
+        "ranking": None if source.scores is None else values_digest(source.scores),
     }
 
 
@@ -75,13 +73,3 @@ def _plain_settings(settings: Evaluate) -> dict[str, Any]:
     fields["keep_at"] = {str(name): sorted(set(marks)) for name, marks in settings.keep_at.items()}
     fields["classes"] = [[name, sorted(map(str, members))] for name, members in settings.classes.items()]
     return fields
-
-
-def _ranking(scores: HeadScores | EdgeScores) -> str:
-    """Hash of the values that rank nodes or edges."""
-    parts = {"edges": scores.values()} if isinstance(scores, EdgeScores) else {part: scores.values(part) for part in scores.parts}
-    sha256 = hashlib.sha256()
-    for name, values in sorted(parts.items()):
-        sha256.update(f"{name} {values.shape} {values.dtype.str}".encode())
-        sha256.update(np.ascontiguousarray(values).tobytes())
-    return sha256.hexdigest()

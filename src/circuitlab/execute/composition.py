@@ -78,13 +78,13 @@ def composition_scores(model: Model, port: Port) -> np.ndarray:
     """
     sides = _Sides.of(model, port)
     n, heads, readers = model.spec.n_layers, model.spec.n_heads, len(sides.readers[0])
-    found = np.full((n, heads, n, readers), np.nan, dtype=np.float32)
+    scores = np.full((n, heads, n, readers), np.nan, dtype=np.float32)
     for layer in range(1, n):
         reads = sides.readers[layer].transpose(0, 1).flatten(1)
         for earlier in range(layer):
             met = (sides.writers[earlier] @ reads).unflatten(-1, (readers, -1))
-            found[earlier, :, layer] = met.pow(2).sum((1, 3)).sqrt().cpu().numpy()
-    return found
+            scores[earlier, :, layer] = met.pow(2).sum((1, 3)).sqrt().cpu().numpy()
+    return scores
 
 
 def strongest(scores: np.ndarray, d_model: int) -> np.ndarray:
@@ -102,15 +102,15 @@ def rotated_strongest(model: Model, port: Port, draws: int, seed: int) -> np.nda
     sides = _Sides.of(model, port)
     spectra = [torch.linalg.svdvals(one).pow(2) for one in sides.readers]
     width = spectra[0].shape[-1]
-    found = np.zeros((draws, model.spec.n_layers, len(spectra[0])), dtype=np.float32)
+    best = np.zeros((draws, model.spec.n_layers, len(spectra[0])), dtype=np.float32)
     for some in random_frames(model.spec.d_model, width, draws, seed):
         basis = some.basis.to(spectra[0])
         by_direction = torch.cat([(one @ basis.T).pow(2).sum(1) for one in sides.writers])  # writer, direction
         for start in range(0, len(some.picked), _CHUNK):
             picked = some.picked[start : start + _CHUNK].to(basis.device)
             rows = slice(some.draws.start + start, some.draws.start + start + len(picked))
-            found[rows] = _best_of(by_direction[:, picked].transpose(0, 1), spectra, model.spec.n_heads)
-    return found - np.float32(model.spec.d_model**-0.5) * (np.arange(model.spec.n_layers) > 0)[:, None]
+            best[rows] = _best_of(by_direction[:, picked].transpose(0, 1), spectra, model.spec.n_heads)
+    return best - np.float32(model.spec.d_model**-0.5) * (np.arange(model.spec.n_layers) > 0)[:, None]
 
 
 def _best_of(shares: Float[Tensor, "draw writer direction"], spectra: Sequence[Tensor], heads: int) -> np.ndarray:

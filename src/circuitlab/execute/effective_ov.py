@@ -10,7 +10,7 @@ import torch
 
 from circuitlab.core.errors import UnknownNameError
 from circuitlab.execute.head_matrices import HeadMatrices, at_least_float32
-from circuitlab.model.token_embedding import token_embeddings
+from circuitlab.model.token_vectors import token_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -52,7 +52,7 @@ class TokenStreams:
         """Streams of some tokens; raises `UnknownNameError` for another ``reads``."""
         if reads not in READS:
             raise UnknownNameError("what heads read", reads, READS)
-        embedded, block = token_embeddings(model, ids), model.decoder.blocks[0]
+        embedded, block = token_vectors(model)(ids), model.decoder.blocks[0]
         if reads == "embedding":
             later = embedded
         elif reads == "mlp0_unnormed":

@@ -108,8 +108,8 @@ class LensRun:
         read = self.model.capture(self.places.tokens, sites, marks=dict(self.places.marks) or None)
         return [read[site][0] for site in sites]
 
-    def _require_own(self, found: Float[Tensor, " token"], own: Float[Tensor, " token"]) -> None:
-        apart = float((found - own).abs().max())
+    def _require_own(self, logits: Float[Tensor, " token"], own: Float[Tensor, " token"]) -> None:
+        apart = float((logits - own).abs().max())
         if not apart <= allowed_error(own):
             what = f"Logits read off the last stream are {apart:.2g} away from those of {self.model.spec.name} itself."
             raise AdditivityError(what, "`circuitlab doctor MODEL` says which part of this model is not what it seems.")
@@ -160,7 +160,7 @@ class Reading:
 def read_rows(run: LensRun, site: LensSite, asked: Sequence[int], k: int) -> Reading:
     """The top tokens and those asked about, of every row; whole vocabularies are held for one layer at a time."""
     names: list[str] = []
-    found: list[list[Tensor]] = [[], [], [], []]
+    columns: list[list[Tensor]] = [[], [], [], []]
     ids = torch.tensor(list(asked), dtype=torch.long)
     for rows, values in run.rows(site):
         best = values.topk(min(k, values.shape[-1]), dim=-1)
@@ -168,6 +168,6 @@ def read_rows(run: LensRun, site: LensSite, asked: Sequence[int], k: int) -> Rea
         above = [(values > mine[..., [i]]).sum(-1) + 1 for i in range(len(ids))]
         ranks = torch.stack(above, -1) if above else torch.zeros_like(mine, dtype=torch.long)
         names += rows
-        for kept, one in zip(found, (best.indices, best.values, mine, ranks), strict=True):
+        for kept, one in zip(columns, (best.indices, best.values, mine, ranks), strict=True):
             kept.append(one.cpu())
-    return Reading(names, *(torch.cat(parts) for parts in found))
+    return Reading(names, *(torch.cat(parts) for parts in columns))

@@ -44,15 +44,9 @@ def _readout(model: Model) -> str:
 
 
 def _token_vectors(model: Model) -> str:
-    from circuitlab.model.token_vectors import token_vectors  # noqa: PLC0415 - torch
+    from circuitlab.model.token_vectors import token_vectors_fault  # noqa: PLC0415 - listing methods must not load torch
 
-    reason = _gradients(model)
-    if not reason:
-        try:
-            token_vectors(model)
-        except ModelError as error:
-            return error.what
-    return reason
+    return _gradients(model) or token_vectors_fault(model)
 
 
 def _gradients(model: Model) -> str:
@@ -94,12 +88,6 @@ def _plain_softmax(model: Model) -> str:
     return reason
 
 
-def _token_embedding(model: Model) -> str:
-    from circuitlab.model.token_embedding import token_embedding_fault  # noqa: PLC0415 - listing methods must not load torch
-
-    return _gradients(model) or token_embedding_fault(model)
-
-
 def _tokenizer(model: Model) -> str:
     return "" if model.tokenizer is not None else f"{model.spec.name} has no tokenizer, so that text cannot be given to it."
 
@@ -118,16 +106,14 @@ NEEDS: dict[str, Callable[[Model], str]] = {
     "no_sinks": _no_sinks,
     "plain_softmax": _plain_softmax,
     "tokenizer": _tokenizer,
-    "token_embedding": _token_embedding,
     "token_vectors": _token_vectors,
     "unedited": _unedited,
 }
 """The names that `Method.needs` may contain: ``hooks``, runs of the model itself; ``writes``, what heads and MLPs add to the stream, and
 the readout of the logits; ``decoder``, the functional forward; ``gradients``, that and the readout; ``neurons``, MLPs made of linear maps;
 ``heads_apart``, heads whose queries and keys do not share a norm; ``no_sinks``, attention whose softmax is over keys only;
-``plain_softmax``, that and no position bias; ``tokenizer``, one that reads text; ``token_embedding``, a decoder, a readout, and tokens that
-enter the stream apart from positions; ``token_vectors``, the functional forward and what each token alone adds to the stream;
-``unedited``, a model without interventions."""
+``plain_softmax``, that and no position bias; ``tokenizer``, one that reads text; ``token_vectors``, the functional
+forward, the readout, and what each token alone adds to the stream; ``unedited``, a model without interventions."""
 
 
 def refusal(method: Asks, model: Model) -> str:

@@ -81,8 +81,8 @@ class HeadInput:
     def terms(self) -> Float[Tensor, "writer pos d_head"]:
         """One term for each writer, then those of biases and of edits in this layer; they sum to `whole`, which is checked."""
         stream = self.up.front.resid_pre[0, self.at].double()
-        found = [self._through(self.up.block.norm_attn.share(some, stream) @ self._weight) for some in self.up.writes(self.at)]
-        terms = torch.cat([*found, self._constant()[None], self._edit()[None]])
+        parts = [self._through(self.up.block.norm_attn.share(some, stream) @ self._weight) for some in self.up.writes(self.at)]
+        terms = torch.cat([*parts, self._constant()[None], self._edit()[None]])
         name = f"The {({'q': 'query', 'k': 'key', 'v': 'value'})[self.port]} of head {self.head} in layer {self.up.layer}"
         require_sum(terms.sum(0), self.whole, self.whole.norm(dim=-1), self.up.front.q.dtype, name)
         return terms
@@ -93,19 +93,19 @@ class HeadInput:
         with torch.inference_mode(mode=False), torch.enable_grad():
             added = torch.zeros_like(stream).requires_grad_(True)
             term = self._through((self.up.block.norm_attn.share(added, stream) @ self._weight)[None])[0]
-            (found,) = torch.autograd.grad((term @ direction).sum(), [added])
-        return found
+            (gradient,) = torch.autograd.grad((term @ direction).sum(), [added])
+        return gradient
 
     def scales(self) -> dict[str, float]:
         """Scales of the norms that are held fixed, at the first of the positions, by name; without those that a family lacks."""
-        found = {}
+        scales = {}
         stream, raw = self.up.front.resid_pre[0, self.at[:1]].double(), self._projected[0][:1]
         if self.up.block.norm_attn.kind != "none":
-            found["norm"] = float(self.up.block.norm_attn.scale(stream)[0, 0])
+            scales["norm"] = float(self.up.block.norm_attn.scale(stream)[0, 0])
         if self.norm is not None:
             apart = self.norm.gain.numel() == self.up.block.d_head
-            found[f"{self.port} norm"] = float(self.norm.scale(raw[0, self.head] if apart else raw[0].flatten()))
-        return found
+            scales[f"{self.port} norm"] = float(self.norm.scale(raw[0, self.head] if apart else raw[0].flatten()))
+        return scales
 
     @property
     def _angles(self) -> tuple[Tensor, Tensor] | None:

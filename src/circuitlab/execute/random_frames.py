@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Frames", "random_frames"]
+__all__ = ["Frames", "bases_for", "random_frames"]
 
 _SPARE = 2
 """Directions drawn for each draw at least: the largest of many draws of a single direction should not be the same one."""
@@ -39,15 +37,21 @@ class Frames(NamedTuple):
     signs: Float[Tensor, "draw column"]
 
 
+def bases_for(d_model: int, draws: int) -> int:
+    """How many random bases as many draws take."""
+    return math.ceil(_SPARE * draws / d_model) + 1
+
+
 def random_frames(d_model: int, width: int, draws: int, seed: int) -> Iterator[Frames]:
     """``draws`` random frames of ``width`` orthonormal directions each, basis by basis.
 
     Directions of a uniformly random basis, some of them in random order and with random signs, are a uniformly random frame. Frames of one
     basis share directions, so that what a direction gives is computed once for all of them.
     """
+    import torch  # noqa: PLC0415 - listing roles must not load torch
+
     generator = torch.Generator().manual_seed(seed)
-    bases = math.ceil(_SPARE * draws / d_model) + 1
-    each = math.ceil(draws / bases)
+    each = math.ceil(draws / bases_for(d_model, draws))
     for start in range(0, draws, each):
         stop = min(start + each, draws)
         q, r = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator))

@@ -51,10 +51,15 @@ def tokens_of(model: Model, words: Sequence[Word], n: int, seed: int) -> list[in
     TokenizationError
         If fewer than 5 are left: permuting them would tell nothing.
     """
-    found = (single_token(model, word) for word in words)
-    tokens = list(dict.fromkeys(token for token in found if token is not None))
+    single = (single_token(model, word) for word in words)
+    return _drawn(model, list(dict.fromkeys(token for token in single if token is not None)), len(words), (n, seed))
+
+
+def _drawn(model: Model, tokens: list[int], words: int, draw: tuple[int, int]) -> list[int]:
+    """Some of the tokens of so many words, at random; ``draw`` is how many at most, and the seed."""
+    n, seed = draw
     if len(tokens) < _FEWEST:
-        what = f"{len(tokens)} of {len(words)} words are single tokens of {model.spec.name}; permuting takes {_FEWEST}."
+        what = f"{len(tokens)} of {words} words are single tokens of {model.spec.name}; permuting takes {_FEWEST}."
         raise TokenizationError(what, "Give more words, each with its leading space.")
     return random.Random(seed).sample(tokens, min(n, len(tokens)))  # noqa: S311 - a sample, not a secret
 
@@ -74,4 +79,4 @@ def sample_tokens(model: Model, n: int, seed: int) -> list[int]:
     if model.tokenizer is not None:
         pieces = model.tokenizer.convert_ids_to_tokens(list(range(min(size, len(model.tokenizer)))))
         ids = [i for i, piece in enumerate(pieces) if piece is not None and _WORD.fullmatch(piece)] or ids
-    return tokens_of(model, ids, n, seed)
+    return _drawn(model, ids, len(ids), (n, seed))

@@ -21,12 +21,12 @@ _CHUNK = 256
 @torch.no_grad()
 def head_singular_values(model: Model, circuit: Circuit) -> np.ndarray:
     """Singular values of every head's W_V W_O or W_Q W_K, largest first, (layer, head, d_head)."""
-    found = []
+    values = []
     for layer in range(model.spec.n_layers):
         heads = HeadMatrices.of(model, layer)
         left, right = (heads.shared(heads.v), heads.o) if circuit == "ov" else (heads.q, heads.shared(heads.k).transpose(-1, -2))
-        found.append(singular_values(left, right).double().cpu().numpy())
-    return np.stack(found)
+        values.append(singular_values(left, right).double().cpu().numpy())
+    return np.stack(values)
 
 
 def random_singular_values(model: Model, draws: int, seed: int) -> np.ndarray:
@@ -36,10 +36,10 @@ def random_singular_values(model: Model, draws: int, seed: int) -> np.ndarray:
     """
     random, size = np.random.default_rng(seed), model.spec.d_head
     freedom = model.spec.d_model - np.arange(size)
-    found = []
+    values = []
     for start in range(0, draws, _CHUNK):
         shape = (2, min(_CHUNK, draws - start), size, size)
         both = np.triu(random.standard_normal(shape), 1)
         both[..., np.arange(size), np.arange(size)] = np.sqrt(random.chisquare(freedom, shape[:-1]))
-        found.append(np.linalg.svd(both[0] @ both[1].swapaxes(-1, -2), compute_uv=False))
-    return np.concatenate(found)
+        values.append(np.linalg.svd(both[0] @ both[1].swapaxes(-1, -2), compute_uv=False))
+    return np.concatenate(values)

@@ -120,8 +120,8 @@ class Upstream:
         """
         own = model.capture(places.tokens, [Site.PATTERN], layers=[self.layer], marks=dict(places.marks) or None)
         row = own[Site.PATTERN][0, 0, head, query].double()
-        found = self.front.pattern[0, head, query].double()
-        apart = float((row - found).abs().max())
+        computed = self.front.pattern[0, head, query].double()
+        apart = float((row - computed).abs().max())
         if not apart <= _NOT_THE_MODEL.get(self.front.q.dtype, _NOT_THE_MODEL_16_BIT):
             what = f"Attention of {Head(self.layer, head)} at position {query} is {apart:.2g} away from that of {model.spec.name} itself."
             raise ModelError(what, "`circuitlab doctor MODEL` says which part of this model is not what it seems.")
@@ -152,12 +152,12 @@ def _attention_writes(block: Block, z: Float[Tensor, "pos head d_head"]) -> Floa
     return shares
 
 
-def require_sum(found: Tensor, whole: Tensor, size: Tensor, dtype: torch.dtype, name: str) -> None:
+def require_sum(total: Tensor, whole: Tensor, size: Tensor, dtype: torch.dtype, name: str) -> None:
     """Raise `AdditivityError` unless what was split is the sum of its terms.
 
     Parameters
     ----------
-    found, whole : Tensor
+    total, whole : Tensor
         Sum of the terms, and the value of the run.
     size : Tensor
         Length of what is summed: rounding grows with it, not with a sum in which it has cancelled.
@@ -166,7 +166,7 @@ def require_sum(found: Tensor, whole: Tensor, size: Tensor, dtype: torch.dtype, 
     name : str
         What was split, as the subject of a sentence.
     """
-    apart, most = (found - whole).abs().max(), size.abs().max().clamp(min=1.0)
+    apart, most = (total - whole).abs().max(), size.abs().max().clamp(min=1.0)
     if not float(apart) <= _OFF.get(dtype, _OFF_16_BIT) * float(most):
         what = f"{name} is {float(whole.abs().max()):.6g}, and its terms miss it by {float(apart):.2g}."
         raise AdditivityError(what, "`circuitlab doctor MODEL` says which part of this model is not what it seems.")

@@ -78,8 +78,8 @@ def _sources(up: Upstream, along: Float[Tensor, " d_model"], shares: Tensor, key
     """Shares by the position that they were read from, one step back: a head's output is its pattern times values."""
     if any(site is Site.Z for site, layer in up.changed if layer < up.layer):
         return None
-    found = shares.new_zeros(len(shares), up.embed.shape[0])
-    found[:, key] = shares
+    by_position = shares.new_zeros(len(shares), up.embed.shape[0])
+    by_position[:, key] = shares
     place = {name: i for i, name in enumerate(up.writers)}
     for layer, (block, trace) in enumerate(zip(up.blocks, up.below, strict=False)):
         back = along
@@ -88,8 +88,8 @@ def _sources(up: Upstream, along: Float[Tensor, " d_model"], shares: Tensor, key
         reads = (block.o.weight.double() @ back).unflatten(0, (-1, block.d_head))
         values = trace.v[0].double().repeat_interleave(len(reads) // block.n_kv_heads, dim=1)
         start = place[str(Head(layer, 0))]
-        found[start : start + len(reads)] = trace.pattern[0, :, key].double() * torch.einsum("phd,hd->hp", values, reads)
-    return found
+        by_position[start : start + len(reads)] = trace.pattern[0, :, key].double() * torch.einsum("phd,hd->hp", values, reads)
+    return by_position
 
 
 @torch.no_grad()

@@ -43,6 +43,9 @@ class CopyingScore:
     counts alike, also those that were never trained. No prompt is run: scores have no pair axis and no interval, and are the same for every
     task. A copying score says what a head would write if it attended to one token; not that it does.
 
+    `circuitlab.methods.roles.copying.CopyingEigenvalues` is the same number on a sample of tokens, with what random rotations give and a
+    verdict; `circuitlab.methods.roles.copying.Copying` counts instead for how many words the head's top tokens hold the word itself.
+
     Cost: every token once through the first MLP, and a product of ``d_model`` by ``d_model`` for each; the vocabulary is never squared.
 
     References

@@ -38,9 +38,10 @@ class ScreenedPatching:
     """Exact effects of the ``k`` strongest nodes, found by gradients first (Kramar et al. 2024, section on diagnostics).
 
     AtP* scores every node. Nodes are then patched exactly, strongest estimate first: ``2 k`` of them, and ``k / 2`` more as long as the
-    last such group brought a node into the top ``k``, or an estimate that was not checked would stand among them. At last a random sample
-    of the rest is patched: what it finds above the ``k``-th effect counts as missed, and more nodes are patched until a sample finds
-    nothing. The top ``k`` of the result are therefore exact; below them, estimates and exact effects stand side by side.
+    last such group brought a node into the top ``k``, or an estimate that was not checked would stand among them. A random sample of the
+    nodes after the first ``2 k`` is patched with these: what it finds above the ``k``-th effect counts as missed, and more nodes, and a
+    new sample of those that remain, are patched until a sample finds nothing. The top ``k`` of the result are therefore exact; below
+    them, estimates and exact effects stand side by side.
 
     Parameters
     ----------
@@ -62,9 +63,10 @@ class ScreenedPatching:
     Notes
     -----
     ``provenance.measured`` says what was done: ``patched`` of ``nodes`` were patched exactly; ``sampled`` of them at random in the last
-    sample, out of ``rest`` that remained; ``missed_at_most`` is the largest number of nodes among the rest beyond the ``k``-th effect that
-    such a sample would not have shown with more than 1 - ``confidence`` (hypergeometric; divided over the samples that were looked at);
-    ``screen_error``, the root mean square of estimate minus exact mean effect over all that were patched.
+    sample, out of the ``rest`` that it was drawn from; ``missed_at_most`` is the largest number of nodes among the rest beyond the
+    ``k``-th effect that such a sample would not have shown with more than 1 - ``confidence`` (hypergeometric; divided over the samples
+    that were looked at), and no more than there are unpatched nodes; ``screen_error``, the root mean square of estimate minus exact mean
+    effect over all that were patched.
 
     The score of a pair depends on the batch it stands in, since means over pairs decide which nodes are patched.
 
@@ -166,24 +168,30 @@ class Search:
         self.bound, self.sampled, self.rest = 0, 0, 0
 
     def run(self) -> None:
-        """Patch until the top k are exact and a random sample of the rest shows nothing above them."""
-        method, generator, looks = self._method, np.random.default_rng(self._method.seed), 0
-        self._patch(self._strongest(2 * method.k))
-        while not self.patched.all():
+        """Patch until the top k are exact and a random sample of the rest shows nothing above them.
+
+        The first sample is patched in one sweep with the strongest estimates: what it is drawn from is known before any exact effect is.
+        """
+        method, generator, more = self._method, np.random.default_rng(self._method.seed), max(1, self._method.k // 2)
+        strongest = self._strongest(2 * method.k)
+        rest = np.setdiff1d(np.arange(len(self.patched)), strongest)
+        chosen = self._drawn(generator, rest)
+        self._patch(np.concatenate([strongest, chosen]))
+        self._last, looks = strongest[-more:], 1
+        while len(rest):
             while not self.patched.all() and (self._unchecked_above() or self._in_top(self._last)):
-                self._patch(self._strongest(max(1, method.k // 2)))
-            rest = np.flatnonzero(~self.patched)
-            if not len(rest):
-                break
-            looks += 1
-            chosen = np.sort(generator.choice(rest, min(method.sample, len(rest)), replace=False))
-            self._patch(chosen)
+                self._patch(self._strongest(more))
             if not self._in_top(chosen):
                 # Every further look may take half of what risk is left, so that all looks together stay inside it.
-                self.bound = missed_at_most(len(rest), len(chosen), (1 - method.confidence) / 2**looks)
-                self.sampled, self.rest = len(chosen), len(rest)
+                bound = missed_at_most(len(rest), len(chosen), (1 - method.confidence) / 2**looks)
+                self.bound, self.sampled, self.rest = min(bound, int((~self.patched).sum())), len(chosen), len(rest)
                 break
-            self._patch(self._strongest(max(1, method.k // 2)))
+            self._patch(self._strongest(more))
+            rest, looks = np.flatnonzero(~self.patched), looks + 1
+            chosen = self._drawn(generator, rest)
+            last = self._last
+            self._patch(chosen)
+            self._last = last
 
     def measured(self) -> dict[str, float]:
         """What `provenance.measured` holds."""
@@ -196,6 +204,10 @@ class Search:
             "missed_at_most": float(self.bound),
             "screen_error": float(np.sqrt(np.mean(apart**2))),
         }
+
+    def _drawn(self, generator: np.random.Generator, rest: np.ndarray) -> np.ndarray:
+        """A random sample of the rest, in order."""
+        return np.sort(generator.choice(rest, min(self._method.sample, len(rest)), replace=False))
 
     def _size(self) -> np.ndarray:
         return np.asarray(np.abs(self.effects.mean(axis=0)))

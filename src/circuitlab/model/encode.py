@@ -128,9 +128,9 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> 
     return prompt
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenizedPrompt]:
-    """Ids and spans of texts, without the special tokens that the tokenizer adds at the end."""
-    encoded = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = True) -> list[TokenizedPrompt]:
+    """Ids and spans of texts, without the special tokens that the tokenizer adds at the end; with ``special=False``, at the start, too."""
+    encoded = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True, add_special_tokens=special)
     prompts = []
     for ids, spans, added in zip(encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True):
         stop = len(ids)

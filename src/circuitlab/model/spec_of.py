@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["spec_of"]
 
+_TABLE = 2
+"""Dimensions of a table of positions."""
+
 
 def spec_of(root: Any, parts: ModelParts, name: str, weights: str) -> ModelSpec:
     """Everything about a model that a score depends on; ``weights`` is the hash of its parameters."""
@@ -49,9 +52,20 @@ def _kind(parts: ModelParts, width: int) -> str:
 
 
 def _positions(root: Any, config: Any) -> int | None:
-    """Number of positions of a model with learned positions; None for other models."""
-    n_positions = next(
-        (int(getattr(config, name)) for name in ("n_positions", "max_position_embeddings") if getattr(config, name, None)), None
-    )
-    tables = [m.num_embeddings for m in root.modules() if isinstance(m, torch.nn.Embedding) and m is not root.get_input_embeddings()]
-    return n_positions if n_positions is not None and any(n_positions <= size <= n_positions + 2 for size in tables) else None
+    """Number of positions that a model has; None where it takes prompts of any length.
+
+    That is what its tables of positions hold: learned ones, of which some begin after the padding token's own row (RoBERTa); fixed ones
+    that are computed once (GPT-J, CTRL), also where a longer one would be computed and make it another model (XGLM); or biases of attention
+    that are laid out for a longest prompt (MPT).
+    """
+    names = ("n_positions", "max_position_embeddings")
+    n_positions = next((int(getattr(config, name)) for name in names if getattr(config, name, None)), None)
+    if n_positions is None:
+        return getattr(config, "max_seq_len", None)
+    for table in root.modules():
+        if isinstance(table, torch.nn.Embedding) and table is not root.get_input_embeddings():
+            taken = 0 if table.padding_idx is None else table.padding_idx + 1
+            if n_positions <= table.num_embeddings <= n_positions + 2:
+                return min(n_positions, table.num_embeddings - taken)
+    fixed = any(buffer.ndim == _TABLE and n_positions <= len(buffer) <= n_positions + 2 for buffer in root.buffers())
+    return n_positions if fixed else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.protocol import Model
 
-__all__ = ["token_vectors"]
+__all__ = ["token_vectors", "token_vectors_fault"]
 
 _TOKENS, _POSITIONS = 5, 6
 """Of the prompts that tell whether and how positions enter."""
@@ -26,7 +26,11 @@ _ROUNDING = 1e-6
 
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
+_TOGETHER = 4096
+"""Tokens that the model itself is asked about at once."""
 
+
+@torch.no_grad()
 def token_vectors(model: Model) -> Callable[[Int[Tensor, " token"]], Float[Tensor, "token d_model"]]:
     """A function from token ids to what they put into the residual stream that enters layer 0.
 
@@ -62,9 +66,18 @@ def token_vectors(model: Model) -> Callable[[Int[Tensor, " token"]], Float[Tenso
         if _near(seen, factor * expected, streams):
             return lambda ids: table[ids.to(table.device)] * factor
     if anywhere:
-        return lambda ids: model.decoder.embed(ids.to(table.device)[:, None])[:, 0]
+        return lambda ids: torch.cat([model.decoder.embed(some[:, None])[:, 0] for some in ids.to(table.device).split(_TOGETHER)])
     what = f"What {model.spec.name} adds for a token cannot be told from what it adds for its position."
-    raise ModelError(what, "Use a method that runs prompts, such as logit_attribution.")
+    raise ModelError(what, "Use a method that runs prompts, such as logit_attribution, or a role that is read from attention patterns.")
+
+
+def token_vectors_fault(model: Model) -> str:
+    """Why what a token alone puts into the stream is not known; empty where it is."""
+    try:
+        token_vectors(model)
+    except ModelError as error:
+        return error.what
+    return ""
 
 
 def _near(actual: Tensor, expected: Tensor, streams: Tensor) -> bool:

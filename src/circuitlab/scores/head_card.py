@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from circuitlab.core.files import replace_file
 from circuitlab.core.nodes import Head, KVHead
+from circuitlab.scores.head_on_text import HeadOnText
 
 __all__ = [
     "AttentionOnPair",
@@ -73,7 +74,8 @@ class CausalScore:
 class HeadRole:
     """One role of the head, or of the key/value head that it shares; see `circuitlab.scores.role_table.RoleEntry`.
 
-    ``threshold`` is the least value that earns the role, and ``rank`` the place among the ``heads`` of the role by value.
+    ``threshold`` is the least value that earns the role, ``rank`` the place among the ``heads`` of the role by value, and
+    ``tied`` how many others have the same value, such as 0.
     """
 
     role: str
@@ -86,6 +88,7 @@ class HeadRole:
     earned: bool
     threshold: float
     rank: int
+    tied: int
     heads: int
     estimand: str
     null: str
@@ -253,7 +256,7 @@ class HeadCard:
         Name of the model, and hash of its weights.
     tasks : tuple of str
         Names of the tasks.
-    causal, roles, tokens, why, attention, knockout, continuations, similar : Section
+    causal, roles, tokens, why, attention, text, knockout, continuations, similar : Section
         The parts.
 
     Examples
@@ -276,6 +279,7 @@ class HeadCard:
     tokens: Section[WrittenToken]
     why: Section[WhyThere]
     attention: Section[AttentionOnPair]
+    text: Section[HeadOnText]
     knockout: Section[KnockedOut]
     continuations: Section[Continuation]
     similar: Section[SimilarHead]

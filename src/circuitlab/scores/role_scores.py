@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -12,7 +15,7 @@ from circuitlab.core.nodes import Head, KVHead, Node
 from circuitlab.core.provenance import ModelSpec
 from circuitlab.scores.intervals import Interval, mean_interval
 
-__all__ = ["LEVEL", "RoleProvenance", "RoleScores"]
+__all__ = ["LEVEL", "Null", "RoleProvenance", "RoleScores"]
 
 LEVEL = 0.05
 """False discovery rate over the heads of a role, and the tail of the null that a head must leave."""
@@ -64,6 +67,30 @@ class RoleProvenance:
 
 
 @dataclass(frozen=True, eq=False)
+class Null:
+    """What is kept of thousands of draws under a null hypothesis.
+
+    Parameters
+    ----------
+    chance : ndarray, shape (layer, head)
+        The 95th percentile of the draws.
+    reached : ndarray of int, shape (layer, head)
+        How many draws reach the head's value.
+    n : int
+        Draws.
+    """
+
+    chance: np.ndarray
+    reached: np.ndarray
+    n: int
+
+    @classmethod
+    def of(cls, draws: np.ndarray, value: np.ndarray) -> Null:
+        """From draws (draw, layer, head) and values (layer, head)."""
+        return cls(np.asarray(np.quantile(draws, 1 - LEVEL, axis=0)), np.asarray((draws >= value - 1e-12).sum(axis=0)), len(draws))
+
+
+@dataclass(frozen=True, eq=False)
 class RoleScores:
     """One role's value of every head, and what chance gives.
 
@@ -73,11 +100,9 @@ class RoleScores:
         Larger is more of the role. One sample where the role is read off the weights alone.
     provenance : RoleProvenance
         What was measured, and on what.
-    reference : ndarray, shape (sample or draw, layer, head)
-        What values are compared with, see ``compared``.
-    compared : {"control", "null"}
-        ``"control"``: the reference is the same quantity of the same samples where the role cannot be (other positions, other tokens), and
-        its mean is what chance gives. ``"null"``: its entries are draws of the head's value under a null hypothesis (permuted tokens).
+    reference : ndarray of shape (sample, layer, head), or Null
+        What values are compared with: the same quantity of the same samples where the role cannot be (other positions, other tokens),
+        whose mean is what chance gives; or a summary of draws of the head's value under a null hypothesis (permuted tokens).
     per : {"head", "kv_head"}
         Whether the last axis counts query heads or key/value heads.
 
@@ -89,17 +114,17 @@ class RoleScores:
 
     values: np.ndarray
     provenance: RoleProvenance
-    reference: np.ndarray
-    compared: Literal["control", "null"] = "control"
+    reference: np.ndarray | Null
     per: Per = "head"
 
     def __post_init__(self) -> None:
         spec = self.provenance.model
         heads = (spec.n_layers, spec.n_heads if self.per == "head" else spec.n_kv_heads)
         fix = "Return one value per sample, layer and head."
-        if self.compared == "control" and self.reference.shape != self.values.shape:
-            raise BadParameterError(f"The control has shape {self.reference.shape}, the values {self.values.shape}.", fix)
-        for name, array in (("values", self.values), (self.compared, self.reference)):
+        against = {"control": self.reference} if isinstance(self.reference, np.ndarray) else {"null": self.reference.chance[None]}
+        if "control" in against and against["control"].shape != self.values.shape:
+            raise BadParameterError(f"The control has shape {against['control'].shape}, the values {self.values.shape}.", fix)
+        for name, array in ({"values": self.values} | against).items():
             if array.ndim != len(heads) + 1 or array.shape[1:] != heads or not len(array):
                 raise BadParameterError(f"{name} of {self.provenance.role!r} has shape {array.shape}; heads are {heads}.", fix)
             if not np.isfinite(array).all():
@@ -122,6 +147,24 @@ class RoleScores:
         """Mean over samples, shape (layer, head)."""
         return np.asarray(self.values.mean(axis=0))
 
+    def to_plain(self) -> dict[str, Any]:
+        """Values and what they are compared with as plain data, numbers exactly as they are; `from_plain` reads it."""
+        against = self.reference
+        if isinstance(against, Null):
+            compared: dict[str, Any] = {"chance": _packed(against.chance), "reached": _packed(against.reached), "draws": against.n}
+        else:
+            compared = {"control": _packed(against)}
+        return {"values": _packed(self.values), "per": self.per, "sample": self.provenance.sample} | compared
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], provenance: RoleProvenance) -> RoleScores:
+        """Scores from what `to_plain` gave."""
+        if "draws" in plain:
+            against: np.ndarray | Null = Null(_unpacked(plain["chance"]), _unpacked(plain["reached"]), plain["draws"])
+        else:
+            against = _unpacked(plain["control"])
+        return cls(_unpacked(plain["values"]), provenance, against, plain["per"])
+
     def interval(self) -> Interval:
         """Mean with its 95 % t-interval over samples, each (layer, head); limits are NaN for weights alone or a single sample."""
         return mean_interval(self.values)
@@ -132,8 +175,8 @@ class RoleScores:
         From the null's draws; or the mean of the control plus the one-sided 95 % quantile of the error of value minus control;
         NaN for a single sample.
         """
-        if self.compared == "null":
-            return np.asarray(np.quantile(self.reference, 1 - LEVEL, axis=0))
+        if isinstance(self.reference, Null):
+            return self.reference.chance
         from scipy import stats  # noqa: PLC0415 - scipy.stats is slow to import
 
         n = len(self.values)
@@ -148,8 +191,8 @@ class RoleScores:
         With a control: paired t-test over samples (1 where value and control are the same on every sample). With a null: the share of
         draws that reach the value, counting the value itself.
         """
-        if self.compared == "null":
-            return np.asarray((1 + (self.reference >= self.value - 1e-12).sum(axis=0)) / (1 + len(self.reference)))
+        if isinstance(self.reference, Null):
+            return np.asarray((1 + self.reference.reached) / (1 + self.reference.n))
         from scipy import stats  # noqa: PLC0415
 
         difference = self.values - self.reference
@@ -180,3 +223,14 @@ class RoleScores:
         spec, n = self.provenance.model, int(self.earned().sum())
         where = f"{self.n_samples} {self.provenance.sample}" if self.n_samples else "weights alone"
         return f"RoleScores({self.provenance.role}, {spec.name}, {where}: {n} of {self.value.size} heads earn it)"
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    """An array as compressed text."""
+    data = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode()
+    return {"shape": list(array.shape), "dtype": array.dtype.str, "data": data}
+
+
+def _unpacked(plain: Mapping[str, Any]) -> np.ndarray:
+    data = zlib.decompress(base64.b64decode(plain["data"]))
+    return np.frombuffer(data, plain["dtype"]).reshape(plain["shape"]).copy()

@@ -15,6 +15,7 @@ from circuitlab.figures.images import exporter, image_problem, render_image
 from circuitlab.figures.page import figure_json, figure_page, plotly_js
 from circuitlab.store import Cache
 from circuitlab.studies.drawings import draw_all
+from circuitlab.studies.explorer_page import study_page
 from circuitlab.studies.load import load_study
 from circuitlab.studies.manifest import MANIFEST, FileEntry, Manifest, read_manifest, sha256
 from circuitlab.studies.report.analyses import analysis_tables
@@ -86,7 +87,7 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     folder = _folder_of(runs.study, out)
     before = _earlier_files(folder, runs.study)
     drawings = draw_all(runs)
-    files = _files(runs, drawings)
+    files = _files(runs, drawings, store)
     pictures, images = _images(drawings)
     entries = {name: _entry(file) for name, file in files.items()}
     entries |= {name: msgspec.structs.replace(_entry(file), checked=False) for name, file in pictures.items()}
@@ -131,7 +132,7 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
         what = f"{folder} has no {MANIFEST}."
         raise StoreError(what, f"Run `circuitlab figures build {study_file}` first.")
     runs = collect(study_file, store)
-    entries = {name: _entry(file) for name, file in _files(runs, draw_all(runs)).items()}
+    entries = {name: _entry(file) for name, file in _files(runs, draw_all(runs), store).items()}
     entries |= {name: entry for name, entry in manifest.files.items() if not entry.checked}
     expected = {name: entry.sha256 for name, entry in entries.items()}
     expected[MANIFEST] = sha256(Manifest.of(runs, dict(sorted(entries.items())), manifest.images).encode())
@@ -148,7 +149,7 @@ def write_report(study_file: str | Path, *, store: Cache, out: str | Path | None
     return path
 
 
-def _files(runs: StudyRuns, drawings: list[StudyFigure]) -> dict[str, _File]:
+def _files(runs: StudyRuns, drawings: list[StudyFigure], store: Cache) -> dict[str, _File]:
     files = {"plotly.min.js": _File(plotly_js().encode(), ())}
     for drawing in drawings:
         files[f"{drawing.name}.html"] = _File(figure_page(drawing.figure, _anchor(drawing.name)).encode(), drawing.runs, drawing.records)
@@ -159,6 +160,7 @@ def _files(runs: StudyRuns, drawings: list[StudyFigure]) -> dict[str, _File]:
         files |= {_record_name(analysis, result): _File(_record_json(result), result.runs, (result.record_id,)) for result in results}
     records = tuple(result.record_id for _, results in runs.results for result in results)
     files |= {name: _File(text.encode(), runs.runs, records) for name, text in analysis_tables(runs).items()}
+    files["explorer.html"] = _File(study_page(runs, store).encode(), runs.runs, records)
     files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs, records)
     return files
 

@@ -88,7 +88,10 @@ def load_task(name: str | Path) -> Task:
     if path.suffix.lower() in ENDINGS:
         return Task.from_pairs(path)
     try:
-        spec = msgspec.convert(tomllib.loads(read_text(path)), Task)
+        written = tomllib.loads(read_text(path))
+        if "folder" in written:
+            raise msgspec.ValidationError("Object contains unknown field `folder`")
+        spec = msgspec.convert(written, Task)
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Task file {path} cannot be used: {error}."
         raise TaskFileError(what, "See tasks/README.md for the fields a task has.") from error
@@ -97,7 +100,7 @@ def load_task(name: str | Path) -> Task:
         raise TaskFileError(what, "Give the file the name of its id.")
     if spec.default_variant not in spec.variants:
         raise UnknownNameError(f"default_variant in {path}", spec.default_variant, spec.variants)
-    return spec
+    return spec if path.parent.resolve() == tasks_folder() else msgspec.structs.replace(spec, folder=str(path.parent.resolve()))
 
 
 def load_pools(folder: Path) -> dict[str, list[str]]:

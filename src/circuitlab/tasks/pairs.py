@@ -36,7 +36,7 @@ def sample_pairs(
     seed : int
         Seed of the random draws; seed 0 leaves pairs that are written out in their order.
     folder : Path, optional
-        Folder of tables and ``pools.toml``, for a task that was made in memory; the task folder if not given.
+        Folder of tables and ``pools.toml``, for a task made in memory; if not given, where it was read from, or the task folder.
 
     Returns
     -------
@@ -56,7 +56,7 @@ class Sampler:
 
     def __init__(self, task: Task | str | Path, *, variant: str | None = None, folder: Path | None = None) -> None:
         if isinstance(task, Task):
-            self.task, self._folder = task, folder or tasks_folder()
+            self.task, self._folder = task, folder or (Path(task.folder) if task.folder else tasks_folder())
         else:
             self.task, self._folder = load_task(task), task_file(task).parent
         self.variant_name = variant or self.task.default_variant

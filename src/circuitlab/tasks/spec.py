@@ -160,6 +160,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Accuracy that a model must reach, and whether pairs it gets wrong are left out.
     pools : dict
         Word lists of this task alone.
+    folder : str
+        Where its tables lie, if it was read from a file outside the task folder. Not a field of the file.
 
     Raises
     ------
@@ -183,6 +185,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: str = "logit_diff"
     checks: Checks = Checks()
     pools: dict[str, list[str]] = {}
+    folder: str = ""
 
     def __post_init__(self) -> None:
         # Figures, tables and the folder of a study are named after ids and variants.
@@ -240,8 +243,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def identity(self) -> dict[str, Any]:
-        """The task as plain data, for digests."""
+        """The task as plain data, for digests: what it says, wherever it lies."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
+        del plain["folder"]
         return plain
 
 

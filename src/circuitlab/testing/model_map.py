@@ -12,7 +12,7 @@ from circuitlab.methods import list_methods
 from circuitlab.model.sites import Site
 from circuitlab.testing.doctor import Diagnosis, Verdict, diagnose
 from circuitlab.testing.families import ALL_FAMILIES
-from circuitlab.testing.tiny import tiny_model
+from circuitlab.testing.tiny import shared_tiny_model
 
 __all__ = ["family_rows", "model_map"]
 
@@ -27,7 +27,7 @@ parameters. Written by `python -m circuitlab.testing.model_map --write docs/mode
 
 def model_map(families: Sequence[str] = ALL_FAMILIES) -> str:
     """The page docs/models.md, for these families."""
-    diagnoses = {family: diagnose(tiny_model(family), laws=False) for family in families}
+    diagnoses = {family: diagnose(shared_tiny_model(family), laws=False) for family in families}
     lines = [
         _HEAD,
         "## Sites",

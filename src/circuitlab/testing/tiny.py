@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.protocol import Model
 from circuitlab.testing.families import ALL_FAMILIES, configuration
 
-__all__ = ["ALL_FAMILIES", "FAMILIES", "joined", "tiny_batch", "tiny_hf", "tiny_model"]
+__all__ = ["ALL_FAMILIES", "FAMILIES", "joined", "shared_tiny_model", "tiny_batch", "tiny_hf", "tiny_model"]
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
 """The families on which every law of methods runs."""
@@ -51,6 +52,12 @@ def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, d
 def tiny_model(family: str, *, seed: int = 0) -> Model:
     """`tiny_hf`, loaded into circuitlab."""
     return load_model(tiny_hf(family, seed=seed), name=f"tiny-{family}")
+
+
+@functools.cache
+def shared_tiny_model(family: str) -> Model:
+    """`tiny_model`, built once in a process: for tests that change nothing of the model."""
+    return tiny_model(family)
 
 
 def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False, lengths: Sequence[int] = ()) -> ContrastBatch:

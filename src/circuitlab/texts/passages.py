@@ -46,7 +46,7 @@ def list_kinds() -> list[str]:
     --------
     >>> from circuitlab.texts import list_kinds
     >>> list_kinds()[:3]
-    ['addresses', 'advert', 'architecture']
+    ['addresses', 'advert', 'apology']
     """
     return sorted({one.kind for one in read_texts(_SHIPPED)})
 

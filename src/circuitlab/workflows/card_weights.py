@@ -55,7 +55,7 @@ def written_tokens(asked: Asked, tokens: Sequence[str | int]) -> Section[Written
 
 
 def _no_weights(asked: Asked) -> str:
-    return next(filter(None, (NEEDS[need](asked.model) for need in ("token_embedding", "unedited"))), "")
+    return next(filter(None, (NEEDS[need](asked.model) for need in ("token_vectors", "unedited"))), "")
 
 
 def _chosen(asked: Asked, tokens: Sequence[str | int]) -> list[int]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from circuitlab.core.html import html_table
-from circuitlab.core.provenance import FitnessFlag
+from circuitlab.core.provenance import FitnessFlag, digest
 from circuitlab.execute.reference import with_reference
 from circuitlab.metrics import correct, get_metric
 from circuitlab.model.batch import ContrastBatch
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.tasks.spec import Task
 
-__all__ = ["TaskReport", "check_batch", "check_task", "judge"]
+__all__ = ["Judged", "TaskReport", "check_batch", "check_task", "judge", "judge_batch", "judge_task"]
+
+_CHUNK = 32
+"""Pairs that run together."""
+_KEPT = 256
+"""Chunks whose outcomes are kept in memory: a task is judged once however many methods score it in one session."""
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +91,13 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Judged(NamedTuple):
+    """A report, and the seconds that each of its forward passes took when it was run."""
+
+    report: TaskReport
+    seconds_per_pass: float
+
+
 def _interval(value: dict[str, float]) -> str:
     return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
@@ -121,63 +135,115 @@ def check_task(
         Ready only if the whole interval of the accuracy lies above chance, the accuracy reaches the gate, and the whole interval of the
         gap lies above 0.
     """
+    return judge_task(model, task, n, variant=variant, seed=seed, least=least).report
+
+
+def judge_task(
+    model: Model,
+    task: str | Path | Task | ContrastBatch,
+    n: int,
+    *,
+    variant: str | None = None,
+    seed: int = 0,
+    least: int | None = None,
+) -> Judged:
+    """The report of `check_task`, and how long its forward passes took."""
     if isinstance(task, ContrastBatch):
-        return check_batch(model, task)
+        return judge_batch(model, task)
     sampler = Sampler(task, variant=variant)
     enough = 1 if least is None and sampler.finite else least
     draw = draw_pairs(model, sampler, n, seed=seed, least=enough)
     batch = to_batch(draw)
     require_fit(model, batch)
-    right, gap, units = _measure(model, batch)
+    measured = _measure(model, batch)
     dropped = count_reasons(draw.rejected)
     drawn = len(draw.pairs) + len(draw.rejected)
     misaligned = dropped.get("misaligned", 0) + dropped.get("mark_shift", 0)
     spec = draw.task
-    verdict = judge(right, gap, batch.chance(), spec.checks.min_accuracy, f"{model.spec.name} on {spec.id}")
-    return TaskReport(
+    verdict = judge(measured.right, measured.gap, batch.chance(), spec.checks.min_accuracy, f"{model.spec.name} on {spec.id}")
+    report = TaskReport(
         task=spec.id,
         variant=draw.variant,
         model=model.spec.name,
         n=batch.n_pairs,
-        units=units,
+        units=measured.units,
         aligned=1 - misaligned / drawn,
         single_token=1 - dropped.get("multi_token", 0) / max(1, drawn - misaligned),
-        kept=int(np.sum(right)),
+        kept=int(np.sum(measured.right)),
         dropped=dropped,
         **verdict,
     )
+    return Judged(report, measured.seconds / (2 * batch.n_pairs))
 
 
 def check_batch(model: Model, batch: ContrastBatch) -> TaskReport:
     """Measure whether a model answers a batch correctly: the verdict of `check_task`, on these prompts only."""
+    return judge_batch(model, batch).report
+
+
+def judge_batch(model: Model, batch: ContrastBatch) -> Judged:
+    """The report of `check_batch`, and how long its forward passes took."""
     require_fit(model, batch)
-    right, gap, units = _measure(model, batch)
+    measured = _measure(model, batch)
     name = batch.task.id
-    verdict = judge(right, gap, batch.chance(), None, f"{model.spec.name} on {name}")
-    return TaskReport(
+    verdict = judge(measured.right, measured.gap, batch.chance(), None, f"{model.spec.name} on {name}")
+    report = TaskReport(
         task=name,
         variant=batch.task.variant,
         model=model.spec.name,
         n=batch.n_pairs,
-        units=units,
+        units=measured.units,
         aligned=1.0,
         single_token=1.0,
-        kept=int(np.sum(right)),
+        kept=int(np.sum(measured.right)),
         dropped={},
         **verdict,
     )
+    return Judged(report, measured.seconds / (2 * batch.n_pairs))
 
 
-def _measure(model: Model, batch: ContrastBatch) -> tuple[np.ndarray, np.ndarray, str]:
-    metric = get_metric(batch.metric)
-    right, gaps = [], []
-    for start in range(0, batch.n_pairs, 32):
-        chunk = batch.select(range(start, min(start + 32, batch.n_pairs)))
-        chunk = with_reference(model, metric, chunk)
-        clean, corrupt = (model.logits(tokens, chunk.end, marks=chunk.marks) for tokens in (chunk.clean, chunk.corrupt))
-        right += correct(clean, chunk)
-        gaps.append((metric(clean, chunk) - metric(corrupt, chunk)).double().cpu().numpy())
-    return np.array(right), np.concatenate(gaps), str(metric.units)
+class _Measured(NamedTuple):
+    """Per pair whether the model is right and the gap, shape (pair,); the gap's units; seconds of all forward passes."""
+
+    right: np.ndarray
+    gap: np.ndarray
+    units: str
+    seconds: float
+
+
+_MEASURED: OrderedDict[str, _Measured] = OrderedDict()
+
+
+def _measure(model: Model, batch: ContrastBatch) -> _Measured:
+    """Run both prompts of every pair, a chunk at a time; the outcomes of a model on a chunk are kept, whoever asks for them."""
+    model.refresh()
+    outcomes: list[_Measured] = []
+    for start in range(0, batch.n_pairs, _CHUNK):
+        chunk = batch.select(range(start, min(start + _CHUNK, batch.n_pairs)))
+        identity = _identity(model, chunk)
+        if identity not in _MEASURED:
+            _MEASURED[identity] = _run(model, chunk)
+            if len(_MEASURED) > _KEPT:
+                _MEASURED.popitem(last=False)
+        _MEASURED.move_to_end(identity)
+        outcomes.append(_MEASURED[identity])
+    right, gap = (np.concatenate([getattr(part, name) for part in outcomes]) for name in ("right", "gap"))
+    return _Measured(right, gap, outcomes[0].units, sum(part.seconds for part in outcomes))
+
+
+def _identity(model: Model, batch: ContrastBatch) -> str:
+    """What the outcomes depend on: the model with its weights and edits, every token, and the metric."""
+    sets = [batch.clean, batch.corrupt, batch.end, batch.answers, batch.foils, batch.distractors]
+    marks = {name: at.tolist() for name, at in batch.marks.items()}
+    return digest([model.spec, batch.metric, [None if ids is None else ids.tolist() for ids in sets], marks, batch.templates])
+
+
+def _run(model: Model, batch: ContrastBatch) -> _Measured:
+    started, metric = time.perf_counter(), get_metric(batch.metric)
+    batch = with_reference(model, metric, batch)
+    clean, corrupt = (model.logits(tokens, batch.end, marks=batch.marks) for tokens in (batch.clean, batch.corrupt))
+    right, gap = np.array(correct(clean, batch)), (metric(clean, batch) - metric(corrupt, batch)).double().cpu().numpy()
+    return _Measured(right, gap, str(metric.units), time.perf_counter() - started)
 
 
 def judge(right: np.ndarray, gap: np.ndarray, chance: float, min_accuracy: float | None, who: str) -> dict[str, Any]:

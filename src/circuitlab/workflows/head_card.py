@@ -22,6 +22,7 @@ from circuitlab.tasks.spec import Task
 from circuitlab.workflows.card_parts import REFUSALS, Asked, attention_of, continuations_of, knockouts_of, why_of
 from circuitlab.workflows.card_weights import similar_heads, written_tokens
 from circuitlab.workflows.compare import prompt_names
+from circuitlab.workflows.head_on_text import stored_on_text
 from circuitlab.workflows.prompts import Draws, to_batch_of
 from circuitlab.workflows.roles import RoleLike
 from circuitlab.workflows.roles import roles as measure_roles
@@ -30,6 +31,7 @@ from circuitlab.workflows.score import as_cache, score
 if TYPE_CHECKING:
     from circuitlab.methods import Method
     from circuitlab.model.protocol import Model
+    from circuitlab.scores.head_on_text import HeadOnText
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.scores.role_table import RoleEntry, RoleTable
     from circuitlab.store import Cache
@@ -111,7 +113,8 @@ def head_card(
 
     Notes
     -----
-    Scores and roles that are not stored take most of the time; both say how long they will take before they start. Everything else is a
+    Scores and roles that are not stored take most of the time; both say how long they will take before they start. What the head does on
+    natural text is shown where `circuitlab.head_on_text` has stored it, since that takes a pass over all passages. Everything else is a
     few dozen forward passes, and one product of the head's output with the unembedding for each of 500 tokens.
 
     Examples
@@ -151,6 +154,7 @@ def head_card(
         tokens=written,
         why=why_of(asked),
         attention=looked,
+        text=_on_text(asked, cache),
         knockout=knockouts_of(asked),
         continuations=continuations_of(asked, prompt),
         similar=similar_heads(asked, table),
@@ -162,6 +166,16 @@ def roles_asked(given: Iterable[RoleLike] | RoleLike) -> Iterable[RoleLike] | Ro
     if isinstance(given, str) and given in {"cheap", "all"}:
         return list(CHEAP_ROLES) if given == "cheap" else None
     return given
+
+
+def _on_text(asked: Asked, cache: Cache | None) -> Section[HeadOnText]:
+    """The head on natural text, where that is stored: it takes as many passes as there are passages, once for all heads."""
+    missing = f"It is not in the store. `circuitlab heads text {asked.head}` (`cl.head_on_text`) measures all heads of the model once."
+    try:
+        kept = stored_on_text(asked.model, asked.head, cache)
+    except REFUSALS as error:
+        return Section((), {"natural text": str(error)})
+    return Section((), {"natural text": missing}) if kept is None else Section((kept,))
 
 
 def _kv_head(model: Model, head: Head) -> KVHead:
@@ -246,6 +260,7 @@ def _role_of(one: RoleEntry, everyone: Sequence[RoleEntry], table: RoleTable) ->
         earned=one.earned,
         threshold=about.threshold,
         rank=1 + sum(other.value > one.value for other in everyone),
+        tied=sum(other.value == one.value for other in everyone) - 1,
         heads=len(everyone),
         estimand=about.estimand,
         null=about.null,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from circuitlab.execute.on_text import TextValues
     from circuitlab.model.protocol import Model
 
-__all__ = ["ON_TEXT", "head_on_text"]
+__all__ = ["ON_TEXT", "head_on_text", "stored_on_text"]
 
 ON_TEXT = Documents("on_text")
 """Where heads on text are kept: one JSON file for all heads of a model on one set of passages."""
@@ -41,6 +41,8 @@ _VERSION = 1
 """Counted up where other numbers or other positions are kept than before."""
 _TENTHS, _EACH, _MOST, _BEFORE = 10, 3, 10, 12
 """Deciles, positions kept of each, positions kept of the largest, and tokens kept before each position."""
+_LENGTH = 64
+"""Tokens of a passage that are read."""
 _FEWEST = 50
 """Positions: five in a decile."""
 
@@ -54,7 +56,7 @@ class _Asks:
 
 
 def head_on_text(
-    model: Model, head: Head | str, texts: TextRowsLike = None, *, length: int = 64, store: Cache | str | Path | None = None
+    model: Model, head: Head | str, texts: TextRowsLike = None, *, length: int = _LENGTH, store: Cache | str | Path | None = None
 ) -> HeadOnText:
     """What a head does on natural text: where it writes most and least, what it looks at, and what it does for the token that follows.
 
@@ -122,6 +124,22 @@ def head_on_text(
         plain = {name: one.to_dict() for name, one in found.items()}
         cache.put(identity, ON_TEXT, plain, seconds=time.perf_counter() - started)
     return found[str(wanted)]
+
+
+def stored_on_text(model: Model, head: Head, store: Cache | None) -> HeadOnText | None:
+    """What is stored of a head on the passages that circuitlab ships; None where nothing is. Nothing is run.
+
+    Raises
+    ------
+    ModelError
+        If the model lacks what is measured.
+    TokenizationError
+        If it has no tokenizer.
+    """
+    require(_Asks, model)  # type: ignore[arg-type]
+    identity = _identity(model, text_rows(model, None, _LENGTH))
+    kept = None if store is None else store.find(identity, ON_TEXT)
+    return None if kept is None else msgspec.convert(kept.result[str(head)], HeadOnText)
 
 
 def _identity(model: Model, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:

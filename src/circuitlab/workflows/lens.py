@@ -85,7 +85,7 @@ def logit_lens(
         raise UnknownNameError("place to read", at, SITES)
     if k < 1:
         raise BadParameterError(f"k={k} shows no token.", "Use at least 1.")
-    found = []
+    lenses = []
     with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
         model.refresh()
         read = read_prompts(prompts, model.tokenizer, model.spec)
@@ -94,8 +94,8 @@ def logit_lens(
             marks = {name: torch.tensor([place[number]]) for name, place in read.marks.items()}
             places = Places(torch.tensor([ids]), torch.tensor([len(ids) - 1]), marks)
             run = LensRun(model, places, torch.tensor(_positions(places, positions)))
-            found.append(_lens(run, at, asked, k))
-    return found[0] if read.alone else tuple(found)
+            lenses.append(_lens(run, at, asked, k))
+    return lenses[0] if read.alone else tuple(lenses)
 
 
 def _lens(run: LensRun, at: LensSite, asked: list[int], k: int) -> LogitLens:

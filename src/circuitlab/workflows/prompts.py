@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.core.provenance import WEIGHTS_ALONE, FitnessFlag, TaskRef
+from circuitlab.core.provenance import WEIGHTS_ALONE, TaskRef
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.tasks.spec import Task
-from circuitlab.workflows.fitness import check_batch, check_task
+from circuitlab.workflows.fitness import Judged, judge_batch, judge_task
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -42,15 +42,15 @@ def to_batch_of(model: Model, prompts: Prompts, draws: Draws) -> ContrastBatch:
     return prepare_batch(model, prompts, draws.n, variant=draws.variant, seed=draws.seed)
 
 
-def prompts_with_fitness(model: Model, prompts: Prompts, draws: Draws) -> tuple[ContrastBatch, Callable[[], FitnessFlag]]:
+def prompts_with_fitness(model: Model, prompts: Prompts, draws: Draws) -> tuple[ContrastBatch, Callable[[], Judged]]:
     """The pairs as a batch, and a function that judges whether the model can do the task."""
     batch = to_batch_of(model, prompts, draws)
 
-    def fitness() -> FitnessFlag:
+    def fitness() -> Judged:
         if isinstance(prompts, ContrastBatch):
-            return check_batch(model, prompts).flag()
+            return judge_batch(model, prompts)
         wanted = max(draws.n, FITNESS_PAIRS)
-        return check_task(model, prompts, wanted, variant=draws.variant, seed=draws.seed, least=draws.n).flag()
+        return judge_task(model, prompts, wanted, variant=draws.variant, seed=draws.seed, least=draws.n)
 
     return batch, fitness
 

@@ -40,8 +40,13 @@ RoleLike: TypeAlias = "str | Role | type[Role]"
 TextsLike: TypeAlias = "str | Path | Iterable[str | Passage]"
 """A file of passages, or passages."""
 
-_VERSION = 1
-"""Counted up where a role gives other numbers than before."""
+_UNKNOWN = 5.0
+"""Seconds of a role that does not say what it takes."""
+_ROWS, _COLUMNS = 512, 8192
+"""Of the product that is timed."""
+
+_VERSION = 2
+"""Counted up where a role gives other numbers than before, or is stored in another form."""
 
 
 def roles(
@@ -94,8 +99,8 @@ def roles(
     measuring = _Measuring(model, cache)
     with CellProgress(f"roles of {model.spec.name}"):
         measuring.run(asked)
-    found = {role.name: measuring.scores[role.name] for role in asked if role.name in measuring.scores}
-    return RoleTable(model.spec, found, {role.name: measuring.refused[role.name] for role in asked if role.name in measuring.refused})
+    measured = {role.name: measuring.scores[role.name] for role in asked if role.name in measuring.scores}
+    return RoleTable(model.spec, measured, {role.name: measuring.refused[role.name] for role in asked if role.name in measuring.refused})
 
 
 def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | None = None) -> list[Role]:
@@ -110,15 +115,15 @@ def built_roles(given: Iterable[RoleLike] | RoleLike | None, texts: TextsLike | 
     """
     listed = default_roles() if given is None else [given] if isinstance(given, str | type | Role) else list(given)
     passages = None if texts is None else _texts(texts)
-    classes, found = role_classes(), []
+    classes, built = role_classes(), []
     for one in cast("list[RoleLike]", listed):
         cls = classes.get(one) if isinstance(one, str) else one if isinstance(one, type) else None
         reads = passages is not None and cls is not None and "texts" in getattr(cls, "__dataclass_fields__", {})
-        found.append(get_role(one, {"texts": passages} if reads else None))
-    names = [role.name for role in found]
+        built.append(get_role(one, {"texts": passages} if reads else None))
+    names = [role.name for role in built]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadParameterError(f"{', '.join(twice)} is asked for twice.", "Name every role once; measure other parameters by themselves.")
-    return found
+    return built
 
 
 def _texts(given: TextsLike) -> tuple[str, ...]:
@@ -154,8 +159,7 @@ class _Measuring:
             wanted = self._wanted(role)
             if wanted is not None and not self._find(wanted):
                 groups.setdefault(_together(wanted), []).append(wanted)
-        costs = [_cost(group) for group in groups.values()]
-        self._announce(list(groups.values()))
+        costs = self._costs(list(groups.values()))
         done = 0.0
         for group, cost in zip(groups.values(), costs, strict=True):
             with progress_part(done / sum(costs), (done + cost) / sum(costs)):
@@ -195,20 +199,40 @@ class _Measuring:
         for wanted, scores in zip(group, measured, strict=True):
             self.scores[wanted.role.name] = scores
             if self.cache is not None:
-                self.cache.put(wanted.identity, ROLES, _plain(scores), seconds=seconds)
+                self.cache.put(wanted.identity, ROLES, scores.to_plain(), seconds=seconds)
 
-    def _announce(self, groups: Sequence[Sequence[_Wanted]]) -> None:
-        """Time one prompt, and say how long those that read patterns will take."""
-        grids = [(_tokens(group[0]), _passes(group)) for group in groups if isinstance(group[0].role, ReadsPatterns)]
-        if not grids:
-            return
+    def _costs(self, groups: Sequence[Sequence[_Wanted]]) -> list[float]:
+        """Seconds of each group, which are announced; a role that cannot say what it takes counts as a few seconds, for the bar only."""
+        seconds = [float("nan")] * len(groups)
+        per_token = per_product = 0.0
+        for i, group in enumerate(groups):
+            if isinstance(group[0].role, ReadsPatterns):
+                tokens = _tokens(group[0])
+                per_token = per_token or self._per_token(tokens[:1])
+                seconds[i] = per_token * tokens.size * _passes(group)
+            elif (work := getattr(group[0].role, "work", None)) is not None:
+                per_product = per_product or self._per_product()
+                seconds[i] = per_product * work(self.model)
+        announce(f"Roles of {self.model.spec.name}", float(np.nansum(seconds)))
+        return [_UNKNOWN if np.isnan(one) else one for one in seconds]
+
+    def _per_token(self, first: np.ndarray) -> float:
+        """Seconds that a token takes in a run that reads patterns."""
         import torch  # noqa: PLC0415 - only work needs it
 
-        first = grids[0][0][:1]
         started = time.perf_counter()
         self.model.capture(torch.tensor(first), [Site.PATTERN])
-        per_token = (time.perf_counter() - started) / first.size
-        announce(f"Roles of {self.model.spec.name}", per_token * sum(tokens.size * passes for tokens, passes in grids))
+        return (time.perf_counter() - started) / first.size
+
+    def _per_product(self) -> float:
+        """Seconds that one multiplication takes in a product with a part of the unembedding."""
+        import torch  # noqa: PLC0415
+
+        columns = self.model.weights.unembed(slice(0, _COLUMNS)).float()
+        rows = torch.ones(_ROWS, columns.shape[1], device=columns.device)
+        started = time.perf_counter()
+        float((rows @ columns.T)[0, 0])
+        return (time.perf_counter() - started) / (len(rows) * columns.numel())
 
 
 def _together(wanted: _Wanted) -> object:
@@ -225,17 +249,5 @@ def _passes(group: Sequence[_Wanted]) -> int:
     return max(one.role.passes for one in group if isinstance(one.role, ReadsPatterns))
 
 
-def _cost(group: Sequence[_Wanted]) -> float:
-    """Relative to the others: tokens that are run, where that is known."""
-    return float(_tokens(group[0]).size * _passes(group)) if isinstance(group[0].role, ReadsPatterns) else 4000.0
-
-
-def _plain(scores: RoleScores) -> dict[str, Any]:
-    shape = {"compared": scores.compared, "per": scores.per, "sample": scores.provenance.sample}
-    return {"values": scores.values.tolist(), "reference": scores.reference.tolist()} | shape
-
-
 def _read(wanted: _Wanted, model: Model, kept: Document) -> RoleScores:
-    found = kept.result
-    about = role_provenance(wanted.role, model, found["sample"], wanted.inputs)
-    return RoleScores(np.array(found["values"]), about, np.array(found["reference"]), found["compared"], found["per"])
+    return RoleScores.from_plain(kept.result, role_provenance(wanted.role, model, kept.result["sample"], wanted.inputs))

@@ -13,7 +13,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.files import require_writable
-from circuitlab.core.provenance import FitnessFlag, Provenance, capture_environment
+from circuitlab.core.provenance import Provenance, capture_environment
 from circuitlab.execute.checkpoint import keeping_rows
 from circuitlab.execute.contract import Method, provenance_of, require_prompts, weights_only
 from circuitlab.execute.cost import RunSize, forward_passes
@@ -21,7 +21,8 @@ from circuitlab.methods import MethodLike, get_method, method_classes
 from circuitlab.metrics import get_metric
 from circuitlab.model.inside import require_fit
 from circuitlab.store import EDGE_SCORES, HEAD_SCORES, Cache
-from circuitlab.workflows.prompts import FITNESS_PAIRS, Draws, Prompts, prompts_with_fitness
+from circuitlab.workflows.fitness import Judged
+from circuitlab.workflows.prompts import Draws, Prompts, prompts_with_fitness
 from circuitlab.workflows.terminal import CellProgress, announce
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class _Inputs:
 
     batch: ContrastBatch | None = None
     metric: Metric | None = None
-    fitness: Callable[[], FitnessFlag] | None = None
+    fitness: Callable[[], Judged] | None = None
 
 
 def _inputs(model: Model, prompts: Prompts | None, method: Method, draws: Draws, metric: str | Metric | None) -> _Inputs:
@@ -166,7 +167,7 @@ def score_batch(
     metric: Metric | None,
     *,
     store: Cache | None = None,
-    fitness: Callable[[], FitnessFlag] | None = None,
+    fitness: Callable[[], Judged] | None = None,
 ) -> Scored:
     """Score a prepared batch, or weights alone; ``fitness`` is called only if prompts are scored and the run is not stored."""
     if weights_only(method):
@@ -177,10 +178,10 @@ def score_batch(
     started = time.perf_counter()
 
     def compute() -> HeadScores:
-        flag = fitness() if fitness is not None else None
-        if flag is not None and batch is not None:  # judging runs whole prompts twice, which measures the time of a forward pass here
-            per_pass = (time.perf_counter() - started) / (2 * max(batch.n_pairs, FITNESS_PAIRS))
-            announce(f"{batch.task.id} x {method.name}", per_pass * forward_passes(method, run_size(model, batch)))
+        judged, flag = fitness() if fitness is not None else None, None
+        if judged is not None and batch is not None:  # judging runs whole prompts, which measures the time of a forward pass here
+            flag = judged.report.flag()
+            announce(f"{batch.task.id} x {method.name}", judged.seconds_per_pass * forward_passes(method, run_size(model, batch)))
         scores = method(model, batch, metric)  # type: ignore[arg-type]
         environment = capture_environment(time.perf_counter() - started)
         return replace(scores, provenance=msgspec.structs.replace(scores.provenance, fitness=flag, environment=environment))

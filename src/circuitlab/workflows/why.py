@@ -79,8 +79,8 @@ def why_attends(
 
     with taken_apart(model):
         node, read = head_in(model.spec, head), read_prompts(prompts, model.tokenizer, model.spec)
-        found = tuple(_attends(model, spot, against) for spot in spots_of(model, node, read, query, key))
-    return found[0] if read.alone else found
+        splits = tuple(_attends(model, spot, against) for spot in spots_of(model, node, read, query, key))
+    return splits[0] if read.alone else splits
 
 
 def _attends(model: Model, spot: Spot, against: int | str | None) -> QueryKeyAttribution:
@@ -149,8 +149,8 @@ def why_reads(
 
     with taken_apart(model):
         node, read = head_in(model.spec, head), read_prompts(prompts, model.tokenizer, model.spec)
-        found = tuple(_reads(model, spot, along) for spot in spots_of(model, node, read, query, key))
-    return found[0] if read.alone else found
+        reads = tuple(_reads(model, spot, along) for spot in spots_of(model, node, read, query, key))
+    return reads[0] if read.alone else reads
 
 
 def _reads(model: Model, spot: Spot, along: Along) -> ValueAttribution:
@@ -226,13 +226,13 @@ def edge_loadings(
     >>> import circuitlab as cl
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("induction-mha")
-    >>> found = cl.edge_loadings(planted.model, "a0.h1->a1.h2<k>", planted.batch(3), query="END", key="AFTER")
-    >>> found.top(1)[0][0], found.values.shape[0]
+    >>> loadings = cl.edge_loadings(planted.model, "a0.h1->a1.h2<k>", planted.batch(3), query="END", key="AFTER")
+    >>> loadings.top(1)[0][0], loadings.values.shape[0]
     ('embed', 3)
     """
     sender, receiver, port = _input(edge)
-    found = why_attends(model, receiver, prompts, query=query, key=key, against=against)
-    several = found if isinstance(found, tuple) else (found,)
+    splits = why_attends(model, receiver, prompts, query=query, key=key, against=against)
+    several = splits if isinstance(splits, tuple) else (splits,)
     rows = [one.loadings(port) if sender is None else one.edge(Edge(sender, receiver, port)) for one in several]
     values = np.array([list(row.values()) for row in rows])
     through = f"{receiver}<{port}>" if sender is None else f"{sender}->{receiver}<{port}>"

@@ -18,7 +18,7 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.eap import EdgeAttributionPatching
 from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.toy import planted_model
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 SHAPE = Universe(3, 4, 2)
@@ -37,7 +37,7 @@ def random_of(runs, n: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean", "mean_by_mark"])
 @pytest.mark.parametrize("build", [NodeCircuitRunner, EdgeCircuitRunner])
 def test_the_full_model_scores_one_and_the_empty_circuit_zero(family, ablation, build) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = tiny_batch(model, 3, unequal=True)
     runs = build(model, batch, METRIC, ablation=ablation)
     full, empty = runs.metric_of(np.array([[True], [False]]).repeat(len(runs.elements), 1))
@@ -53,7 +53,7 @@ def test_the_full_model_scores_one_and_the_empty_circuit_zero(family, ablation, 
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean_by_mark"])
 def test_nodes_are_edges_whose_senders_are_in_the_circuit(family, ablation) -> None:
     """Where no norm mixes the heads of a layer: an ablated node writes its ablated value to every receiver."""
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = tiny_batch(model, 3, unequal=True)
     nodes = NodeCircuitRunner(model, batch, METRIC, ("heads", "mlps"), ablation)
     edges = EdgeCircuitRunner(model, batch, METRIC, ablation)

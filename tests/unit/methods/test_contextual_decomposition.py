@@ -21,7 +21,7 @@ from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import KLDivergence, LogitDiff, ProbDiff
 from circuitlab.model import load_model
 from circuitlab.testing.method_laws import LAW_FAMILIES, check_method
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_hf, tiny_model
 from circuitlab.workflows.score import run_checks
 
 METRIC = LogitDiff()
@@ -58,7 +58,7 @@ def test_the_parts_sum_to_the_activation_in_every_layer(family: str, rule: Rule,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_sum_to_the_activation_in_float32(family: str) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     scores = ContextualDecomposition(parts=("heads", "kv_heads", "mlps", "embed"))(model, tiny_batch(model, 2), METRIC)
     assert 0 < scores.provenance.measured["invariant_error"] < 1e-4
 

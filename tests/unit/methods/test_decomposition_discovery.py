@@ -18,7 +18,7 @@ from circuitlab.methods.decomposition.relevance import relevance_to_metric
 from circuitlab.methods.decomposition.targets import Target, normalised_by_layer, relevance_to_targets
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 
@@ -155,7 +155,7 @@ def test_each_token_of_a_prompt_is_followed_from_its_embedding() -> None:
 
 def test_the_whole_prompt_is_the_metric_where_nothing_has_a_bias() -> None:
     for family in ("llama", "gemma2", "gpt2"):
-        model = tiny_model(family)
+        model = shared_tiny_model(family)
         batch = tiny_batch(model, 1)
         found = phrase_relevance(model, batch, METRIC, phrases=[Phrase("all", 0, 9)])
         assert found.values[0] == pytest.approx(found.total, abs=1e-3)

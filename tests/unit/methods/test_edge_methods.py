@@ -19,14 +19,14 @@ from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.sites import Edit, Site
 from circuitlab.model.toy import planted_model
 from circuitlab.testing import check_method
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return tiny_model(request.param)
+    return shared_tiny_model(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.methods.roles.attention import attention_between, copy_scores, repeat_scores
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_batch, tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_repeat_scores_equal_a_slow_reading(family) -> None:
     import torch
 
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     found = repeat_scores(model, length=5, rows=3, seed=1)
     half = torch.randint(0, model.spec.d_vocab, (3, 5), generator=torch.Generator().manual_seed(1))
     tokens = torch.cat([half, half], 1)

@@ -12,14 +12,14 @@ from circuitlab.model import load_model
 from circuitlab.model.decoder import Cache
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Site
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_hf
 
 IN_ORDER = ["resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return tiny_model(request.param)
+    return shared_tiny_model(request.param)
 
 
 def scaled(site, layer, factor):

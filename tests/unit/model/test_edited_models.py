@@ -14,7 +14,7 @@ from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Project, Replace, Scale
 from circuitlab.model.toy import build_planted
 from circuitlab.store import Cache
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_model
 from circuitlab.workflows.score import score_batch
 
 METRIC = LogitDiff()
@@ -37,7 +37,7 @@ def edits_of(model) -> dict[str, list]:
 
 @pytest.fixture(params=FAMILIES)
 def model(request):
-    return tiny_model(request.param)
+    return shared_tiny_model(request.param)
 
 
 @pytest.mark.parametrize("kind", ["knockout", "scale", "add", "replace", "pattern", "project", "stream"])

@@ -225,11 +225,11 @@ def test_shipped_tasks_align_on_the_default_model(smollm2, task) -> None:
 @pytest.mark.real_model
 @pytest.mark.parametrize("task", ["ioi", "successor", "docstring", "capitals", "greater_than", "addition"])
 def test_the_default_model_can_do_six_of_the_seven(smollm2, task) -> None:
-    assert check_task(smollm2, task, 32).ready
+    assert check_task(smollm2, task, 16).ready
 
 
 @pytest.mark.real_model
 def test_colored_objects_is_flagged_as_near_chance(smollm2) -> None:
-    report = check_task(smollm2, "colored_objects", 32)
+    report = check_task(smollm2, "colored_objects", 16)
     assert not report.ready
     assert "chance" in report.reason

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
-from circuitlab.scores.role_scores import RoleProvenance, RoleScores
+from circuitlab.scores.role_scores import Null, RoleProvenance, RoleScores
 from circuitlab.scores.role_table import RoleTable
 from circuitlab.testing.fakes import fake_provenance
 
@@ -30,7 +30,8 @@ def made(values, reference, *, role="induction", sample="random sequences", thre
         cite=("olsson2022",),
         kind="attention",
     )
-    return RoleScores(np.asarray(values, float), about, np.asarray(reference, float), **rest)
+    against = reference if isinstance(reference, Null) else np.asarray(reference, float)
+    return RoleScores(np.asarray(values, float), about, against, **rest)
 
 
 def example() -> RoleScores:
@@ -60,11 +61,23 @@ def test_a_role_is_earned_above_the_threshold_and_clear_of_chance() -> None:
 
 def test_draws_of_a_null_give_chance_and_p_values() -> None:
     null = np.arange(99).reshape(99, 1, 1) / 100 * np.ones((1, 2, 2))
-    scores = made([[[0.99, 0.5], [0.98, 0.0]]], null, sample="", compared="null")
+    values = np.array([[[0.99, 0.5], [0.98, 0.0]]])
+    scores = made(values, Null.of(null, values[0]), sample="")
     assert scores.weights_only and scores.n_samples == 0 and np.isnan(scores.interval().low).all()
     assert scores.p_values().ravel().tolist() == pytest.approx([1 / 100, 50 / 100, 2 / 100, 1.0])
     np.testing.assert_allclose(scores.chance(), np.quantile(np.arange(99) / 100, 0.95))
     assert scores.earned().tolist() == [[True, False], [True, False]]
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_what_is_stored_is_what_was_measured(draws) -> None:
+    values = np.random.default_rng(0).random((1, 2, 2)) if draws else example().values
+    scores = made(values, Null.of(np.random.default_rng(1).random((99, 2, 2)), values[0]), sample="") if draws else example()
+    again = RoleScores.from_plain(json.loads(json.dumps(scores.to_plain())), scores.provenance)
+    for name in ("value", "chance", "p_values", "q_values", "earned"):
+        mine, theirs = (getattr(one, name) for one in (scores, again))
+        np.testing.assert_array_equal(mine() if callable(mine) else mine, theirs() if callable(theirs) else theirs)
+    np.testing.assert_array_equal(scores.values, again.values)
 
 
 def test_one_sample_earns_nothing() -> None:

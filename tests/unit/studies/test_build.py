@@ -82,7 +82,7 @@ def test_every_file_is_there(built) -> None:
             for kind in ("heatmap", "top_heads"):
                 assert {f"{task}.{method}.{kind}.html", f"{task}.{method}.{kind}.json"} <= names
     assert {"overlap.activation_patching.html", "overlap.logit_attribution.json", "task_fitness.html"} <= names
-    assert {"report.html", "heads.csv", "overlap.csv", "task_fitness.csv", "MANIFEST.json", "plotly.min.js"} <= names
+    assert {"report.html", "explorer.html", "heads.csv", "overlap.csv", "task_fitness.csv", "MANIFEST.json", "plotly.min.js"} <= names
 
 
 def test_manifest_names_hashes_runs_weights_prompts_and_citations(built) -> None:

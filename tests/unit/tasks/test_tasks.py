@@ -291,3 +291,18 @@ def test_changed_word_lists_are_seen_at_once(make, tmp_path) -> None:
     assert len(draw(path)) == 2
     (tmp_path / "pools.toml").write_text('words = ["x", "y", "z"]')
     assert len(draw(path)) == 6
+
+
+def test_a_task_read_from_a_file_finds_the_table_beside_it(tmp_path, monkeypatch) -> None:
+    (guide,) = re.findall(r"(?ms)^```toml\n(.*?)^```", (Path(__file__).parents[3] / "tasks" / "README.md").read_text("utf-8"))
+    (tmp_path / "opposites.toml").write_text(guide, encoding="utf-8")
+    (tmp_path / "opposites.csv").write_text("word,opposite\nhot,cold\nbig,small\nup,down\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    task = load_task("opposites.toml")
+    monkeypatch.chdir("/")
+    assert next(sample_pairs(task)) == next(sample_pairs(tmp_path / "opposites.toml"))
+    assert task.folder and "folder" not in task.identity()
+    assert load_task("ioi").folder == "", "a task of the task folder is the same wherever that lies"
+    (tmp_path / "opposites.toml").write_text('folder = "/elsewhere"\n' + guide, encoding="utf-8")
+    with pytest.raises(TaskFileError, match="unknown field `folder`"):
+        load_task(tmp_path / "opposites.toml")

@@ -19,7 +19,7 @@ from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import check_method
 from circuitlab.testing.repeat_laws import after_and_beside_others, in_every_mode
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_batch
 
 METRIC = LogitDiff()
 AFTER = "longer prompts before change nothing"
@@ -109,14 +109,14 @@ def leaves_a_hook(model, _batch, _seen) -> float:
 
 
 def beside(method, family: str = "llama") -> dict[str, bool]:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = tiny_batch(model)
     laws = list(after_and_beside_others(method, model, batch, method(model, batch, METRIC), family))
     return {law.name.partition(" [")[0]: law.ok for law in laws}
 
 
 def modes(fault: Callable, family: str = "gpt2") -> dict[str, bool]:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     laws = in_every_mode(Faulty(fault=fault), family, Faulty()(model, tiny_batch(model), METRIC))
     return {law.name.partition(" [")[0].removeprefix("training mode, "): law.ok for law in laws}
 

@@ -12,7 +12,7 @@ from circuitlab.texts import Passage, list_kinds, load_texts, read_texts
 
 def test_the_shipped_passages_are_many_and_different() -> None:
     texts = [one.text for one in load_texts()]
-    assert len(texts) >= 150 and len(list_kinds()) >= 60
+    assert len(texts) >= 250 and len(list_kinds()) >= 130
     assert len(set(texts)) == len(texts)
     beginnings = Counter(text[:40] for text in texts)
     assert beginnings.most_common(1)[0][1] == 1, "no two passages begin alike"
@@ -41,7 +41,7 @@ def test_kinds_and_numbers_that_do_not_exist_are_refused() -> None:
         load_texts(["recipes"])
     for n in (0, 4):
         with pytest.raises(BadParameterError, match=f"{n} passages were asked for; there are 3"):
-            load_texts("recipe", n)
+            load_texts("list", n)
 
 
 def test_text_with_empty_lines_between_passages(tmp_path) -> None:

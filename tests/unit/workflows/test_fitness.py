@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from circuitlab.model.interventions import Scale
 from circuitlab.testing.tiny import tiny_batch, tiny_model
 from circuitlab.workflows.fitness import _measure, judge
 
@@ -43,6 +45,31 @@ def test_a_guessing_model_is_almost_never_called_ready() -> None:
 def test_a_metric_that_compares_with_the_clean_run_gets_it() -> None:
     model = tiny_model("llama")
     batch = replace(tiny_batch(model, 3), metric="kl")
-    _, gap, units = _measure(model, batch)
-    assert units == "nats"
-    assert (gap > 0).all(), "the clean run is at distance 0 from itself, the corrupt run is not"
+    measured = _measure(model, batch)
+    assert measured.units == "nats"
+    assert (measured.gap > 0).all(), "the clean run is at distance 0 from itself, the corrupt run is not"
+
+
+def test_a_task_is_judged_once_and_again_when_anything_changes(monkeypatch) -> None:
+    model, calls = tiny_model("llama", seed=5), []
+    logits = type(model).logits
+
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        return logits(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "logits", counted)
+    batch = tiny_batch(model, 40, seed=9)
+    first = _measure(model, batch)
+    assert len(calls) == 4, "two chunks, both prompts"
+    again, start = _measure(model, batch), _measure(model, batch.select(range(32)))
+    assert len(calls) == 4
+    assert (again.gap == first.gap).all() and again.seconds == first.seconds > 0
+    assert (start.gap == first.gap[:32]).all(), "the first pairs of a longer stream are the same pairs"
+    _measure(model, tiny_batch(model, 32, seed=10))
+    assert len(calls) == 6
+    edited = model.edited(Scale("a1.h0", 0.0))
+    assert (_measure(edited, batch).gap != first.gap).any()
+    with torch.no_grad():
+        next(model.root.parameters()).data.mul_(1.5)
+    assert (_measure(model, batch).gap != first.gap).any(), "weights that were changed in place are noticed"

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.execute.effective_ov import EffectiveOV
+from circuitlab.methods.roles.copying import Copying
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Knockout
 from circuitlab.model.toy import build_planted
@@ -21,7 +22,7 @@ from circuitlab.scores.intervals import mean_interval
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
 
 KEYS = {"head", "kv_head", "model", "weights", "tasks", "causal", "roles", "tokens", "why", "attention", "knockout"}
-KEYS |= {"continuations", "similar"}
+KEYS |= {"continuations", "similar", "text"}
 SECTIONS = KEYS - {"head", "kv_head", "model", "weights", "tasks"}
 
 
@@ -196,8 +197,35 @@ def test_an_edited_model_has_no_weights_to_read() -> None:
 def test_a_task_whose_words_the_model_lacks_is_absent_everywhere(llama) -> None:
     card = cl.head_card(llama, "a1.h1", ["ioi"], roles=[])
     assert card.tasks == ("ioi",)
-    for name in SECTIONS - {"roles", "similar"}:
+    for name in SECTIONS - {"roles", "similar", "text"}:
         assert "has no tokenizer" in getattr(card, name).absent["ioi"], name
+
+
+def test_heads_that_tie_share_their_ranks() -> None:
+    model = tiny_model("llama")
+    card = cl.head_card(model, "a1.h2", roles=[Copying(words=tuple(range(8)), top=1)], methods=[])
+    values = cl.roles(model, [Copying(words=tuple(range(8)), top=1)]).scores["copying"].value
+    (role,) = card.roles.entries
+    assert role.rank == 1 + int((values > role.value).sum()) and role.tied == int((values == role.value).sum()) - 1 > 0
+    assert f">{role.rank} to {role.rank + role.tied} of 12<" in card.page()
+
+
+def test_natural_text_is_shown_where_it_is_stored(tmp_path, monkeypatch) -> None:
+    few = cl.texts.load_texts(n=4)
+    monkeypatch.setattr("circuitlab.execute.text_rows.load_texts", lambda: few)
+    words = sorted({word for one in few for word in one.text.split()})[:47]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["?", *words])}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+    model = cl.load_model(tiny_hf("llama"), tokenizer=tokenizer, name="reader")
+    before = cl.head_card(model, "a1.h2", methods=[], roles=[], store=tmp_path)
+    assert before.text.entries == () and "circuitlab heads text a1.h2" in before.text.absent["natural text"]
+    stored = cl.head_on_text(model, "a1.h2", store=tmp_path)
+    card = cl.head_card(model, "a1.h2", methods=[], roles=[], store=tmp_path)
+    assert card.text.entries == (stored,) and not card.text.absent
+    page = card.page()
+    assert all(f">decile {number}<" in page for number in range(1, 11)) and f"at {stored.wins} positions" in page
+    assert card.to_dict()["text"]["entries"][0]["deciles"][9]["number"] == 10
 
 
 def test_json_has_the_same_keys_whatever_is_known(card, llama) -> None:

@@ -15,7 +15,7 @@ from circuitlab.model.interventions import Add, Knockout
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import FAMILIES, tiny_model
+from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_model
 
 TOKENS = [3, 17, 5, 40, 22, 9, 30, 11]
 AT = torch.tensor([2, 7])
@@ -33,7 +33,7 @@ def run_of(model) -> LensRun:
 @pytest.mark.parametrize("family", [*FAMILIES, "granite", "cohere", "olmo2", "bloom"])
 def test_shares_of_everything_that_writes_sum_to_the_logits(family: str) -> None:
     """Heads and MLPs from the lens; the embedding, biases and the norm's own bias by hand, with the same frozen norm and softcap."""
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     run, weights = run_of(model), model.weights
     parts = {name: share for rows, shares in (*run.heads(), *run.mlps()) for name, share in zip(rows, shares, strict=True)}
     assert len(parts) == 3 * 5

@@ -9,6 +9,9 @@ import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import report_progress
 from circuitlab.methods.roles import default_roles, get_role, list_roles, role_classes
+from circuitlab.methods.roles.composition import KComposition
+from circuitlab.methods.roles.copying import Copying, CopyingEigenvalues
+from circuitlab.methods.roles.relation import Relation
 from circuitlab.methods.roles.repeats import Echo, Induction
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.tiny import tiny_hf, tiny_model
@@ -109,6 +112,17 @@ def test_roles_that_read_the_same_prompts_share_one_run(reader, monkeypatch) -> 
     rows.clear()
     cl.roles(reader, [*names, "positional", "induction", "previous_token", "duplicate_token"], texts=texts)
     assert sum(rows) == 1 + 2 * 20 + 16
+
+
+def test_how_long_weights_take_is_said_before_they_are_read(monkeypatch) -> None:
+    said: list[float] = []
+    monkeypatch.setattr("circuitlab.workflows.roles.announce", lambda _label, seconds: said.append(seconds))
+    model, words = tiny_model("llama"), tuple(range(8))
+    roles = [Copying(words=words), CopyingEigenvalues(), KComposition(), Relation(pairs=tuple(zip(words, words[::-1], strict=True)))]
+    assert [role.work(model) > 0 for role in roles] == [True] * 4
+    assert roles[0].work(model) == 3 * 4 * 8 * 32 * 48, "layers, heads, words, width, vocabulary"
+    cl.roles(model, roles)
+    assert len(said) == 1 and said[0] > 0
 
 
 def test_progress_fills_one_bar(model, monkeypatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from circuitlab.execute.contract import provenance_of
@@ -13,7 +12,7 @@ from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.metrics import LogitDiff, ProbDiff
 from circuitlab.model.toy import planted_model
 from circuitlab.store import Cache
-from circuitlab.workflows.fitness import judge
+from circuitlab.workflows.fitness import judge_batch
 from circuitlab.workflows.score import run_checks, score, score_batch
 
 METRIC = LogitDiff()
@@ -29,10 +28,7 @@ def test_a_stored_run_is_found_by_what_it_is(planted, tmp_path) -> None:
 
     def fitness():
         calls.append(1)
-        flag = judge(np.array([True] * 20), np.arange(1, 21.0), 0.5, None, "toy")
-        from circuitlab.core.provenance import FitnessFlag
-
-        return FitnessFlag(**flag)
+        return judge_batch(planted.model, planted.batch(8))
 
     batch = planted.batch(4)
     first = score_batch(planted.model, batch, ActivationPatching(), METRIC, store=store, fitness=fitness)
@@ -72,8 +68,9 @@ def test_checks_report_the_residual(planted) -> None:
 
 
 @pytest.mark.real_model
-def test_score_on_the_real_model(smollm2) -> None:
-    scores = score(smollm2, "ioi", "logit_attribution", n=16)
+def test_score_on_the_real_model(smollm2, monkeypatch) -> None:
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 16)
+    scores = score(smollm2, "ioi", "logit_attribution", n=8)
     assert run_checks(scores)["residual"]["value"] < 1e-3
     flag = scores.provenance.fitness
     assert flag is not None

@@ -20,7 +20,7 @@ from circuitlab.model.hooked import HookedModel
 from circuitlab.model.interventions import Add, EditPattern, Knockout, Scale
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_model
 
 TOKENS = [3, 17, 5, 40, 22, 9, 30, 11]
 
@@ -90,7 +90,7 @@ def test_loadings_of_several_prompts_are_those_of_each(planted) -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2"])
 def test_reads_of_all_keys_are_the_heads_direct_share(family: str) -> None:
     """Weight times value, summed over keys, is what logit attribution gives the head: two ways to one number."""
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = ContrastBatch.from_tokens([TOKENS], [[*TOKENS[:3], 7, *TOKENS[4:]]], [[12]], [[31]])
     wanted = LogitAttribution()(model, batch, LogitDiff()).values("heads")[0, 2]
     for head in (0, 3):

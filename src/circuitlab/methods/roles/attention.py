@@ -81,14 +81,14 @@ def attention_between(model: Model, batch: ContrastBatch, marks: Sequence[str], 
         If the task has no such mark.
     """
     places = {mark: batch.mark(mark) for mark in marks}
-    found: dict[str, list[np.ndarray]] = {mark: [] for mark in marks}
+    attended: dict[str, list[np.ndarray]] = {mark: [] for mark in marks}
     for first in range(0, batch.n_pairs, _ROWS):
         rows = slice(first, first + _ROWS)
         here = {name: positions[rows] for name, positions in batch.marks.items()}
         pattern = model.capture(batch.clean[rows], [Site.PATTERN], at=batch.mark(query)[rows], marks=here)[Site.PATTERN].double()
         for mark, keys in places.items():
-            found[mark].append(_at_keys(pattern, keys[rows]).cpu().numpy())
-    return {mark: np.concatenate(parts) for mark, parts in found.items()}
+            attended[mark].append(_at_keys(pattern, keys[rows]).cpu().numpy())
+    return {mark: np.concatenate(parts) for mark, parts in attended.items()}
 
 
 def _at_keys(pattern: Float[Tensor, "pair layer head key"], keys: Int[Tensor, " pair"]) -> Float[Tensor, "pair layer head"]:
@@ -128,12 +128,12 @@ def copy_scores(model: Model, batch: ContrastBatch, mark: str, tokens: Int[Tenso
 def _copies(model: Model, stream: Float[Tensor, "pair d_model"], wanted: Int[Tensor, "pair 1"]) -> dict[str, np.ndarray]:
     group = model.spec.n_heads // model.spec.n_kv_heads
     shape = (model.spec.n_layers, model.spec.n_heads)
-    found = {"copy": np.zeros(shape), "negative": np.zeros(shape)}
+    shares = {"copy": np.zeros(shape), "negative": np.zeros(shape)}
     for layer, block in enumerate(model.decoder.blocks):
         values = block.split(block.v(block.norm_attn.apply(stream)))
         for head in range(model.spec.n_heads):
             written = values[:, head // group] @ model.weights.output(layer)[head].to(values)
             for name, sign in (("copy", 1), ("negative", -1)):
                 top = model.unembed(sign * written).topk(_TOP, dim=-1).indices
-                found[name][layer, head] = float((top == wanted.to(top.device)).any(-1).double().mean())
-    return found
+                shares[name][layer, head] = float((top == wanted.to(top.device)).any(-1).double().mean())
+    return shares

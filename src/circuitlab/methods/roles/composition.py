@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from circuitlab.execute.random_frames import bases_for
 from circuitlab.methods.roles.contract import RoleKind, measured
 from circuitlab.methods.roles.permutation import draws_for, scores_from_weights
 
@@ -57,6 +58,13 @@ class QComposition:
     port: ClassVar[Port] = "q"
 
     seed: int = 0
+
+    def work(self, model: Model) -> float:
+        """Multiplications: writers and readers of all pairs of layers, and writers and random bases."""
+        spec = model.spec
+        readers = spec.n_heads if self.port == "q" else spec.n_kv_heads
+        turned = bases_for(spec.d_model, draws_for(spec.n_layers * readers)) * spec.d_model
+        return float(spec.n_layers * spec.n_heads * spec.d_head * spec.d_model * (spec.n_layers / 2 * readers * spec.d_head + turned))
 
     @measured
     def __call__(self, model: Model) -> RoleScores:

@@ -52,7 +52,8 @@ class Role(Protocol):
     -----
     What values depend on beside the parameters and the model (token ids that are run, lists of words) is told by an optional method
     ``inputs(model)``, as plain data: a stored result is found by it, before anything is run. A role that takes minutes on a small model
-    has a class variable ``by_default = False``, and is measured only where it is named.
+    has a class variable ``by_default = False``, and is measured only where it is named. Where products of weights take most of its time, an
+    optional method ``work(model)`` gives the number of multiplications, from which its duration is announced.
     """
 
     name: ClassVar[str]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError
+from circuitlab.execute.random_frames import bases_for
 from circuitlab.execute.single_tokens import Word, sample_tokens, tokens_of
 from circuitlab.methods.roles.contract import RoleKind, measured
 from circuitlab.methods.roles.permutation import draws_for, permutation_null, scores_from_weights, share_of_hits
@@ -66,7 +67,7 @@ class Copying:
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "words permuted: each word is looked for in what the head writes for another"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("wang2022",)
     sign: ClassVar[int] = 1
@@ -91,6 +92,11 @@ class Copying:
         hits = written_among_top(model, tokens, tokens, self)
         null = permutation_null(hits, np.zeros(len(tokens), dtype=int), self.seed)
         return scores_from_weights(self, model, share_of_hits(hits), null, tokens=tokens)
+
+    def work(self, model: Model) -> float:
+        """Multiplications: what each head writes for each word, times the unembedding."""
+        spec = model.spec
+        return float(spec.n_layers * spec.n_heads * min(self.n, len(self.words) or self.n) * spec.d_model * spec.d_vocab)
 
     def _tokens(self, model: Model) -> list[int]:
         if not self.words and self.pool == VOCABULARY:
@@ -140,6 +146,8 @@ class CopyingEigenvalues:
     The null turns the reading side of W_V at random. It is drawn for the sum of eigenvalues alone, a trace, and divided by the head's own
     sum of sizes (eigenvalues of thousands of rotated heads would take hours), so that its draws may lie outside -1 to 1.
 
+    On all tokens of the vocabulary the value is that of `circuitlab.methods.CopyingScore`, which has no null and no verdict.
+
     Threshold 0.5: real eigenvalues are then positive by three quarters of their total size. The paper gives no number.
 
     Examples
@@ -154,13 +162,19 @@ class CopyingEigenvalues:
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "random rotations of what the value matrix reads: sum of eigenvalues over the head's own sum of sizes"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021",)
 
     n: int = 8192
     reads: Reads = "stream"
     seed: int = 0
+
+    def work(self, model: Model) -> float:
+        """Multiplications: products of the tokens' streams and logits, and of heads and random bases."""
+        spec = model.spec
+        turned = bases_for(spec.d_model, draws_for(spec.n_layers * spec.n_heads)) * spec.n_heads * spec.d_head
+        return float(spec.n_layers * spec.d_model**2 * (min(self.n, spec.d_vocab) + turned))
 
     @measured
     def __call__(self, model: Model) -> RoleScores:

@@ -112,8 +112,8 @@ class AttentionInfluence:
     def _prompts(self, model: Model) -> RolePrompts:
         if self.tokens:
             return RolePrompts(np.array(self.tokens), f"passages of {len(self.tokens[0])} tokens")
-        found = passages(model, self.texts, self.length)
-        return RolePrompts(found.tokens[: self.n], found.sample)
+        chosen = passages(model, self.texts, self.length)
+        return RolePrompts(chosen.tokens[: self.n], chosen.sample)
 
 
 def _losses(model: Model, tokens: np.ndarray) -> np.ndarray:
@@ -122,8 +122,8 @@ def _losses(model: Model, tokens: np.ndarray) -> np.ndarray:
 
     rows = torch.tensor(tokens)
     last = model.capture(rows, [Site.RESID_POST], layers=[model.spec.n_layers - 1])[Site.RESID_POST][:, 0, :-1]
-    found = []
+    losses = []
     for resid, row in zip(last, rows, strict=True):
         logs = model.unembed(resid).double().log_softmax(-1).cpu()
-        found.append(-float(logs.gather(-1, row[1:, None]).mean()))
-    return np.array(found)
+        losses.append(-float(logs.gather(-1, row[1:, None]).mean()))
+    return np.array(losses)

@@ -29,15 +29,18 @@ __all__ = ["Mover", "NegativeMover", "SInhibition"]
 _TOGETHER = 8
 """Pairs in one pass."""
 _THRESHOLD = 0.1
-_NEEDS = ("gradients", "heads_apart", "tokenizer")
-_NULL = "no effect: 0"
 
 
 @dataclass(frozen=True)
 class _OnTask:
     """What roles on a task share: its pairs, identified by the tokens that are run, and effects as shares of the task's gap."""
 
-    needs: ClassVar[tuple[str, ...]]
+    units: ClassVar[str] = "share of the gap"
+    null: ClassVar[str] = "no effect: 0"
+    kind: ClassVar[RoleKind] = "behaviour"
+    needs: ClassVar[tuple[str, ...]] = ("gradients", "heads_apart", "tokenizer")
+    by_default: ClassVar[bool] = False
+    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     task: str = "ioi"
     n: int = 16
@@ -72,16 +75,16 @@ class _OnTask:
         route = Route(tuple(parse_receiver(name) for name in receivers), (), "noising", "recomputed")
         senders = [Head(layer, head) for layer in range(spec.n_layers) for head in range(spec.n_heads)]
         route.check(model, senders)
-        found = np.zeros((batch.n_pairs, spec.n_layers, spec.n_heads))
+        effects = np.zeros((batch.n_pairs, spec.n_layers, spec.n_heads))
         clean, corrupt = np.zeros(batch.n_pairs), np.zeros(batch.n_pairs)
         done = 0
         for some in batch_by_length(batch, _TOGETHER, alike=not route.to_logits):
             runs = RunPair.of(model, batch.select(some), LogitDiff(), "noising")
             clean[some], corrupt[some] = runs.clean, runs.corrupt
-            found[some] = runs.effects(route, senders, mark).T.reshape(-1, spec.n_layers, spec.n_heads)
+            effects[some] = runs.effects(route, senders, mark).T.reshape(-1, spec.n_layers, spec.n_heads)
             done += len(some)
             step(done, batch.n_pairs)
-        return found / self._gap(model, clean, corrupt)
+        return effects / self._gap(model, clean, corrupt)
 
     def _gap(self, model: Model, clean: np.ndarray, corrupt: np.ndarray) -> float:
         """The mean gap between clean and corrupt prompts, clear of 0."""
@@ -138,14 +141,8 @@ class Mover(_OnTask):
 
     name: ClassVar[str] = "mover"
     estimand: ClassVar[str] = "loss of the answer's logit difference when the head's direct path to the logits carries the corrupt prompt"
-    units: ClassVar[str] = "share of the gap"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _NULL
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
-    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
@@ -181,14 +178,8 @@ class NegativeMover(_OnTask):
 
     name: ClassVar[str] = "negative_mover"
     estimand: ClassVar[str] = "gain of the answer's logit difference when the head's direct path to the logits carries the corrupt prompt"
-    units: ClassVar[str] = "share of the gap"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _NULL
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
-    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
@@ -229,14 +220,8 @@ class SInhibition(_OnTask):
 
     name: ClassVar[str] = "s_inhibition"
     estimand: ClassVar[str] = "loss of the answer's logit difference when the movers' queries read the head's output in the corrupt prompt"
-    units: ClassVar[str] = "share of the gap"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _NULL
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-    by_default: ClassVar[bool] = False
     cost: ClassVar[str] = "that of mover, and pairs x heads runs from the first mover on"
-    cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
     movers: int = 3
 
@@ -248,8 +233,8 @@ class SInhibition(_OnTask):
     @measured
     def __call__(self, model: Model) -> RoleScores:
         """Measure every head; raises `ModelError` where the model does not do the task, or no head moves its answer."""
-        found = Mover(self.task, self.n, self.seed, self.batch)(model)
-        order = np.argsort(-np.where(found.earned(), found.value, 0.0), axis=None)[: min(self.movers, int(found.earned().sum()))]
+        movers = Mover(self.task, self.n, self.seed, self.batch)(model)
+        order = np.argsort(-np.where(movers.earned(), movers.value, 0.0), axis=None)[: min(self.movers, int(movers.earned().sum()))]
         if not len(order):
             what = f"No head of {model.spec.name} earns the role of a mover on these pairs, so that there is none to steer."
             raise ModelError(what, "Look at `circuitlab heads roles --roles mover`, or use more pairs.")

@@ -309,12 +309,12 @@ class Delimiter(OnText):
 
     def prompts(self, model: Model) -> RolePrompts:
         """Passages, with their delimiters marked."""
-        found, tokenizer = super().prompts(model), model.tokenizer
+        read, tokenizer = super().prompts(model), model.tokenizer
         assert tokenizer is not None, "asked for by needs"  # noqa: S101
         special = set(tokenizer.all_special_ids)
-        used = np.unique(found.tokens).tolist()
+        used = np.unique(read.tokens).tolist()
         kind: dict[int, bool] = {one: one not in special and is_delimiter(_decoded(tokenizer, one)) for one in used}
-        return RolePrompts(found.tokens, found.sample, np.vectorize(kind.__getitem__, otypes=[bool])(found.tokens))
+        return RolePrompts(read.tokens, read.sample, np.vectorize(kind.__getitem__, otypes=[bool])(read.tokens))
 
     def reader(self, prompts: RolePrompts) -> Each:
         """Attention to delimiters."""

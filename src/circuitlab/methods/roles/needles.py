@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from circuitlab.core.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError, TokenizationError
 from circuitlab.model.encode import need_tokenizer, tokenize
 from circuitlab.texts import load_texts
 
@@ -143,6 +143,8 @@ class NeedleTest:
 def hidden_singly(model: Model, length: int, depths: Sequence[float], seed: int) -> tuple[NeedleTest, ...]:
     """One prompt for each needle, hidden at the depths in turn; the evidence is the answer's words in the needle's sentence.
 
+    Where the tokenizer has a chat template, haystack and question are a user's turn in it, and the answer is the assistant's.
+
     The other span is as long, and drawn from the haystack outside the needle's sentence and the first token, where attention rests.
     """
     rng, tests = np.random.default_rng(seed), []
@@ -150,11 +152,12 @@ def hidden_singly(model: Model, length: int, depths: Sequence[float], seed: int)
         sentences = _haystack(model, length, rng)
         at = round(depths[number % len(depths)] * len(sentences))
         text = " ".join([*sentences[:at], needle.sentence, *sentences[at:]])
-        prompt, asked = _asked(model, text, needle)
-        whole = _tokens_of(prompt, text, needle.sentence)
-        evidence = _tokens_of(prompt, text, needle.answer, text.index(needle.sentence))
-        size, stop = evidence[1] - evidence[0], _tokens_of(prompt, text, text)[1]
-        spans = list(control_spans(size, whole, stop))
+        prompt, asked, before = _asked(model, text, needle, chat=True)
+        full = before + text
+        sentence = full.index(needle.sentence, len(before))
+        whole, haystack = _tokens_of(prompt, full, needle.sentence, sentence), _tokens_of(prompt, full, text, len(before))
+        evidence = _tokens_of(prompt, full, needle.answer, sentence)
+        spans = list(control_spans(evidence[1] - evidence[0], whole, haystack))
         other = spans[int(rng.integers(len(spans)))]
         tests.append(NeedleTest(tuple(prompt.ids), evidence, other, asked, needle.answer))
     return tuple(tests)
@@ -173,25 +176,26 @@ def hidden_pairs(model: Model, length: int, seed: int) -> tuple[NeedleTest, ...]
         parts = [*sentences[:third], first.sentence, *sentences[third : 2 * third], second.sentence, *sentences[2 * third :]]
         text = " ".join(parts)
         for needle, rival in ((first, second), (second, first)):
-            prompt, asked = _asked(model, text, needle)
+            prompt, asked, _before = _asked(model, text, needle)
             evidence, other = (_tokens_of(prompt, text, one.sentence) for one in (needle, rival))
             tests.append(NeedleTest(tuple(prompt.ids), evidence, other, asked, needle.answer))
     return tuple(tests)
 
 
-def control_spans(size: int, taken: Span, stop: int) -> Iterator[Span]:
-    """Spans of so many tokens, before ``stop``, that leave out the first token and those taken.
+def control_spans(size: int, taken: Span, inside: Span) -> Iterator[Span]:
+    """Spans of so many tokens inside another one that leave out the first token of a prompt and those taken.
 
     Raises
     ------
     BadParameterError
         If there is none.
     """
-    found = [(i, i + size) for i in range(1, stop - size + 1) if i + size <= taken[0] or i >= taken[1]]
-    if not found:
-        what = f"A haystack of {stop} tokens with its needle at {taken} has no other span of {size} tokens."
+    first, stop = max(1, inside[0]), inside[1]
+    spans = [(i, i + size) for i in range(first, stop - size + 1) if i + size <= taken[0] or i >= taken[1]]
+    if not spans:
+        what = f"A haystack of {stop - inside[0]} tokens with its needle at {taken} has no other span of {size} tokens."
         raise BadParameterError(what, "Use longer prompts.")
-    return iter(found)
+    return iter(spans)
 
 
 def _haystack(model: Model, length: int, rng: np.random.Generator) -> list[str]:
@@ -201,26 +205,34 @@ def _haystack(model: Model, length: int, rng: np.random.Generator) -> list[str]:
         what = f"Prompts of {length} tokens in {room} positions of {model.spec.name} have no room for a haystack."
         raise BadParameterError(what, f"Use {_LEAST} tokens or more, and a model with as many positions.")
     passages = [one.text for one in load_texts(_PROSE)]
-    found: list[str] = []
+    sentences: list[str] = []
     tokens = 0
     for number in rng.permutation(len(passages)):
         for sentence in re.split(r"(?<=[.!?])\s+", passages[number]):
             tokens += len(tokenizer(f" {sentence}", add_special_tokens=False)["input_ids"])
             if tokens > length:
-                return found
-            found.append(sentence)
-    return found
+                return sentences
+            sentences.append(sentence)
+    return sentences
 
 
-def _asked(model: Model, text: str, needle: Needle) -> tuple[TokenizedPrompt, Span]:
-    """The whole prompt, and where its question stands."""
+def _asked(model: Model, text: str, needle: Needle, *, chat: bool = False) -> tuple[TokenizedPrompt, Span, str]:
+    """The whole prompt, where its question stands, and what comes before the text: nothing, or the beginning of a chat."""
     tokenizer = need_tokenizer(model.tokenizer, model.spec.name)
-    whole = text + _ASKING.format(question=needle.question)
-    (prompt,) = tokenize(tokenizer, [whole])
+    before, whole = "", text + _ASKING.format(question=needle.question)
+    if chat and tokenizer.chat_template:
+        turn = [{"role": "user", "content": whole}]
+        before, said, after = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)).partition(whole)
+        if not said:
+            what = f"The chat template of {model.spec.name} changes the text that it is given, so that the needle cannot be located."
+            raise TokenizationError(what, "Give tests= as token ids.")
+        whole = before + said + after
+    # A template has the special tokens of a beginning itself.
+    (prompt,) = tokenize(tokenizer, [whole], special=not before)
     if model.spec.n_ctx is not None and len(prompt.ids) > model.spec.n_ctx:
         what = f"A haystack with its question has {len(prompt.ids)} tokens, and {model.spec.name} has {model.spec.n_ctx} positions."
         raise BadParameterError(what, "Use a smaller length.")
-    return prompt, _tokens_of(prompt, whole, needle.question, len(text))
+    return prompt, _tokens_of(prompt, whole, needle.question, len(before) + len(text)), before
 
 
 def _tokens_of(prompt: TokenizedPrompt, text: str, words: str, after: int = 0) -> Span:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitlab.methods.roles.contract import Role, role_provenance
-from circuitlab.scores.role_scores import LEVEL, RoleScores
+from circuitlab.scores.role_scores import LEVEL, Null, RoleScores
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -66,4 +66,4 @@ def scores_from_weights(
     role: Role, model: Model, value: np.ndarray, null: np.ndarray, *, per: Per = "head", tokens: object = None
 ) -> RoleScores:
     """Scores of a role that is read off the weights, with the draws of its null; ``tokens`` are the ids that it looked at."""
-    return RoleScores(value[None], role_provenance(role, model, "", tokens), null, "null", per)
+    return RoleScores(value[None], role_provenance(role, model, "", tokens), Null.of(null, value), per)

@@ -65,7 +65,7 @@ class Relation:
     threshold: ClassVar[float] = 0.15
     null: ClassVar[str] = "targets permuted among the sources"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("elhelo2024",)
     sign: ClassVar[int] = 1
@@ -91,11 +91,16 @@ class Relation:
         null = permutation_null(hits, np.zeros(len(pairs), dtype=int), self.seed)
         return scores_from_weights(self, model, share_of_hits(hits), null, tokens=pairs)
 
+    def work(self, model: Model) -> float:
+        """Multiplications: what each head writes for each source, times the unembedding."""
+        spec, pairs = model.spec, self.pairs or relation_pairs(self.relation)
+        return float(spec.n_layers * spec.n_heads * len(pairs) * spec.d_model * spec.d_vocab)
+
     def _tokens(self, model: Model) -> list[tuple[int, int]]:
         """The pairs as tokens."""
         words = self.pairs or tuple((f" {source}", f" {target}") for source, target in relation_pairs(self.relation))
-        found = [(single_token(model, source), single_token(model, target)) for source, target in words]
-        pairs = [(source, target) for source, target in found if source is not None and target is not None]
+        tokens = [(single_token(model, source), single_token(model, target)) for source, target in words]
+        pairs = [(source, target) for source, target in tokens if source is not None and target is not None]
         if len(pairs) < _FEWEST:
             name = "those given" if self.pairs else self.relation
             what = f"{len(pairs)} of {len(words)} pairs of {name} are single tokens of {model.spec.name}; permuting takes {_FEWEST}."

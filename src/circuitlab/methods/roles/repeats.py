@@ -84,6 +84,13 @@ def repeat_targets(length: int, period: int, start: int, after: int) -> np.ndarr
 
 @dataclass(frozen=True)
 class _OnRepeats(ReadsPatterns):
+    """What roles on repeated random tokens share: their prompts, and what values are compared with."""
+
+    units: ClassVar[str] = "share of attention"
+    null: ClassVar[str] = _OTHERS
+    kind: ClassVar[RoleKind] = "attention"
+    needs: ClassVar[tuple[str, ...]] = ("hooks",)
+
     length: int = 40
     copies: int = 2
     rows: int = 16
@@ -143,11 +150,7 @@ class PreviousToken(_OnRepeats):
 
     name: ClassVar[str] = "previous_token"
     estimand: ClassVar[str] = "mean attention to the token before, on random tokens"
-    units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _OTHERS
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("hooks",)
     cost: ClassVar[str] = "1 forward pass per row of 81 tokens, shared with duplicate_token and induction"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021", "olsson2022")
 
@@ -184,11 +187,7 @@ class DuplicateToken(_OnRepeats):
 
     name: ClassVar[str] = "duplicate_token"
     estimand: ClassVar[str] = "mean attention to the earlier copy of the same token, on repeated random tokens"
-    units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _OTHERS
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("hooks",)
     cost: ClassVar[str] = "1 forward pass per row of 81 tokens, shared with previous_token and induction"
     cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
@@ -227,11 +226,7 @@ class Induction(_OnRepeats):
 
     name: ClassVar[str] = "induction"
     estimand: ClassVar[str] = "mean attention to the token after the earlier copy of the same token, on repeated random tokens"
-    units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _OTHERS
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("hooks",)
     cost: ClassVar[str] = "1 forward pass per row of 81 tokens, shared with previous_token and duplicate_token"
     cite: ClassVar[tuple[str, ...]] = ("olsson2022",)
 
@@ -272,11 +267,7 @@ class Echo(_OnRepeats):
 
     name: ClassVar[str] = "echo"
     estimand: ClassVar[str] = "attention to all earlier copies of the same token, on random tokens said four times"
-    units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = _THRESHOLD
-    null: ClassVar[str] = _OTHERS
-    kind: ClassVar[RoleKind] = "attention"
-    needs: ClassVar[tuple[str, ...]] = ("hooks",)
     cost: ClassVar[str] = "1 forward pass per row of 97 tokens"
     cite: ClassVar[tuple[str, ...]] = ("tang2024",)
 

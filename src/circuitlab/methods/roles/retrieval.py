@@ -1,4 +1,4 @@
-"""Roles of heads that fetch what was asked for: retrieval, semantic retrieval, and attention from a question to its evidence."""
+"""Roles of heads that fetch what was asked for, while the model answers: retrieval, and semantic retrieval."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.progress import step
 from circuitlab.methods.roles.contract import RoleKind, measured, role_provenance
-from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at, patterns_of
-from circuitlab.methods.roles.needles import NeedleTest, hidden_pairs, hidden_singly
+from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at
+from circuitlab.methods.roles.needles import NeedleTest, hidden_singly
 from circuitlab.model.sites import Site
 from circuitlab.scores.role_scores import RoleScores
 
@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from circuitlab.model.generate import Generation
     from circuitlab.model.protocol import Model
 
-__all__ = ["QueryEvidence", "Retrieval", "SemanticRetrieval"]
+__all__ = ["OnNeedles", "Retrieval", "SemanticRetrieval", "plain_tests"]
 
 _FEWEST = 2
 """Tests that an interval takes."""
 
 
 @dataclass(frozen=True)
-class _OnNeedles:
+class OnNeedles:
     """What roles on needles share: their prompts, identified by the tokens that are run and not among the parameters."""
 
-    needs: ClassVar[tuple[str, ...]]
+    kind: ClassVar[RoleKind] = "behaviour"
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    sites: ClassVar[tuple[Site, ...]] = (Site.PATTERN,)
+    by_default: ClassVar[bool] = False
 
     tests: tuple[NeedleTest, ...] = field(default=(), repr=False, metadata={"identity": False})
     length: int = 192
@@ -45,11 +48,14 @@ class _OnNeedles:
 
     def inputs(self: Any, model: Model) -> dict[str, Any]:
         """The token ids that are run, and where the needles stand."""
-        return _plain(self.prompts(model))
+        return plain_tests(self.prompts(model))
 
 
 @dataclass(frozen=True)
-class _WhileAnswering(_OnNeedles):
+class _WhileAnswering(OnNeedles):
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer", "unedited")
+    cost: ClassVar[str] = "18 answers of up to 24 tokens after 250, and a pass over each"
+
     depths: tuple[float, ...] = (0.1, 0.5, 0.9)
     max_new_tokens: int = 24
     recall: float = 0.5
@@ -73,7 +79,7 @@ class _WhileAnswering(_OnNeedles):
             what = f"{model.spec.name} answers {len(counts)} of {len(tests)} needles, and heads are counted only while one is answered."
             raise ModelError(what, "Measure this role on a model that can answer, or with shorter haystacks (length=).")
         values, control = (np.stack(side) for side in zip(*counts, strict=True))
-        about = role_provenance(self, model, f"needles answered of {len(tests)}", _plain(tests))
+        about = role_provenance(self, model, f"needles answered of {len(tests)}", plain_tests(tests))
         return RoleScores(values, about, control)
 
     def _answered(self, model: Model, tests: tuple[NeedleTest, ...]) -> Iterator[tuple[NeedleTest, Decoded]]:
@@ -85,7 +91,8 @@ class _WhileAnswering(_OnNeedles):
             step(number + 1, len(tests))
 
 
-def _plain(tests: tuple[NeedleTest, ...]) -> dict[str, Any]:
+def plain_tests(tests: tuple[NeedleTest, ...]) -> dict[str, Any]:
+    """Needle tests as plain data, of which a run is identified."""
     return {"tests": [test.plain() for test in tests]}
 
 
@@ -116,7 +123,8 @@ class Retrieval(_WhileAnswering):
     The count is that of the authors' code: the needle is the words of the answer, tokens copied twice count twice, and the answer ends
     with a line break. There, words are stemmed and every needle is asked at 10 depths and 20 lengths, from 1000 tokens on; here every
     needle is asked once, so that samples are independent, in haystacks that a small model can read. The threshold of 0.1 is the paper's.
-    A needle close to the question can be copied by a layer with a window; far ones cannot.
+    Where the tokenizer has a chat template, haystack and question are a user's turn in it; models without one read plain text. A needle
+    close to the question can be copied by a layer with a window; far ones cannot.
 
     References
     ----------
@@ -134,15 +142,13 @@ class Retrieval(_WhileAnswering):
     """
 
     name: ClassVar[str] = "retrieval"
-    estimand: ClassVar[str] = "share of a needle's tokens that the head's largest weight lies on when they are said, on needles answered"
+    estimand: ClassVar[str] = (
+        "share of a needle's tokens that the head's largest weight lies on when they are said, on needles answered; "
+        "asked in the tokenizer's chat template where it has one"
+    )
     units: ClassVar[str] = "share of the needle"
     threshold: ClassVar[float] = 0.1
     null: ClassVar[str] = "the same count, as if the needle stood elsewhere in the haystack"
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer", "unedited")
-    sites: ClassVar[tuple[Site, ...]] = (Site.PATTERN,)
-    by_default: ClassVar[bool] = False
-    cost: ClassVar[str] = "18 answers of up to 24 tokens after 250, and a pass over each"
     cite: ClassVar[tuple[str, ...]] = ("wu2024retrieval",)
 
     def count(self, decoded: Decoded, test: NeedleTest) -> tuple[np.ndarray, np.ndarray]:
@@ -183,96 +189,15 @@ class SemanticRetrieval(_WhileAnswering):
     """
 
     name: ClassVar[str] = "semantic_retrieval"
-    estimand: ClassVar[str] = "attention to a needle at steps that say one of its tokens, summed, for each of its tokens"
+    estimand: ClassVar[str] = (
+        "attention to a needle at steps that say one of its tokens, summed, for each of its tokens; "
+        "asked in the tokenizer's chat template where it has one"
+    )
     units: ClassVar[str] = "share of attention"
     threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = "attention at the same steps to as many tokens elsewhere in the haystack"
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer", "unedited")
-    sites: ClassVar[tuple[Site, ...]] = (Site.PATTERN,)
-    by_default: ClassVar[bool] = False
-    cost: ClassVar[str] = "18 answers of up to 24 tokens after 250, and a pass over each"
     cite: ClassVar[tuple[str, ...]] = ("lin2025compress",)
 
     def count(self, decoded: Decoded, test: NeedleTest) -> tuple[np.ndarray, np.ndarray]:
         """Attention to the needle, and to the other span."""
         return looked_at(decoded, test.evidence, test.evidence), looked_at(decoded, test.evidence, test.other)
-
-
-@dataclass(frozen=True)
-class QueryEvidence(_OnNeedles):
-    """Attention from a question to the sentence that answers it (query-focused retrieval heads, Zhang et al. 2025).
-
-    Nothing is generated: a head counts even where the model cannot say the answer.
-
-    Parameters
-    ----------
-    tests : tuple of NeedleTest
-        Prompts of one's own as token ids, in pairs: the second asks for what is the other span of the first, at the same place.
-        Circuitlab's 18 needles otherwise, two in each haystack.
-    length : int
-        Tokens of the haystack, about.
-    seed : int
-        Of the haystacks.
-
-    Notes
-    -----
-    The value is the paper's: attention to the evidence summed over its tokens, mean over the question's tokens; of the two prompts of a
-    pair, the mean. The control is the attention to the same two sentences when they are not asked for, so that neither where they stand
-    nor how odd they are among passages can make a difference. The paper keeps the top heads whatever they score; the threshold of 0.1 is
-    about twice what even attention gives to a sentence in a haystack of 200 tokens.
-
-    References
-    ----------
-    Zhang et al. (2025), Query-Focused Retrieval Heads Improve Long-Context Reasoning and Re-ranking, arXiv:2506.09944.
-
-    Examples
-    --------
-    >>> from circuitlab.methods.roles.needles import NeedleTest
-    >>> from circuitlab.model.toy import build_planted
-    >>> rows = ((5, 6, 7, 1, 2, 3), (1, 4, 2, 6, 0, 7), (3, 5, 0, 6, 2, 1))
-    >>> first = [NeedleTest((*row, row[0]), evidence=(1, 2), other=(4, 5), question=(6, 7)) for row in rows]
-    >>> second = [NeedleTest((*row, row[3]), evidence=(4, 5), other=(1, 2), question=(6, 7)) for row in rows]
-    >>> tests = tuple(test for pair in zip(first, second) for test in pair)
-    >>> scores = QueryEvidence(tests=tests)(build_planted("induction-mha").model)
-    >>> scores.value.argmax() == 4 + 2, bool(scores.earned()[1, 2])  # a1.h2 was planted
-    (np.True_, True)
-    """
-
-    name: ClassVar[str] = "query_evidence"
-    estimand: ClassVar[str] = "attention from a question's tokens to the sentence that answers it"
-    units: ClassVar[str] = "share of attention"
-    threshold: ClassVar[float] = 0.1
-    null: ClassVar[str] = "the same attention to the same sentences when another one is asked for"
-    kind: ClassVar[RoleKind] = "behaviour"
-    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    sites: ClassVar[tuple[Site, ...]] = (Site.PATTERN,)
-    by_default: ClassVar[bool] = False
-    cost: ClassVar[str] = "18 forward passes of 230 tokens"
-    cite: ClassVar[tuple[str, ...]] = ("zhang2025query",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.tests) % 2 or len(self.tests) == 2:  # noqa: PLR2004 - one pair
-            raise BadParameterError(f"{len(self.tests)} tests are no pairs, or one.", "Ask for each of two spans of two haystacks or more.")
-        for number, (one, two) in enumerate(zip(self.tests[::2], self.tests[1::2], strict=True)):
-            if (one.evidence, one.other) != (two.other, two.evidence):
-                spans = f"{one.evidence} and {one.other}, {two.evidence} and {two.other}"
-                what = f"Evidence and other span of tests {2 * number} and {2 * number + 1} do not change places: {spans}."
-                raise BadParameterError(what, "The second of a pair asks for the other span of the first.")
-
-    def prompts(self, model: Model) -> tuple[NeedleTest, ...]:
-        """Tests of one's own, or circuitlab's needles in the model's tokens."""
-        return self.tests or hidden_pairs(model, self.length, self.seed)
-
-    @measured
-    def __call__(self, model: Model) -> RoleScores:
-        """Measure every head; a sample is two questions about one haystack."""
-        tests, found = self.prompts(model), []
-        for number, test in enumerate(tests):
-            rows = patterns_of(model, test.tokens)[:, :, slice(*test.question)]
-            found.append([rows[..., slice(*span)].sum(-1).mean(-1) for span in (test.evidence, test.other)])
-            step(number + 1, len(tests))
-        values, control = np.moveaxis(np.array(found).reshape(-1, 2, 2, *rows.shape[:2]).mean(1), 1, 0)
-        about = role_provenance(self, model, "haystacks asked for two needles", _plain(tests))
-        return RoleScores(values, about, control)

@@ -89,18 +89,18 @@ def succession(model: Model, tasks: Sequence[str], orders: Sequence[Sequence[Wor
     if unknown := [task for task in tasks if task not in TASKS]:
         raise UnknownNameError("succession task", unknown[0], TASKS)
     lists = {f"order {i}": [list(order)] for i, order in enumerate(orders)} or {task: _spellings(task) for task in tasks}
-    found, seen = [], set()
+    kept, seen = [], set()
     for task, spellings in lists.items():
         for words in spellings:
             tokens = [single_token(model, word) for word in words]
             pairs = tuple((a, b) for a, b in itertools.pairwise(tokens) if a is not None and b is not None)
             if pairs not in seen and len({b for _, b in pairs}) >= _FEWEST_TARGETS:
                 seen.add(pairs)
-                found.append((task, pairs))
-    if not found:
+                kept.append((task, pairs))
+    if not kept:
         what = f"No list of {', '.join(lists)} has two pairs of neighbours that are single tokens of {model.spec.name}."
         raise TokenizationError(what, "Give lists of its own tokens with orders=.")
-    every = [(block, task, *pair) for block, (task, pairs) in enumerate(found) for pair in pairs]
+    every = [(block, task, *pair) for block, (task, pairs) in enumerate(kept) for pair in pairs]
     blocks, names, sources, targets = zip(*every, strict=True)
     return Succession(sources, targets, np.array(blocks), names)
 

@@ -79,7 +79,7 @@ class Successor:
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "next items permuted within a list and spelling"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("gould2024",)
 

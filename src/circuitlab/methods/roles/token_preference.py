@@ -56,7 +56,7 @@ class TokenPreference:
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "words permuted: each query's best key is compared with another word"
     kind: ClassVar[RoleKind] = "weights"
-    needs: ClassVar[tuple[str, ...]] = ("token_embedding", "unedited")
+    needs: ClassVar[tuple[str, ...]] = ("token_vectors", "unedited")
     cost: ClassVar[str] = "weights alone"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021",)
 
@@ -84,10 +84,10 @@ def same_position_scores(model: Model, tokens: list[int], reads: Reads = "stream
     from circuitlab.execute.head_matrices import at_least_float32  # noqa: PLC0415
 
     streams = TokenStreams.of(model, torch.tensor(tokens), reads)
-    found = []
+    scores_by_layer = []
     for layer, block in enumerate(model.decoder.blocks):
         normed = block.norm_attn.apply(streams.at(layer)).to(block.q.weight.dtype)
         q, k = block.rotated_q(block.split(block.q(normed)), None), block.rotated_k(block.split(block.k(normed)), None)
         scores = dataclasses.replace(block, softcap=None).scores(q, k)  # a softcap keeps their order, and rounds large ones to ties
-        found.append(at_least_float32(scores).cpu().numpy())
-    return np.stack(found)
+        scores_by_layer.append(at_least_float32(scores).cpu().numpy())
+    return np.stack(scores_by_layer)

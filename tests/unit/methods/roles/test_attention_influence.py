@@ -12,7 +12,7 @@ from circuitlab.methods.roles.influence import AttentionInfluence
 from circuitlab.methods.roles.repeats import repeated_tokens
 from circuitlab.model.interventions.pattern import EditPattern
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_model
 
 
 def rows_of(model, length: int = 8, rows: int = 6) -> tuple[tuple[int, ...], ...]:
@@ -31,7 +31,7 @@ def test_even_attention_of_either_planted_head_breaks_induction(form) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_losses_equal_a_slow_reading_and_random_weights_earn_nothing(family) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     tokens = rows_of(model, length=6, rows=8)
     scores = AttentionInfluence(tokens=tokens)(model)
 

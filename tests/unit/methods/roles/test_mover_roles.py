@@ -10,7 +10,7 @@ from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.methods.roles.movers import Mover, NegativeMover, SInhibition
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_batch, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_batch
 
 ROLES = {Mover: (2, 0), NegativeMover: (2, 1), SInhibition: (1, 2)}
 
@@ -37,7 +37,7 @@ def test_values_are_those_of_path_patching_as_shares_of_the_gap(role, receivers,
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_weights_do_no_task_and_are_refused(family, seed) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     for role in ROLES:
         with pytest.raises(ModelError, match=f"tiny-{family} does not do the task of the given pairs"):
             role(batch=tiny_batch(model, 16, seed=seed))(model)

@@ -12,15 +12,16 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 import circuitlab as cl
-from circuitlab.core.errors import BadParameterError, ModelError
+from circuitlab.core.errors import BadParameterError, ModelError, TokenizationError
 from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at
+from circuitlab.methods.roles.evidence import QueryEvidence
 from circuitlab.methods.roles.needles import NEEDLES, NeedleTest, control_spans, hidden_pairs, hidden_singly
-from circuitlab.methods.roles.retrieval import QueryEvidence, Retrieval, SemanticRetrieval
+from circuitlab.methods.roles.retrieval import Retrieval, SemanticRetrieval
 from circuitlab.model import load_model
 from circuitlab.model.generate import Generation
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
-from circuitlab.testing.tiny import tiny_hf, tiny_model
+from circuitlab.testing.tiny import shared_tiny_model, tiny_hf, tiny_model
 
 
 def letters() -> PreTrainedTokenizerFast:
@@ -37,7 +38,7 @@ def repeats(n: int, seed: int = 0, vocabulary: int = 8) -> tuple[NeedleTest, ...
     for number in range(n):
         row, at = rng.choice(vocabulary, 7, replace=False).tolist(), 1 + number % 3
         evidence = (at + 1, at + 3)
-        others = list(control_spans(2, evidence, 7))
+        others = list(control_spans(2, evidence, (0, 7)))
         tests.append(NeedleTest((*row, row[at]), evidence, others[int(rng.integers(len(others)))], (7, 8)))
     return tuple(tests)
 
@@ -98,7 +99,7 @@ def test_the_planted_induction_head_tops_both_roles_and_earns_them_alone(form) -
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_random_weights_answer_nothing_and_earn_nothing_where_every_answer_is_counted(family, monkeypatch) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     with pytest.raises(ModelError, match=f"tiny-{family} answers 0 of 12 needles"):
         Retrieval(tests=repeats(12, vocabulary=48), max_new_tokens=2)(model)
     monkeypatch.setattr("circuitlab.methods.roles.retrieval.answers", lambda *_: True)
@@ -111,7 +112,7 @@ def test_random_weights_answer_nothing_and_earn_nothing_where_every_answer_is_co
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss"])
 def test_rows_are_those_of_decoding_token_by_token(family) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     every = ((test, *model.generate([list(test.tokens)], 4)) for test in repeats(60, vocabulary=48))
     test, generation = next((test, one) for test, one in every if len(one.ids) == 4)  # some end at once
     decoded = decode(model, test, generation)
@@ -150,6 +151,24 @@ def test_needles_stand_where_they_are_said_to_stand() -> None:
         assert first.tokens[: first.question[0]] == second.tokens[: first.question[0]], "the same haystack"
     again = hidden_singly(model, 400, (0.0, 1.0), seed=1)
     assert [test.tokens for test in again] != [test.tokens for test in tests]
+
+
+def test_where_there_is_a_chat_template_a_user_asks_and_the_assistant_answers() -> None:
+    tokenizer = letters()
+    plain = hidden_singly(load_model(tiny_hf("llama"), tokenizer=tokenizer, name="reader"), 400, (0.5,), seed=0)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}!{% endfor %}bot:"
+    model = load_model(tiny_hf("llama"), tokenizer=tokenizer, name="chatter")
+    for test, without, needle in zip(hidden_singly(model, 400, (0.5,), seed=0), plain, NEEDLES, strict=True):
+        text = tokenizer.decode(test.tokens).replace(" ", "")
+        assert text.startswith("user:") and text.endswith("answer:!bot:")
+        assert tokenizer.decode(test.copied).replace(" ", "") == needle.answer.lower().replace(" ", "")
+        assert tokenizer.decode(test.tokens[slice(*test.question)]).replace(" ", "") == needle.question.lower().replace(" ", "")
+        moved = test.evidence[0] - without.evidence[0]
+        assert moved > 0 and test.tokens[moved : moved + without.question[1]] == without.tokens[: without.question[1]]
+        assert moved <= test.other[0] and test.other[1] <= test.question[0], "the other span lies in the haystack"
+    tokenizer.chat_template = "{{ messages[0].content | upper }}"
+    with pytest.raises(TokenizationError, match="chat template of chatter changes the text"):
+        hidden_singly(load_model(tiny_hf("llama"), tokenizer=tokenizer, name="chatter"), 400, (0.5,), seed=0)
 
 
 @pytest.mark.parametrize("form", ["gqa", "mha"])
@@ -204,7 +223,7 @@ def test_what_cannot_be_measured_is_refused_with_its_reason() -> None:
     with pytest.raises(BadParameterError, match="is no span of a prompt of 3 tokens"):
         NeedleTest((1, 2, 3), (0, 2), (2, 4), (2, 3))
     with pytest.raises(BadParameterError, match="no other span of 3 tokens"):
-        control_spans(3, (2, 5), 7)
+        control_spans(3, (2, 5), (0, 7))
 
 
 def test_roles_that_take_minutes_are_measured_only_where_they_are_named() -> None:

@@ -13,11 +13,13 @@ from circuitlab.execute.composition import composition_scores
 from circuitlab.execute.effective_ov import EffectiveOV
 from circuitlab.execute.ov_eigenvalues import ov_eigenvalues
 from circuitlab.execute.singular import head_singular_values, random_singular_values
-from circuitlab.methods.roles.copying import Copying, NegativeCopying
+from circuitlab.methods.copying_score import CopyingScore
+from circuitlab.methods.roles.copying import Copying, CopyingEigenvalues, NegativeCopying
 from circuitlab.methods.roles.token_preference import same_position_scores
 from circuitlab.model import load_model
-from circuitlab.model.token_embedding import token_embeddings
+from circuitlab.model.token_vectors import token_vectors
 from circuitlab.testing.tiny import tiny_hf, tiny_model
+from circuitlab.workflows.score import score
 from reference.weight_maps import FAMILIES, SlowModel
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
@@ -155,6 +157,13 @@ def test_scores_at_one_position_are_the_models_own() -> None:
         np.testing.assert_allclose(found[layer], want.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3"])
+def test_the_role_on_all_tokens_is_the_method_copying_score(family) -> None:
+    model = tiny_model(family)
+    method = score(model, method=CopyingScore()).values("heads")
+    np.testing.assert_allclose(CopyingEigenvalues(n=model.spec.d_vocab)(model).value, method, atol=1e-4)
+
+
 def test_what_tokens_put_into_the_stream_is_told_apart_from_positions() -> None:
     ids = torch.tensor([5, 0, 47])
     for family, module, factor in (
@@ -165,14 +174,14 @@ def test_what_tokens_put_into_the_stream_is_told_apart_from_positions() -> None:
     ):
         hf = tiny_hf(family)
         want = hf.get_submodule(module).weight[ids].detach() * factor
-        torch.testing.assert_close(token_embeddings(load_model(hf, name=family), ids), want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(token_vectors(load_model(hf, name=family))(ids), want, rtol=1e-4, atol=1e-5)
     bloom = tiny_hf("bloom")
     normed = bloom.transformer.word_embeddings_layernorm(bloom.transformer.word_embeddings.weight[ids]).detach()
-    torch.testing.assert_close(token_embeddings(load_model(bloom, name="bloom"), ids), normed)
+    torch.testing.assert_close(token_vectors(load_model(bloom, name="bloom"))(ids), normed)
 
 
 def test_a_model_that_mixes_tokens_with_positions_is_refused() -> None:
-    with pytest.raises(ModelError, match="mixes tokens with positions"):
+    with pytest.raises(ModelError, match="cannot be told from what it adds for its position"):
         Copying(pool="vocabulary")(tiny_model("mbart"))
 
 

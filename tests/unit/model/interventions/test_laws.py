@@ -13,7 +13,7 @@ from circuitlab.model.sites import Site
 from circuitlab.testing import check_intervention
 from circuitlab.testing.intervention_laws import intervention_laws
 from circuitlab.testing.laws import LawError
-from circuitlab.testing.tiny import ALL_FAMILIES, FAMILIES, tiny_batch, tiny_model
+from circuitlab.testing.tiny import ALL_FAMILIES, FAMILIES, shared_tiny_model, tiny_batch, tiny_model
 
 
 def batch_of(model):
@@ -66,9 +66,10 @@ def lacking(model, one: Intervention) -> list[str]:
     return reasons
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_every_law_holds_or_the_model_says_what_it_lacks(family: str, share) -> None:
-    model = tiny_model(family)
+    model = shared_tiny_model(family)
     batch = batch_of(model) if family in FAMILIES else batch_of(model).select([0, 2])
     runs, refused, every = [], [], interventions(model, batch)
     for name in every if family in FAMILIES else share(every, family, 4):

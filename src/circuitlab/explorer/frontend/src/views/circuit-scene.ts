@@ -1,0 +1,150 @@
+/** The circuit as a scene. Nodes carry their name as key, so that the page can make buttons of them. */
+import type { Edge } from "../data/schema.ts";
+import type { Scene, Shape } from "../scene/scene.ts";
+import type { Group } from "../state/state.ts";
+import { type Palette, divergingScale, inkOn } from "../ui/theme.ts";
+import { edgePath, type Layout, type Placed, portX } from "./circuit-layout.ts";
+import { fitted } from "./scatter-scene.ts";
+
+export const portColour = (colours: Palette, port: Edge["port"]): string => (port === "in" ? colours.plain : colours[port]);
+
+export interface NodeLook {
+  weights: Map<string, number>;
+  limit: number;
+  labels: Record<string, string>;
+  groups: Group[];
+  chosen: string[];
+  selected: string;
+}
+
+export function edgeShapes(layout: Layout, edges: Edge[], selected: string, colours: Palette): Shape[] {
+  const most = Math.max(1e-12, ...edges.map((edge) => Math.abs(edge.weight)));
+  const touching = (edge: Edge): boolean => edge.from === selected || edge.to === selected;
+  const some = edges.some(touching);
+  const shapes: Shape[] = [];
+  for (const [kv, head] of layout.bonds) {
+    const from = layout.nodes.get(kv)!,
+      to = layout.nodes.get(head)!;
+    shapes.push({
+      kind: "line",
+      x1: from.x + from.w / 2,
+      y1: from.y,
+      x2: to.x + to.w * 0.64,
+      y2: to.y + to.h,
+      stroke: colours.line,
+      dash: [1.5, 3],
+      width: 1.25,
+    });
+  }
+  for (const edge of [...edges].sort((a, b) => Number(touching(a)) - Number(touching(b)) || Math.abs(a.weight) - Math.abs(b.weight))) {
+    const from = layout.nodes.get(edge.from),
+      to = layout.nodes.get(edge.to);
+    if (!from || !to) continue;
+    const share = Math.abs(edge.weight) / most;
+    shapes.push({
+      kind: "path",
+      key: `${edge.from}->${edge.to}<${edge.port}>`,
+      d: edgePath(from, to, edge.port),
+      stroke: portColour(colours, edge.port),
+      width: 0.75 + 4 * share,
+      opacity: some ? (touching(edge) ? 0.95 : 0.1) : 0.22 + 0.6 * share,
+      dash: edge.weight < 0 ? [5, 3.5] : undefined,
+    });
+  }
+  return shapes;
+}
+
+export function nodeShapes(node: Placed, look: NodeLook, colours: Palette): Shape[] {
+  const weight = look.weights.get(node.name);
+  const fill = weight === undefined ? colours.panel : divergingScale(colours, look.limit)(weight);
+  const group = look.groups.findIndex((one) => one.nodes.includes(node.name));
+  const ring = group >= 0 ? colours.categories[group % colours.categories.length] : colours.line;
+  const selected = node.name === look.selected,
+    chosen = look.chosen.includes(node.name);
+  const label = look.labels[node.name];
+  const ink = inkOn(fill);
+  const shapes: Shape[] = [
+    {
+      kind: "rect",
+      x: node.x,
+      y: node.y,
+      w: node.w,
+      h: node.h,
+      fill,
+      stroke: selected || chosen ? colours.accent : ring,
+      width: selected || chosen ? 2.5 : group >= 0 ? 2.5 : 1,
+      radius: node.kind === "mlp" ? 3 : node.kind === "end" ? 5 : node.h / 2,
+    },
+  ];
+  if (chosen && !selected)
+    shapes.push({
+      kind: "rect",
+      x: node.x - 3,
+      y: node.y - 3,
+      w: node.w + 6,
+      h: node.h + 6,
+      stroke: colours.accent,
+      width: 1,
+      radius: node.h / 2 + 3,
+      opacity: 0.6,
+    });
+  const size = node.kind === "kv" ? 10.5 : 12;
+  shapes.push({
+    kind: "text",
+    x: node.x + node.w / 2,
+    y: node.y + node.h / 2 + (label ? -1 : size / 3),
+    text: node.name,
+    size,
+    fill: ink,
+    anchor: "middle",
+    weight: node.kind === "kv" ? 400 : 600,
+    mono: true,
+  });
+  if (label)
+    shapes.push({
+      kind: "text",
+      x: node.x + node.w / 2,
+      y: node.y + node.h / 2 + 10,
+      text: fitted(label, node.w - 6, 9),
+      size: 9,
+      fill: ink,
+      anchor: "middle",
+    });
+  return shapes;
+}
+
+export function portShapes(layout: Layout, edges: Edge[], colours: Palette): Shape[] {
+  const used = new Set(edges.filter((edge) => edge.port !== "in").map((edge) => `${edge.to} ${edge.port}`));
+  return [...used].flatMap((entry): Shape[] => {
+    const [name, port] = entry.split(" ") as [string, "q" | "k" | "v"],
+      node = layout.nodes.get(name);
+    if (!node) return [];
+    const x = portX(node, port),
+      y = node.y + node.h;
+    return [
+      { kind: "circle", x, y, r: 5.5, fill: portColour(colours, port), stroke: colours.panel, width: 1.5 },
+      { kind: "text", x, y: y + 3, text: port, size: 8.5, fill: inkOn(portColour(colours, port)), anchor: "middle", weight: 700 },
+    ];
+  });
+}
+
+export function rowShapes(layout: Layout, colours: Palette): Shape[] {
+  return layout.rows.flatMap((row): Shape[] => [
+    { kind: "line", x1: 54, y1: row.y, x2: layout.width - 6, y2: row.y, stroke: colours.faint, width: 1 },
+    { kind: "text", x: 4, y: row.y + 4, text: row.label, size: 11, fill: colours.soft },
+  ]);
+}
+
+export function circuitScene(layout: Layout, edges: Edge[], look: NodeLook, colours: Palette, title: string): Scene {
+  return {
+    width: layout.width,
+    height: layout.height,
+    title,
+    shapes: [
+      ...rowShapes(layout, colours),
+      ...edgeShapes(layout, edges, look.selected, colours),
+      ...[...layout.nodes.values()].flatMap((node) => nodeShapes(node, look, colours)),
+      ...portShapes(layout, edges, colours),
+    ],
+  };
+}

@@ -1,0 +1,194 @@
+"""Gather what a store holds about some runs: roles, attention, cards, circuits, edges, transfer and grades. No model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from circuitlab.core.provenance import digest
+from circuitlab.execute.contract import effective_params
+from circuitlab.explorer.documents import about_model, documents_about, documents_named
+from circuitlab.explorer.sources import Sources, StoredCards, StoredCircuit, StoredPrompts
+from circuitlab.methods.roles import get_role, role_classes
+from circuitlab.scores.role_scores import RoleProvenance, RoleScores
+from circuitlab.scores.values_digest import values_digest
+from circuitlab.store import EDGE_SCORES, Documents
+from circuitlab.workflows.head_on_text import ON_TEXT
+from circuitlab.workflows.roles import ROLES
+
+if TYPE_CHECKING:
+    from circuitlab.core.provenance import ModelSpec
+    from circuitlab.scores.edge_scores import EdgeScores
+    from circuitlab.scores.head_scores import HeadScores
+    from circuitlab.store import Cache, Document
+
+__all__ = ["ATTENTION", "CARDS", "circuit_of_analysis", "gather", "on_text_part", "page_records", "sources_of_store"]
+
+ATTENTION, CARDS = Documents("attention"), Documents("cards")
+"""Where tokens and attention of a task's prompts, and the measured parts of heads' cards, are kept."""
+_EDGES = "edges"
+_EVALUATIONS, _ANALYSES = Documents("evaluations"), Documents("analyses")
+
+
+def sources_of_store(cache: Cache, run_ids: Sequence[str]) -> Sources:
+    """Everything that a store holds about these runs.
+
+    Raises
+    ------
+    ScoreFileError
+        If a run is not stored or cannot be read.
+    """
+    return gather(cache, tuple(cache.read(run_id) for run_id in run_ids))
+
+
+def gather(cache: Cache, runs: Sequence[HeadScores], records: Mapping[str, Sequence[str]] | None = None) -> Sources:
+    """Everything that a store holds about runs that may or may not be in it.
+
+    Parameters
+    ----------
+    cache : Cache
+        The store.
+    runs : sequence of HeadScores
+        Scores.
+    records : mapping of str to sequence of str, optional
+        What is read, by kind, as `page_records` gives it, so that the same runs give the same page whatever else is stored.
+    """
+    stored, specs = _Stored(cache, runs, records), {digest(run.provenance.model.identity()): run.provenance.model for run in runs}
+    ids, analyses = [run.provenance.run_id() for run in runs], stored.documents(_ANALYSES)
+    edges = {run_id: cache.read(run_id, EDGE_SCORES) for run_id in stored.edges()}
+    cards, on_text = stored.documents(CARDS), stored.documents(ON_TEXT)
+    return Sources(
+        runs=tuple(runs),
+        roles=tuple(_roles(stored.documents(ROLES), list(specs.values()))),
+        prompts=tuple(_prompts(stored.documents(ATTENTION))),
+        cards=tuple(_cards(cards, on_text)),
+        circuits=(*_of_analyses(analyses, ids), *_circuits(stored.documents(_EVALUATIONS), runs, edges)),
+        edges=edges,
+        transfers=tuple(_transfers(analyses, ids)),
+        planted={str(one.about["cell"]): one.result["rows"] for one in reversed(analyses) if one.about["analysis"] == "planted"},
+    )
+
+
+def page_records(cache: Cache, runs: Sequence[HeadScores]) -> dict[str, list[str]]:
+    """Names of what is stored of these runs' models beside scores, by kind, and the runs whose edges are scored."""
+    stored = _Stored(cache, runs, None)
+    kinds = (ROLES, ATTENTION, CARDS, ON_TEXT)
+    records = {codec.kind: sorted(codec.name(one.about) for one in stored.documents(codec)) for codec in kinds}
+    return records | {_EDGES: sorted(stored.edges())}
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """Documents about the models of some runs, or those that are named."""
+
+    cache: Cache
+    runs: Sequence[HeadScores]
+    records: Mapping[str, Sequence[str]] | None
+
+    def documents(self, codec: Documents) -> list[Document]:
+        """The newest first."""
+        if self.records is not None:
+            return documents_named(self.cache, codec, self.records.get(codec.kind, ()))
+        if codec is _ANALYSES:
+            return documents_about(self.cache, codec, lambda about: about.get("analysis") in {"circuits", "transfer", "planted"})
+        return documents_about(self.cache, codec, about_model([run.provenance.model.identity() for run in self.runs]))
+
+    def edges(self) -> list[str]:
+        """Runs with scores of edges."""
+        ids = [run.provenance.run_id() for run in self.runs]
+        named = ids if self.records is None else self.records.get(_EDGES, ())
+        return [run_id for run_id in ids if run_id in named and self.cache.has(run_id, EDGE_SCORES)]
+
+
+def _roles(documents: Iterable[Document], specs: Sequence[ModelSpec]) -> list[RoleScores]:
+    """The newest record of every role, one with the role's own parameters before others."""
+    chosen: dict[tuple[str, str], tuple[bool, RoleScores]] = {}
+    for document in documents:
+        name, params = str(document.about["role"]), document.about["params"]
+        spec = next(spec for spec in specs if spec.identity() == document.about["model"])
+        if name not in role_classes():
+            continue  # a role of an earlier version
+        usual = params == _plain(effective_params(get_role(name)))
+        key = (digest(spec.identity()), name)
+        if key not in chosen or (usual and not chosen[key][0]):
+            chosen[key] = (usual, _role(document, spec))
+    return [role for _, role in sorted(chosen.values(), key=lambda entry: entry[1].provenance.role)]
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    import msgspec  # noqa: PLC0415 - as the store writes them
+
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(params)))
+    return plain
+
+
+def _role(document: Document, spec: ModelSpec) -> RoleScores:
+    cls: Any = role_classes()[str(document.about["role"])]
+    kept = document.result
+    about = RoleProvenance(
+        role=cls.name,
+        params=document.about["params"],
+        estimand=cls.estimand,
+        units=cls.units,
+        threshold=cls.threshold,
+        null=cls.null,
+        sample=kept["sample"],
+        digest=str(document.about["inputs"]),
+        model=spec,
+        cite=cls.cite,
+        kind=cls.kind,
+    )
+    return RoleScores.from_plain(kept, about)
+
+
+def _prompts(documents: Iterable[Document]) -> list[StoredPrompts]:
+    """Records of prompts, those with the most attention first."""
+    ordered = sorted(documents, key=lambda one: -len(one.result["attention"]))
+    fields = ("pairs", "attention", "lacks")
+    return [StoredPrompts(one.about["model"], one.about["task"], *(one.result[field] for field in fields)) for one in ordered]
+
+
+def _cards(documents: Sequence[Document], on_text: Sequence[Document]) -> list[StoredCards]:
+    """Parts of cards, and the same heads on natural text."""
+    cards = [StoredCards(one.about["model"], {str(one.about["head"]): one.result}) for one in documents]
+    for document in on_text:
+        heads = {head for card in cards if card.model == document.about["model"] for head in card.parts}
+        parts = {head: {"on_text": on_text_part(document.result[head])} for head in sorted(heads) if head in document.result}
+        cards.append(StoredCards(document.about["model"], parts))
+    return cards
+
+
+def on_text_part(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a card about natural text, from `HeadOnText.to_dict`, without what is not known and without names."""
+    return {name: value for name, value in plain.items() if name not in {"head", "model"} and value is not None}
+
+
+def _circuits(documents: Iterable[Document], runs: Sequence[HeadScores], edges: Mapping[str, EdgeScores]) -> list[StoredCircuit]:
+    """Evaluations whose curve was ranked by one of these runs."""
+    ranking = {values_digest(run): run.provenance.run_id() for run in runs}
+    ranking |= {values_digest(scores): run_id for run_id, scores in edges.items()}
+    return [
+        StoredCircuit(ranking[one.about["ranking"]], one.about["circuit"]["nodes"], one.about["circuit"]["edges"], "", one.result)
+        for one in documents
+        if one.about["ranking"] in ranking
+    ]
+
+
+def _of_analyses(documents: Iterable[Document], ids: Sequence[str]) -> list[StoredCircuit]:
+    """Circuits of studies that were run with this store."""
+    kept = [one for one in documents if one.about["analysis"] == "circuits" and one.about["runs"][0] in ids]
+    return [circuit_of_analysis(one.about["runs"][0], one.result) for one in kept]
+
+
+def circuit_of_analysis(run_id: str, result: Mapping[str, Any]) -> StoredCircuit:
+    """The circuit in a result of the analysis ``circuits`` of a study."""
+    circuit = result["circuit"]
+    return StoredCircuit(run_id, circuit["nodes"], circuit["edges"], circuit["rule"], result, result["band"])
+
+
+def _transfers(documents: Iterable[Document], ids: Sequence[str]) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Transfer tables of studies, where none of their tasks was left out: then the runs are in the order of the tasks."""
+    tables = [one for one in documents if one.about["analysis"] == "transfer" and set(one.about["runs"]) & set(ids)]
+    whole = [one for one in tables if len(one.result["tasks"]) == len(one.about["runs"])]
+    return [(dict(zip(one.result["tasks"], one.about["runs"], strict=True)), one.result) for one in whole[:1]]
