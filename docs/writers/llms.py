@@ -32,6 +32,7 @@ Rules that save a wrong answer:
 _GUIDES = {
     "quickstart.md": ("Quick start", "from nothing to a map of heads, a circuit and an overlap"),
     "concepts.md": ("Concepts", "pairs, metric, score, interval, null, circuit, role; the data flow"),
+    "explorer.md": ("Explorer", "one page that links maps, cards, attention, circuits and comparison, in Jupyter and as a file"),
     "your_own.md": ("Your own prompts and models", "tables of pairs, token ids, checkpoints, edited models, a method of your own"),
     "circuits.md": ("From scores to a circuit", "selection rules, faithfulness, CPR and CMD, backups"),
     "comparing.md": ("Comparing circuits", "overlap, null models, intervals, transfer, dissociation"),

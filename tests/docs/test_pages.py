@@ -27,7 +27,7 @@ from writers import methods, page, reference  # noqa: E402
 
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 SHELLS = ("bash", "shell", "console", "sh")
-LANGUAGES = {"python", "pycon", "text", "toml", "csv", *SHELLS, ""}
+LANGUAGES = {"python", "{.python .no-run}", "pycon", "text", "toml", "csv", *SHELLS, ""}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,11 @@ def test_a_changed_fact_would_be_noticed(monkeypatch) -> None:
 def test_every_block_has_a_language_that_is_checked() -> None:
     odd = {(place, language) for place in PAGES for language, _ in fenced(place) if language not in LANGUAGES}
     assert odd == set()
+
+
+def test_python_that_does_not_run_says_why() -> None:
+    unexplained = [place for place in PAGES for language, code in fenced(place) if language == "{.python .no-run}" and "#" not in code]
+    assert unexplained == []
 
 
 @pytest.mark.real_model
@@ -136,7 +141,7 @@ def test_every_public_name_is_on_one_page_of_the_reference(current) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    listed = re.findall(r"[:-] ([\w/]+\.md)$", text.partition("\nnav:")[2], flags=re.MULTILINE)
+    listed = re.findall(r"[:-] ([\w/-]+\.md)$", text.partition("\nnav:")[2], flags=re.MULTILINE)
     assert sorted(listed) == PAGES
 
 
