@@ -28,7 +28,8 @@ def few(monkeypatch, tmp_path, smollm2):
     monkeypatch.setenv("CIRCUITLAB_PAIRS", "3")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
-    monkeypatch.setattr(cl, "load_model", {"smollm2-135m": smollm2}.__getitem__)
+    load = cl.load_model
+    monkeypatch.setattr(cl, "load_model", lambda model, **settings: smollm2 if model == "smollm2-135m" else load(model, **settings))
 
 
 @pytest.fixture

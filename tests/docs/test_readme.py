@@ -27,7 +27,11 @@ def paths_in(text: str) -> set[str]:
     """Files and folders named in backquotes, links or pictures."""
     named = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:md|toml|py|txt))`", text) + re.findall(r"\]\(([\w./-]+)\)|src=\"([\w./-]+)\"", text)
     flat = {part for item in named for part in ([item] if isinstance(item, str) else item) if part}
-    return {path for path in flat if not path.startswith(("figures/built", ".venv", "circuitlab.explorer/")) and "opposites" not in path}
+    return {
+        path
+        for path in flat
+        if not path.startswith(("figures/built", "site/", ".venv", "circuitlab.explorer/")) and "opposites" not in path
+    }
 
 
 @pytest.fixture

@@ -225,11 +225,12 @@ class _Measuring:
         return (time.perf_counter() - started) / first.size
 
     def _per_product(self) -> float:
-        """Seconds that one multiplication takes in a product with a part of the unembedding."""
+        """Seconds that one multiplication takes in a product with a matrix of the size of a part of the unembedding."""
         import torch  # noqa: PLC0415
 
-        columns = self.model.weights.unembed(slice(0, _COLUMNS)).float()
-        rows = torch.ones(_ROWS, columns.shape[1], device=columns.device)
+        spec, first = self.model.spec, torch.zeros(1, dtype=torch.long)
+        device = self.model.logits(first[None], first).device  # where its products run
+        columns, rows = (torch.ones(n, spec.d_model, device=device) for n in (min(_COLUMNS, spec.d_vocab), _ROWS))
         started = time.perf_counter()
         float((rows @ columns.T)[0, 0])
         return (time.perf_counter() - started) / (len(rows) * columns.numel())

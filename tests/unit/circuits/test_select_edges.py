@@ -150,7 +150,7 @@ def test_impossible_sizes_and_rankings(rule):
 
 
 def test_the_documentation_says_which_rules_prune_by_default():
-    text = " ".join((Path(__file__).parents[3] / "docs" / "methods.md").read_text().split())
+    text = " ".join((Path(__file__).parents[3] / "docs" / "circuits.md").read_text().split())
     scores = scores_of(SMALL)
     assert ("`TopEdges(k, prune=True)` then drops" in text) is (len(TopEdges(6)(scores).edges) == 6)
     assert ("`GreedyEdges(k)`" in text and "always prunes" in text) is not hasattr(GreedyEdges(6), "prune")
