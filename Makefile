@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures test test-every lint notebooks docs picture benchmarks front-end clean
+.PHONY: help setup weights figures papers experiment-pictures test test-every lint notebooks docs picture benchmarks front-end clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,13 @@ weights: setup  ## Fetch and convert the default model (93 MB, once)
 figures: weights  ## Run the main study (resumes after an interruption) and build figures/built/core
 	$(BIN)/circuitlab study run $(STUDY)
 	$(BIN)/circuitlab figures build $(STUDY)
+
+papers: weights  ## Run every published experiment on the default model and keep its record (resumes after an interruption)
+	$(BIN)/circuitlab experiment run all -o src/circuitlab/experiments/results
+	$(BIN)/circuitlab experiment gate all -o src/circuitlab/experiments/results/gates.smollm2-135m.json || test $$? -eq 2
+
+experiment-pictures: setup  ## Redraw the pictures on the experiments' pages (needs Chromium)
+	$(BIN)/python docs/writers/experiment_pictures.py
 
 lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/ruff check .

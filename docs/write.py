@@ -6,6 +6,7 @@ Pages of methods keep the text around their table of facts; the others are writt
 from __future__ import annotations
 
 from writers.commands import command_page
+from writers.experiments import experiment_pages
 from writers.llms import llms_text
 from writers.methods import method_pages
 from writers.page import DOCS
@@ -18,7 +19,7 @@ __all__ = ["pages"]
 
 def pages() -> dict[str, str]:
     """Every page that is made, by its place under `docs/`."""
-    writers = (method_pages, role_pages, task_page, notebook_page, command_page, reference_pages, llms_text)
+    writers = (method_pages, role_pages, task_page, notebook_page, experiment_pages, command_page, reference_pages, llms_text)
     return {place: text for writer in writers for place, text in writer().items()}
 
 

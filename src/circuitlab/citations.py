@@ -259,6 +259,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "ICML, arXiv:2406.15765",
     ),
+    "yu2023": (
+        "Characterizing Mechanisms for Factual Recall in Language Models",
+        "Yu, Qinan and Merullo, Jack and Pavlick, Ellie",
+        "2023",
+        "EMNLP, arXiv:2310.15910",
+    ),
     "zhang2024": (
         "Towards Best Practices of Activation Patching in Language Models: Metrics and Methods",
         "Zhang, Fred and Nanda, Neel",

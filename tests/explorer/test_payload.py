@@ -163,8 +163,8 @@ def test_attention_is_the_models_own(planted) -> None:
     for number, head in enumerate(entry["heads"]):
         pattern = planted.model.attention(head, batch.corrupt[1, :stop].tolist()).values
         kept = dense[number] > 0
-        np.testing.assert_allclose(dense[number][kept], pattern[kept], atol=0.6e-4)
-        assert pattern[~kept].max() < 0.005 or stop > 8
+        np.testing.assert_allclose(dense[number][kept], pattern[kept], atol=0.0021)
+        assert pattern[~kept].max() < 0.01 or stop > 8
 
 
 def test_value_norms_are_of_what_heads_write(planted) -> None:

@@ -14,6 +14,7 @@ from circuitlab.cli import (
     circuit,
     compare,
     doctor,
+    experiment,
     explore,
     figures,
     generate,
@@ -42,6 +43,7 @@ app.add_typer(study.app, name="study")
 app.add_typer(figures.app, name="figures")
 app.add_typer(bench.app, name="bench")
 app.add_typer(heads.app, name="heads")
+app.add_typer(experiment.app, name="experiment")
 app.command("doctor")(doctor.doctor)
 app.command("score")(results.score)
 app.command("circuit")(circuit.circuit)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES", "Measure", "measured_parts", "strongest_heads"]
 
-_VERSION = 1
+_VERSION, _ATTENTION_VERSION = 1, 2
 """Counted up where attention or cards hold other numbers than before."""
 
 
@@ -139,8 +139,8 @@ def _attention(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str,
     for run in by_task.values():
         batch = asked.batch(run, prompts)
         task = msgspec.to_builtins(batch.task)
-        identity = {"version": _VERSION, "model": spec.identity(), "task": {name: task[name] for name in _TASK}, "shown": asked.shown}
-        identity["heads"] = digest([str(head) for head in listed])
+        identity = {"version": _ATTENTION_VERSION, "model": spec.identity(), "task": {name: task[name] for name in _TASK}}
+        identity |= {"shown": asked.shown, "heads": digest([str(head) for head in listed])}
         asked.store.get_or_compute(identity, ATTENTION, lambda batch=batch: _seen(asked, batch, listed))  # type: ignore[misc]
     return {}
 

@@ -10,11 +10,12 @@ from circuitlab.explorer.packed import pack, unpack
 
 __all__ = ["KEYS", "LEAST", "MOST_HEADS", "dense_attention", "sparse_attention"]
 
-KEYS, LEAST = 8, 0.005
+KEYS, LEAST = 8, 0.01
 """Keys kept of a query, and the weight below which none is."""
 MOST_HEADS = 512
 """Heads whose attention a payload lists; of a larger model, the strongest ones."""
 _SCALE = 1e-4
+_STEP = 0.004  # of a weight in one byte: two thirds of a page are weights, and 1 is a multiple of it
 _BYTE = 256
 
 
@@ -29,7 +30,7 @@ def sparse_attention(pattern: np.ndarray) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``counts`` (head, query), ``keys`` and ``weights`` of all rows in turn, strongest first, to 4 decimals; and ``kept``
+        ``counts`` (head, query), ``keys`` and ``weights`` of all rows in turn, strongest first, to a step of 0.004; and ``kept``
         (head,), the share of the attention of all queries that these weights are.
 
     Examples
@@ -46,7 +47,7 @@ def sparse_attention(pattern: np.ndarray) -> dict[str, Any]:
     return {
         "counts": pack(kept.sum(-1), "uint8"),
         "keys": pack(order[kept], "uint8" if pattern.shape[-1] <= _BYTE else "uint16"),
-        "weights": pack(values[kept], "uint16", _SCALE),
+        "weights": pack(values[kept], "uint8", _STEP),
         "kept": pack(np.clip(share, 0, 1), "uint16", _SCALE),
     }
 

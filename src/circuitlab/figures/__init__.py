@@ -3,12 +3,14 @@
 from circuitlab.figures.agreement import method_agreement
 from circuitlab.figures.attention import attention_pattern
 from circuitlab.figures.bars import top_heads
+from circuitlab.figures.category_bars import category_bars
 from circuitlab.figures.code_map import code_map, code_table
 from circuitlab.figures.completeness import Removal, completeness_scatter
 from circuitlab.figures.curve import SizeCurve, faithfulness_curve
 from circuitlab.figures.diagram import circuit_diagram
 from circuitlab.figures.dissociation import dissociation_bars
 from circuitlab.figures.fitness import fitness_table
+from circuitlab.figures.grid import value_grid
 from circuitlab.figures.heatmap import head_heatmap
 from circuitlab.figures.lens import logit_lens_heatmap
 from circuitlab.figures.marks import mark_heatmap
@@ -21,18 +23,24 @@ from circuitlab.figures.roc import auroc_by_examples, roc_curves
 from circuitlab.figures.scatter import scatter_methods
 from circuitlab.figures.scoreboard import scoreboard_table
 from circuitlab.figures.sensitivity import sensitivity_dots
+from circuitlab.figures.series import Series, line_series
 from circuitlab.figures.stability import stability_curves
 from circuitlab.figures.stages import stage_heatmaps
 from circuitlab.figures.theme import template, themed
 from circuitlab.figures.transfer import transfer_matrix
 from circuitlab.figures.upset import upset
+from circuitlab.figures.value_map import value_map
+from circuitlab.figures.wording import Wording
 
 __all__ = [
     "Removal",
+    "Series",
+    "Wording",
     "SizeCurve",
     "StageLike",
     "attention_pattern",
     "auroc_by_examples",
+    "category_bars",
     "circuit_diagram",
     "code_map",
     "code_table",
@@ -41,6 +49,7 @@ __all__ = [
     "faithfulness_curve",
     "fitness_table",
     "head_heatmap",
+    "line_series",
     "logit_lens_heatmap",
     "mark_heatmap",
     "method_agreement",
@@ -61,4 +70,6 @@ __all__ = [
     "top_heads",
     "transfer_matrix",
     "upset",
+    "value_grid",
+    "value_map",
 ]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
-from circuitlab.figures.theme import NEUTRAL, Theme, template
+from circuitlab.figures.theme import NEUTRAL, Theme, faint, template
 
 __all__ = ["SizeCurve", "faithfulness_curve"]
 
@@ -148,7 +148,7 @@ def _add(figure: go.Figure, name: str, curve: SizeCurve, look: tuple[str, str, s
         mode="lines",
         line={"width": 0, "color": colour},
         fill="toself",
-        fillcolor=_faint(colour),
+        fillcolor=faint(colour),
         hoverinfo="skip",
         showlegend=False,
         meta="band",
@@ -188,9 +188,3 @@ def _references(figure: go.Figure) -> None:
             showarrow=False,
             font={"size": 11},
         )
-
-
-def _faint(colour: str) -> str:
-    """The colour with an opacity that lets lines and other bands show through."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"

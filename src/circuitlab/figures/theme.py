@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import UnknownNameError
 
-__all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "template", "themed"]
+__all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "faint", "template", "themed"]
 
 Theme: TypeAlias = Literal["light", "dark"]
 
@@ -96,3 +96,9 @@ def themed(figure: go.Figure, theme: Theme) -> go.Figure:
 
 def _steps(colours: list[str]) -> list[list[float | str]]:
     return [[round(i / (len(colours) - 1), 4), colour] for i, colour in enumerate(colours)]
+
+
+def faint(colour: str) -> str:
+    """A colour given as ``#rrggbb``, with an opacity that lets lines and other bands show through."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"

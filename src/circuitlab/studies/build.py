@@ -160,7 +160,8 @@ def _files(runs: StudyRuns, drawings: list[StudyFigure], store: Cache) -> dict[s
         files |= {_record_name(analysis, result): _File(_record_json(result), result.runs, (result.record_id,)) for result in results}
     records = tuple(result.record_id for _, results in runs.results for result in results)
     files |= {name: _File(text.encode(), runs.runs, records) for name, text in analysis_tables(runs).items()}
-    files["explorer.html"] = _File(study_page(runs, store).encode(), runs.runs, records)
+    if runs.runs:  # the explorer shows scores
+        files["explorer.html"] = _File(study_page(runs, store).encode(), runs.runs, records)
     files["report.html"] = _File(report_page(runs, drawings).encode(), runs.runs, records)
     return files
 

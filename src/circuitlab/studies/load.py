@@ -41,9 +41,9 @@ def load_study(path: str | Path) -> StudySpec:
         variants = load_task(entry.id).variants
         if entry.variant is not None and entry.variant not in variants:
             raise UnknownNameError(f"variant of task {entry.id!r}", entry.variant, variants)
-    if not spec.tasks or not spec.methods:
+    if (not spec.tasks or not spec.methods) and (spec.tasks or spec.methods or not spec.analyses):
         what = f"Study file {path} has {len(spec.tasks)} tasks and {len(spec.methods)} methods."
-        raise BadParameterError(what, "List at least one of each.")
+        raise BadParameterError(what, "List at least one of each, or neither beside an analysis that needs none.")
     from circuitlab.execute.contract import weights_only  # noqa: PLC0415 - only needed once the file is valid
     from circuitlab.methods import get_method  # noqa: PLC0415
 

@@ -101,7 +101,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, runs: StudyRuns, files: dict[str, FileEntry], images: str) -> Manifest:
         """The manifest of the files built from a study's runs."""
-        spec = runs.runs[0].scores.provenance.model
+        spec = runs.runs[0].scores.provenance.model if runs.runs else None
         keys = citation_keys(runs)
         return cls(
             study={
@@ -110,7 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 "file": runs.file.name,
                 "sha256": sha256(runs.file.read_bytes()),
             },
-            model={"name": spec.name, "family": spec.family} | spec.identity(),
+            model={"name": runs.study.model} if spec is None else {"name": spec.name, "family": spec.family} | spec.identity(),
             runs=[_entry(run) for run in runs.runs],
             files=files,
             images=images,
@@ -126,7 +126,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def citation_keys(runs: StudyRuns) -> list[str]:
     """Citation keys of a study's tasks, methods and analyses, sorted."""
-    analyses = {key for analysis, found in runs.results if found for key in analysis.cite}
+    analyses = {key for analysis, found in runs.results if found for key in analysis.citations()}
     if runs.study.compare is not None:
         analyses |= set(STATISTICS["compare"])
     return sorted({key for run in runs.runs for key in _keys(run)} | analyses)
@@ -195,5 +195,5 @@ def _record_entry(analysis: Analysis, result: AnalysisResult) -> RecordEntry:
         settings=analysis.identity(),
         runs=[run.run_id for run in result.runs],
         created=result.environment.created,
-        cite=list(analysis.cite),
+        cite=list(analysis.citations()),
     )

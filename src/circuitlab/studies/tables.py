@@ -9,10 +9,10 @@ __all__ = ["fitness_csv", "heads_csv", "overlap_csv"]
 
 
 def heads_csv(runs: StudyRuns) -> str:
-    """One row per run, part, node and mark: mean, 95 % interval, units, n, and provenance."""
+    """One row per run, part, node and mark: mean, 95 % interval, units, n, and provenance; empty without runs."""
     import pandas as pd  # noqa: PLC0415 - pandas is slow to import
 
-    return _csv(pd.concat([run.scores.to_frame() for run in runs.runs], ignore_index=True))
+    return _csv(pd.concat([run.scores.to_frame() for run in runs.runs], ignore_index=True)) if runs.runs else ""
 
 
 def overlap_csv(runs: StudyRuns) -> str:

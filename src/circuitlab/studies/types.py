@@ -265,6 +265,10 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         del results
         return None
 
+    def citations(self) -> tuple[str, ...]:
+        """Citation keys of what this analysis stands on."""
+        return self.cite
+
     def identity(self) -> dict[str, Any]:
         """The settings that a cell's result depends on."""
         return {key: value for key, value in msgspec.to_builtins(self).items() if key not in self.choices}

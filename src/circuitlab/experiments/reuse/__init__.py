@@ -1,5 +1,1 @@
 """The circuit-reuse study of Merullo et al. (2024): staged path patching on two tasks and controls, head roles, overlap, repair."""
-
-from circuitlab.experiments.reuse.record import ReuseSettings, reuse_record
-
-__all__ = ["ReuseSettings", "reuse_record"]

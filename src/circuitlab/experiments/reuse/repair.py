@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.model.decoder import Decoder
     from circuitlab.model.protocol import Model
     from circuitlab.model.runner import Runner
 
@@ -198,7 +197,7 @@ class _EditedModel:
     runner: Runner
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> Any:
         """Raises: the edits hold a value for each row, and only this runner's own forward passes apply them."""
         what = f"The attention edits of {self.model.spec.name} are not part of its functional decoder."
         raise ModelError(what, "Use logits and capture.")

@@ -56,7 +56,7 @@ class Reuse(Analysis, frozen=True, forbid_unknown_fields=True):
 
     def run(self, context: AnalysisContext) -> dict[str, Any]:
         """Run the whole study; see `circuitlab.experiments.reuse.reuse_record`."""
-        from circuitlab.experiments.reuse import ReuseSettings, reuse_record  # noqa: PLC0415 - torch
+        from circuitlab.experiments.reuse.record import ReuseSettings, reuse_record  # noqa: PLC0415 - torch
 
         settings = ReuseSettings(**msgspec.to_builtins(self), seed=context.study.seed)
         return reuse_record(context.model, settings, context.store)

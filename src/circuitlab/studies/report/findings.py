@@ -23,7 +23,7 @@ _STRONGEST = 3
 
 def find(runs: StudyRuns) -> dict[str, Any]:
     """Sentences over all tasks (``overall``) and for each task (``tasks``); every number has its interval or a comparison."""
-    overall = [_abilities(runs), *(_shared(runs, key) for key in runs.methods())]
+    overall = [_abilities(runs), *(_shared(runs, key) for key in runs.methods()), *_replicated(runs)]
     tasks = [{"key": key, "title": group[0].title, "sentences": _task(group, runs)} for key, group in runs.tasks().items()]
     return {"overall": [sentence for sentence in overall if sentence], "tasks": tasks}
 
@@ -51,6 +51,8 @@ def _ready(run: ScoredCell) -> bool:
 
 def _abilities(runs: StudyRuns) -> str:
     """A sentence with the tasks that the model can do."""
+    if not runs.runs:
+        return ""
     able = [group[0].title for group in runs.tasks().values() if _ready(group[0])]
     unable = [group[0].title for group in runs.tasks().values() if not _ready(group[0])]
     name = runs.runs[0].scores.provenance.model.name
@@ -61,6 +63,25 @@ def _abilities(runs: StudyRuns) -> str:
         f"{name} can do {len(able)} of {len(able) + len(unable)} tasks, and not {sentence_list(unable)}: heads found there react to what "
         "the prompts differ in, and are no circuit for the ability."
     )
+
+
+def _replicated(runs: StudyRuns) -> Iterable[str]:
+    """For each published experiment, how many of its claims this model shows, or why it cannot be asked."""
+    for analysis, results in runs.results:
+        if analysis.name != "experiment":
+            continue
+        for result in results:
+            record = result.result
+            verdicts = [claim["verdict"] for claim in record["claims"]]
+            if not record["gate"]["met"]:
+                yield f"{_spaced(record['experiment'])} cannot be asked of {record['model']['name']}: {record['gate']['reason']}"
+                continue
+            counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+            yield f"{_spaced(record['experiment'])}, {len(verdicts)} published claims: {counted}."
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _beyond_chance(rows: Iterable[PairRow]) -> list[PairRow]:

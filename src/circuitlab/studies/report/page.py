@@ -72,13 +72,14 @@ def report_page(runs: StudyRuns, drawings: list[StudyFigure]) -> str:
 def _sections(runs: StudyRuns, drawings: list[StudyFigure]) -> list[_Section]:
     units = " or ".join(dict.fromkeys(run.scores.provenance.units for run in runs.runs))
     tasks = Markup().join(render("task.html", _task(group, drawings)) for group in runs.tasks().values())
-    sections = [
-        _Section(0, "read", "How to read this", render("how_to_read.html", {"units": units})),
-        _Section(80, "tasks", "Task by task", tasks),
-        _Section(100, "methods", "Methods and citations", render("methods.html", _methods(runs))),
-        _Section(101, "checks", "Self-checks", render("checks.html", check_table(runs))),
-        _Section(102, "runs", "Runs", render("runs.html", _runs(runs))),
-    ]
+    sections = [_Section(100, "methods", "Methods and citations", render("methods.html", _methods(runs)))]
+    if runs.runs:  # a study of experiments alone has none
+        sections += [
+            _Section(0, "read", "How to read this", render("how_to_read.html", {"units": units})),
+            _Section(80, "tasks", "Task by task", tasks),
+            _Section(101, "checks", "Self-checks", render("checks.html", check_table(runs))),
+            _Section(102, "runs", "Runs", render("runs.html", _runs(runs))),
+        ]
     if rows := fitness_rows(runs):
         body = render("fitness.html", {"rows": rows, "weak": _weak(runs), "drawings": _of_kind(drawings, "fitness")})
         sections.append(_Section(10, "fitness", "Can the model do the tasks?", body))
@@ -91,7 +92,9 @@ def _sections(runs: StudyRuns, drawings: list[StudyFigure]) -> list[_Section]:
 
 
 def _lead(runs: StudyRuns) -> str:
-    """The sentence below the title: model, tasks, pairs and methods."""
+    """The sentence below the title: model, tasks, pairs and methods; of a study without tasks, the model."""
+    if not runs.runs:
+        return f"Published experiments, run on {runs.study.model}."
     spec = runs.runs[0].scores.provenance.model
     sizes = sorted({run.scores.n_pairs for run in runs.runs})
     pairs = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"

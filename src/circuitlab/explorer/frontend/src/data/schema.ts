@@ -232,7 +232,7 @@ export type Role = {
   cite: string[];
 };
 
-/** Attention on one prompt: at most 8 keys of a query, none below 0.005. */
+/** Attention on one prompt: at most 8 keys of a query, none below 0.01. */
 export type Attention = {
   model: string;
   task: string;

@@ -1,0 +1,60 @@
+"""Random heads of the same layers: the control of every experiment that chooses heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from circuitlab.core.errors import BadParameterError
+from circuitlab.core.nodes import Head
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["random_heads"]
+
+
+def random_heads(
+    chosen: Sequence[Head], shape: tuple[int, int], n: int, rng: np.random.Generator, *, without: Sequence[Head] = ()
+) -> list[tuple[Head, ...]]:
+    """Random sets of as many heads as were chosen, none of them chosen.
+
+    Parameters
+    ----------
+    chosen : sequence of Head
+        The heads that the sets are compared with.
+    shape : (int, int)
+        Layers and heads per layer of the model.
+    n : int
+        Number of sets.
+    rng : numpy Generator
+    without : sequence of Head
+        Other heads that are not drawn, for example those that were chosen for another part.
+
+    Returns
+    -------
+    list of tuple of Head
+        From the same layers if each of these has enough other heads, else from all layers.
+
+    Raises
+    ------
+    BadParameterError
+        If fewer heads are left than were chosen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> random_heads([Head(1, 0)], (2, 2), 3, np.random.default_rng(0))
+    [(Head(layer=1, head=1),), (Head(layer=1, head=1),), (Head(layer=1, head=1),)]
+    """
+    taken = {*chosen, *without}
+    others = [head for head in (Head(layer, number) for layer in range(shape[0]) for number in range(shape[1])) if head not in taken]
+    if len(others) < len(chosen):
+        total = shape[0] * shape[1]
+        what = f"{len(chosen)} heads were chosen, and {len(taken)} of {total} may not be drawn: too few are left for a random control."
+        raise BadParameterError(what, "Choose fewer heads.")
+    layers = [head.layer for head in chosen]
+    by_layer = {layer: [head for head in others if head.layer == layer] for layer in sorted(set(layers))}
+    matched = all(len(pool) >= layers.count(layer) for layer, pool in by_layer.items())
+    pools = [(pool, layers.count(layer)) for layer, pool in by_layer.items()] if matched else [(others, len(chosen))]
+    return [tuple(pool[i] for pool, count in pools for i in rng.choice(len(pool), count, replace=False).tolist()) for _ in range(n)]

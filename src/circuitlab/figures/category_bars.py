@@ -1,0 +1,93 @@
+"""Bars with intervals for a few conditions, in groups side by side: the edited model, random controls, a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from circuitlab.core.errors import BadParameterError
+from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
+from circuitlab.figures.theme import NEUTRAL, Theme
+from circuitlab.figures.wording import Wording
+
+__all__ = ["category_bars"]
+
+_BAR = 44
+
+
+def category_bars(
+    groups: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    wording: Wording,
+    *,
+    controls: Sequence[str] = (),
+    references: Mapping[str, float] | None = None,
+    theme: Theme = "light",
+) -> go.Figure:
+    """Bars by condition, one colour for each group.
+
+    Parameters
+    ----------
+    groups : mapping of str to mapping of str to interval
+        For each group (a colour of the legend), its conditions with ``{"mean", "low", "high"}``; limits may be None.
+    wording : Wording
+        Heading and the title of the vertical axis.
+    controls : sequence of str
+        Groups that are drawn grey.
+    references : mapping of str to float, optional
+        Dashed horizontal lines, by name, for example chance.
+    theme : {"light", "dark"}
+        Colour theme.
+
+    Raises
+    ------
+    BadParameterError
+        If there is nothing to draw.
+
+    Examples
+    --------
+    >>> chosen = {"none": {"mean": 0.9, "low": 0.8, "high": 1.0}}
+    >>> figure = category_bars({"chosen heads": chosen}, Wording("Accuracy", y="accuracy"))
+    >>> list(figure.data[0].y)
+    [0.9]
+    """
+    conditions = list(dict.fromkeys(name for group in groups.values() for name in group))
+    if not conditions:
+        raise BadParameterError("There is no condition to draw.", "Give at least one group with one condition.")
+    labels = {name: wrapped(name, 96, 11) for name in conditions}
+    figure = go.Figure()
+    for group, rows in groups.items():
+        means = [rows[name]["mean"] for name in rows]
+        arms = [[_arm(rows[name], which) for name in rows] for which in ("high", "low")]
+        figure.add_bar(
+            x=[labels[name] for name in rows],
+            y=rounded([float("nan") if mean is None else mean for mean in means]),
+            name=plain(group),
+            marker={"color": NEUTRAL, "opacity": 0.55} if group in controls else None,
+            error_y={"type": "data", "symmetric": False, "array": rounded(arms[0]), "arrayminus": rounded(arms[1])},
+            hovertext=[_text(group, name, rows[name]) for name in rows],
+            hoverinfo="text",
+        )
+    for name, value in (references or {}).items():
+        figure.add_hline(y=value, line={"color": NEUTRAL, "width": 1, "dash": "dash"}, annotation_text=plain(name))
+    figure.update_yaxes(title_text=plain(wording.y))
+    figure.update_xaxes(tickangle=0, showgrid=False, categoryorder="array", categoryarray=[labels[name] for name in conditions])
+    figure.update_layout(
+        barmode="group",
+        bargap=0.3,
+        showlegend=len(groups) > 1,
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+    )
+    width = max(420, _BAR * sum(map(len, groups.values())), 108 * len(conditions))
+    return finish(figure, Frame(wording.title, wording.subtitle, width, 300, margin_left=72, margin_bottom=130), theme)
+
+
+def _arm(row: Mapping[str, float | None], which: str) -> float:
+    limit, mean = row.get(which), row["mean"]
+    return float("nan") if limit is None or mean is None else abs(limit - mean)
+
+
+def _text(group: str, name: str, row: Mapping[str, float | None]) -> str:
+    limits = "" if row.get("low") is None else f" ({row['low']:.3g} to {row['high']:.3g})"
+    value = "not measured" if row["mean"] is None else f"{row['mean']:.3g}{limits}"
+    return f"<b>{plain(name)}</b><br>{plain(group)}<br>{value}"
