@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.parameters import built
 from circuitlab.execute.contract import Method
 
 __all__ = ["Method", "MethodLike", "get_method", "list_methods", "method_classes"]
@@ -81,17 +82,7 @@ def get_method(name: MethodLike, params: Mapping[str, Any] | None = None) -> Met
     if isinstance(name, str) and name not in classes:
         raise UnknownNameError("method", name, classes)
     cls: Any = classes[name] if isinstance(name, str) else name
-    name = str(cls.name)
-    fields = {field.name for field in dataclasses.fields(cls)}
-    for key in params or {}:
-        if key not in fields:
-            raise UnknownNameError(f"parameter of {name}", key, fields)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
-    try:
-        method: Method = cls(**values)
-    except TypeError as error:
-        what = f"{name} cannot take {values}: {error}."
-        raise BadParameterError(what, f"Its parameters are {sorted(fields)}.") from error
+    method: Method = built(cls, str(cls.name), params)
     return method
 
 

@@ -138,6 +138,8 @@ class ActivationPatching:
         if self.precision not in {"full", "bf16_difference"}:
             raise UnknownNameError("precision", self.precision, ["full", "bf16_difference"])
         require_engine(self.engine)
+        if self.pairs_per_pass is not None and self.pairs_per_pass < 1:
+            raise BadParameterError(f"pairs_per_pass={self.pairs_per_pass} is less than 1.", "Use at least 1.")
         for part in self.parts:
             if part not in _SITES:
                 raise UnknownNameError("part", part, _SITES)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.parameters import built
 from circuitlab.methods.roles.contract import Role
 
 __all__ = ["Role", "default_roles", "get_role", "list_roles", "role_classes"]
@@ -56,9 +57,5 @@ def get_role(name: str | Role | type[Role], params: Mapping[str, Any] | None = N
     if isinstance(name, str) and name not in classes:
         raise UnknownNameError("role", name, classes)
     cls: Any = classes[name] if isinstance(name, str) else name
-    known = {field.name for field in dataclasses.fields(cls)}
-    for key in params or {}:
-        if key not in known:
-            raise UnknownNameError(f"parameter of {cls.name}", key, known)
-    role: Role = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()})
+    role: Role = built(cls, str(cls.name), params)
     return role
