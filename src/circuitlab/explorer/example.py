@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitlab.explorer.example_parts import example_cards, example_circuit, example_comparison
 from circuitlab.explorer.example_shape import HOSTILE, Example
-from circuitlab.explorer.packed import pack, pack_rounded
+from circuitlab.explorer.packed import pack, pack_byte, pack_rounded
 from circuitlab.explorer.sparse import sparse_attention
 
 __all__ = ["HOSTILE", "Example", "example_payload"]
@@ -206,4 +206,4 @@ def _attention(asked: Example, task: str, pair: int, side: str) -> dict[str, Any
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     norms = asked.rng.gamma(4, 0.3, (len(names), n))
     about = {"model": "main", "task": task, "pair": pair, "side": side, "heads": names}
-    return about | sparse_attention(weights / weights.sum(-1, keepdims=True)) | {"value_norms": pack_rounded(norms)}
+    return about | sparse_attention(weights / weights.sum(-1, keepdims=True)) | {"value_norms": pack_byte(norms)}

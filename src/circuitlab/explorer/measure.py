@@ -15,7 +15,7 @@ from circuitlab.core.nodes import Head
 from circuitlab.core.progress import progress_part
 from circuitlab.core.provenance import digest
 from circuitlab.explorer.names import Names
-from circuitlab.explorer.packed import pack_rounded
+from circuitlab.explorer.packed import pack_byte
 from circuitlab.explorer.sparse import MOST_HEADS, sparse_attention
 from circuitlab.explorer.stored import ATTENTION, CARDS
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES", "Measure", "measured_parts", "strongest_heads"]
 
-_VERSION, _ATTENTION_VERSION = 1, 2
+_VERSION, _ATTENTION_VERSION = 1, 3
 """Counted up where attention or cards hold other numbers than before."""
 
 
@@ -192,7 +192,7 @@ def _rows(model: Model, one: ContrastBatch, side: str, listed: Sequence[Head]) -
     pattern = captured[Site.PATTERN][0].double().cpu().numpy()[layers, heads]
     rows: dict[str, Any] = {"heads": [str(head) for head in listed]} | sparse_attention(pattern)
     if Site.V in captured:
-        rows["value_norms"] = pack_rounded(_value_norms(model, captured[Site.V][0], listed))
+        rows["value_norms"] = pack_byte(_value_norms(model, captured[Site.V][0], listed))
     return rows
 
 

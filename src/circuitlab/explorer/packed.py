@@ -17,6 +17,7 @@ Packed: TypeAlias = dict[str, Any]
 _MISSING = -32768
 """Stands for NaN among 16-bit integers with a sign."""
 _LARGEST = 32767
+_BYTE = 255
 _ORDER = {"float32": "<f4", "int16": "<i2", "uint16": "<u2", "uint8": "|u1"}
 
 
@@ -73,6 +74,13 @@ def pack_rounded(values: np.ndarray) -> Packed:
     array = np.asarray(values, dtype=np.float64)
     largest = float(np.nanmax(np.abs(array))) if np.isfinite(array).any() else 0.0
     return pack(array, "int16", largest / _LARGEST if largest > 0 else 1.0)
+
+
+def pack_byte(values: np.ndarray) -> Packed:
+    """Pack values of 0 and above as bytes, each rounded to 1/255 of the largest."""
+    array = np.asarray(values, dtype=np.float64)
+    largest = float(array.max()) if array.size else 0.0
+    return pack(array, "uint8", largest / _BYTE if largest > 0 else 1.0)
 
 
 def unpack(packed: Packed) -> np.ndarray:

@@ -35,9 +35,9 @@ from circuitlab.figures.wording import Wording
 __all__ = [
     "Removal",
     "Series",
-    "Wording",
     "SizeCurve",
     "StageLike",
+    "Wording",
     "attention_pattern",
     "auroc_by_examples",
     "category_bars",

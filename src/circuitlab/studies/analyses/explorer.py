@@ -40,7 +40,7 @@ class Explorer(Analysis, frozen=True, forbid_unknown_fields=True):
         "and the circuits that it is part of."
     )
     place: ClassVar[int] = 95
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
