@@ -254,4 +254,7 @@ def _parse_edge(name: str) -> Edge:
 
 
 def _in_graph(entry: object) -> bool:
-    return bool(entry["in_graph"]) if isinstance(entry, dict) else bool(entry)
+    value = entry["in_graph"] if isinstance(entry, dict) else entry
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise BadParameterError(f"in_graph is {value!r}, which is neither true nor false.", "Write true or false.")
+    return bool(value)

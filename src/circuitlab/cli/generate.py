@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from circuitlab.cli import options
 from circuitlab.cli.output import print_json, print_table, print_text
+from circuitlab.core.plain_text import for_terminal
 
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
@@ -77,7 +77,7 @@ def generate(
     elif compare:
         _print_both(described)
     else:
-        print_text(_shown(generations["edited"].text or ""))
+        print_text(for_terminal(generations["edited"].text or ""))
         if expect is not None:
             print_text(f"\nexact match: {_yes(described['edited']['exact_match'])}, contains: {_yes(described['edited']['contains'])}")
 
@@ -143,7 +143,8 @@ def _print_both(described: dict[str, dict[str, Any]]) -> None:
     for name, document in described.items():
         verdict = [_yes(document["exact_match"]), _yes(document["contains"])] if has_expected else []
         mean = sum(document["logprobs"]) / len(document["logprobs"])
-        rows.append([name, str(len(document["ids"])), document["stopped"], f"{mean:.2f}", *verdict, repr(_shown(document["text"] or ""))])
+        shown = repr(for_terminal(document["text"] or ""))
+        rows.append([name, str(len(document["ids"])), document["stopped"], f"{mean:.2f}", *verdict, shown])
     print_table(["", "tokens", "stopped", "log p/token", *(["exact match", "contains"] if has_expected else []), "text"], rows)
     before, after = (described[name]["ids"] for name in ("unedited", "edited"))
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
@@ -152,8 +153,3 @@ def _print_both(described: dict[str, dict[str, Any]]) -> None:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def _shown(text: str) -> str:
-    """The text with control characters escaped, which a terminal would act on."""
-    return "".join(char if char in "\n\t" or unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in text)

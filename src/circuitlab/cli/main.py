@@ -26,6 +26,7 @@ from circuitlab.cli import (
     tasks,
 )
 from circuitlab.core.errors import CircuitlabError
+from circuitlab.core.plain_text import for_terminal
 
 __all__ = ["app", "run"]
 
@@ -88,7 +89,7 @@ def run(arguments: list[str] | None = None) -> None:
     except CircuitlabError as error:
         if debug:
             raise
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(for_terminal(f"Error: {error}\n"))
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
@@ -113,7 +114,7 @@ def _plain_warning(
     line: str | None = None,  # noqa: ARG001
 ) -> str:
     """A warning as one line, without its source line."""
-    return f"Warning: {message}\n"
+    return for_terminal(f"Warning: {message}\n")
 
 
 def _usage_error(error: Exception) -> str | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from circuitlab.core.plain_text import for_terminal
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,8 +24,8 @@ def print_json(value: Any) -> None:
 
 
 def print_text(text: str) -> None:
-    """Write a line."""
-    sys.stdout.write(text + "\n")
+    """Write a line; control characters are escaped, which a terminal would act on."""
+    sys.stdout.write(for_terminal(text) + "\n")
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:

@@ -35,6 +35,8 @@ __all__ = [
 Port: TypeAlias = Literal["q", "k", "v"]
 ResidPoint: TypeAlias = Literal["pre", "mid", "post"]
 
+_LARGEST = 100_000
+"""Most layers, and heads of a layer; larger ones are damage, and listing their nodes would take all memory."""
 _AFTER_ALL_LAYERS = 1 << 30
 
 
@@ -150,13 +152,13 @@ class Logits(_Ordered):
 Node: TypeAlias = Embed | Resid | KVHead | Head | Attn | Mlp | Logits
 
 _PATTERNS: dict[re.Pattern[str], Callable[[re.Match[str]], Node]] = {
-    re.compile(r"a(\d+)\.h(\d+)"): lambda m: Head(int(m[1]), int(m[2])),
-    re.compile(r"(\d+)\.(\d+)"): lambda m: Head(int(m[1]), int(m[2])),
-    re.compile(r"[lL](\d+)[hH](\d+)"): lambda m: Head(int(m[1]), int(m[2])),
-    re.compile(r"a(\d+)\.kv(\d+)"): lambda m: KVHead(int(m[1]), int(m[2])),
-    re.compile(r"a(\d+)"): lambda m: Attn(int(m[1])),
-    re.compile(r"m(\d+)"): lambda m: Mlp(int(m[1])),
-    re.compile(r"r(\d+)\.(pre|mid|post)"): lambda m: Resid(int(m[1]), cast("ResidPoint", m[2])),
+    re.compile(r"a([0-9]{1,9})\.h([0-9]{1,9})"): lambda m: Head(int(m[1]), int(m[2])),
+    re.compile(r"([0-9]{1,9})\.([0-9]{1,9})"): lambda m: Head(int(m[1]), int(m[2])),
+    re.compile(r"[lL]([0-9]{1,9})[hH]([0-9]{1,9})"): lambda m: Head(int(m[1]), int(m[2])),
+    re.compile(r"a([0-9]{1,9})\.kv([0-9]{1,9})"): lambda m: KVHead(int(m[1]), int(m[2])),
+    re.compile(r"a([0-9]{1,9})"): lambda m: Attn(int(m[1])),
+    re.compile(r"m([0-9]{1,9})"): lambda m: Mlp(int(m[1])),
+    re.compile(r"r([0-9]{1,9})\.(pre|mid|post)"): lambda m: Resid(int(m[1]), cast("ResidPoint", m[2])),
     re.compile(r"embed"): lambda _m: Embed(),
     re.compile(r"logits"): lambda _m: Logits(),
 }
@@ -256,7 +258,11 @@ class Universe:
     n_kv_heads: int
 
     def __post_init__(self) -> None:
-        if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1 or self.n_heads % self.n_kv_heads:
+        sizes = (self.n_layers, self.n_heads, self.n_kv_heads)
+        if not all(type(size) is int for size in sizes) or max(sizes) > _LARGEST:
+            what = f"A universe of {self.n_layers!r} layers, {self.n_heads!r} heads and {self.n_kv_heads!r} key/value heads is impossible."
+            raise BadParameterError(what, f"Give whole numbers up to {_LARGEST}.")
+        if min(sizes) < 1 or self.n_heads % self.n_kv_heads:
             what = f"A universe of {self.n_layers} layers, {self.n_heads} heads and {self.n_kv_heads} key/value heads is impossible."
             raise BadParameterError(what, "Heads must be a whole multiple of key/value heads, all at least 1.")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["Packed", "PackedType", "pack", "pack_rounded", "unpack"]
+__all__ = ["Packed", "PackedType", "pack", "pack_byte", "pack_rounded", "unpack"]
 
 PackedType: TypeAlias = Literal["float32", "int16", "uint16", "uint8"]
 Packed: TypeAlias = dict[str, Any]

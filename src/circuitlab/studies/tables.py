@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from circuitlab.core.plain_text import for_spreadsheet
 from circuitlab.studies.drawings import compare_method
 from circuitlab.studies.results import StudyRuns
 
@@ -40,6 +43,6 @@ def fitness_csv(runs: StudyRuns) -> str:
     return _csv(pd.DataFrame(rows)) if rows else ""
 
 
-def _csv(frame: object) -> str:
-    text: str = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")  # type: ignore[attr-defined]
+def _csv(frame: Any) -> str:
+    text: str = frame.map(for_spreadsheet).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     return text

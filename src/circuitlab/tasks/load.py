@@ -11,7 +11,7 @@ import msgspec
 from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.own_pairs import ENDINGS
 from circuitlab.tasks.spec import TableSource, Task
-from circuitlab.tasks.text import read_text
+from circuitlab.tasks.text import read_text, table_path
 
 __all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder", "word_list"]
 
@@ -141,8 +141,8 @@ def read_tables(spec: Task, folder: Path) -> dict[str, str]:
     Raises
     ------
     TaskFileError
-        If a table is missing or is not UTF-8.
+        If a table is missing, is not UTF-8, or does not lie in the task's folder.
     """
     sources = [spec.source, *(variant.source for variant in spec.variants.values())]
     files = dict.fromkeys(source.file for source in sources if isinstance(source, TableSource))
-    return {file: read_text(folder / file) for file in files}
+    return {file: read_text(table_path(folder, file)) for file in files}

@@ -8,7 +8,7 @@ import io
 from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.load import list_tasks, load_task, task_file
 from circuitlab.tasks.spec import TableSource
-from circuitlab.tasks.text import read_text
+from circuitlab.tasks.text import read_text, table_path
 
 __all__ = ["list_relations", "relation_pairs"]
 
@@ -43,7 +43,7 @@ def relation_pairs(name: str) -> list[tuple[str, str]]:
     source = None if path is None else load_task(name).source
     if path is None or not isinstance(source, TableSource):
         raise UnknownNameError("relation", name, list_relations())
-    table = path.parent / source.file
+    table = table_path(path.parent, source.file)
     if not table.is_file():
         what = f"Task {name!r} reads {source.file}, which does not exist in {path.parent}."
         raise TaskFileError(what, "Put the table beside the task file.")

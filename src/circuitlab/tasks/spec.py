@@ -126,6 +126,10 @@ class Checks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_accuracy: float | None = None
     known: bool = False
 
+    def __post_init__(self) -> None:
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise TaskFileError(f"min_accuracy = {self.min_accuracy} is no share.", "Give a number from 0 to 1.")
+
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One task: a source of rows, templates that turn a row into prompts, and named corruptions.

@@ -6,8 +6,9 @@ import codecs
 from pathlib import Path
 
 from circuitlab.core.errors import CircuitlabError, TaskFileError
+from circuitlab.core.names import require_file_name
 
-__all__ = ["read_text"]
+__all__ = ["read_text", "table_path"]
 
 _OTHER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 """Byte-order marks of other encodings; those of UTF-32 come first, since one of them begins like one of UTF-16."""
@@ -48,3 +49,18 @@ def read_text(path: Path, error: type[CircuitlabError] = TaskFileError) -> str:
         what = f"{path} holds a zero byte at byte offset {offset}: it is UTF-16 without a byte-order mark, or not a text file."
         raise error(what, _FIX)
     return text
+
+
+def table_path(folder: Path, file: str) -> Path:
+    """The path of a task's table, which lies in the task's folder: a task file from elsewhere cannot name other files of this machine.
+
+    Raises
+    ------
+    TaskFileError
+        If the name has a folder in it, or is a link that leaves the folder.
+    """
+    require_file_name("table beside a task file", file, TaskFileError)
+    path = folder / file
+    if path.exists() and path.resolve().parent != folder.resolve():
+        raise TaskFileError(f"{file} in {folder} is a link to another folder.", "Put the table itself beside the task file.")
+    return path

@@ -164,7 +164,7 @@ def test_edges_into_part_of_a_group_are_widened_and_counted(tmp_path):
         ("[]", "TypeError"),
         ('{"nodes": {}, "edges": {}}', "cfg"),
         ('{"cfg": {"n_layers": 1, "n_heads": 1}, "edges": {}}', "nodes"),
-        ('{"cfg": {"n_layers": "1", "n_heads": 1}, "nodes": {}, "edges": {}}', "TypeError"),
+        ('{"cfg": {"n_layers": "1", "n_heads": 1}, "nodes": {}, "edges": {}}', "whole numbers"),
         ('{"cfg": {"n_layers": 1, "n_heads": 3, "n_kv_heads": 2}, "nodes": {}, "edges": {}}', "impossible"),
         ('{"cfg": {"n_layers": 1, "n_heads": 1}, "nodes": {"x9": true}, "edges": {}}', "'x9' is not a node name. Write a9.h6"),
         ('{"cfg": {"n_layers": 1, "n_heads": 1}, "nodes": {"a7.h0": true}, "edges": {}}', "a7.h0 lie outside"),
@@ -230,3 +230,22 @@ def test_nodes_the_format_cannot_name_are_refused(circuit):
 def test_the_spec_of_another_model_is_not_mixed_up_with_the_scores():
     spec = msgspec.structs.replace(fake_provenance(2, 2).model, d_model=99)
     assert to_graph(CIRCUIT, spec, edge_scores())["cfg"]["d_model"] == 99
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_layers": 2.5}, {"n_layers": 10**6, "n_heads": 10**9}, {"n_layers": True}, {"n_layers": "2"}, {"n_heads": 0}],
+    ids=["fraction", "huge", "yes", "text", "none"],
+)
+def test_an_impossible_shape_is_refused_at_once(tmp_path, change) -> None:
+    graph = {"cfg": {"n_layers": 2, "n_heads": 2, "d_model": 8, "parallel_attn_mlp": False} | change, "nodes": {}, "edges": {}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    with pytest.raises(BadParameterError):
+        read_graph_json(tmp_path / "graph.json")
+
+
+@pytest.mark.parametrize("value", ["false", "yes", 2, None, []])
+def test_in_graph_is_true_or_false(tmp_path, value) -> None:
+    graph = {"cfg": {"n_layers": 1, "n_heads": 1, "d_model": 8}, "nodes": {"a0.h0": {"in_graph": value}}, "edges": {}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    with pytest.raises(BadParameterError, match="in_graph"):
+        read_graph_json(tmp_path / "graph.json")

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuitlab.core.plain_text import for_spreadsheet
 from circuitlab.studies.report.render import NARROW
 from circuitlab.studies.report.rows import value_cell
 from circuitlab.studies.results import StudyRuns
@@ -80,4 +81,4 @@ def _limits(value: Mapping[str, float] | None) -> list[str]:
 def _plain(value: Any) -> str:
     if value is None or value != value:  # noqa: PLR0124 - the usual test for NaN
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(for_spreadsheet(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Context:
             what = f"Pool {name!r} of task {self.task!r} has empty words (number {', '.join(map(str, blank[:5]))})."
             raise TaskFileError(what, "Fill them in, or take them out.")
         if len(set(words)) != len(words):
-            repeated = sorted({word for word in words if words.count(word) > 1})
+            repeated = sorted(word for word, count in Counter(words).items() if count > 1)
             what = f"Pool {name!r} of task {self.task!r} repeats {', '.join(repeated[:5])}."
             raise TaskFileError(what, "List every word once.")
         return words

@@ -11,7 +11,7 @@ from circuitlab.core.errors import TaskFileError
 from circuitlab.tasks.sources.context import Context
 from circuitlab.tasks.spec import TableSource
 from circuitlab.tasks.templates import Row
-from circuitlab.tasks.text import read_text
+from circuitlab.tasks.text import read_text, table_path
 
 __all__ = ["rows"]
 
@@ -25,7 +25,7 @@ def rows(source: TableSource, context: Context) -> Iterator[Row]:
         If the file is missing or not UTF-8, its rows differ in length, a column is missing or repeated, a cell is empty, or there are too
         few different answers.
     """
-    table, key = _read(context.folder / source.file, source, context)
+    table, key = _read(table_path(context.folder, source.file), source, context)
     shots: dict[str, str] = {}
     for i, name in enumerate(source.shots):
         matches = [row for row in table if row[key] == name]

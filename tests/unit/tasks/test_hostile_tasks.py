@@ -1,0 +1,67 @@
+"""Task files and tables from elsewhere: what they name lies in their own folder, and what hangs or lies is refused at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from circuitlab.core.errors import TaskFileError
+from circuitlab.tasks import load_task, sample_pairs
+from circuitlab.tasks.load import read_tables, task_file
+
+CAPITALS = task_file("capitals")
+SECRET = "country,capital\nNowhere,topsecret\nElsewhere,hidden\n"
+
+
+def written(folder: Path, file: str) -> Path:
+    """The task about capitals in a folder of its own, with another table."""
+    folder.mkdir(exist_ok=True)
+    (folder.parent / "secret.csv").write_text(SECRET)
+    text = CAPITALS.read_text(encoding="utf-8").replace('"capitals.csv"', f'"{file}"')
+    path = folder / "capitals.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("file", ["../secret.csv", "/etc/passwd", "..", "sub/table.csv", "..\\\\secret.csv", ""])
+def test_a_table_outside_the_folder_is_refused_and_not_read(tmp_path: Path, file: str) -> None:
+    path = written(tmp_path / "task", file)
+    for read in (lambda: next(sample_pairs(path)), lambda: read_tables(load_task(path), path.parent)):
+        with pytest.raises(TaskFileError) as refused:
+            read()
+        assert "topsecret" not in str(refused.value) and "root:" not in str(refused.value)
+
+
+def test_a_link_out_of_the_folder_is_refused_and_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "task", "table.csv")
+    (path.parent / "table.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(TaskFileError, match="link to another folder"):
+        next(sample_pairs(path))
+
+
+def test_a_table_and_a_link_inside_the_folder_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "task", "table.csv")
+    (path.parent / "real.csv").write_text(SECRET)
+    (path.parent / "table.csv").symlink_to("real.csv")
+    assert "Nowhere" in next(sample_pairs(path)).clean or "Elsewhere" in next(sample_pairs(path)).clean
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "1.5"])
+def test_a_gate_that_is_no_share_is_refused(tmp_path: Path, value: str) -> None:
+    text = re.sub("min_accuracy = [0-9.]+", f"min_accuracy = {value}", CAPITALS.read_text(encoding="utf-8"))
+    (tmp_path / "capitals.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(TaskFileError, match="min_accuracy"):
+        load_task(tmp_path / "capitals.toml")
+
+
+def test_a_long_pool_with_repeats_is_refused_at_once(tmp_path: Path) -> None:
+    words = ",".join(f'"n{i % 30000}"' for i in range(60000))
+    (tmp_path / "pools.toml").write_text(f"names = [{words}]\n", encoding="utf-8")
+    (tmp_path / "ioi.toml").write_text(task_file("ioi").read_text(encoding="utf-8"), encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(TaskFileError, match="repeats n0, n1"):
+        next(sample_pairs(tmp_path / "ioi.toml"))
+    assert time.process_time() - began < 10  # it took 35 s when every word was counted by itself
