@@ -51,7 +51,7 @@ class CausalScore:
     units, estimand, run_id : str
     n_pairs : int
     warning : str
-        Why the model cannot do the task, if so.
+        Why the task is not ready, if so.
     """
 
     task: str
