@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from circuitlab.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from circuitlab.core.nodes import Head
+    from circuitlab.scores.head_card import HeadCard
     from circuitlab.scores.head_on_text import HeadOnText, TextSpot
     from circuitlab.scores.role_table import RoleEntry, RoleTable
 
@@ -93,7 +95,6 @@ def card(
     """Show what a head is: what it does, its roles, what it looks at and writes, and what is different without it."""
     from circuitlab.core.files import require_writable  # noqa: PLC0415
     from circuitlab.methods import get_method  # noqa: PLC0415
-    from circuitlab.scores.card_page import save_cards  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
     from circuitlab.workflows.head_card import METHODS, head_card, roles_asked  # noqa: PLC0415
@@ -114,8 +115,13 @@ def card(
     loaded = load_model(model)
     for one in heads:
         head_in(loaded.spec, one)
-    shared = {"roles": asked, "n": pairs, "tokens": token, "prompt": prompt, "codes": codes, "store": cache}
-    cards = [head_card(loaded, one, task, methods, **shared) for one in heads]
+    card_of = partial(head_card, loaded, tasks=task, methods=methods, roles=asked, n=pairs, tokens=token, prompt=prompt, codes=codes)
+    _print_cards([card_of(one, store=cache) for one in heads], out, as_json=as_json)
+
+
+def _print_cards(cards: list[HeadCard], out: Path | None, *, as_json: bool) -> None:
+    from circuitlab.scores.card_page import save_cards  # noqa: PLC0415
+
     if out is not None:
         save_cards(cards, out)
     if as_json:

@@ -146,7 +146,7 @@ class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
     def at_chance(self) -> bool:
-        """Whether the accuracy cannot be told from chance, and its interval ends below the gate."""
+        """Whether the accuracy cannot be told from chance or is below it, and its interval ends below the gate."""
         return self.accuracy["low"] <= self.chance and self.accuracy["high"] < self.gate
 
 

@@ -6,31 +6,27 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from circuitlab.core.files import replace_file
-
-if TYPE_CHECKING:
-    from circuitlab.scores.head_card import HeadCard
 
 __all__ = ["card_block", "cards_page", "save_cards"]
 
 _TINY = 0.001
 
 
-def card_block(card: HeadCard) -> str:
-    """A card as a block of HTML with its own style, for a notebook."""
+def card_block(card: object) -> str:
+    """A `HeadCard` as a block of HTML with its own style, for a notebook."""
     return _environment().get_template("head_card.html").render(card=card)
 
 
-def cards_page(cards: Sequence[HeadCard]) -> str:
-    """One or several cards as one page that needs no network; several are listed at its top."""
+def cards_page(cards: Sequence[object]) -> str:
+    """One or several `HeadCard` as one page that needs no network; several are listed at its top."""
     return _environment().get_template("head_card_page.html").render(cards=cards)
 
 
-def save_cards(cards: Sequence[HeadCard], path: str | Path) -> Path:
+def save_cards(cards: Sequence[object], path: str | Path) -> Path:
     """Write cards as one page, and return its path.
 
     Raises

@@ -284,11 +284,12 @@ def judge(right: np.ndarray, gap: np.ndarray, chance: float, min_accuracy: float
     """
     accuracy, mean_gap = proportion_interval(int(right.sum()), len(right)).as_dict(), mean_interval(gap).as_dict()
     gate = float((1 + chance) / 2 if min_accuracy is None else min_accuracy)
-    shown = {"accuracy": accuracy, "gap": mean_gap, "chance": chance, "gate": gate}
+    shown: dict[str, Any] = {"accuracy": accuracy, "gap": mean_gap, "chance": chance, "gate": gate}
     details = f"accuracy {_interval(accuracy)}, chance {chance:.2f}, gate {gate:.2f}"
     unclear = f"{who}: cannot tell with {_pairs(len(right))}"
     if FitnessFlag(**shown, ready=False, reason="").at_chance():
-        return shown | _verdict(f"{who} is at chance ({details}): there is no ability that a circuit could carry.")
+        where = "below" if accuracy["high"] < chance else "at"
+        return shown | _verdict(f"{who} is {where} chance ({details}): there is no ability that a circuit could carry.")
     if accuracy["low"] <= chance:
         return shown | _verdict(f"{unclear} ({details}): the interval holds chance and reaches the gate. Give more pairs.")
     if accuracy["mean"] < gate:

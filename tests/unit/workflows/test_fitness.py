@@ -29,7 +29,7 @@ def outcomes(share: float) -> np.ndarray:
         (0.70, GAP, 0.6, True, "can do the task"),
         (0.95, GAP - 1.9, None, False, "cannot tell with 40 pairs whether the clean-corrupt gap is above 0"),
         (0.95, GAP - 2.1, None, False, "nothing shows that the clean-corrupt gap is above 0"),
-        (0.10, GAP, 0.5, False, "at chance"),
+        (0.10, GAP, 0.5, False, "below chance"),
         (0.10, GAP, 0.0, False, "cannot tell with 40 pairs"),
     ],
 )
@@ -37,7 +37,7 @@ def test_verdicts(share, gap, gate, ready, says) -> None:
     judged = judge(outcomes(share), gap, 0.5, gate, "model on task")
     assert judged["ready"] is ready
     assert says in judged["reason"]
-    assert ("at chance" in judged["reason"]) == FitnessFlag(**judged).at_chance(), "what figures say is what the sentence says"
+    assert ("no ability" in judged["reason"]) == FitnessFlag(**judged).at_chance(), "what figures say is what the sentence says"
 
 
 @pytest.mark.parametrize(
