@@ -23,7 +23,7 @@ WIDE = {
     "workflows.circuit.find_circuit": 9,
     "workflows.compare.compare": 10,
     "workflows.compare.transfer": 10,
-    "workflows.head_card.head_card": 10,
+    "workflows.head_card.head_card": 11,
     "workflows.score.score": 8,
     "workflows.score.score_edges": 8,
 }

@@ -129,11 +129,24 @@ def test_a_card_as_json_as_text_and_as_a_page(world, checkpoint) -> None:
     assert shown.code == 0 and "HeadCard of a1.h2" in shown.out and "earns none, of 1 role measured" in shown.out
 
 
+def test_cards_of_several_heads_are_one_page_and_one_list(world, checkpoint) -> None:
+    shared = ["heads", "card", "--task", "colors", "--model", str(checkpoint), "-n", "3", "--roles", "induction"]
+    cards = json.loads(command(*shared, "a1.h2, a2.h0,a1.h2", "--json", "-o", "cards.html").out)
+    assert [one["head"] for one in cards] == ["a1.h2", "a2.h0"]
+    alone = json.loads(command(*shared, "a2.h0", "--json").out)
+    assert alone == cards[1]
+    page = (world / "cards.html").read_text(encoding="utf-8")
+    assert page.count("<h3>What it writes</h3>") == 2 and 'href="#a2.h0"' in page and page.count('id="a2.h0"') == 1
+    assert "a2.h9" in command(*shared, "a1.h2,a2.h9").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["m3"], "m3 is not an attention head"),
         (["nine"], "nine"),
+        (["a1.h2,m3,a1.kv0"], "m3, a1.kv0 is not an attention head"),
+        ([","], ", is not an attention head"),
         (["a1.h2", "--task", "colours"], "Did you mean 'colors'?"),
         (["a1.h2", "--method", "patching"], "Unknown method 'patching'"),
         (["a1.h2", "--roles", "sinc"], "Did you mean 'sink'?"),

@@ -75,14 +75,14 @@ class Circuit:
         names = [str(node) for node in self]
         shown = ", ".join(names[:_SHOWN]) + (f", ... {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         edges = "" if self.edges is None else f", {len(self.edges)} edges"
-        warning = "" if self.ready else "; NOT READY: the model cannot do the task"
+        warning = "" if self.ready else "; NOT READY: it is not shown that the model can do the task"
         return f"Circuit of {len(names)} nodes{edges}, {self.rule}{warning}: {shown or 'empty'}"
 
     def _repr_html_(self) -> str:
         rows = [[str(node)] for node in self] if self.edges is None else [[str(edge)] for edge in sorted(self.edges)]
         kind = "nodes" if self.edges is None else "edges"
         more = [f"and {len(rows) - _LISTED} more"] if len(rows) > _LISTED else []
-        warning = "" if self.ready else "The model cannot do the task, so this is not a circuit for the ability."
+        warning = "" if self.ready else "It is not shown that the model can do the task, so this may be no circuit for the ability."
         return html_table(f"Circuit of {len(rows)} {kind}, {self.rule}", [kind], rows[:_LISTED], notes=more, warning=warning)
 
     @property

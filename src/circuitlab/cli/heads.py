@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from circuitlab.cli import options
 from circuitlab.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from circuitlab.core.nodes import Head
+    from circuitlab.scores.head_card import HeadCard
     from circuitlab.scores.head_on_text import HeadOnText, TextSpot
     from circuitlab.scores.role_table import RoleEntry, RoleTable
 
@@ -34,10 +37,12 @@ _FULL = typer.Option(0.5, "--full", help="duo-attention: share of key/value head
 _TOP = typer.Option(5, "-k", "--top", min=1, help="Heads shown for each role; --json gives all.")
 _TASK = typer.Option([], "--task", help="Task, see `circuitlab tasks list`; repeatable.")
 _METHODS = typer.Option([], "--method", help="Method that scores the tasks; repeatable (default: activation_patching, logit_attribution).")
+_CARD_HEADS = typer.Argument(..., help="A head, such as a20.h0, or several, separated by commas.")
 _CARD_ROLES = typer.Option("cheap", "--roles", help="Roles, separated by commas; or cheap, or all.")
 _TOKEN = typer.Option([], "--token", help="Token to read through the head's weights, with its leading space; repeatable.")
 _PROMPT = typer.Option(None, "--prompt", help="Text to continue with and without the head (default: each task's first prompt).")
-_OUT = typer.Option(None, "-o", "--out", help="Also write the card to this file, an HTML page that needs no network.")
+_CODES = typer.Option(False, "--codes", help="Learn discrete codes of the tasks' prompts and compare heads by them, too: takes long.")
+_OUT = typer.Option(None, "-o", "--out", help="Also write the card, or all cards, to this file, an HTML page that needs no network.")
 
 
 @app.callback()
@@ -74,7 +79,7 @@ def roles(
 
 @app.command("card")
 def card(
-    head: str = _HEAD,
+    head: str = _CARD_HEADS,
     task: list[str] = _TASK,
     model: str = options.MODEL,
     method: list[str] = _METHODS,
@@ -82,14 +87,13 @@ def card(
     pairs: int = options.PAIRS,
     token: list[str] = _TOKEN,
     prompt: str = _PROMPT,
+    codes: bool = _CODES,
     out: Path = _OUT,
     store: Path = options.STORE,
     as_json: bool = options.JSON,
 ) -> None:
-    """Show what one head is: what it does, its roles, what it looks at and writes, and what is different without it."""
-    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    """Show what a head is: what it does, its roles, what it looks at and writes, and what is different without it."""
     from circuitlab.core.files import require_writable  # noqa: PLC0415
-    from circuitlab.core.nodes import Head, parse_node  # noqa: PLC0415
     from circuitlab.methods import get_method  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
     from circuitlab.tasks import sample_pairs  # noqa: PLC0415
@@ -97,8 +101,7 @@ def card(
     from circuitlab.workflows.roles import built_roles  # noqa: PLC0415
 
     # What cannot be used is found before the model is loaded.
-    if not isinstance(parse_node(head), Head):
-        raise BadParameterError(f"{head} is not an attention head.", "Name a head, for example a9.h6.")
+    heads = _parsed(head)
     for name in task:
         next(sample_pairs(name))
     methods = [get_method(name) for name in method or METHODS]
@@ -107,16 +110,37 @@ def card(
     cache = Cache(store)
     require_writable(cache.root)
     from circuitlab.model import load_model  # noqa: PLC0415
+    from circuitlab.model.inside import head_in  # noqa: PLC0415
 
-    made = head_card(load_model(model), head, task, methods, roles=asked, n=pairs, tokens=token, prompt=prompt, store=cache)
+    loaded = load_model(model)
+    for one in heads:
+        head_in(loaded.spec, one)
+    card_of = partial(head_card, loaded, tasks=task, methods=methods, roles=asked, n=pairs, tokens=token, prompt=prompt, codes=codes)
+    _print_cards([card_of(one, store=cache) for one in heads], out, as_json=as_json)
+
+
+def _print_cards(cards: list[HeadCard], out: Path | None, *, as_json: bool) -> None:
+    from circuitlab.scores.card_page import save_cards  # noqa: PLC0415
+
     if out is not None:
-        made.save(out)
+        save_cards(cards, out)
     if as_json:
-        print_json(made.to_dict())
+        print_json(cards[0].to_dict() if len(cards) == 1 else [one.to_dict() for one in cards])
         return
-    print_text(str(made))
+    print_text("\n\n".join(map(str, cards)))
     if out is not None:
-        print_text(f"The card is in {out}.")
+        print_text(f"The {'card is' if len(cards) == 1 else 'cards are'} in {out}.")
+
+
+def _parsed(heads: str) -> list[Head]:
+    """Heads that are separated by commas, each once."""
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    from circuitlab.core.nodes import Head, parse_node  # noqa: PLC0415
+
+    nodes = list(dict.fromkeys(parse_node(name.strip()) for name in heads.split(",") if name.strip()))
+    if other := [str(node) for node in nodes if not isinstance(node, Head)] or [heads] * (not nodes):
+        raise BadParameterError(f"{', '.join(other)} is not an attention head.", "Name a head, for example a9.h6, or several: a9.h6,a9.h9.")
+    return [node for node in nodes if isinstance(node, Head)]
 
 
 @app.command("text")
@@ -141,11 +165,11 @@ def text(
     from circuitlab.model import load_model  # noqa: PLC0415 - torch
     from circuitlab.workflows.head_on_text import head_on_text  # noqa: PLC0415
 
-    found = head_on_text(load_model(model), str(node), passages, length=length, store=cache)
+    measured = head_on_text(load_model(model), str(node), passages, length=length, store=cache)
     if as_json:
-        print_json(found.to_dict())
+        print_json(measured.to_dict())
     else:
-        _print_text(found, top)
+        _print_text(measured, top)
 
 
 @app.command("export")
@@ -174,17 +198,17 @@ def export(
     print_text(str(out))
 
 
-def _print_text(found: HeadOnText, top: int) -> None:
-    print_text(f"{found}\n")
+def _print_text(measured: HeadOnText, top: int) -> None:
+    print_text(f"{measured}\n")
     print_text(
         "Activation: norm of what the head adds to the stream. Effect: direct, on the logit of the next token, against the head's mean.\n"
     )
-    rows = [_spot(f"top {rank}", spot) for rank, spot in enumerate(found.top[:top], start=1)]
-    rows += [_spot(f"decile {one.number}", spot) for one in reversed(found.deciles) for spot in one.spots]
-    rows += [_spot(f"win {rank}", spot) for rank, spot in enumerate(found.winning[:top], start=1)]
+    rows = [_spot(f"top {rank}", spot) for rank, spot in enumerate(measured.top[:top], start=1)]
+    rows += [_spot(f"decile {one.number}", spot) for one in reversed(measured.deciles) for spot in one.spots]
+    rows += [_spot(f"win {rank}", spot) for rank, spot in enumerate(measured.winning[:top], start=1)]
     print_table(["where", "activation", "effect", "text", "next", "looks at"], rows)
-    share = found.wins / found.n_positions
-    print_text(f"\nLargest direct effect of {found.n_heads} heads at {found.wins} of {found.n_positions} positions ({share:.1%})")
+    share = measured.wins / measured.n_positions
+    print_text(f"\nLargest direct effect of {measured.n_heads} heads at {measured.wins} of {measured.n_positions} positions ({share:.1%})")
 
 
 def _spot(where: str, spot: TextSpot) -> list[str]:

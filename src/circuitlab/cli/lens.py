@@ -40,8 +40,8 @@ def lens(
     from circuitlab.workflows.lens import logit_lens  # noqa: PLC0415
 
     wanted = position or (None if at == "stream" else [-1])
-    found = logit_lens(load_model(model), prompt, at, tokens=token, positions=wanted, k=top)  # type: ignore[arg-type]
-    read = found[0] if isinstance(found, tuple) else found
+    lens = logit_lens(load_model(model), prompt, at, tokens=token, positions=wanted, k=top)  # type: ignore[arg-type]
+    read = lens[0] if isinstance(lens, tuple) else lens
     if figure is not None:
         from circuitlab.figures import logit_lens_heatmap  # noqa: PLC0415 - plotly
 

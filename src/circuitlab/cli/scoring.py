@@ -95,7 +95,7 @@ def method_params(texts: list[str]) -> dict[str, Any]:
 
 
 def warn_if_unfit(scores: HeadScores) -> None:
-    """Warn on standard error if the model cannot do the task."""
+    """Warn on standard error if it is not shown that the model can do the task."""
     flag = scores.provenance.fitness
     if flag is not None and not flag.ready:
         typer.echo(f"\nWarning: {flag.reason}", err=True)

@@ -133,7 +133,7 @@ class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
     gate : float
         Accuracy that the model must reach.
     ready : bool
-        False if the model is near chance.
+        False if the model was not shown to do the task.
     reason : str
         The verdict in one sentence.
     """
@@ -144,6 +144,10 @@ class FitnessFlag(msgspec.Struct, frozen=True, kw_only=True):
     gate: float
     ready: bool
     reason: str
+
+    def at_chance(self) -> bool:
+        """Whether the accuracy cannot be told from chance or is below it, and its interval ends below the gate."""
+        return self.accuracy["low"] <= self.chance and self.accuracy["high"] < self.gate
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):

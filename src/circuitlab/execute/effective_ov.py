@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
@@ -26,6 +26,7 @@ READS: tuple[Reads, ...] = ("mlp0", "mlp0_unnormed", "stream", "embedding")
 """What heads after layer 0 are given of a token: what the first MLP makes of its (normed) embedding; the same of the embedding without the
 norm, as in the script of Gould et al.; embedding and first MLP together; the embedding alone."""
 
+_LARGEST = (True, False)
 _BLOCK = 8192
 """Tokens of the vocabulary whose logits are formed at once."""
 
@@ -101,25 +102,32 @@ class EffectiveOV:
         """Logits of some tokens only: the vocabulary is never squared."""
         return self.written(layer) @ at_least_float32(self.model.weights.unembed(targets)).T
 
-    def among_top(self, layer: int, targets: Int[Tensor, " target"], k: int, *, sign: int = 1) -> Bool[Tensor, "head token target"]:
-        """Whether each target is among the ``k`` tokens of the whole vocabulary that a head writes most (with sign -1, least).
+    def among_top(self, layer: int, targets: Int[Tensor, " target"], k: int) -> tuple[Bool[Tensor, "head token target"], ...]:
+        """Whether each target is among the ``k`` tokens of the whole vocabulary that a head writes most, and among those it writes least.
 
         Another token that is written equally much counts against a target, so a head that writes nothing has no top.
         """
-        written = self.written(layer) * sign
-        best = written.new_full((*written.shape[:2], 0), 0.0)
+        written = self.written(layer)
+        ends = [written.new_zeros((*written.shape[:2], 0)) for _ in _LARGEST]
         own = written.new_zeros((*written.shape[:2], len(targets)))
+        targets = targets.to(own.device)
         for start, logits in self.by_block(written):
-            best = torch.cat([best, logits], -1).topk(min(k + 1, best.shape[-1] + logits.shape[-1]), dim=-1).values
-            here = ((targets >= start) & (targets < start + logits.shape[-1])).nonzero()[:, 0].to(own.device)
-            own[..., here] = logits[..., (targets.to(own.device)[here] - start)]
-        return cast("Tensor", own > best[..., -1:])
+            parts = [torch.cat([end, _extreme(logits, k, largest)], -1) for end, largest in zip(ends, _LARGEST, strict=True)]
+            ends = [_extreme(part, k, largest) for part, largest in zip(parts, _LARGEST, strict=True)]
+            here = ((targets >= start) & (targets < start + logits.shape[-1])).nonzero()[:, 0]
+            own[..., here] = logits[..., (targets[here] - start)]
+        return own > ends[0][..., -1:], own < ends[1][..., -1:]
 
     def by_block(self, written: Float[Tensor, "*rows d_model"]) -> Iterator[tuple[int, Float[Tensor, "*rows some"]]]:
         """Logits of what is written, a part of the vocabulary at a time: first token of the part, and logits of its tokens."""
         for start in range(0, self.model.spec.d_vocab, _BLOCK):
             columns = at_least_float32(self.model.weights.unembed(slice(start, start + _BLOCK)))
             yield start, written @ columns.T
+
+
+def _extreme(logits: Float[Tensor, "*rows some"], k: int, largest: bool) -> Float[Tensor, "*rows few"]:
+    """The ``k + 1`` largest or smallest numbers of each row, the last of them behind the others."""
+    return logits.topk(min(k + 1, logits.shape[-1]), dim=-1, largest=largest).values
 
 
 def _unscaled(norm: FrozenNorm, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

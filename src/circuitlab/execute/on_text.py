@@ -77,10 +77,10 @@ def text_values(model: Model, rows: Sequence[tuple[int, ...]]) -> TextValues:
         parts.add(which, _Pass.of(model, tokens, mean_column))
         done += len(which)
         step(done, len(rows))
-    found = parts.joined()
-    if not (np.isfinite(found.activation).all() and np.isfinite(found.effect).all()):
+    values = parts.joined()
+    if not (np.isfinite(values.activation).all() and np.isfinite(values.effect).all()):
         raise ModelError(f"{model.spec.name} writes values that are not finite.", "Load it in float32.")
-    return found
+    return values
 
 
 def grouped_by_length(rows: Sequence[tuple[int, ...]], together: int) -> Iterator[tuple[list[int], Int[Tensor, "row pos"]]]:

@@ -111,7 +111,7 @@ def circuit_diagram(
         subtitle or circuit.rule,
         width=width,
         height=height,
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so this is not a circuit for the ability.",
+        banner="" if circuit.ready else "not ready: the model is not shown to do this task, so this may be no circuit for it.",
         shrinks=1.0,
         margin_left=56,
         margin_bottom=64,

@@ -43,7 +43,7 @@ def fitness_table(
     Returns
     -------
     Figure
-        Filled blue points are tasks the model can do; open orange points are near chance, and their label says so.
+        Filled blue points are tasks the model can do; open orange points are not ready, and their label says so.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def fitness_table(
 def _verdict(flag: FitnessFlag) -> str:
     if flag.ready:
         return "ready"
-    return "<b>near chance: no circuit to find</b>" if flag.accuracy["low"] <= flag.chance else "<b>not ready</b>"
+    return "<b>at chance: no circuit to find</b>" if flag.at_chance() else "<b>not ready</b>"
 
 
 def _references(figure: go.Figure, flags: Mapping[str, FitnessFlag]) -> None:

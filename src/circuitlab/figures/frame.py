@@ -134,10 +134,10 @@ def source_line(scores: HeadScores) -> str:
 
 
 def near_chance(flag: FitnessFlag | None, who: str = "") -> str:
-    """The banner of a task that the model cannot do; empty if it can, or if this was not checked."""
+    """The banner of a task that the model was not shown to do; empty if it was, or if this was not checked."""
     if flag is None or flag.ready:
         return ""
-    return f"{who + ' - ' if who else ''}near chance: {flag.reason}"
+    return f"{who + ' - ' if who else ''}not ready: {flag.reason}"
 
 
 def symmetric_limit(values: Iterable[Any]) -> float:

@@ -51,7 +51,7 @@ def head_heatmap(
     -------
     Figure
         A white dot marks heads whose mean differs from zero (t-test over pairs, Benjamini-Hochberg 5 % over all heads drawn). The colour
-        range is symmetric and set by the heads, so a stronger MLP saturates. A banner says so if the model cannot do the task. Scores from
+        range is symmetric and set by the heads, so a stronger MLP saturates. A banner says so if the task is not ready. Scores from
         weights alone have no dots: the line under the title says that there are no prompts, and so no interval.
 
     Raises

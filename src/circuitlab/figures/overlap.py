@@ -17,7 +17,7 @@ __all__ = ["overlap_matrix", "overlap_scale", "stars"]
 _CELL, _NARROWEST, _LOWEST = 88, 260, 300
 """Size of a cell, and smallest width and height of the square in pixels: two colour bars must fit beside it."""
 _SMALL = "<span style='font-size:10px'>"
-_DAGGER = "† near chance: the model cannot do this task, so its heads are not a circuit for the ability."
+_DAGGER = "† not ready: the model is not shown to do this task, so its heads may be no circuit for it."
 
 
 def overlap_matrix(

@@ -120,7 +120,7 @@ def recursion_diagram(
         subtitle or circuit.rule,
         width=width,
         height=height,
-        banner="" if circuit.ready else "near chance: the model cannot do this task, so these heads are not a circuit for the ability.",
+        banner="" if circuit.ready else "not ready: the model is not shown to do this task, so these heads may be no circuit for it.",
         shrinks=1.0,
         margin_left=56,
         margin_bottom=84,

@@ -139,7 +139,7 @@ def upset(
     left_out = f" · {len(all_columns) - most} smaller intersections left out" if len(all_columns) > most else ""
     description = subtitle or f"{len(set().union(*(c.nodes for c in circuits.values())))} heads in {len(names)} circuits"
     near = any(not circuit.ready for circuit in circuits.values())
-    banner = "† near chance: the model cannot do this task, so its heads are not a circuit for the ability." if near else ""
+    banner = "† not ready: the model is not shown to do this task, so its heads may be no circuit for it." if near else ""
     frame = Frame(title, description + left_out, max(340, _COLUMN * len(places)), total, banner, margin_left=190, margin_bottom=76)
     return finish(figure, frame, theme)
 

@@ -1,22 +1,50 @@
-"""A head's card as HTML. Jinja2 escapes all text except the template itself."""
+"""Cards of heads as HTML. Jinja2 escapes all text except the templates themselves."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["card_page"]
+from circuitlab.core.files import replace_file
+
+__all__ = ["card_block", "cards_page", "save_cards"]
 
 _TINY = 0.001
 
 
-def card_page(card: object, *, alone: bool = False) -> str:
-    """A `HeadCard` as a block of HTML with its own style, for a notebook; with ``alone``, as a page that needs no network."""
-    template = _environment().get_template("head_card_page.html" if alone else "head_card.html")
-    return template.render(card=card)
+def card_block(card: object) -> str:
+    """A `HeadCard` as a block of HTML with its own style, for a notebook."""
+    return _environment().get_template("head_card.html").render(card=card)
+
+
+def cards_page(cards: Sequence[object]) -> str:
+    """One or several `HeadCard` as one page that needs no network; several are listed at its top."""
+    return _environment().get_template("head_card_page.html").render(cards=cards)
+
+
+def save_cards(cards: Sequence[object], path: str | Path) -> Path:
+    """Write cards as one page, and return its path.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> cards = [cl.head_card(planted.model, head, planted.batch(4), roles=[]) for head in ("a1.h1", "a1.h2")]
+    >>> save_cards(cards, "cards.html")  # doctest: +SKIP
+    """
+    text = cards_page(cards)
+    replace_file(Path(path), lambda target: target.write_text(text, encoding="utf-8"))
+    return Path(path)
 
 
 def _number(value: float, digits: str = "+.3g") -> str:

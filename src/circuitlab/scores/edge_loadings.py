@@ -40,8 +40,8 @@ class EdgeLoadings:
     >>> import circuitlab as cl
     >>> from circuitlab.model.toy import build_planted
     >>> planted = build_planted("induction-gqa")
-    >>> found = cl.edge_loadings(planted.model, "a1.h2<k>", planted.batch(4), query="END", key="AFTER", against="others")
-    >>> found.top(1)[0][0], bool(found.interval().low[found.writers.index("a0.h1")] > 0)
+    >>> loadings = cl.edge_loadings(planted.model, "a1.h2<k>", planted.batch(4), query="END", key="AFTER", against="others")
+    >>> loadings.top(1)[0][0], bool(loadings.interval().low[loadings.writers.index("a0.h1")] > 0)
     ('a0.h1', True)
     """
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from circuitlab.core.files import replace_file
 from circuitlab.core.nodes import Head, KVHead
 from circuitlab.scores.head_on_text import HeadOnText
 
@@ -51,7 +50,7 @@ class CausalScore:
     units, estimand, run_id : str
     n_pairs : int
     warning : str
-        Why the model cannot do the task, if so.
+        Why the task is not ready, if so.
     """
 
     task: str
@@ -222,8 +221,9 @@ class Continuation:
 class SimilarHead:
     """A head that is like this one.
 
-    ``by`` is ``"roles"`` (cosine of role values, each standardised over heads) or ``"ov"`` (cosine of what the two heads write for the
-    same tokens, the mean over tokens taken out). ``rank`` is its place among the ``heads`` others that can be compared.
+    ``by`` is ``"roles"`` (cosine of role values, each standardised over heads), ``"ov"`` (cosine of what the two heads write for the
+    same tokens, the mean over tokens taken out) or ``"codes"`` (how alike their codes sort the prompts, beyond chance: the adjusted
+    Rand index of the codes of `circuitlab.methods.CodeOverlap`). ``rank`` is its place among the ``heads`` others that can be compared.
     """
 
     by: str
@@ -295,20 +295,20 @@ class HeadCard:
 
     def page(self) -> str:
         """The card as one HTML page that needs no network."""
-        from circuitlab.scores.card_page import card_page  # noqa: PLC0415 - a template engine, for pages only
+        from circuitlab.scores.card_page import cards_page  # noqa: PLC0415 - a template engine, for pages only
 
-        return card_page(self, alone=True)
+        return cards_page([self])
 
     def save(self, path: str | Path) -> Path:
-        """Write the page and return its path."""
-        text = self.page()
-        replace_file(Path(path), lambda target: target.write_text(text, encoding="utf-8"))
-        return Path(path)
+        """Write the page and return its path; `circuitlab.scores.card_page.save_cards` writes several cards as one page."""
+        from circuitlab.scores.card_page import save_cards  # noqa: PLC0415
+
+        return save_cards([self], path)
 
     def _repr_html_(self) -> str:
-        from circuitlab.scores.card_page import card_page  # noqa: PLC0415
+        from circuitlab.scores.card_page import card_block  # noqa: PLC0415
 
-        return card_page(self)
+        return card_block(self)
 
     def __repr__(self) -> str:
         lines = [f"HeadCard of {self.head} ({self.model})"]

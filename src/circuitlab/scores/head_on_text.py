@@ -107,8 +107,8 @@ class HeadOnText:
     >>> import circuitlab as cl
     >>> from circuitlab.model.toy import build_planted
     >>> rows = [[3, 1, 5, 2, 4, 0, 1, 5, 2, 4, 0, 3], [0, 2, 1, 4, 3, 5, 2, 1, 4, 3, 5, 0]] * 3
-    >>> found = cl.head_on_text(build_planted("induction-gqa").model, "a1.h2", rows)
-    >>> found.n_positions, len(found.deciles), found.deciles[9].low >= found.deciles[0].high
+    >>> read = cl.head_on_text(build_planted("induction-gqa").model, "a1.h2", rows)
+    >>> read.n_positions, len(read.deciles), read.deciles[9].low >= read.deciles[0].high
     (60, 10, True)
     """
 

@@ -165,12 +165,12 @@ class QueryKeyAttribution:
     def notes(self) -> list[str]:
         """What belongs to the numbers: the weight, and what was held fixed or left out."""
         held = ", ".join(f"{name} {value:.3g}" for name, value in self.scales.items())
-        found = [f"score {self.score:+.3f}, attention weight {self.weight:.3f}", f"held fixed: {held or 'nothing (no norms)'}"]
+        notes = [f"score {self.score:+.3f}, attention weight {self.weight:.3f}", f"held fixed: {held or 'nothing (no norms)'}"]
         if self.softcap is not None:
-            found.append(f"the score before the softcap of {self.softcap:g} is split")
+            notes.append(f"the score before the softcap of {self.softcap:g} is split")
         if self.position:
-            found.append(f"a position bias of {self.position:+.3f} is added to the score, and is no writer's")
-        return found
+            notes.append(f"a position bias of {self.position:+.3f} is added to the score, and is no writer's")
+        return notes
 
     def _versus(self) -> str:
         return "the mean of the other keys" if self.against == "others" else self._named(int(self.against or 0))

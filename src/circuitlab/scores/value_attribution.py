@@ -117,11 +117,11 @@ class ValueAttribution:
         """What belongs to the numbers."""
         held = ", ".join(f"{name} {value:.3g}" for name, value in self.scales.items())
         taken = f"total {self.total:+.3f}; attention weight {self.weight:.3f}, so {self.weight * self.total:+.3f} is taken from here"
-        found = [taken, f"held fixed: {held or 'nothing (no norms)'}"]
+        notes = [taken, f"held fixed: {held or 'nothing (no norms)'}"]
         if tokens := self.by_token():
             largest = sorted(tokens, key=lambda one: -abs(one[2]))[:3]
-            found.append("one step back it came from " + ", ".join(f"{i} {token!r} {share:+.3f}" for i, token, share in largest))
-        return found
+            notes.append("one step back it came from " + ", ".join(f"{i} {token!r} {share:+.3f}" for i, token, share in largest))
+        return notes
 
     def __repr__(self) -> str:
         width = max(len(name) for name, _ in self.top())

@@ -85,8 +85,8 @@ def attention_of(asked: Asked) -> Section[AttentionOnPair]:
 
 
 def _pattern(asked: Asked, batch: ContrastBatch) -> AttentionPattern:
-    found = asked.model.attention(asked.head, batch)
-    return found[0] if isinstance(found, tuple) else found
+    patterns = asked.model.attention(asked.head, batch)
+    return patterns[0] if isinstance(patterns, tuple) else patterns
 
 
 def _looked_at(key: int, clean: AttentionPattern, corrupt: AttentionPattern) -> LookedAt:
@@ -110,21 +110,21 @@ def why_of(asked: Asked) -> Section[WhyThere]:
 def _why(asked: Asked, name: str, pair: int, one: ContrastBatch, key: int) -> WhyThere:
     against = "others" if int(one.end[0]) > 0 else None
     why = why_attends(asked.model, asked.head, one.clean[0, : int(one.end[0]) + 1].tolist(), query=-1, key=key, against=against)
-    found = why[0] if isinstance(why, tuple) else why
+    split = why[0] if isinstance(why, tuple) else why
     return WhyThere(
         task=name,
         pair=pair,
-        query=found.query,
-        query_token=found.tokens[found.query],
-        key=found.key,
-        key_token=found.tokens[found.key],
+        query=split.query,
+        query_token=split.tokens[split.query],
+        key=split.key,
+        key_token=split.tokens[split.key],
         against=against,
-        weight=found.weight,
-        score=found.score,
-        residual=found.residual,
-        query_loadings=_largest(found.loadings("q")),
-        key_loadings=_largest(found.loadings("k")),
-        terms=tuple(Term(*term) for term in found.top(min(_TERMS, len(found.writers)))),
+        weight=split.weight,
+        score=split.score,
+        residual=split.residual,
+        query_loadings=_largest(split.loadings("q")),
+        key_loadings=_largest(split.loadings("k")),
+        terms=tuple(Term(*term) for term in split.top(min(_TERMS, len(split.writers)))),
     )
 
 

@@ -15,7 +15,7 @@ from circuitlab.workflows.card_parts import NO_TASK, REFUSALS, Asked
 if TYPE_CHECKING:
     from circuitlab.scores.role_table import RoleTable
 
-__all__ = ["role_profiles", "similar_heads", "written_tokens"]
+__all__ = ["nearest_heads", "role_profiles", "similar_heads", "written_tokens"]
 
 _SHOWN, _MOST, _OTHERS, _SAMPLE = 8, 8, 499, 256
 """Tokens raised or lowered that are shown; tokens of a card; tokens of the null; tokens by which heads are compared."""
@@ -64,11 +64,11 @@ def _chosen(asked: Asked, tokens: Sequence[str | int]) -> list[int]:
 
     if tokens:
         return list(dict.fromkeys(token_id(asked.model.tokenizer, asked.model.spec, one) for one in tokens))
-    found: dict[int, None] = {}
+    ids: dict[int, None] = {}
     for batch in asked.batches.values():
         places = sorted(batch.marks.items(), key=lambda mark: (mark[0] == "END", int(mark[1][0])))
-        found |= {int(batch.clean[0, int(at[0])]): None for _, at in places}
-    return list(found)[:_MOST]
+        ids |= {int(batch.clean[0, int(at[0])]): None for _, at in places}
+    return list(ids)[:_MOST]
 
 
 def _two_sided(rank: float, null: np.ndarray) -> float:
@@ -87,15 +87,15 @@ def similar_heads(asked: Asked, table: RoleTable) -> Section[SimilarHead]:
     else:
         own, sizes = profiles[asked.head.layer, asked.head.head], np.linalg.norm(profiles, axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            entries += _nearest(asked.head, "roles", profiles @ own / (sizes * np.linalg.norm(own)))
+            entries += nearest_heads(asked.head, "roles", profiles @ own / (sizes * np.linalg.norm(own)))
     if reason := _no_weights(asked):
         absent["ov"] = reason
     else:
         from circuitlab.execute.token_writes import other_tokens, ov_similarity  # noqa: PLC0415 - torch
 
-        found = _nearest(asked.head, "ov", ov_similarity(asked.model, asked.head, other_tokens(asked.model, [], _SAMPLE)))
-        entries += found
-        if not found:
+        written = nearest_heads(asked.head, "ov", ov_similarity(asked.model, asked.head, other_tokens(asked.model, [], _SAMPLE)))
+        entries += written
+        if not written:
             absent["ov"] = "The head writes the same for every token."
     return Section(tuple(entries), absent)
 
@@ -108,7 +108,8 @@ def role_profiles(table: RoleTable) -> np.ndarray:
     return np.stack([(value - value.mean()) / value.std() for value in varying], -1) if varying else np.zeros(shape)
 
 
-def _nearest(head: Head, by: str, similarity: np.ndarray) -> list[SimilarHead]:
+def nearest_heads(head: Head, by: str, similarity: np.ndarray) -> list[SimilarHead]:
+    """The heads of the largest similarity, shape (layer, head); none where that of the head with itself is NaN."""
     others = {Head(*map(int, at)): float(similarity[at]) for at in np.ndindex(similarity.shape) if not np.isnan(similarity[at])}
     if others.pop(head, None) is None:
         return []

@@ -98,7 +98,7 @@ class CircuitEvaluation:
     def _repr_html_(self) -> str:
         conventions = self.measures["conventions"]
         notes = [f"{conventions['universe']} outside the circuit: {conventions['ablated_value']}.", f"{conventions['prompts']}."]
-        warning = "" if self.circuit.ready else "The model cannot do the task: shares of its effect mean little."
+        warning = "" if self.circuit.ready else "It is not shown that the model can do the task: shares of its effect may mean little."
         title = f"{len(self.circuit)} nodes kept alone, {self.circuit.rule}"
         return html_table(title, ["measure", "value"], self.rows(), notes=notes, warning=warning)
 

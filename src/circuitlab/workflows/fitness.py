@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["Judged", "TaskReport", "check_batch", "check_task", "judge", "judge_
 
 _CHUNK = 32
 """Pairs that run together."""
+_GAP = "clean-corrupt gap"
 _KEPT = 256
 """Chunks whose outcomes are kept in memory: a task is judged once however many methods score it in one session."""
 
@@ -58,19 +60,15 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
     def __repr__(self) -> str:
-        verdict = "ready" if self.ready else "NOT READY"
-        right, gap = ("{mean:.2f} [{low:.2f}, {high:.2f}]".format(**values) for values in (self.accuracy, self.gap))
-        return (
-            f"{self.task} ({self.variant}) on {self.model}: {verdict}. Accuracy {right}, chance {self.chance:.2f}, gate {self.gate:.2f}; "
-            f"clean-corrupt gap {gap} {self.units}; {self.n} pairs. {self.reason}"
-        )
+        gap = "" if _GAP in self.reason else f"{_GAP} {_interval(self.gap)} {self.units}, ".capitalize()
+        return f"{self.reason} {gap}{_pairs(self.n)} ({self.variant})."
 
     def _repr_html_(self) -> str:
         rows = [
             ["accuracy", _interval(self.accuracy), f"chance {self.chance:.2f}, gate {self.gate:.2f}"],
             ["gap", _interval(self.gap), f"{self.units}, clean minus corrupt"],
         ]
-        title = f"{self.task} ({self.variant}) on {self.model}: {'ready' if self.ready else 'not ready'}, {self.n} pairs"
+        title = f"{self.task} ({self.variant}) on {self.model}, {_pairs(self.n)}"
         return html_table(
             title,
             ["", "mean and 95 % interval", ""],
@@ -99,7 +97,12 @@ class Judged(NamedTuple):
 
 
 def _interval(value: dict[str, float]) -> str:
-    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+    limits = "" if math.isnan(value["low"]) else f" [{value['low']:.2f}, {value['high']:.2f}]"
+    return f"{value['mean']:.2f}{limits}"
+
+
+def _pairs(n: int) -> str:
+    return f"{n} pair{'s' * (n != 1)}"
 
 
 def check_task(
@@ -133,7 +136,19 @@ def check_task(
     -------
     TaskReport
         Ready only if the whole interval of the accuracy lies above chance, the accuracy reaches the gate, and the whole interval of the
-        gap lies above 0.
+        gap lies above 0. Where an interval is so wide that more pairs could show either, as it is with two pairs, ``reason`` says that
+        it cannot be told; "at chance" is said only of an accuracy whose interval also ends below the gate.
+
+    Examples
+    --------
+    >>> import circuitlab as cl
+    >>> from circuitlab.model.toy import build_planted
+    >>> planted = build_planted("copy-gqa")
+    >>> cl.check_task(planted.model, planted.batch(8)).ready
+    True
+    >>> print(cl.check_task(planted.model, planted.batch(1)).reason)
+    copy-gqa on tokens: cannot tell with 1 pair whether the clean-corrupt gap is above 0 (4.93); accuracy 1.00 [0.21, 1.00], chance 0.12, \
+gate 0.56. Give more pairs.
     """
     return judge_task(model, task, n, variant=variant, seed=seed, least=least).report
 
@@ -267,22 +282,25 @@ def judge(right: np.ndarray, gap: np.ndarray, chance: float, min_accuracy: float
     dict
         ``accuracy``, ``gap``, ``chance``, ``gate``, ``ready`` and ``reason`` of a `TaskReport`.
     """
-    accuracy, mean_gap = proportion_interval(int(right.sum()), len(right)), mean_interval(gap)
-    gate = (1 + chance) / 2 if min_accuracy is None else min_accuracy
-    details = f"accuracy {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}], chance {chance:.2f}, gate {gate:.2f}"
-    if accuracy.low <= chance:
-        verdict, ready = f"{who} is at chance ({details}): there is no ability that a circuit could carry.", False
-    elif accuracy.mean < gate:
-        verdict, ready = f"{who} is near chance and below its gate ({details}): read its scores with caution.", False
-    elif not mean_gap.low > 0:
-        verdict, ready = f"{who}: the clean-corrupt gap may be 0 ({mean_gap.mean:.3g} [{mean_gap.low:.3g}, {mean_gap.high:.3g}]).", False
-    else:
-        verdict, ready = f"{who} can do the task ({details}).", True
-    return {
-        "accuracy": accuracy.as_dict(),
-        "gap": mean_gap.as_dict(),
-        "chance": chance,
-        "gate": float(gate),
-        "ready": ready,
-        "reason": verdict,
-    }
+    accuracy, mean_gap = proportion_interval(int(right.sum()), len(right)).as_dict(), mean_interval(gap).as_dict()
+    gate = float((1 + chance) / 2 if min_accuracy is None else min_accuracy)
+    shown: dict[str, Any] = {"accuracy": accuracy, "gap": mean_gap, "chance": chance, "gate": gate}
+    details = f"accuracy {_interval(accuracy)}, chance {chance:.2f}, gate {gate:.2f}"
+    unclear = f"{who}: cannot tell with {_pairs(len(right))}"
+    if FitnessFlag(**shown, ready=False, reason="").at_chance():
+        where = "below" if accuracy["high"] < chance else "at"
+        return shown | _verdict(f"{who} is {where} chance ({details}): there is no ability that a circuit could carry.")
+    if accuracy["low"] <= chance:
+        return shown | _verdict(f"{unclear} ({details}): the interval holds chance and reaches the gate. Give more pairs.")
+    if accuracy["mean"] < gate:
+        return shown | _verdict(f"{who} is above chance and below its gate ({details}): read its scores with caution.")
+    if not mean_gap["low"] > 0:
+        some = f"{_GAP} is above 0 ({_interval(mean_gap)})"
+        if mean_gap["mean"] > 0:
+            return shown | _verdict(f"{unclear} whether the {some}; {details}. Give more pairs.")
+        return shown | _verdict(f"{who}: nothing shows that the {some}; {details}.")
+    return shown | _verdict(f"{who} can do the task ({details}).", ready=True)
+
+
+def _verdict(reason: str, *, ready: bool = False) -> dict[str, Any]:
+    return {"ready": ready, "reason": reason}

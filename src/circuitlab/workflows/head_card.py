@@ -16,9 +16,10 @@ from circuitlab.execute.needs import refusal
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.inside import head_in
-from circuitlab.scores.head_card import CausalScore, HeadCard, HeadRole, Section
+from circuitlab.scores.head_card import CausalScore, HeadCard, HeadRole, Section, SimilarHead
 from circuitlab.scores.intervals import q_values
 from circuitlab.tasks.spec import Task
+from circuitlab.workflows.card_codes import heads_by_code
 from circuitlab.workflows.card_parts import REFUSALS, Asked, attention_of, continuations_of, knockouts_of, why_of
 from circuitlab.workflows.card_weights import similar_heads, written_tokens
 from circuitlab.workflows.compare import prompt_names
@@ -70,6 +71,7 @@ def head_card(
     pairs: int = 1,
     tokens: Sequence[str | int] = (),
     prompt: str | Sequence[int] | None = None,
+    codes: bool = False,
     store: Cache | str | Path | None = None,
 ) -> HeadCard:
     """Gather what one head is: what it does, which roles it plays, what it writes, where and why it looks, and which heads are like it.
@@ -94,8 +96,11 @@ def head_card(
         Tokens to read through the head's weights; the tokens at the marks of each task's first pair otherwise.
     prompt : str or sequence of int, optional
         Text to continue with and without the head; the first clean prompt of each task otherwise.
+    codes : bool
+        Whether to learn discrete codes of the tasks' prompts (`circuitlab.methods.CodeOverlap`), by which heads are compared, too: five
+        small autoencoders for each task, which take longer than the rest of a card. Stored codes are used in any case.
     store : Cache, str or Path, optional
-        Where to look for scores and roles first and to keep them after; nothing is kept otherwise.
+        Where to look for scores, roles and codes first and to keep them after; nothing is kept otherwise.
 
     Returns
     -------
@@ -157,8 +162,14 @@ def head_card(
         text=_on_text(asked, cache),
         knockout=knockouts_of(asked),
         continuations=continuations_of(asked, prompt),
-        similar=similar_heads(asked, table),
+        similar=_similar(asked, table, cache, learn=codes),
     )
+
+
+def _similar(asked: Asked, table: RoleTable, cache: Cache | None, *, learn: bool) -> Section[SimilarHead]:
+    parts = similar_heads(asked, table), heads_by_code(asked, cache, learn=learn)
+    absent = {what: reason for part in parts for what, reason in part.absent.items()}
+    return Section(tuple(entry for part in parts for entry in part.entries), absent)
 
 
 def roles_asked(given: Iterable[RoleLike] | RoleLike) -> Iterable[RoleLike] | RoleLike | None:
@@ -184,13 +195,13 @@ def _kv_head(model: Model, head: Head) -> KVHead:
 
 def _batches(model: Model, tasks: dict[str, Prompts], n: int) -> tuple[dict[str, ContrastBatch], dict[str, str]]:
     """Pairs of each task, and why there are none for the others: this model's tokenizer may not give the words of a task."""
-    found, absent = {}, {}
+    batches, absent = {}, {}
     for name, prompts in tasks.items():
         try:
-            found[name] = to_batch_of(model, prompts, Draws(n))
+            batches[name] = to_batch_of(model, prompts, Draws(n))
         except (TokenizationError, AlignmentError, BadParameterError) as error:
             absent[name] = str(error)
-    return found, absent
+    return batches, absent
 
 
 def _causal(asked: Asked, tasks: dict[str, Prompts], methods: Sequence[Method], n: int, cache: Cache | None) -> Section[CausalScore]:
@@ -203,15 +214,15 @@ def _causal(asked: Asked, tasks: dict[str, Prompts], methods: Sequence[Method], 
         for name, prompts in sources.items():
             reason = refusal(method, asked.model)
             try:
-                found = None if reason else score(asked.model, prompts, method, n=n, store=cache)
+                scores = None if reason else score(asked.model, prompts, method, n=n, store=cache)
             except REFUSALS as error:
                 reason = str(error)
-            if reason or found is None:
+            if reason or scores is None:
                 absent[f"{name}, {method.name}"] = reason
-            elif "heads" not in found.parts:
-                absent[f"{name}, {method.name}"] = f"It scored {', '.join(found.parts)}, and no heads."
+            elif "heads" not in scores.parts:
+                absent[f"{name}, {method.name}"] = f"It scored {', '.join(scores.parts)}, and no heads."
             else:
-                entries += [_score_of(asked.head, name, found, mark) for mark in found.marks or (None,)]
+                entries += [_score_of(asked.head, name, scores, mark) for mark in scores.marks or (None,)]
     return Section(tuple(entries), absent)
 
 

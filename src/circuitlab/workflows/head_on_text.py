@@ -102,8 +102,8 @@ def head_on_text(
     >>> import circuitlab as cl
     >>> from circuitlab.model.toy import build_planted
     >>> rows = [[3, 1, 5, 2, 4, 0, 1, 5, 2, 4, 0, 3], [0, 2, 1, 4, 3, 5, 2, 1, 4, 3, 5, 0]] * 3
-    >>> found = cl.head_on_text(build_planted("induction-gqa").model, "a1.h2", rows)
-    >>> found.wins > 20, found.winning[0].attended[0][1] == found.winning[0].following
+    >>> read = cl.head_on_text(build_planted("induction-gqa").model, "a1.h2", rows)
+    >>> read.wins > 20, read.winning[0].attended[0][1] == read.winning[0].following
     (True, True)
     >>> model = cl.load_model("smollm2-135m")  # doctest: +SKIP
     >>> cl.head_on_text(model, "a20.h0", store="runs")  # doctest: +SKIP
@@ -119,11 +119,11 @@ def head_on_text(
         if kept is not None:
             return msgspec.convert(kept.result[str(wanted)], HeadOnText)
         started = time.perf_counter()
-        found = _measure(model, rows)
+        heads = _measure(model, rows)
     if cache is not None:
-        plain = {name: one.to_dict() for name, one in found.items()}
+        plain = {name: one.to_dict() for name, one in heads.items()}
         cache.put(identity, ON_TEXT, plain, seconds=time.perf_counter() - started)
-    return found[str(wanted)]
+    return heads[str(wanted)]
 
 
 def stored_on_text(model: Model, head: Head, store: Cache | None) -> HeadOnText | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from circuitlab.core.errors import BadParameterError, ModelError, TokenizationError
+from circuitlab.core.errors import AlignmentError, BadParameterError, ModelError, TaskFileError, TokenizationError, UnknownNameError
 from circuitlab.core.files import require_writable
 from circuitlab.core.progress import progress_part
 from circuitlab.core.provenance import digest
@@ -19,6 +19,7 @@ from circuitlab.execute.needs import refusal
 from circuitlab.methods.roles import Role, default_roles, get_role, role_classes
 from circuitlab.methods.roles.contract import role_provenance
 from circuitlab.methods.roles.reading import PatternRole, ReadsPatterns, read_together
+from circuitlab.methods.roles.top_tokens import TopTokens
 from circuitlab.model.sites import Site
 from circuitlab.scores.role_scores import RoleScores
 from circuitlab.scores.role_table import RoleTable
@@ -40,6 +41,8 @@ RoleLike: TypeAlias = "str | Role | type[Role]"
 TextsLike: TypeAlias = "str | Path | Iterable[str | Passage]"
 """A file of passages, or passages."""
 
+_REFUSALS = (ModelError, BadParameterError, TokenizationError, AlignmentError, TaskFileError, UnknownNameError)
+"""Why one role cannot be measured while others can: what the model lacks, and a task or word list that the task folder does not hold."""
 _UNKNOWN = 5.0
 """Seconds of a role that does not say what it takes."""
 _ROWS, _COLUMNS = 512, 8192
@@ -72,7 +75,8 @@ def roles(
     Returns
     -------
     RoleTable
-        Roles that the model lacks something for are in its ``refused``, with the reason.
+        Roles that the model lacks something for are in its ``refused``, with the reason; so are those whose task, relation or word list
+        is not in the task folder.
 
     Raises
     ------
@@ -171,7 +175,7 @@ class _Measuring:
         try:
             reason = refusal(role, self.model)
             inputs = getattr(role, "inputs", lambda _model: None)(self.model) if not reason else None
-        except (BadParameterError, TokenizationError) as error:
+        except _REFUSALS as error:
             reason = str(error)
         if reason:
             self.refused[role.name] = reason
@@ -192,7 +196,7 @@ class _Measuring:
                 measured = read_together(self.model, [cast("PatternRole", one.role) for one in group])
             else:
                 measured = [one.role(self.model) for one in group]
-        except (ModelError, BadParameterError, TokenizationError) as error:
+        except _REFUSALS as error:
             self.refused |= {one.role.name: str(error) for one in group}
             return
         seconds = (time.perf_counter() - started) / len(group)
@@ -237,8 +241,10 @@ class _Measuring:
 
 
 def _together(wanted: _Wanted) -> object:
-    """Roles with the same key are measured in one run."""
-    return digest(_tokens(wanted).tolist()) if isinstance(wanted.role, ReadsPatterns) else wanted.role.name
+    """Roles with the same key are measured in one run, or one after the other where one's work serves the next."""
+    if isinstance(wanted.role, ReadsPatterns):
+        return digest(_tokens(wanted).tolist())
+    return digest([wanted.inputs, wanted.role.top, wanted.role.reads]) if isinstance(wanted.role, TopTokens) else wanted.role.name
 
 
 def _tokens(wanted: _Wanted) -> np.ndarray:

@@ -337,7 +337,7 @@ def test_published_circuits_without_edges_are_drawn_by_layer() -> None:
 def test_diagram_of_a_task_the_model_cannot_do_says_so() -> None:
     assert note(figures.circuit_diagram(GROUPED), "near-chance") is None
     doubtful = Circuit(GROUPED.nodes, GROUPED.universe, GROUPED.edges, ready=False)
-    assert "near chance" in note(figures.circuit_diagram(doubtful), "near-chance")
+    assert "not shown to do this task" in note(figures.circuit_diagram(doubtful), "near-chance")
 
 
 def test_diagrams_of_nothing_or_of_too_much_are_refused() -> None:

@@ -106,7 +106,7 @@ def test_mlps_stand_beside_the_heads_with_their_values_written_in() -> None:
 def test_a_task_at_chance_carries_a_banner_and_a_sound_one_does_not(draw) -> None:
     assert note(draw(scores()), "near-chance") is None
     banner = note(draw(scores(ready=False)), "near-chance")
-    assert banner is not None and banner.startswith("near chance:") and "at chance" in banner
+    assert banner is not None and banner.startswith("not ready:") and "at chance" in banner
 
 
 def test_banner_title_and_plot_do_not_overlap() -> None:
@@ -192,7 +192,7 @@ def test_fitness_draws_chance_gate_and_both_intervals() -> None:
     assert list(ready.y) == [0] and list(weak.y) == [1]
     assert ready.error_x.array[0] == pytest.approx(0.05) and ready.error_x.arrayminus[0] == pytest.approx(0.1)
     assert traces["ready", "x2"].x[0] == 3.0 and "logits" in figure.layout.xaxis2.title.text
-    assert "near chance" in figure.layout.yaxis.ticktext[1]
+    assert "at chance" in figure.layout.yaxis.ticktext[1]
 
 
 def test_scatter_counts_shared_heads_beside_chance_and_refuses_other_tasks() -> None:

@@ -319,6 +319,6 @@ def test_the_report_opens_with_what_was_found(built) -> None:
     said = " ".join(" ".join(page.text).split())
     opening = said[said.index("What was found") : said.index("How to read this")]
     assert "can do 2 of 3 tasks, and not " in opening
-    assert "near chance, no circuit for the ability." in opening
+    assert "not ready: it is not shown that the model can do it." in opening
     assert re.search(r"By activation patching, \d+ of 24 heads differ from zero, the strongest a4\.h1 \+1\.\d\d \[", opening)
     assert re.search(r"Jaccard \d\.\d\d \[.*by chance \d\.\d\d, q = |no two tasks that the model can do share more heads", opening)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -15,10 +16,12 @@ import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.execute.effective_ov import EffectiveOV
 from circuitlab.methods.roles.copying import Copying
+from circuitlab.methods.sae.counts import code_agreement
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Knockout
 from circuitlab.model.toy import build_planted
 from circuitlab.scores.intervals import mean_interval
+from circuitlab.testing.surgery import kill_head
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
 
 KEYS = {"head", "kv_head", "model", "weights", "tasks", "causal", "roles", "tokens", "why", "attention", "knockout"}
@@ -156,6 +159,48 @@ def test_heads_like_it_go_by_cosine(llama) -> None:
         assert [one.head for one in found] == [f"a{at // 4}.h{at % 4}" for at in order]
         assert [one.similarity for one in found] == pytest.approx([float(wanted[at]) for at in order], abs=1e-4)
         assert [one.rank for one in found] == [1, 2, 3, 4, 5] and {one.heads for one in found} == {11}
+
+
+def test_heads_with_the_same_codes_are_alike_where_codes_are_learned(tmp_path, copying) -> None:
+    """The copy of a head has its codes on every prompt; codes are learned once, for all heads, and only where they are asked for."""
+    twins = twin_heads(copying)
+    batch = copying.batch(6)
+    before = cl.head_card(twins, "a1.h1", batch, [], roles=[], store=tmp_path)
+    assert "--codes" in before.similar.absent["codes, batch 1"] and {one.by for one in before.similar.entries} == {"ov"}
+    card = cl.head_card(twins, "a1.h1", batch, [], roles=[], codes=True, store=tmp_path)
+    first, second = [one for one in card.similar.entries if one.by == "codes"][:2]
+    assert (first.head, first.rank, first.similarity) == ("a1.h0", 1, 1.0) and second.similarity < 1
+    assert set(card.similar.absent) == {"roles"} and ">codes<" in card.page()
+    sample = cl.methods.CodeOverlap().sample(twins, batch)
+    codes = np.concatenate([sample.positive, sample.negative], 1)[:, :, 0]
+    assert first.similarity == pytest.approx(code_agreement(list(codes), 5)[4])
+    again = cl.head_card(twins, "a1.h0", batch, [], roles=[], store=tmp_path)
+    alike = [one.head for one in again.similar.entries if one.by == "codes"]
+    assert alike[0] == "a1.h1", "stored codes need not be asked for"
+    other = cl.head_card(twins, "a1.h1", copying.batch(5), [], roles=[], store=tmp_path)
+    assert "codes, batch 1" in other.similar.absent, "codes of other prompts are not used"
+
+
+def test_codes_that_cannot_be_compared_are_refused_with_the_reason(copying, monkeypatch) -> None:
+    dead = cl.load_model(kill_head(copy.deepcopy(copying.model.root), 1, 3), name="dead")
+    card = cl.head_card(dead, "a1.h3", copying.batch(4), [], roles=[], codes=True)
+    assert card.similar.absent["codes"] == "a1.h3 has one code on all prompts, so that its codes sort nothing."
+    monkeypatch.setattr("circuitlab.workflows.card_codes._LEAST_EXPLAINED", 1.1)
+    card = cl.head_card(copying.model, "a1.h1", copying.batch(4), [], roles=[], codes=True)
+    assert "their codes mean little" in card.similar.absent["codes, batch 1"]
+    assert cl.head_card(copying.model, "a1.h1", [], [], roles=[]).similar.absent["codes"] == "No task was given."
+    mamba = tiny_model("mamba")
+    assert "attention" in cl.head_card(mamba, "a1.h0", tiny_batch(mamba, 3), [], roles=[]).similar.absent["codes, batch 1"]
+
+
+def twin_heads(planted):
+    """The planted model with the first head of layer 1 made the same as its copying head, whose keys and values it shares."""
+    hf = copy.deepcopy(planted.model.root)
+    attention, width = hf.model.layers[1].self_attn, planted.model.spec.d_head
+    with torch.no_grad():
+        attention.q_proj.weight[:width] = attention.q_proj.weight[width : 2 * width]
+        attention.o_proj.weight[:, :width] = attention.o_proj.weight[:, width : 2 * width]
+    return cl.load_model(hf, name="twins")
 
 
 def test_what_is_not_known_says_why(llama) -> None:

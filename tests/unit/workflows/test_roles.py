@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import report_progress
-from circuitlab.methods.roles import default_roles, get_role, list_roles, role_classes
+from circuitlab.execute.effective_ov import EffectiveOV
+from circuitlab.methods.roles import default_roles, get_role, list_roles, role_classes, top_tokens
 from circuitlab.methods.roles.composition import KComposition
-from circuitlab.methods.roles.copying import Copying, CopyingEigenvalues
+from circuitlab.methods.roles.copying import Copying, CopyingEigenvalues, NegativeCopying
 from circuitlab.methods.roles.relation import Relation
 from circuitlab.methods.roles.repeats import Echo, Induction
 from circuitlab.model.toy import build_planted
@@ -148,3 +150,44 @@ def test_too_few_texts_are_a_refusal_with_its_reason(reader) -> None:
     table = cl.roles(reader, ["sink", "echo"], texts=["short .", "shorter"])
     assert list(table.scores) == ["echo"]
     assert table.refused["sink"].startswith("0 of 2 texts have 64 tokens or more.")
+
+
+@pytest.mark.parametrize("written", ['colours = ["red", "blue"]', None])
+def test_roles_whose_word_list_or_task_is_not_there_are_refused_and_the_others_run(reader, tmp_path, monkeypatch, written) -> None:
+    """Whether the task folder lacks the lists, or is no task folder."""
+    monkeypatch.setenv("CIRCUITLAB_TASKS", str(tmp_path))
+    if written is not None:
+        (tmp_path / "pools.toml").write_text(written, encoding="utf-8")
+    absent = {"copying": "word list", "negative_copying": "word list", "relation": "relation", "mover": "task"}
+    table = cl.roles(reader, [*absent, "induction", "copying_eigenvalues"])
+    assert set(table.scores) == {"induction", "copying_eigenvalues"} and set(table.refused) == set(absent)
+    for name, kind in absent.items():
+        assert f"Unknown {kind}" in table.refused[name] if written else "No task folder" in table.refused[name], name
+    assert set(cl.roles(reader, Copying(words=tuple(range(8)))).scores) == {"copying"}, "words of one's own need no list"
+
+
+def test_a_role_and_its_opposite_read_one_table(reader, monkeypatch) -> None:
+    layers: list[int] = []
+    table = EffectiveOV.among_top
+
+    def counting(self, layer, targets, k):
+        layers.append(layer)
+        return table(self, layer, targets, k)
+
+    monkeypatch.setattr(EffectiveOV, "among_top", counting)
+    monkeypatch.setattr(top_tokens, "_TABLES", type(top_tokens._TABLES)())
+    words = tuple(range(8))
+    both = cl.roles(reader, [Copying(words=words, top=3), NegativeCopying(words=words, top=3)])
+    assert layers == [0, 1, 2], "once for each layer"
+    circuit = EffectiveOV.of(reader, torch.tensor(words), "stream")
+    for name, sign in (("copying", 1), ("negative_copying", -1)):
+        for layer in range(3):
+            logits = sign * circuit.logits(layer, torch.arange(reader.spec.d_vocab))
+            hits = logits[:, words, words] > logits.topk(4).values[..., -1]
+            np.testing.assert_allclose(both.scores[name].value[layer], hits.double().mean(-1).numpy(), atol=1e-6)
+    cl.roles(reader, [Copying(words=words, top=4)])
+    assert layers == [0, 1, 2] * 2, "another top is another table"
+    with torch.no_grad():
+        reader.root.model.layers[0].self_attn.v_proj.weight.mul_(-1)
+    cl.roles(reader, [Copying(words=words, top=3)])
+    assert layers == [0, 1, 2] * 3, "changed weights are another model"

@@ -24,7 +24,7 @@ def role_classes() -> dict[str, type[Any]]:
     for module in pkgutil.iter_modules(__path__):
         name = f"{__name__}.{module.name}"
         for cls in vars(importlib.import_module(name)).values():
-            if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and cls.__module__ == name and hasattr(cls, "threshold"):
+            if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and cls.__module__ == name and hasattr(cls, "name"):
                 classes[cls.name] = cls  # type: ignore[attr-defined]
     return dict(sorted(classes.items()))
 

@@ -30,7 +30,7 @@ class Role(Protocol):
     Class variables
     ---------------
     name : str
-        The name the command line and the store use.
+        The name the command line and the store use; base classes of roles have none.
     estimand : str
         In words, what the value estimates.
     units : str

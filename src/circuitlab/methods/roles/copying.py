@@ -88,7 +88,7 @@ class Copying:
     @measured
     def __call__(self, model: Model) -> RoleScores:
         """Measure every head; raises `TokenizationError` where too few words are one token."""
-        tokens = self._tokens(model)
+        tokens = self.inputs(model)
         hits = written_among_top(model, tokens, tokens, self)
         null = permutation_null(hits, np.zeros(len(tokens), dtype=int), self.seed)
         return scores_from_weights(self, model, share_of_hits(hits), null, tokens=tokens)
@@ -98,7 +98,8 @@ class Copying:
         spec = model.spec
         return float(spec.n_layers * spec.n_heads * min(self.n, len(self.words) or self.n) * spec.d_model * spec.d_vocab)
 
-    def _tokens(self, model: Model) -> list[int]:
+    def inputs(self, model: Model) -> list[int]:
+        """The words as tokens."""
         if not self.words and self.pool == VOCABULARY:
             return sample_tokens(model, self.n, self.seed)
         return tokens_of(model, self.words or [f" {word}" for word in word_list(self.pool)], self.n, self.seed)

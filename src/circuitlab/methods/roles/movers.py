@@ -28,7 +28,6 @@ __all__ = ["Mover", "NegativeMover", "SInhibition"]
 
 _TOGETHER = 8
 """Pairs in one pass."""
-_THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,11 @@ class _OnTask:
     """What roles on a task share: its pairs, identified by the tokens that are run, and effects as shares of the task's gap."""
 
     units: ClassVar[str] = "share of the gap"
+    threshold: ClassVar[float] = 0.1
     null: ClassVar[str] = "no effect: 0"
     kind: ClassVar[RoleKind] = "behaviour"
     needs: ClassVar[tuple[str, ...]] = ("gradients", "heads_apart", "tokenizer")
+    cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
     by_default: ClassVar[bool] = False
     cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
@@ -141,8 +142,6 @@ class Mover(_OnTask):
 
     name: ClassVar[str] = "mover"
     estimand: ClassVar[str] = "loss of the answer's logit difference when the head's direct path to the logits carries the corrupt prompt"
-    threshold: ClassVar[float] = _THRESHOLD
-    cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
@@ -178,8 +177,6 @@ class NegativeMover(_OnTask):
 
     name: ClassVar[str] = "negative_mover"
     estimand: ClassVar[str] = "gain of the answer's logit difference when the head's direct path to the logits carries the corrupt prompt"
-    threshold: ClassVar[float] = _THRESHOLD
-    cost: ClassVar[str] = "32 forward passes, and pairs x heads x layers / 2 MLP rows"
 
     @measured
     def __call__(self, model: Model) -> RoleScores:
@@ -220,7 +217,6 @@ class SInhibition(_OnTask):
 
     name: ClassVar[str] = "s_inhibition"
     estimand: ClassVar[str] = "loss of the answer's logit difference when the movers' queries read the head's output in the corrupt prompt"
-    threshold: ClassVar[float] = _THRESHOLD
     cost: ClassVar[str] = "that of mover, and pairs x heads runs from the first mover on"
 
     movers: int = 3

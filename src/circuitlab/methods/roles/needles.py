@@ -140,10 +140,11 @@ class NeedleTest:
         return asdict(self)
 
 
-def hidden_singly(model: Model, length: int, depths: Sequence[float], seed: int) -> tuple[NeedleTest, ...]:
+def hidden_singly(model: Model, length: int, depths: Sequence[float], seed: int, *, chat: bool = True) -> tuple[NeedleTest, ...]:
     """One prompt for each needle, hidden at the depths in turn; the evidence is the answer's words in the needle's sentence.
 
-    Where the tokenizer has a chat template, haystack and question are a user's turn in it, and the answer is the assistant's.
+    With ``chat``, where the tokenizer has a chat template, haystack and question are a user's turn in it, and the answer is the
+    assistant's.
 
     The other span is as long, and drawn from the haystack outside the needle's sentence and the first token, where attention rests.
     """
@@ -152,7 +153,7 @@ def hidden_singly(model: Model, length: int, depths: Sequence[float], seed: int)
         sentences = _haystack(model, length, rng)
         at = round(depths[number % len(depths)] * len(sentences))
         text = " ".join([*sentences[:at], needle.sentence, *sentences[at:]])
-        prompt, asked, before = _asked(model, text, needle, chat=True)
+        prompt, asked, before = _asked(model, text, needle, chat=chat)
         full = before + text
         sentence = full.index(needle.sentence, len(before))
         whole, haystack = _tokens_of(prompt, full, needle.sentence, sentence), _tokens_of(prompt, full, text, len(before))

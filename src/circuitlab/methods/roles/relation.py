@@ -85,7 +85,7 @@ class Relation:
     @measured
     def __call__(self, model: Model) -> RoleScores:
         """Measure every head; raises `TokenizationError` where too few pairs are single tokens."""
-        pairs = self._tokens(model)
+        pairs = self.inputs(model)
         sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
         hits = written_among_top(model, sources, targets, self)
         null = permutation_null(hits, np.zeros(len(pairs), dtype=int), self.seed)
@@ -96,8 +96,8 @@ class Relation:
         spec, pairs = model.spec, self.pairs or relation_pairs(self.relation)
         return float(spec.n_layers * spec.n_heads * len(pairs) * spec.d_model * spec.d_vocab)
 
-    def _tokens(self, model: Model) -> list[tuple[int, int]]:
-        """The pairs as tokens."""
+    def inputs(self, model: Model) -> list[tuple[int, int]]:
+        """The pairs as tokens, source and target."""
         words = self.pairs or tuple((f" {source}", f" {target}") for source, target in relation_pairs(self.relation))
         tokens = [(single_token(model, source), single_token(model, target)) for source, target in words]
         pairs = [(source, target) for source, target in tokens if source is not None and target is not None]

@@ -19,7 +19,6 @@ __all__ = ["DuplicateToken", "Echo", "Induction", "PreviousToken", "previous_tar
 
 _BLOCK, _COPIES, _ROWS = 4, 2, 2
 """The least of each: in blocks of 3 tokens even attention comes close to the threshold, one copy repeats nothing, one row has no spread."""
-_THRESHOLD = 0.3
 _OTHERS = "attention to as many other keys that the same queries see, drawn evenly"
 
 
@@ -87,6 +86,7 @@ class _OnRepeats(ReadsPatterns):
     """What roles on repeated random tokens share: their prompts, and what values are compared with."""
 
     units: ClassVar[str] = "share of attention"
+    threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = _OTHERS
     kind: ClassVar[RoleKind] = "attention"
     needs: ClassVar[tuple[str, ...]] = ("hooks",)
@@ -150,7 +150,6 @@ class PreviousToken(_OnRepeats):
 
     name: ClassVar[str] = "previous_token"
     estimand: ClassVar[str] = "mean attention to the token before, on random tokens"
-    threshold: ClassVar[float] = _THRESHOLD
     cost: ClassVar[str] = "1 forward pass per row of 81 tokens, shared with duplicate_token and induction"
     cite: ClassVar[tuple[str, ...]] = ("elhage2021", "olsson2022")
 
@@ -187,7 +186,6 @@ class DuplicateToken(_OnRepeats):
 
     name: ClassVar[str] = "duplicate_token"
     estimand: ClassVar[str] = "mean attention to the earlier copy of the same token, on repeated random tokens"
-    threshold: ClassVar[float] = _THRESHOLD
     cost: ClassVar[str] = "1 forward pass per row of 81 tokens, shared with previous_token and induction"
     cite: ClassVar[tuple[str, ...]] = ("wang2022",)
 
@@ -226,7 +224,6 @@ class Induction(_OnRepeats):
 
     name: ClassVar[str] = "induction"
     estimand: ClassVar[str] = "mean attention to the token after the earlier copy of the same token, on repeated random tokens"
-    threshold: ClassVar[float] = _THRESHOLD
     cost: ClassVar[str] = "1 forward pass per row of 81 tokens, shared with previous_token and duplicate_token"
     cite: ClassVar[tuple[str, ...]] = ("olsson2022",)
 
@@ -267,7 +264,6 @@ class Echo(_OnRepeats):
 
     name: ClassVar[str] = "echo"
     estimand: ClassVar[str] = "attention to all earlier copies of the same token, on random tokens said four times"
-    threshold: ClassVar[float] = _THRESHOLD
     cost: ClassVar[str] = "1 forward pass per row of 97 tokens"
     cite: ClassVar[tuple[str, ...]] = ("tang2024",)
 

@@ -59,6 +59,7 @@ class _WhileAnswering(OnNeedles):
     depths: tuple[float, ...] = (0.1, 0.5, 0.9)
     max_new_tokens: int = 24
     recall: float = 0.5
+    chat: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +69,7 @@ class _WhileAnswering(OnNeedles):
 
     def prompts(self, model: Model) -> tuple[NeedleTest, ...]:
         """Tests of one's own, or circuitlab's needles in the model's tokens."""
-        return self.tests or hidden_singly(model, self.length, self.depths, self.seed)
+        return self.tests or hidden_singly(model, self.length, self.depths, self.seed, chat=self.chat)
 
     @measured
     def __call__(self: Any, model: Model) -> RoleScores:
@@ -117,13 +118,15 @@ class Retrieval(_WhileAnswering):
         Most tokens of an answer; it ends with its line.
     recall : float
         A needle is answered if more than this share of its words is said.
+    chat : bool
+        Whether haystack and question are a user's turn in the tokenizer's chat template. Without a template, text is plain either way.
 
     Notes
     -----
     The count is that of the authors' code: the needle is the words of the answer, tokens copied twice count twice, and the answer ends
     with a line break. There, words are stemmed and every needle is asked at 10 depths and 20 lengths, from 1000 tokens on; here every
     needle is asked once, so that samples are independent, in haystacks that a small model can read. The threshold of 0.1 is the paper's.
-    Where the tokenizer has a chat template, haystack and question are a user's turn in it; models without one read plain text. A needle
+    A model that was trained on a chat template may answer plain text with nothing, so the template is used where there is one. A needle
     close to the question can be copied by a layer with a window; far ones cannot.
 
     References
@@ -164,7 +167,7 @@ class SemanticRetrieval(_WhileAnswering):
 
     Parameters
     ----------
-    tests, length, seed, depths, max_new_tokens, recall
+    tests, length, seed, depths, max_new_tokens, recall, chat
         As for `Retrieval`.
 
     Notes

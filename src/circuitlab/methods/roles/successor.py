@@ -100,6 +100,11 @@ class Successor:
         null = permutation_null(hits, pairs.blocks, self.seed)
         return scores_from_weights(self, model, share_of_hits(hits), null, tokens=[pairs.sources, pairs.targets])
 
+    def inputs(self, model: Model) -> list[tuple[int, ...]]:
+        """Sources and targets of the pairs, as tokens."""
+        pairs = succession(model, self.tasks, self.orders)
+        return [pairs.sources, pairs.targets]
+
     @measured
     def by_task(self, model: Model) -> SuccessorShares:
         """The score of every head in each task, with the chance level."""

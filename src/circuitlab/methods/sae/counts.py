@@ -6,12 +6,15 @@ the work is over prompts, of which there are few.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["edge_counts", "label_p_values", "listed_edges", "pair_codes", "pair_shares", "unique_counts"]
+__all__ = ["code_agreement", "edge_counts", "label_p_values", "listed_edges", "pair_codes", "pair_shares", "unique_counts"]
 
+_ROUNDING = 1e-12
 _CELLS = 1 << 24
 """Most entries of an array while labels are permuted."""
 
@@ -42,6 +45,44 @@ def unique_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool
     """
     counts = np.rint(pair_shares(positive, negative).sum(0))
     return counts / _distinct(np.concatenate([positive, negative])) if normalise else counts
+
+
+def code_agreement(trials: Iterable[np.ndarray], node: int) -> np.ndarray:
+    """How alike the codes of one node and of every node sort the prompts, beyond chance: the adjusted Rand index, shape (node,).
+
+    Two prompts are in one group of a node if it has the same code on both; which code that is does not matter. 1: the same groups; 0: no
+    more alike than with the prompts of one node dealt out anew. NaN where both nodes have one code on all prompts: nothing is sorted.
+
+    Parameters
+    ----------
+    trials : iterable of ndarray of int, shape (prompt, node)
+        Codes by one dictionary for all nodes. The index is that of all arrays together, each of which weighs the same; prompts are
+        compared within an array.
+    node : int
+        The node that all are compared with.
+
+    References
+    ----------
+    Hubert and Arabie (1985), Comparing partitions.
+
+    Examples
+    --------
+    >>> codes = np.array([[3, 7, 3, 3, 5], [3, 7, 3, 4, 5], [4, 9, 4, 3, 5], [4, 9, 3, 4, 5]])
+    >>> code_agreement([codes], 0)
+    array([ 1. ,  1. ,  0. , -0.5,  0. ])
+    """
+    gained, possible = 0.0, 0.0
+    for codes in trials:
+        both, each = np.zeros(codes.shape[1]), np.zeros(codes.shape[1])
+        for row in range(len(codes) - 1):
+            same = codes[row + 1 :] == codes[row]
+            both += (same & same[:, [node]]).sum(0)
+            each += same.sum(0)
+        pairs = len(codes) * (len(codes) - 1) / 2
+        both, each = both / pairs, each / pairs
+        gained, possible = gained + both - each * each[node], possible + (each + each[node]) / 2 - each * each[node]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(possible) > _ROUNDING, gained / np.asarray(possible), np.nan)
 
 
 def edge_counts(positive: np.ndarray, negative: np.ndarray, *, normalise: bool = False) -> np.ndarray:

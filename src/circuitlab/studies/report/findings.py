@@ -40,7 +40,7 @@ def overlap_sentences(runs: StudyRuns, method_key: str) -> list[str]:
     counted = f"{len(clear)} of the {len(sound)} pairs of tasks that the model can do overlap more than chance (q < {_CLEAR})"
     sentences = [f"{counted}{_most(clear, runs, method_key)}."]
     if left_out := len(table.rows) - len(sound):
-        sentences.append(f"Not counted: {left_out} {'pairs' if left_out > 1 else 'pair'} with a task near chance.")
+        sentences.append(f"Not counted: {left_out} {'pairs' if left_out > 1 else 'pair'} with a task that is not ready.")
     return sentences
 
 
@@ -120,7 +120,7 @@ def _task(group: list[ScoredCell], runs: StudyRuns) -> list[str]:
     """Sentences with the strongest heads by each method, and the faithfulness of circuits of this task."""
     sentences = [_heads(run) for run in group if "heads" in run.scores.parts]
     sentences += [_faithful(result.result, run) for run in group for result in _evaluations(run, runs)]
-    return sentences if _ready(group[0]) else ["near chance, no circuit for the ability.", *sentences]
+    return sentences if _ready(group[0]) else ["not ready: it is not shown that the model can do it.", *sentences]
 
 
 def _heads(run: ScoredCell) -> str:

@@ -35,7 +35,7 @@ def fitness_rows(runs: StudyRuns) -> list[list[str]]:
         flag = group[0].scores.provenance.fitness
         if flag is not None:
             numbers = [interval(flag.accuracy), f"{flag.chance:.2f}", f"{flag.gate:.2f}", interval(flag.gap)]
-            rows.append([Markup("<b>{}</b>").format(group[0].title), *numbers, badge(flag.ready, "ready", "near chance")])
+            rows.append([Markup("<b>{}</b>").format(group[0].title), *numbers, badge(flag.ready, "ready", "not ready")])
     return rows
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError, TokenizationError
+from circuitlab.methods.roles.contract import role_provenance
 from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line, looked_at
 from circuitlab.methods.roles.evidence import QueryEvidence
 from circuitlab.methods.roles.needles import NEEDLES, NeedleTest, control_spans, hidden_pairs, hidden_singly
@@ -166,6 +167,9 @@ def test_where_there_is_a_chat_template_a_user_asks_and_the_assistant_answers() 
         moved = test.evidence[0] - without.evidence[0]
         assert moved > 0 and test.tokens[moved : moved + without.question[1]] == without.tokens[: without.question[1]]
         assert moved <= test.other[0] and test.other[1] <= test.question[0], "the other span lies in the haystack"
+    said = [[test.tokens for test in Retrieval(chat=chat, length=400, depths=(0.5,)).prompts(model)] for chat in (True, False)]
+    assert said == [[test.tokens for test in hidden_singly(model, 400, (0.5,), seed=0)], [test.tokens for test in plain]]
+    assert role_provenance(Retrieval(chat=False), model) != role_provenance(Retrieval(), model), "the choice is part of the identity"
     tokenizer.chat_template = "{{ messages[0].content | upper }}"
     with pytest.raises(TokenizationError, match="chat template of chatter changes the text"):
         hidden_singly(load_model(tiny_hf("llama"), tokenizer=tokenizer, name="chatter"), 400, (0.5,), seed=0)

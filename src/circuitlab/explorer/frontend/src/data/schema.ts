@@ -167,7 +167,7 @@ export type Score = {
   /** (pair,): the whole that scores are shares of. */
   total?: Packed;
   checks: Check[];
-  /** Why the model cannot do the task. */
+  /** Why the task is not ready. */
   warning?: string;
   provenance: {
     created?: string;
