@@ -117,6 +117,10 @@ def shared_count(estimate: MaskPair, resampled: tuple[MaskPair, MaskPair], pairs
     square distance of the counts in the first set from :math:`c`, rounded to whole elements. Resampled counts relate to the estimate as the
     estimate relates to the true count, so their distance measures its error, bias included. Neither limit is tied to the estimate.
 
+    Elements whose distance from the end of a selection is within the noise may belong to it or not, and the scores do not tell. The limits
+    hold on average over such near ties, not for every arrangement of them: where many elements just miss one of the two circuits, the true
+    count is below the lower limit more often than the confidence says. Pairs are taken as a sample of endlessly many prompts.
+
     References
     ----------
     Cook and Stefanski (1994), Simulation-extrapolation estimation in parametric measurement error models, JASA 89.
