@@ -121,7 +121,8 @@ def test_named_records_are_all_that_is_read(planted) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((["a"],), BadParameterError, "HeadScores; got str"),
+        (([3, "a"],), BadParameterError, "HeadScores, or models; got int, str"),
+        ((["smollm2-135m", "gemma3-270m"],), BadParameterError, "holds no runs of smollm2-135m"),
         (("smollm2-135m",), BadParameterError, "holds no runs of smollm2-135m"),
         (("smollm2-135m", ["ioi"], ["atp"]), UnknownNameError, "atp_star"),
     ],

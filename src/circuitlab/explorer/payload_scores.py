@@ -54,7 +54,7 @@ def tasks_of(sources: Sources, names: Names) -> list[dict[str, Any]]:
     entries = []
     for label, ref in names.tasks.items():
         task = sources.tasks.get(ref.id) or (load_task(ref.id) if ref.id in list_tasks() else None)
-        about: dict[str, Any] = {"id": label, "name": ref.id, "title": ref.id, "description": "", "variant": ref.variant}
+        about: dict[str, Any] = {"id": label, "name": ref.id, "title": label, "description": "", "variant": ref.variant}
         if task is not None:
             about |= {"title": task.title, "description": task.about, "cite": list(task.cite)}
         entries.append(about | {"version": ref.version, "verdicts": _verdicts(sources.runs, names, label)})

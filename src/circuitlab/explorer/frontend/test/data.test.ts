@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pattern, weightedByValue } from "../src/data/attention.ts";
 import { cut, faithfulnessAt, incoming, readEdge } from "../src/data/circuits.ts";
+import { gathered } from "../src/data/groups.ts";
 import { column, ranked } from "../src/data/metrics.ts";
 import { find } from "../src/data/find.ts";
 import { isNode, readHead } from "../src/data/nodes.ts";
@@ -179,4 +180,43 @@ test("an overlap is found in either order, and the strongest heads are counted",
   data.overlap = [{ a: "s2", b: "s1", ...entry }];
   assert.equal(overlapsOf(data, "s1", "s2").length, 1);
   assert.deepEqual(strongest(data, model, data.scores[0], 2), ["a2.h3", "a1.h0"]);
+});
+
+test("a group's edges are merged with their sum and number, and those inside it are left out", () => {
+  const model = payload().models[0],
+    shown = cut(circuit, 3, model);
+  const whole = gathered(shown, [{ name: "early", nodes: ["a0.h1", "a1.h0"] }], model);
+  assert.deepEqual(
+    whole.boxes.get("group:0")!.members.sort(),
+    ["a0.h1", "a1.h0", "a1.kv0"].filter((name) => shown.nodes.includes(name)).sort(),
+  );
+  assert.ok(whole.nodes.includes("group:0") && !whole.nodes.includes("a0.h1") && whole.nodes.includes("a2.h3"));
+  const total = (edges: { weight: number }[]): number => edges.reduce((sum, edge) => sum + edge.weight, 0);
+  const inside = shown.edges.filter((edge) => whole.home.get(edge.from) && whole.home.get(edge.from) === whole.home.get(edge.to));
+  assert.equal(whole.within, inside.length);
+  assert.ok(Math.abs(total(whole.edges) + total(inside) - total(shown.edges)) < 1e-9);
+  assert.equal(whole.edges.reduce((sum, edge) => sum + (edge.of ?? 1), 0) + inside.length, shown.edges.length);
+  const both = gathered(
+    {
+      ...shown,
+      edges: [
+        { from: "a0.h1", to: "a2.kv1", port: "k", weight: -0.7, low: -1, high: 0 },
+        { from: "a1.h0", to: "a2.kv1", port: "k", weight: 0.2 },
+      ],
+    },
+    [{ name: "early", nodes: ["a0.h1", "a1.h0"] }],
+    model,
+  );
+  assert.deepEqual(both.edges, [{ from: "group:0", to: "a2.kv1", port: "k", weight: -0.7 + 0.2, of: 2 }]);
+});
+
+test("an open group is drawn node by node, and a key/value head goes into a box only with all drawn heads that share it", () => {
+  const model = payload().models[0],
+    shown = cut(circuit, 3, model);
+  const groups = [{ name: "late", nodes: ["a2.h3"] }];
+  assert.deepEqual(gathered(shown, [{ ...groups[0], open: true }], model).nodes, shown.nodes);
+  assert.ok(gathered(shown, groups, model).boxes.get("group:0")!.members.includes("a2.kv1"));
+  const wider = { ...shown, nodes: [...shown.nodes, "a2.h2"] };
+  assert.deepEqual(gathered(wider, groups, model).boxes.get("group:0")!.members, ["a2.h3"]);
+  assert.deepEqual(gathered(shown, [{ name: "elsewhere", nodes: ["a0.h0"] }], model).boxes.size, 0);
 });

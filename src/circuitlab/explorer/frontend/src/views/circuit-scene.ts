@@ -1,8 +1,11 @@
 /** The circuit as a scene. Nodes carry their name as key, so that the page can make buttons of them. */
+import type { Box, Joined } from "../data/groups.ts";
+import { baseOf } from "../data/nodes.ts";
 import type { Edge } from "../data/schema.ts";
 import type { Scene, Shape } from "../scene/scene.ts";
 import type { Group } from "../state/state.ts";
 import { type Palette, divergingScale, inkOn } from "../ui/theme.ts";
+import { count } from "../ui/format.ts";
 import { edgePath, type Layout, type Placed, portX } from "./circuit-layout.ts";
 import { fitted } from "./scatter-scene.ts";
 
@@ -13,15 +16,17 @@ export interface NodeLook {
   limit: number;
   labels: Record<string, string>;
   groups: Group[];
+  boxes: Map<string, Box>;
   chosen: string[];
   selected: string;
 }
 
-export function edgeShapes(layout: Layout, edges: Edge[], selected: string, colours: Palette): Shape[] {
+export function edgeShapes(layout: Layout, edges: Joined[], selected: string, colours: Palette): Shape[] {
   const most = Math.max(1e-12, ...edges.map((edge) => Math.abs(edge.weight)));
-  const touching = (edge: Edge): boolean => edge.from === selected || edge.to === selected;
+  const touching = (edge: Joined): boolean => edge.from === selected || edge.to === selected;
   const some = edges.some(touching);
-  const shapes: Shape[] = [];
+  const shapes: Shape[] = [],
+    counts: Shape[] = [];
   for (const [kv, head] of layout.bonds) {
     const from = layout.nodes.get(kv)!,
       to = layout.nodes.get(head)!;
@@ -50,11 +55,68 @@ export function edgeShapes(layout: Layout, edges: Edge[], selected: string, colo
       opacity: some ? (touching(edge) ? 0.95 : 0.1) : 0.22 + 0.6 * share,
       dash: edge.weight < 0 ? [5, 3.5] : undefined,
     });
+    if (edge.of !== undefined && (touching(edge) || !some)) counts.push(...countShapes(from, to, edge, colours));
   }
-  return shapes;
+  return [...shapes, ...counts];
+}
+
+/** How many edges a line stands for, in the middle of it. */
+function countShapes(from: Placed, to: Placed, edge: Joined, colours: Palette): Shape[] {
+  const text = `${edge.of}\u00d7`,
+    x = (from.x + from.w / 2 + portX(to, edge.port)) / 2,
+    y = (from.y + to.y + to.h + 3) / 2,
+    w = 8 + 6 * text.length;
+  return [
+    {
+      kind: "rect",
+      x: x - w / 2,
+      y: y - 7.5,
+      w,
+      h: 15,
+      fill: colours.panel,
+      stroke: portColour(colours, edge.port),
+      width: 1,
+      radius: 7.5,
+    },
+    { kind: "text", x, y: y + 3.5, text, size: 10, fill: colours.ink, anchor: "middle", weight: 600 },
+  ];
+}
+
+/** A group as one box, with a second outline behind it. */
+function boxShapes(node: Placed, box: Box, look: NodeLook, colours: Palette): Shape[] {
+  const ring = colours.categories[box.index % colours.categories.length],
+    lit = node.name === look.selected || look.chosen.includes(node.name);
+  const [first, last] = box.layers;
+  const where = [first, last].some((layer) => layer < 0) ? "" : first === last ? `, layer ${first}` : `, layers ${first}\u2013${last}`;
+  const outline = { kind: "rect" as const, w: node.w, h: node.h, stroke: lit ? colours.accent : ring, radius: 8 };
+  return [
+    { ...outline, x: node.x, y: node.y, fill: colours.panel, width: lit ? 3 : 2 },
+    { ...outline, x: node.x + 3, y: node.y + 3, w: node.w - 6, h: node.h - 6, width: 1, radius: 5.5, opacity: 0.7 },
+    {
+      kind: "text",
+      x: node.x + node.w / 2,
+      y: node.y + 19,
+      text: fitted(box.name, node.w - 24, 13),
+      size: 12,
+      fill: colours.ink,
+      anchor: "middle",
+      weight: 700,
+    },
+    {
+      kind: "text",
+      x: node.x + node.w / 2,
+      y: node.y + 33,
+      text: `${count(box.named, "node")}${where}`,
+      size: 10,
+      fill: colours.soft,
+      anchor: "middle",
+    },
+  ];
 }
 
 export function nodeShapes(node: Placed, look: NodeLook, colours: Palette): Shape[] {
+  const box = look.boxes.get(node.name);
+  if (box) return boxShapes(node, box, look, colours);
   const weight = look.weights.get(node.name);
   const fill = weight === undefined ? colours.panel : divergingScale(colours, look.limit)(weight);
   const group = look.groups.findIndex((one) => one.nodes.includes(node.name));
@@ -93,7 +155,7 @@ export function nodeShapes(node: Placed, look: NodeLook, colours: Palette): Shap
     kind: "text",
     x: node.x + node.w / 2,
     y: node.y + node.h / 2 + (label ? -1 : size / 3),
-    text: node.name,
+    text: baseOf(node.name),
     size,
     fill: ink,
     anchor: "middle",
@@ -113,7 +175,7 @@ export function nodeShapes(node: Placed, look: NodeLook, colours: Palette): Shap
   return shapes;
 }
 
-export function portShapes(layout: Layout, edges: Edge[], colours: Palette): Shape[] {
+export function portShapes(layout: Layout, edges: Joined[], colours: Palette): Shape[] {
   const used = new Set(edges.filter((edge) => edge.port !== "in").map((edge) => `${edge.to} ${edge.port}`));
   return [...used].flatMap((entry): Shape[] => {
     const [name, port] = entry.split(" ") as [string, "q" | "k" | "v"],
@@ -129,13 +191,27 @@ export function portShapes(layout: Layout, edges: Edge[], colours: Palette): Sha
 }
 
 export function rowShapes(layout: Layout, colours: Palette): Shape[] {
-  return layout.rows.flatMap((row): Shape[] => [
+  const columns = layout.columns.flatMap((column, i): Shape[] => [
+    {
+      kind: "rect",
+      x: column.x + 2,
+      y: 6,
+      w: column.w - 4,
+      h: layout.height - 12,
+      fill: i % 2 ? undefined : colours.faint,
+      opacity: 0.45,
+      radius: 6,
+    },
+    { kind: "text", x: column.x + column.w / 2, y: 24, text: column.label, size: 12, fill: colours.ink, anchor: "middle", weight: 700 },
+  ]);
+  const rows = layout.rows.flatMap((row): Shape[] => [
     { kind: "line", x1: 54, y1: row.y, x2: layout.width - 6, y2: row.y, stroke: colours.faint, width: 1 },
     { kind: "text", x: 4, y: row.y + 4, text: row.label, size: 11, fill: colours.soft },
   ]);
+  return [...columns, ...rows];
 }
 
-export function circuitScene(layout: Layout, edges: Edge[], look: NodeLook, colours: Palette, title: string): Scene {
+export function circuitScene(layout: Layout, edges: Joined[], look: NodeLook, colours: Palette, title: string): Scene {
   return {
     width: layout.width,
     height: layout.height,

@@ -1,6 +1,6 @@
 /** The graph: scrolls to pan, zooms, and every node is a button that the arrow keys reach. */
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Edge } from "../data/schema.ts";
+import type { Joined } from "../data/groups.ts";
 import { useExplorer } from "../state/store.ts";
 import { Icon } from "../ui/controls.tsx";
 import { shapeElement } from "../ui/figure.tsx";
@@ -10,7 +10,7 @@ import { edgeShapes, type NodeLook, nodeShapes, portShapes, rowShapes } from "./
 
 interface Props {
   layout: Layout;
-  edges: Edge[];
+  edges: Joined[];
   look: NodeLook;
   title: string;
   onChoose: (node: string, more: boolean) => void;
@@ -114,7 +114,7 @@ export function Graph({ layout, edges, look, title, onChoose }: Props) {
               role="button"
               tabindex={node.name === current ? 0 : -1}
               aria-pressed={node.name === look.selected}
-              aria-label={`${node.name}${look.labels[node.name] ? `, ${look.labels[node.name]}` : ""}${look.weights.has(node.name) ? `, score ${signed(look.weights.get(node.name))}` : ""}`}
+              aria-label={spoken(node.name, look)}
               onClick={(event) => onChoose(node.name, event.ctrlKey || event.metaKey || event.shiftKey)}
               onKeyDown={(event) => key(event, node.name)}
               onPointerEnter={() => setHover(node.name)}
@@ -145,6 +145,14 @@ export function Graph({ layout, edges, look, title, onChoose }: Props) {
       </div>
     </div>
   );
+}
+
+function spoken(name: string, look: NodeLook): string {
+  const box = look.boxes.get(name);
+  if (box) return `group ${box.name}, ${box.members.join(", ")}`;
+  const label = look.labels[name] ? `, ${look.labels[name]}` : "",
+    [node, mark] = name.split("@");
+  return `${node}${mark ? ` at ${mark}` : ""}${label}${look.weights.has(name) ? `, score ${signed(look.weights.get(name))}` : ""}`;
 }
 
 /** The nearest node in the direction of an arrow key. */
