@@ -206,8 +206,13 @@ class _Request:
                 next(sample_pairs(name, variant=variant or None))
         require_writable(cache.root)
         from circuitlab.model import load_model  # noqa: PLC0415 - torch
+        from circuitlab.workflows.terminal import CellProgress, say  # noqa: PLC0415
 
-        return replace(self, tasks=tasks).of_model(load_model(model), cache)
+        parts = ", ".join(AT_ONCE if self.parts is None else self.parts)
+        say(f"What {cache.root} does not hold is scored on {model} and kept there{f', and so are {parts}' if parts else ''}.")
+        with CellProgress(f"loading {model}"):
+            loaded = load_model(model)
+        return replace(self, tasks=tasks).of_model(loaded, cache)
 
     def _without_model(self, cache: Cache, run_ids: Sequence[str], missing: Sequence[tuple[str, str]]) -> Sources:
         if self.parts:

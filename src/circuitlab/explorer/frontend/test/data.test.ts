@@ -10,6 +10,7 @@ import { perPair, scoresOf } from "../src/data/node-scores.ts";
 import { open, UnreadableData } from "../src/data/open.ts";
 import { raw, values } from "../src/data/packed.ts";
 import { overlapsOf, strongest } from "../src/data/compare.ts";
+import { transferPython } from "../src/data/snippets.ts";
 import { sidesOf } from "../src/data/sides.ts";
 import { circuit, packed, payload } from "./example.ts";
 
@@ -171,6 +172,29 @@ test("the finder reads names and roles", () => {
   assert.match(find(data, model, "sink", "score:s1")[0].why, /earned/);
   assert.deepEqual(find(data, model, "a7.h1", "score:s1"), []);
   assert.equal(find(data, model, "", "score:s1")[0].node, "a2.h3");
+});
+
+test("the finder reads labels, and tokens that the last token looks at", () => {
+  const data = payload(),
+    model = data.models[0],
+    around = { task: "ioi", labels: { "a1.h2": "my mover" } };
+  assert.deepEqual(find(data, model, "mover", "score:s1", around), [{ node: "a1.h2", why: "labelled my mover" }]);
+  const pair = { clean: ["The", " Mary", " to"], corrupt: [], answer: "x", end: 2, marks: {} };
+  data.prompts.push({ model: "main", task: "ioi", pairs: [pair], python: "" });
+  assert.deepEqual(find(data, model, "mary", "score:s1", around), [{ node: "a0.h0", why: "last token looks at \u00b7Mary: 0.30, pair 0" }]);
+  assert.deepEqual(
+    find(data, model, " to", "score:s1", around).map((hit) => hit.node),
+    ["a0.h0", "a2.h3"],
+  );
+  assert.deepEqual(find(data, model, "no such token", "score:s1", around), []);
+});
+
+test("Python of a transfer names the model of each score, and says where one is edited", () => {
+  const data = payload();
+  data.models.push({ ...data.models[0], id: "other", edited: true });
+  const code = transferPython(data, data.scores[0], { ...data.scores[1], model: "other" });
+  assert.equal(code.split("cl.load_model").length - 1, 2);
+  assert.equal(code.split("model.edited(...)").length - 1, 1);
 });
 
 test("an overlap is found in either order, and the strongest heads are counted", () => {

@@ -174,7 +174,7 @@ function Agreement({ left, right, model }: { left: Column; right: Column; model:
     ...Array.from(left.mean, (value, i): Rows[number] => [`a${Math.floor(i / model.n_heads)}.h${i % model.n_heads}`, value, right.mean[i]]),
   ];
   return (
-    <Panel name="agreement" title="B against A" scene={scene} rows={rows}>
+    <Panel name="agreement" title="B against A" scene={scene} rows={rows} python={() => comparePython(left.score!, right.score!)}>
       <div ref={box}>
         <Scatter
           x={left}

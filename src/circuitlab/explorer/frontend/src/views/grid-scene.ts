@@ -236,7 +236,7 @@ function legend(g: Geometry, column: Column, limit: number, colour: (value: numb
     const x = left + width + 24;
     shapes.push({ kind: "rect", x, y: top - 3, w: 20, h: 13, fill: colours.diverging[3], radius: 2 });
     shapes.push({ kind: "path", d: hatch(x, top - 3, 20, 13, 5), stroke: colours.soft, width: 0.8, opacity: 0.7 });
-    shapes.push(text(x + 28, top + 7, column.role ? "role not earned" : "0 not ruled out", "start"));
+    shapes.push(text(x + 28, top + 7, column.role ? "role not earned" : "cannot be told from 0", "start"));
   }
   return shapes;
 }

@@ -98,6 +98,11 @@ export function MapPanel() {
           ) : (
             <Absent what="List" reason={payload.absent.scores ?? "There are no scores of this task and method on this page."} />
           ))}
+        {shown && state.map === "grid" && (
+          <p class="clx-note">
+            Click a head to open its card, or press <kbd>/</kbd> and type its name, as a9.h6 or 9.6. Arrow keys move, p pins.
+          </p>
+        )}
         {shown?.shared && state.map === "grid" && (
           <p class="clx-note">These are values of key/value heads; they stand at every query head that shares one.</p>
         )}

@@ -2,6 +2,7 @@
 import { dissociationsOf, transfersOf } from "../data/compare.ts";
 import { modelTitle, taskTitle } from "../data/metrics.ts";
 import type { Payload, Score } from "../data/schema.ts";
+import { transferPython } from "../data/snippets.ts";
 import { lines } from "../scene/scene.ts";
 import { useExplorer } from "../state/store.ts";
 import { Absent } from "../ui/controls.tsx";
@@ -29,6 +30,7 @@ export function TransferFacts({ a, b }: { a: Score; b: Score }) {
     <Panel
       name="transfer"
       title="Transfer and dissociation"
+      python={() => transferPython(payload, a, b)}
       note="Faithfulness of one task's circuit on the other task. Grey: random circuits of the same size."
       scene={() => lines("Transfer", [...said, ...apart.map((one) => one.sentence)], colours.ink)}
       rows={() => [
