@@ -38,7 +38,7 @@ METHODS = ("activation_patching", "logit_attribution")
 
 _SEVERAL = "Use EdgeScores.to_head_scores() for scores of edges, and store= for a folder beside models."
 
-AT_ONCE = ("attention", "roles", "cards")
+AT_ONCE = ("attention", "roles", "cards", "edges")
 """Parts that are measured where the model is loaded anyway."""
 
 
@@ -67,8 +67,8 @@ def explore(
         Prompt pairs of each task. Any stored run fits if it is not given, and 16 pairs are scored where there is none.
     measure : "all", sequence of str, optional
         What to measure with the model beside scores, where it is not stored: ``"attention"``, ``"roles"``, ``"cards"`` (the strongest
-        heads), ``"text"`` (heads on natural text), ``"circuits"`` (faithfulness). By default the first three if the model is loaded
-        anyway, and otherwise nothing: a page of stored runs needs no model.
+        heads), ``"edges"`` (of the circuits), ``"text"`` (heads on natural text), ``"circuits"`` (faithfulness). By default the first
+        four if the model is loaded anyway, and otherwise nothing: a page of stored runs needs no model.
     store : Cache, str or Path, optional
         Where to look first and to keep everything; for the name of a model ``$CIRCUITLAB_STORE`` or ``runs``. For a model nothing is kept
         if it is not given.

@@ -267,6 +267,23 @@ def _roles(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Pro
     return {f"roles/{name}": reason for name, reason in table.refused.items()}
 
 
+def _edges(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Prompts]) -> dict[str, str]:
+    """Every typed edge of each task by edge attribution patching, which costs a few passes."""
+    from circuitlab.execute.contract import provenance_of  # noqa: PLC0415
+    from circuitlab.metrics import METRICS, get_metric  # noqa: PLC0415 - torch
+    from circuitlab.workflows.score import edge_method, edges_of_batch  # noqa: PLC0415
+
+    method, by_task = edge_method("eap"), {run.provenance.task.digest: run for run in runs}
+    for number, run in enumerate(by_task.values()):
+        step(number, len(by_task))
+        if run.provenance.metric not in METRICS:
+            return {_LISTS["edges"]: f"Edges are scored by a metric that circuitlab knows; the runs are of {run.provenance.metric}."}
+        batch, metric = asked.batch(run, prompts), get_metric(run.provenance.metric)
+        about = provenance_of(method, asked.model, batch, metric)
+        edges_of_batch(asked.model, batch, method, metric, about, store=asked.store)
+    return {}
+
+
 def _text(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Prompts]) -> dict[str, str]:
     """All heads on natural text, at once."""
     del prompts
@@ -299,13 +316,16 @@ MEASURES: dict[str, Callable[[Measure, Sequence[HeadScores], Mapping[str, Prompt
     "attention": _attention,
     "roles": _roles,
     "cards": _cards,
+    "edges": _edges,
     "text": _text,
     "circuits": _circuits,
 }
 """Parts of a page by name, in the order in which they are measured."""
 
-_LISTS = {"attention": "attention", "roles": "roles", "cards": "cards", "text": "cards/on_text", "circuits": "circuits"}
+_LISTS = {"attention": "attention", "roles": "roles", "cards": "cards"}
+_LISTS |= {"edges": "circuits/edges", "text": "cards/on_text", "circuits": "circuits"}
 """What ``absent`` of a payload calls each."""
 
-_LABELS = {"attention": "attention", "cards": "cards of the strongest heads", "text": "natural text", "circuits": "faithfulness"}
+_LABELS = {"attention": "attention", "cards": "cards of the strongest heads", "edges": "edges"}
+_LABELS |= {"text": "natural text", "circuits": "faithfulness"}
 """What the bar of each says is measured."""

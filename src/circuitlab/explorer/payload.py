@@ -123,7 +123,7 @@ def _absent(payload: Mapping[str, Any], sources: Sources) -> dict[str, str]:
     if not any("on_text" in card for card in payload["cards"]):
         absent["cards/on_text"] = f"Heads on natural text were not stored; run `{measure} text`."
     if not any("edges" in circuit for circuit in payload["circuits"]):
-        absent["circuits/edges"] = "Scores of edges were not stored; run `circuitlab circuit TASK --method eap_ig --edges 100`."
+        absent["circuits/edges"] = f"Scores of edges were not stored; run `{measure} edges`."
     absent |= {
         f"methods/{one['name']}": (
             f"Its score on planted circuits was not stored: a study with a [planted] table stores it, "
