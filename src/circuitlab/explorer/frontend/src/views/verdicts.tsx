@@ -1,5 +1,5 @@
 /** Can one believe what is shown? Task, self-checks and planted score, on every view. */
-import type { Interval, Model, Score } from "../data/schema.ts";
+import type { Interval, Method, Model, Score } from "../data/schema.ts";
 import { methodTitle, taskTitle } from "../data/metrics.ts";
 import { scoreOf } from "../state/state.ts";
 import { useExplorer } from "../state/store.ts";
@@ -79,6 +79,13 @@ export function ScoreBadges({ score }: { score: Score }) {
   );
 }
 
+/** The grade in two words; the details hold the whole sentence. */
+function planted({ grade, measures }: NonNullable<Method["planted"]>): string {
+  return typeof measures.auroc_mean === "number"
+    ? `planted AUROC ${number(measures.auroc_mean, 2)}`
+    : `planted: ${grade.replace(/\.$/, "")}`;
+}
+
 function Badges({ score, model }: { score: Score | undefined; model: Model }) {
   const { payload, state } = useExplorer();
   const task = score ? score.task : state.task || undefined;
@@ -102,7 +109,9 @@ function Badges({ score, model }: { score: Score | undefined; model: Model }) {
         </Badge>
       )}
       {method?.planted ? (
-        <Badge tone="accent">planted: {method.planted.grade.replace(/\.$/, "")}</Badge>
+        <Badge tone="accent" title={method.planted.grade}>
+          {planted(method.planted)}
+        </Badge>
       ) : (
         <Badge tone="plain">method not graded here</Badge>
       )}
