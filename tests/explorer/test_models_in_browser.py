@@ -13,7 +13,8 @@ from circuitlab.explorer.page import explorer_page
 from circuitlab.model.toy import build_planted
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chromium import chromium, visit
+from chromium import accessibility_problems, chromium, visit
+from npm_tools import install_packages
 
 pytestmark = pytest.mark.browser
 
@@ -102,4 +103,14 @@ def test_transfer_of_both_models_stands_in_one_table(browser, address, payload) 
         assert all("0.600" in row for row in rows[4:])
         assert f"{BOTH[1]}: Double dissociation of the two." in transfer.inner_text()
         assert "It was not computed for this pair" in seen.page.locator("[data-panel=compare]").inner_text(), "task and model both differ"
+        seen.require_quiet()
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_two_models_are_compared_without_an_accessibility_problem(browser, address, payload, phone) -> None:
+    axe = install_packages() / "axe-core" / "axe.min.js"
+    a, b = score_of(payload, BOTH[0], 0), score_of(payload, BOTH[1], 1)
+    with visit(browser, f"{address}#view=compare&a={a}&b={b}", scheme="dark", phone=phone) as seen:
+        assert accessibility_problems(seen.page, axe) == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= seen.page.viewport_size["width"]
         seen.require_quiet()

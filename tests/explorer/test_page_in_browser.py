@@ -22,7 +22,8 @@ from npm_tools import install_packages
 pytestmark = pytest.mark.browser
 
 STRONGEST = ".clx-panel[data-panel=card] h2"
-VIEWS = ("", "#map=scatter", "#map=list", "#view=circuit&size=40", "#view=compare", "#view=about")
+BOXED = quote(json.dumps([{"name": "movers", "nodes": ["a8.h6", "a28.h7", "a11.h4"]}]))
+VIEWS = ("", "#map=scatter", "#map=list", "#view=circuit&size=40", f"#view=circuit&groups={BOXED}", "#view=compare", "#view=about")
 
 
 @pytest.fixture(scope="module")
@@ -215,11 +216,15 @@ def test_brush_marks_heads_and_the_list_shows_them(browser, pages) -> None:
 def test_nodes_are_grouped_and_labelled(browser, pages) -> None:
     with visit(browser, pages["small"] + "#view=circuit") as seen:
         page, circuit = seen.page, panel(seen.page, "circuit")
-        for place in (2, 3):
-            circuit.locator("[data-node]").nth(place).click(modifiers=["Control"])
+        circuit.locator("[data-node]").nth(2).click(modifiers=["Control"])
+        circuit.locator("[data-node]").nth(3).click()
+        circuit.get_by_role("button", name="Choose for a group").click()  # without a keyboard
+        assert circuit.get_by_role("button", name="Chosen for a group").get_attribute("aria-pressed") == "true"
         circuit.get_by_label("Name of the group").fill("movers")
         circuit.get_by_role("button", name="Group", exact=True).click()
         assert circuit.get_by_label("Name of group 1").input_value() == "movers"
+        assert circuit.get_by_role("button", name=re.compile("^movers 2 nodes.*: group of ")).count() == 1
+        find_head(page, "a28.h7")
         circuit.get_by_label("Label", exact=True).fill("mine")
         circuit.get_by_label("Label", exact=True).press("Enter")
         page.reload()
@@ -235,7 +240,7 @@ def test_a_group_is_one_box_with_the_sums_of_its_edges(browser, pages, payload) 
     groups = quote(json.dumps([{"name": "movers <b>", "nodes": members}]))
     with visit(browser, f"{pages['small']}#view=circuit&size=40&groups={groups}") as seen:
         page, circuit = seen.page, panel(seen.page, "circuit")
-        box = circuit.get_by_role("button", name=re.compile("^group movers <b>, "))
+        box = circuit.get_by_role("button", name=re.compile("^movers <b> 3 nodes.*: group of "))
         assert box.count() == 1
         assert circuit.locator(f'[data-node="{members[0]}"]').count() == 0
         box.click()

@@ -25,8 +25,7 @@ export function edgeShapes(layout: Layout, edges: Joined[], selected: string, co
   const most = Math.max(1e-12, ...edges.map((edge) => Math.abs(edge.weight)));
   const touching = (edge: Joined): boolean => edge.from === selected || edge.to === selected;
   const some = edges.some(touching);
-  const shapes: Shape[] = [],
-    counts: Shape[] = [];
+  const shapes: Shape[] = [];
   for (const [kv, head] of layout.bonds) {
     const from = layout.nodes.get(kv)!,
       to = layout.nodes.get(head)!;
@@ -55,39 +54,53 @@ export function edgeShapes(layout: Layout, edges: Joined[], selected: string, co
       opacity: some ? (touching(edge) ? 0.95 : 0.1) : 0.22 + 0.6 * share,
       dash: edge.weight < 0 ? [5, 3.5] : undefined,
     });
-    if (edge.of !== undefined && (touching(edge) || !some)) counts.push(...countShapes(from, to, edge, colours));
   }
-  return [...shapes, ...counts];
+  return shapes;
 }
 
-/** How many edges a line stands for, in the middle of it. */
-function countShapes(from: Placed, to: Placed, edge: Joined, colours: Palette): Shape[] {
-  const text = `${edge.of}\u00d7`,
-    x = (from.x + from.w / 2 + portX(to, edge.port)) / 2,
-    y = (from.y + to.y + to.h + 3) / 2,
-    w = 8 + 6 * text.length;
-  return [
-    {
-      kind: "rect",
-      x: x - w / 2,
-      y: y - 7.5,
-      w,
-      h: 15,
-      fill: colours.panel,
-      stroke: portColour(colours, edge.port),
-      width: 1,
-      radius: 7.5,
-    },
-    { kind: "text", x, y: y + 3.5, text, size: 10, fill: colours.ink, anchor: "middle", weight: 600 },
-  ];
+/** How many edges a merged line stands for, in the middle of it; drawn above the nodes. Of a lit node, only its own. */
+export function countShapes(layout: Layout, edges: Joined[], selected: string, colours: Palette): Shape[] {
+  const touching = (edge: Joined): boolean => edge.from === selected || edge.to === selected;
+  const some = edges.some(touching);
+  return edges.flatMap((edge): Shape[] => {
+    const from = layout.nodes.get(edge.from),
+      to = layout.nodes.get(edge.to);
+    if (!from || !to || edge.of === undefined || (some && !touching(edge))) return [];
+    const text = `${edge.of}\u00d7`,
+      x = (from.x + from.w / 2 + portX(to, edge.port)) / 2,
+      y = (from.y + to.y + to.h + 3) / 2,
+      w = 8 + 6 * text.length;
+    return [
+      {
+        kind: "rect",
+        x: x - w / 2,
+        y: y - 7.5,
+        w,
+        h: 15,
+        fill: colours.panel,
+        stroke: portColour(colours, edge.port),
+        width: 1,
+        radius: 7.5,
+      },
+      { kind: "text", x, y: y + 3.5, text, size: 10, fill: colours.ink, anchor: "middle", weight: 600 },
+    ];
+  });
+}
+
+/** Key of the text below a name, which is no part of the button's own text. */
+export const BELOW = "below";
+
+/** What a box says below its name. */
+export function sizeOf(box: Box): string {
+  const [first, last] = box.layers;
+  const where = first < 0 ? "" : first === last ? `, layer ${first}` : `, layers ${first}\u2013${last}`;
+  return `${count(box.named, "node")}${where}`;
 }
 
 /** A group as one box, with a second outline behind it. */
 function boxShapes(node: Placed, box: Box, look: NodeLook, colours: Palette): Shape[] {
   const ring = colours.categories[box.index % colours.categories.length],
     lit = node.name === look.selected || look.chosen.includes(node.name);
-  const [first, last] = box.layers;
-  const where = [first, last].some((layer) => layer < 0) ? "" : first === last ? `, layer ${first}` : `, layers ${first}\u2013${last}`;
   const outline = { kind: "rect" as const, w: node.w, h: node.h, stroke: lit ? colours.accent : ring, radius: 8 };
   return [
     { ...outline, x: node.x, y: node.y, fill: colours.panel, width: lit ? 3 : 2 },
@@ -104,9 +117,10 @@ function boxShapes(node: Placed, box: Box, look: NodeLook, colours: Palette): Sh
     },
     {
       kind: "text",
+      key: BELOW,
       x: node.x + node.w / 2,
       y: node.y + 33,
-      text: `${count(box.named, "node")}${where}`,
+      text: sizeOf(box),
       size: 10,
       fill: colours.soft,
       anchor: "middle",
@@ -221,6 +235,7 @@ export function circuitScene(layout: Layout, edges: Joined[], look: NodeLook, co
       ...edgeShapes(layout, edges, look.selected, colours),
       ...[...layout.nodes.values()].flatMap((node) => nodeShapes(node, look, colours)),
       ...portShapes(layout, edges, colours),
+      ...countShapes(layout, edges, look.selected, colours),
     ],
   };
 }

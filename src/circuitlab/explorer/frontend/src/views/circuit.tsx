@@ -149,6 +149,8 @@ export function CircuitView() {
               node={selected || state.node}
               inside={whole.nodes.includes(selected)}
               rank={weighed(circuit, selected || state.node)}
+              chosen={chosen.includes(selected)}
+              choose={() => choose(selected, true)}
             />
           )}
           <EdgeLists node={selected} edges={whole.edges} boxes={whole.boxes} choose={(node) => choose(node, false)} />

@@ -86,7 +86,15 @@ export function Groups({ chosen, clear }: { chosen: string[]; clear: () => void 
   );
 }
 
-export function NameNode({ node, inside, rank }: { node: string; inside: boolean; rank: Weighed | null }) {
+interface NameProps {
+  node: string;
+  inside: boolean;
+  rank: Weighed | null;
+  chosen: boolean;
+  choose: () => void;
+}
+
+export function NameNode({ node, inside, rank, chosen, choose }: NameProps) {
   const { state, set } = useExplorer();
   const [text, setText] = useState(state.labels[node] ?? "");
   useEffect(() => setText(state.labels[node] ?? ""), [node, state.labels]);
@@ -122,6 +130,11 @@ export function NameNode({ node, inside, rank }: { node: string; inside: boolean
         <button type="button" class="clx-button" onClick={() => set({ view: "heads" })}>
           Open card
         </button>
+        {inside && (
+          <button type="button" class={`clx-button ${chosen ? "clx-on" : ""}`} aria-pressed={chosen} onClick={choose}>
+            {chosen ? "Chosen for a group" : "Choose for a group"}
+          </button>
+        )}
       </div>
     </section>
   );
