@@ -3,8 +3,10 @@
     .venv/bin/python benchmarks/bench_methods.py --json                        every method (about ten minutes on 2 cores)
     .venv/bin/python benchmarks/bench_methods.py --json --only code_overlap
     .venv/bin/python benchmarks/bench_methods.py --save                        also keep the lines that the README's table is made from
+    .venv/bin/python benchmarks/bench_methods.py --grades --save --only copying_score   only the grade, which no other load disturbs
 
-Every method runs with its defaults on the same 16 pairs of indirect object identification, in a process of its own: median of three runs,
+Methods that read weights alone are run where they are named (`--only copying_score`), on no pairs. Every other method runs with its
+defaults on the same 16 pairs of indirect object identification, in a process of its own: median of three runs,
 or one run of a method that takes longer than half a minute. ``rank_correlation`` is Spearman's, of mean head scores with exact activation
 patching in the method's own direction (noising where it has none); of magnitudes for a method whose scores have no sign. ``planted`` is
 the mean AUROC over planted models, ``planted_visible`` over those whose circuit the method can see. Code overlap also says how its seconds
@@ -30,6 +32,8 @@ from circuitlab.methods import get_method, list_methods, method_classes
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "methods.jsonl"
+GRADES = HERE.parent / "src" / "circuitlab" / "explorer" / "planted.json"
+"""What pages of the explorer say of methods whose grade is not stored with the runs."""
 _PAIRS = 16
 _REPEATS, _LONG = 3, 30.0
 _EXACT = "activation_patching"
@@ -41,16 +45,17 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list_methods(), help="a method to run; repeatable")
     parser.add_argument("--json", action="store_true", help="one JSON document per line (otherwise a short text)")
     parser.add_argument("--save", action="store_true", help=f"write the lines to {RESULTS.relative_to(HERE.parent)}")
+    parser.add_argument("--grades", action="store_true", help="measure the grade on planted models alone, and keep what else is stored")
     parser.add_argument("--seeds", type=int, default=3, help="prompt sets of every planted model")
     parser.add_argument("--worker", nargs=3, metavar=("METHOD", "PARAMS", "VALUES"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         print(json.dumps(measured(*given.worker)))
         return
-    lines = []
+    prompted = [name for name, cls in method_classes().items() if not weights_only(cls)]
+    names, lines = given.only or prompted, []
     with tempfile.TemporaryDirectory() as folder:
-        prompted = [name for name, cls in method_classes().items() if not weights_only(cls)]
-        for line in all_lines(given.only or prompted, given.seeds, Path(folder)):
+        for line in graded_lines(names, given.seeds) if given.grades else all_lines(names, given.seeds, Path(folder)):
             lines.append(line)
             print(json.dumps(line) if given.json else text_of(line), flush=True)
     if given.save:
@@ -69,12 +74,19 @@ def all_lines(names: list[str], seeds: int, folder: Path) -> Iterator[dict[str, 
             exact[direction] = in_its_own_process(_EXACT, {"direction": direction}, folder)[1]
         yield {
             "method": name,
-            "pairs": _PAIRS,
+            "pairs": 0 if weights_only(method_classes()[name]) else _PAIRS,
             **found,
             "direction": direction,
             "rank_correlation": None if name == _EXACT else rank_correlation(name, values, exact[direction]),
             **planted_grade(name, seeds),
         }
+
+
+def graded_lines(names: list[str], seeds: int) -> Iterator[dict[str, Any]]:
+    """One line per method with its grade alone, beside what is stored of it."""
+    old = {line["method"]: line for line in stored_lines()}
+    for name in names:
+        yield {"method": name, "pairs": 0} | old.get(name, {}) | planted_grade(name, seeds)
 
 
 def in_its_own_process(name: str, params: dict[str, Any], folder: Path) -> tuple[dict[str, Any], np.ndarray]:
@@ -102,11 +114,12 @@ def measured(name: str, params: str, values: str) -> dict[str, Any]:
     batch = batch_of(model, "s2", _PAIRS)
     model.decoder.geometry(batch.clean.shape[1])
     method = get_method(name, json.loads(params))
+    alone = weights_only(method)
     _forget_peak()
     seconds: list[float] = []
     while not seconds or (len(seconds) < _REPEATS and sum(seconds) < _LONG):
         started = time.perf_counter()
-        scores = method(model, batch, LogitDiff())
+        scores = method(model) if alone else method(model, batch, LogitDiff())  # type: ignore[call-arg]
         seconds.append(time.perf_counter() - started)
     np.save(values, scores.mean("heads"))
     own = {key: value for key, value in scores.provenance.measured.items() if not key.startswith("precision")}
@@ -143,15 +156,29 @@ def planted_grade(name: str, seeds: int) -> dict[str, Any]:
 
 
 def save(lines: list[dict[str, Any]]) -> None:
-    """Keep lines; those of other methods that still exist stay."""
-    old = [json.loads(text) for text in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
-    kept = {line["method"]: line for line in [*old, *lines]}
+    """Keep lines, and their grades for pages of the explorer; those of other methods that still exist stay."""
+    kept = {line["method"]: line for line in [*stored_lines(), *lines]}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("".join(json.dumps(kept[name]) + "\n" for name in list_methods() if name in kept), encoding="utf-8")
+    listed = [kept[name] for name in list_methods() if name in kept]
+    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in listed), encoding="utf-8")
+    GRADES.write_text(grades(listed), encoding="utf-8")
+
+
+def stored_lines() -> list[dict[str, Any]]:
+    """What was kept before."""
+    return [json.loads(text) for text in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
+
+
+def grades(lines: list[dict[str, Any]]) -> str:
+    """The planted part of lines, by method, as JSON."""
+    fields = ("planted", "planted_visible", "planted_seen", "planted_models")
+    return json.dumps({line["method"]: {name: line[name] for name in fields} for line in lines}, indent=1) + "\n"
 
 
 def text_of(line: dict[str, Any]) -> str:
     """A line for people."""
+    if "seconds" not in line:
+        return f"{line['method']:26s} planted {line['planted']:.2f}, sees {line['planted_seen']} of {line['planted_models']}"
     agrees = "   -  " if line["rank_correlation"] is None else f"{line['rank_correlation']:6.3f}"
     split = "".join(f", {key.removesuffix('_seconds')} {line[key]:.1f} s" for key in line if key.endswith("_seconds"))
     graded = f"planted {line['planted']:.2f}, sees {line['planted_seen']} of {line['planted_models']}"

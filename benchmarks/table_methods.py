@@ -20,7 +20,8 @@ def table(lines: list[dict[str, Any]]) -> str:
     """The table in Markdown, and under it how the seconds of methods that train something split."""
     names = ("method", "seconds", "peak memory", "rank correlation with exact patching", "planted AUROC (where it can see)")
     rows = ["| " + " | ".join(names) + " |", "|---|---|---|---|---|"]
-    for line in lines:
+    timed = [line for line in lines if line["pairs"]]  # not of weights alone, and not a grade alone
+    for line in timed:
         seen = _or_dash(line["planted_visible"], "{:.2f}")
         cells = [
             f"`{line['method']}`",
@@ -30,7 +31,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             f"{line['planted']:.2f} ({seen} on {line['planted_seen']} of {line['planted_models']})",
         ]
         rows.append("| " + " | ".join(cells) + " |")
-    for line in lines:
+    for line in timed:
         if "training_seconds" in line:
             split = ", ".join(f"{key.removesuffix('_seconds')} {line[key]:.1f} s" for key in _STAGES if key in line)
             rows += ["", f"`{line['method']}` by stage: {split}."]

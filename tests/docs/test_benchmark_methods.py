@@ -54,11 +54,31 @@ def test_directions_and_ranks_follow_the_method() -> None:
 def test_saved_lines_replace_those_of_their_method(tmp_path, monkeypatch) -> None:
     bench = module("bench_methods")
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "results" / "methods.jsonl")
+    monkeypatch.setattr(bench, "GRADES", tmp_path / "planted.json")
     bench.save([line(), line(method="code_overlap")])
     bench.save([line(seconds=7.0), line(method="activation_patching")])
     kept = [json.loads(text) for text in bench.RESULTS.read_text().splitlines()]
     assert [(one["method"], one["seconds"]) for one in kept] == [("activation_patching", 1.25), ("code_overlap", 1.25), ("eap", 7.0)]
     assert "sees 9 of 15" in bench.text_of(kept[0]) and "rank    -" in bench.text_of(line(rank_correlation=None))
+
+
+def test_a_grade_alone_keeps_what_was_measured_and_has_no_row(tmp_path, monkeypatch) -> None:
+    bench, writer = module("bench_methods"), module("table_methods")
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "methods.jsonl")
+    monkeypatch.setattr(bench, "GRADES", tmp_path / "planted.json")
+    monkeypatch.setattr(bench, "planted_grade", lambda name, seeds: {"planted": 0.5, "planted_visible": None, "planted_seen": 0})
+    bench.save([line(seconds=7.0)])
+    bench.save([one | {"planted_models": 15} for one in bench.graded_lines(["eap", "copying_score"], 1)])
+    kept = {one["method"]: one for one in bench.stored_lines()}
+    assert (kept["eap"]["seconds"], kept["eap"]["planted"]) == (7.0, 0.5) and "seconds" not in kept["copying_score"]
+    assert json.loads(bench.GRADES.read_text())["copying_score"]["planted"] == 0.5
+    assert "`copying_score`" not in writer.table(list(kept.values())) and "planted 0.50" in bench.text_of(kept["copying_score"])
+
+
+def test_pages_of_the_explorer_have_the_grades_that_are_stored() -> None:
+    bench = module("bench_methods")
+    lines = [json.loads(text) for text in bench.RESULTS.read_text(encoding="utf-8").splitlines()]
+    assert bench.GRADES.read_text(encoding="utf-8") == bench.grades(lines), "run `benchmarks/bench_methods.py --save`, which writes both"
 
 
 def test_every_method_can_be_asked_for() -> None:

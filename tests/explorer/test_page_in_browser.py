@@ -6,10 +6,13 @@ import json
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from circuitlab.explorer.example import Example, example_payload
+from circuitlab.explorer.packed import pack
 from circuitlab.explorer.page import explorer_page
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,7 +22,8 @@ from npm_tools import install_packages
 pytestmark = pytest.mark.browser
 
 STRONGEST = ".clx-panel[data-panel=card] h2"
-VIEWS = ("", "#map=scatter", "#map=list", "#view=circuit&size=40", "#view=compare", "#view=about")
+BOXED = quote(json.dumps([{"name": "movers", "nodes": ["a8.h6", "a28.h7", "a11.h4"]}]))
+VIEWS = ("", "#map=scatter", "#map=list", "#view=circuit&size=40", f"#view=circuit&groups={BOXED}", "#view=compare", "#view=about")
 
 
 @pytest.fixture(scope="module")
@@ -212,17 +216,79 @@ def test_brush_marks_heads_and_the_list_shows_them(browser, pages) -> None:
 def test_nodes_are_grouped_and_labelled(browser, pages) -> None:
     with visit(browser, pages["small"] + "#view=circuit") as seen:
         page, circuit = seen.page, panel(seen.page, "circuit")
-        for place in (2, 3):
-            circuit.locator("[data-node]").nth(place).click(modifiers=["Control"])
+        circuit.locator("[data-node]").nth(2).click(modifiers=["Control"])
+        circuit.locator("[data-node]").nth(3).click()
+        circuit.get_by_role("button", name="Choose for a group").click()  # without a keyboard
+        assert circuit.get_by_role("button", name="Chosen for a group").get_attribute("aria-pressed") == "true"
         circuit.get_by_label("Name of the group").fill("movers")
         circuit.get_by_role("button", name="Group", exact=True).click()
         assert circuit.get_by_label("Name of group 1").input_value() == "movers"
+        assert circuit.get_by_role("button", name=re.compile("^movers 2 nodes.*: group of ")).count() == 1
+        find_head(page, "a28.h7")
         circuit.get_by_label("Label", exact=True).fill("mine")
         circuit.get_by_label("Label", exact=True).press("Enter")
         page.reload()
         page.wait_for_selector(".clx-app")
         assert circuit.get_by_label("Name of group 1").input_value() == "movers"
         assert circuit.get_by_label("Label", exact=True).input_value() == "mine"
+        seen.require_quiet()
+
+
+def test_a_group_is_one_box_with_the_sums_of_its_edges(browser, pages, payload) -> None:
+    circuit_of = payload["circuits"][0]
+    members = [f"{name}" for name in circuit_of["elements"][:3]]
+    groups = quote(json.dumps([{"name": "movers <b>", "nodes": members}]))
+    with visit(browser, f"{pages['small']}#view=circuit&size=40&groups={groups}") as seen:
+        page, circuit = seen.page, panel(seen.page, "circuit")
+        box = circuit.get_by_role("button", name=re.compile("^movers <b> 3 nodes.*: group of "))
+        assert box.count() == 1
+        assert circuit.locator(f'[data-node="{members[0]}"]').count() == 0
+        box.click()
+        shown = circuit.get_by_role("region", name="Group movers <b>")
+        assert all(name in shown.inner_text() for name in members)
+        _require_sums(circuit, circuit_of, members)
+        page.reload()
+        page.wait_for_selector(".clx-app")
+        assert box.count() == 1, "the address keeps the box"
+        circuit.get_by_role("button", name="Show nodes").click()
+        assert box.count() == 0
+        assert circuit.locator(f'[data-node="{members[0]}"]').count() == 1
+        circuit.get_by_role("button", name="One box").click()
+        circuit.get_by_role("button", name="Ungroup movers <b>").click()
+        assert circuit.locator(f'[data-node="{members[0]}"]').count() == 1
+        assert "groups" not in page.url
+        seen.require_quiet()
+
+
+def _require_sums(circuit, circuit_of, members) -> None:
+    """Every merged line of the box into the logits has the sum of the stored weights, and their number."""
+    kept = set(circuit_of["elements"][:40])
+    own = [edge["weight"] for edge in circuit_of["edges"] if edge["to"] == "logits" and edge["from"] in kept & set(members)]
+    assert len(own) > 1
+    out = circuit.get_by_role("region", name="Out of movers <b>").get_by_role("listitem").filter(has_text="logits")
+    assert f"sum of {len(own)}" in out.inner_text()
+    said = re.findall(r"[+\u2212][\d.]+", out.inner_text())[-1]
+    assert float(said.replace("\u2212", "-")) == pytest.approx(sum(own), rel=0.01, abs=0.001)
+
+
+def test_a_circuit_at_positions_stands_in_columns(browser, payload, tmp_path) -> None:
+    base = payload["circuits"][0]
+    elements = [f"{name}@{mark}" for name in base["elements"][:6] for mark in ("IO", "S1")]
+    entry = {name: base[name] for name in ("model", "task", "method", "conventions", "python")}
+    entry |= {"id": "at-positions", "rule": "made up", "kind": "nodes", "universe": 540, "size": 8, "elements": elements}
+    entry |= {"marks": ["IO", "S1"], "weights": pack(np.linspace(1, -1, 12)), "curves": [], "random": []}
+    page_file = tmp_path / "positions.html"
+    page_file.write_text(explorer_page(payload | {"circuits": [*payload["circuits"], entry]}), encoding="utf-8")
+    with visit(browser, f"{page_file.as_uri()}#view=circuit&circuit=at-positions&size=8") as seen:
+        circuit = panel(seen.page, "circuit")
+        left = {name: circuit.locator(f'[data-node="{name}"]').bounding_box() for name in elements[:8]}
+        columns = {mark: [box["x"] for name, box in left.items() if name.endswith(mark)] for mark in ("IO", "S1")}
+        assert max(columns["IO"]) < min(columns["S1"])
+        rows = {name: box["y"] for name, box in left.items()}
+        assert rows[elements[0]] == pytest.approx(rows[elements[1]], abs=3), "one head stands at one height in both columns"
+        circuit.locator(f'[data-node="{elements[1]}"]').click()
+        assert circuit.get_by_role("heading", name=re.compile(f"^{re.escape(elements[1])} ")).is_visible()
+        assert "532 elements of 540 hidden" in circuit.locator("[data-hidden-count]").inner_text()
         seen.require_quiet()
 
 

@@ -39,6 +39,24 @@ def test_scores_are_those_of_the_run() -> None:
     assert entry["run"] == scores.provenance.run_id() and entry["n_pairs"] == 8
 
 
+def test_scores_by_mark_are_a_circuit_at_positions(check) -> None:
+    heads = NORMAL(size=(4, 2, 2, 3))
+    arrays = {"heads": heads, "total": np.ones(4), "clean": np.ones(4), "corrupt": np.zeros(4)}
+    scores = HeadScores.build(arrays, fake_provenance(2, 3), marks=["S2", "END"])
+    payload = build_payload(Sources((scores,), top_k=5))
+    check(payload)
+    (circuit,) = payload["circuits"]
+    assert circuit["marks"] == ["S2", "END"] and (circuit["size"], circuit["universe"]) == (5, 12)
+    mean, weights = heads.mean(0), unpack(circuit["weights"])
+    assert list(np.abs(weights)) == sorted(np.abs(weights), reverse=True)
+    for name, weight in zip(circuit["elements"], weights, strict=True):
+        node, mark = name.split("@")
+        layer, head = node[1:].split(".h")
+        assert weight == pytest.approx(mean[["S2", "END"].index(mark), int(layer), int(head)], rel=1e-6)
+    assert "keep_at" in payload["absent"][f"circuits/{circuit['id']}"]
+    compile(circuit["python"], "circuit", "exec")
+
+
 @pytest.mark.parametrize(
     "scores", [fake_scores(NORMAL(size=(1, 3, 4))), fake_weights_scores(NORMAL(size=(3, 4)))], ids=["one pair", "weights"]
 )

@@ -15,9 +15,11 @@ import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.explorer.documents import documents_about
 from circuitlab.explorer.explore import explored
+from circuitlab.explorer.payload import build_payload
 from circuitlab.explorer.runs import Wanted, find_runs
-from circuitlab.explorer.stored import ATTENTION, gather, page_records
-from circuitlab.store import HEAD_SCORES, Cache
+from circuitlab.explorer.stored import ATTENTION, gather, page_records, sources_of_store
+from circuitlab.model.toy import build_planted
+from circuitlab.store import EDGE_SCORES, HEAD_SCORES, Cache
 from circuitlab.testing.fakes import fake_scores
 
 WITHOUT_TORCH = """
@@ -121,7 +123,8 @@ def test_named_records_are_all_that_is_read(planted) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((["a"],), BadParameterError, "HeadScores; got str"),
+        (([3, "a"],), BadParameterError, "HeadScores, or models; got int, str"),
+        ((["smollm2-135m", "gemma3-270m"],), BadParameterError, "holds no runs of smollm2-135m"),
         (("smollm2-135m",), BadParameterError, "holds no runs of smollm2-135m"),
         (("smollm2-135m", ["ioi"], ["atp"]), UnknownNameError, "atp_star"),
     ],
@@ -147,3 +150,20 @@ def test_an_edited_model_and_scores_of_another_are_not_mixed(planted) -> None:
     edited = planted.model.edited(cl.interventions.Knockout("a1.h1", "zero"))
     with pytest.raises(BadParameterError, match="are not of"):
         Measure(edited, planted.store)([run], {}, ["attention"])
+
+
+def test_edges_are_measured_once_and_shown_with_every_run_of_their_prompts(tmp_path) -> None:
+    planted, store = build_planted("copy-gqa"), Cache(tmp_path)
+    batch = planted.batch(4)
+    edges = cl.score_edges(planted.model, batch, "eap")
+    explorer = cl.explore(planted.model, [batch], "activation_patching", measure=["edges"], store=store)
+    (circuit,) = explorer.payload["circuits"]
+    assert circuit["edges_method"] == "eap" and circuit["edges_total"] == edges.layout.n_edges
+    strongest = edges.top(1)[0]
+    assert f"{circuit['edges'][0]['from']}->{circuit['edges'][0]['to']}" == str(strongest.edge).partition("<")[0]
+    assert circuit["edges"][0]["weight"] == pytest.approx(strongest.mean, rel=1e-5)
+    assert [score["method"] for score in explorer.payload["scores"]] == ["activation_patching"], "what scores edges adds no run"
+    again = build_payload(sources_of_store(store, [explorer.payload["scores"][0]["run"]]))
+    assert again["circuits"][0]["edges"] == circuit["edges"]
+    records = page_records(store, [store.read(circuit["score"])])
+    assert records["edges"] == store.list(EDGE_SCORES), "a page of a study names them"

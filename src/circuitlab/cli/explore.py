@@ -22,8 +22,8 @@ _PAIRS = typer.Option(None, "-n", "--pairs", min=1, help="Prompt pairs (default:
 _MEASURE = typer.Option(
     None,
     "--measure",
-    help="What to measure beside scores where it is not stored, separated by commas: attention, roles, cards, text, circuits, or all "
-    "(default: the first three where a task has to be scored, nothing otherwise).",
+    help="What to measure beside scores where it is not stored, separated by commas: attention, roles, cards, edges, text, circuits, "
+    "or all (default: the first four where a task has to be scored, nothing otherwise).",
 )
 
 
@@ -78,4 +78,4 @@ def _summary(payload: Mapping[str, Any], out: Path, size: int) -> str:
     lists = [name for name in payload["absent"] if "/" not in name and name not in {"transfer", "dissociation"}]
     lacking = "".join(f"\nWithout {name}: {payload['absent'][name]}" for name in lists)
     warnings = "".join(f"\nNOT READY: {one['warning']}" for one in payload["scores"] if "warning" in one)
-    return f"The page is in {out} ({size / 1e6:.1f} MB): {shown}.{lacking}{warnings}"
+    return f"The page is in {out} ({size / 1e6:.1f} MB): {shown}.{lacking}{warnings}\nOpen it in a browser; it needs no network."

@@ -13,7 +13,7 @@ from circuitlab.core.errors import ScoreFileError
 from circuitlab.core.files import read_bytes
 from circuitlab.core.provenance import Environment, Provenance
 from circuitlab.store import Cache, Document, Documents
-from circuitlab.store.codecs import HEAD_SCORES, Sidecar
+from circuitlab.store.codecs import HEAD_SCORES, ScoreFiles, Sidecar
 
 __all__ = ["about_model", "documents_about", "documents_named", "stored_provenances"]
 
@@ -65,14 +65,14 @@ def about_model(identities: list[dict[str, str]]) -> Callable[[Mapping[str, Any]
     return lambda about: about.get("model") in identities
 
 
-def stored_provenances(cache: Cache) -> dict[str, Provenance]:
-    """Provenance of every stored run by run id, from the JSON beside it."""
+def stored_provenances(cache: Cache, codec: ScoreFiles[Any] = HEAD_SCORES) -> dict[str, Provenance]:
+    """Provenance of every stored run by run id, from the JSON beside it; of scores of nodes, or of edges."""
     runs: dict[str, Provenance] = {}
-    for run_id in cache.list(HEAD_SCORES):
-        path = cache.path(run_id).with_suffix(".json")
+    for run_id in cache.list(codec):
+        path = cache.path(run_id, codec).with_suffix(".json")
         data = read_bytes(path) if path.exists() else None
         try:
-            runs[run_id] = cache.read(run_id).provenance if data is None else msgspec.json.decode(data, type=Sidecar).provenance
+            runs[run_id] = cache.read(run_id, codec).provenance if data is None else msgspec.json.decode(data, type=Sidecar).provenance
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ScoreFileError) as error:
             warnings.warn(f"Run {run_id} in {cache.root} cannot be read ({error}) and is left out.", stacklevel=2)
     return runs

@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AT_ONCE", "METHODS", "Explored", "explore", "explored"]
 
-Explored: TypeAlias = "Model | str | Path | Cache | HeadScores | Sequence[HeadScores]"
-"""A model or its name, a store of runs, or scores."""
+Explored: TypeAlias = "Model | str | Path | Cache | HeadScores | Sequence[HeadScores] | Sequence[Model | str]"
+"""A model or its name, several of them, a store of runs, or scores."""
 
 METHODS = ("activation_patching", "logit_attribution")
 """Methods that score where none is named and no run is stored."""
 
-AT_ONCE = ("attention", "roles", "cards")
+_SEVERAL = "Use EdgeScores.to_head_scores() for scores of edges, and store= for a folder beside models."
+
+AT_ONCE = ("attention", "roles", "cards", "edges")
 """Parts that are measured where the model is loaded anyway."""
 
 
@@ -53,9 +55,10 @@ def explore(
 
     Parameters
     ----------
-    source : Model, str, Path, Cache, HeadScores or sequence of HeadScores
+    source : Model, str, Path, Cache, HeadScores, or a sequence of HeadScores or of models
         A model from `circuitlab.load_model`; the name of a model, whose runs are looked up in the store before it is loaded (that of a
-        file or folder is loaded first: its weights may have changed); a folder of runs (Path or Cache); or scores.
+        file or folder is loaded first: its weights may have changed); a folder of runs (Path or Cache); or scores. Several models, or a
+        model and an edited one, are shown side by side and compared.
     tasks : str, Path, Task or ContrastBatch, or a sequence of them
         As for `circuitlab.score`. Of a name and a folder: names, with a variant behind a colon; every stored task if there is none.
     methods : str, Method or type, or a sequence of them
@@ -64,8 +67,8 @@ def explore(
         Prompt pairs of each task. Any stored run fits if it is not given, and 16 pairs are scored where there is none.
     measure : "all", sequence of str, optional
         What to measure with the model beside scores, where it is not stored: ``"attention"``, ``"roles"``, ``"cards"`` (the strongest
-        heads), ``"text"`` (heads on natural text), ``"circuits"`` (faithfulness). By default the first three if the model is loaded
-        anyway, and otherwise nothing: a page of stored runs needs no model.
+        heads), ``"edges"`` (of the circuits), ``"text"`` (heads on natural text), ``"circuits"`` (faithfulness). By default the first
+        four if the model is loaded anyway, and otherwise nothing: a page of stored runs needs no model.
     store : Cache, str or Path, optional
         Where to look first and to keep everything; for the name of a model ``$CIRCUITLAB_STORE`` or ``runs``. For a model nothing is kept
         if it is not given.
@@ -92,6 +95,10 @@ def explore(
     [1, 4, 0]
     >>> explorer.save("page.html").name
     'page.html'
+    >>> without = planted.model.edited(cl.interventions.Knockout(["a0.h0"], "zero"))
+    >>> both = cl.explore([planted.model, without], [planted.batch(4)], "activation_patching", measure=[])
+    >>> [model["edited"] for model in both.payload["models"]], len(both.payload["overlap"])
+    ([False, True], 1)
     >>> cl.explore("smollm2-135m", ["ioi", "successor"])  # doctest: +SKIP
     """
     from circuitlab.explorer.widget import Explorer  # noqa: PLC0415 - ipywidgets
@@ -116,9 +123,10 @@ def explored(
         from circuitlab.explorer.measure import measured_parts  # noqa: PLC0415
 
         parts = measured_parts(parts)
-    if isinstance(scores, list | tuple):
-        return _of_scores(scores, parts, cache)
     request = _Request(_listed(tasks), _listed(methods), n, parts)
+    if isinstance(scores, list | tuple):
+        models = scores and all(isinstance(one, str) or hasattr(one, "spec") for one in scores)
+        return request.of_models(scores, cache) if models else _of_scores(scores, parts, cache)
     if isinstance(scores, Path | Cache):
         return request.of_store(scores if isinstance(scores, Cache) else Cache(scores), "")
     if isinstance(scores, str):
@@ -139,7 +147,7 @@ def _of_scores(scores: Sequence[HeadScores], parts: Sequence[str] | None, cache:
         raise BadParameterError(f"{', '.join(parts)} need a model, and scores were given.", "Give the model, or its name.")
     if not all(isinstance(one, HeadScores) for one in scores):
         kinds = ", ".join(sorted({type(one).__name__ for one in scores}))
-        raise BadParameterError(f"Scores to explore are HeadScores; got {kinds}.", "Use EdgeScores.to_head_scores() for scores of edges.")
+        raise BadParameterError(f"Several things to explore are HeadScores, or models; got {kinds}.", _SEVERAL)
     return Sources(tuple(scores)) if cache is None else gather(cache, scores)
 
 
@@ -170,6 +178,18 @@ class _Request:
             raise BadParameterError(what, "Name tasks to score, such as tasks=['ioi'].")
         return self._loaded(cache, model, tuple(names) or tuple(_tasks_of(cache, run_ids)))
 
+    def of_models(self, models: Sequence[Model | str], cache: Cache | None) -> Sources:
+        """Several models, each as `of_store` or `of_model` would show it alone, from one store."""
+        with ExitStack() as stack:
+            if cache is None and any(isinstance(one, str) for one in models):
+                cache = Cache()
+            if cache is None:
+                cache = Cache(stack.enter_context(tempfile.TemporaryDirectory(prefix="circuitlab-")))
+            parts = [self.of_store(cache, one) if isinstance(one, str) else self.of_model(one, cache) for one in models]
+            runs = {run.provenance.run_id(): run for part in parts for run in part.runs}
+            refused = {name: reason for part in parts for name, reason in part.refused.items()}
+            return replace(gather(cache, list(runs.values())), refused=refused)
+
     def _of_file(self, cache: Cache, model: str) -> Sources:
         """A model in a file or folder: what is stored of it is known by its weights, and these only once it is loaded."""
         if not self.tasks:
@@ -186,8 +206,13 @@ class _Request:
                 next(sample_pairs(name, variant=variant or None))
         require_writable(cache.root)
         from circuitlab.model import load_model  # noqa: PLC0415 - torch
+        from circuitlab.workflows.terminal import CellProgress, say  # noqa: PLC0415
 
-        return replace(self, tasks=tasks).of_model(load_model(model), cache)
+        parts = ", ".join(AT_ONCE if self.parts is None else self.parts)
+        say(f"What {cache.root} does not hold is scored on {model} and kept there{f', and so are {parts}' if parts else ''}.")
+        with CellProgress(f"loading {model}"):
+            loaded = load_model(model)
+        return replace(self, tasks=tasks).of_model(loaded, cache)
 
     def _without_model(self, cache: Cache, run_ids: Sequence[str], missing: Sequence[tuple[str, str]]) -> Sources:
         if self.parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Head
-from circuitlab.core.progress import progress_part
+from circuitlab.core.progress import progress_part, step
 from circuitlab.core.provenance import digest
 from circuitlab.explorer.names import Names
 from circuitlab.explorer.packed import pack_byte
@@ -90,7 +91,7 @@ class Measure:
             )
         refused: dict[str, str] = {}
         for number, part in enumerate(chosen):
-            with progress_part(number / len(chosen), (number + 1) / len(chosen)):
+            with progress_part(number / len(chosen), (number + 1) / len(chosen)), _bar(part, self.model.spec.name):
                 try:
                     refused |= MEASURES[part](self, [run for run in runs if not run.weights_only], prompts)
                 except REFUSALS as error:
@@ -103,6 +104,13 @@ class Measure:
 
         task = run.provenance.task
         return to_batch_of(self.model, prompts.get(task.digest, task.id), Draws(task.n_pairs, task.variant, task.seed))
+
+
+def _bar(part: str, model: str) -> AbstractContextManager[object]:
+    """A bar for one part; roles show their own, which says how long they take."""
+    from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
+
+    return CellProgress(f"{_LABELS[part]} of {model}") if part in _LABELS else nullcontext()
 
 
 def measured_parts(given: Sequence[str]) -> list[str]:
@@ -136,7 +144,8 @@ def _attention(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str,
     listed = [Head(layer, head) for layer in range(spec.n_layers) for head in range(spec.n_heads)]
     if len(listed) > MOST_HEADS:
         listed = _strongest(runs, MOST_HEADS)
-    for run in by_task.values():
+    for number, run in enumerate(by_task.values()):
+        step(number, len(by_task))
         batch = asked.batch(run, prompts)
         task = msgspec.to_builtins(batch.task)
         identity = {"version": _ATTENTION_VERSION, "model": spec.identity(), "task": {name: task[name] for name in _TASK}}
@@ -216,7 +225,8 @@ def _cards(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Pro
 
     batches = {name: asked.batch(run, prompts) for name, run in _by_task(runs).items()}
     table = measure_roles(asked.model, list(CHEAP_ROLES), store=asked.store)
-    for head in strongest_heads(runs, asked.cards):
+    heads = strongest_heads(runs, asked.cards)
+    for number, head in enumerate(heads):
         card = Asked(asked.model, head, batches, {}, asked.shown)
         identity = {"version": _VERSION, "model": asked.model.spec.identity(), "head": str(head), "pairs": asked.shown}
         identity |= {"prompts": [batch.task.digest for batch in batches.values()], "roles": sorted(table.scores)}
@@ -234,7 +244,8 @@ def _cards(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Pro
                 for name, section in sections.items()
             }
 
-        asked.store.get_or_compute(identity, CARDS, gather)
+        with progress_part(number / len(heads), (number + 1) / len(heads)):
+            asked.store.get_or_compute(identity, CARDS, gather)
     return {}
 
 
@@ -254,6 +265,23 @@ def _roles(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Pro
 
     table = measure_roles(asked.model, store=asked.store)
     return {f"roles/{name}": reason for name, reason in table.refused.items()}
+
+
+def _edges(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Prompts]) -> dict[str, str]:
+    """Every typed edge of each task by edge attribution patching, which costs a few passes."""
+    from circuitlab.execute.contract import provenance_of  # noqa: PLC0415
+    from circuitlab.metrics import METRICS, get_metric  # noqa: PLC0415 - torch
+    from circuitlab.workflows.score import edge_method, edges_of_batch  # noqa: PLC0415
+
+    method, by_task = edge_method("eap"), {run.provenance.task.digest: run for run in runs}
+    for number, run in enumerate(by_task.values()):
+        step(number, len(by_task))
+        if run.provenance.metric not in METRICS:
+            return {_LISTS["edges"]: f"Edges are scored by a metric that circuitlab knows; the runs are of {run.provenance.metric}."}
+        batch, metric = asked.batch(run, prompts), get_metric(run.provenance.metric)
+        about = provenance_of(method, asked.model, batch, metric)
+        edges_of_batch(asked.model, batch, method, metric, about, store=asked.store)
+    return {}
 
 
 def _text(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Prompts]) -> dict[str, str]:
@@ -288,10 +316,16 @@ MEASURES: dict[str, Callable[[Measure, Sequence[HeadScores], Mapping[str, Prompt
     "attention": _attention,
     "roles": _roles,
     "cards": _cards,
+    "edges": _edges,
     "text": _text,
     "circuits": _circuits,
 }
 """Parts of a page by name, in the order in which they are measured."""
 
-_LISTS = {"attention": "attention", "roles": "roles", "cards": "cards", "text": "cards/on_text", "circuits": "circuits"}
+_LISTS = {"attention": "attention", "roles": "roles", "cards": "cards"}
+_LISTS |= {"edges": "circuits/edges", "text": "cards/on_text", "circuits": "circuits"}
 """What ``absent`` of a payload calls each."""
+
+_LABELS = {"attention": "attention", "cards": "cards of the strongest heads", "edges": "edges"}
+_LABELS |= {"text": "natural text", "circuits": "faithfulness"}
+"""What the bar of each says is measured."""

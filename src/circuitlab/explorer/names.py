@@ -45,9 +45,10 @@ class Names:
 
     @cached_property
     def models(self) -> dict[str, ModelSpec]:
-        """Every model by name, in the order of the runs: its own name, with part of a hash where two share it."""
+        """Every model by name, in the order of the runs: its own name, said to be edited, with part of a hash where two share that."""
         specs = {digest(run.provenance.model.identity()): run.provenance.model for run in self.runs}
-        labels = _unique([[spec.name, f"{spec.name}#{key[:8]}", key] for key, spec in specs.items()])
+        own = {key: f"{spec.name} (edited)" if spec.edits else spec.name for key, spec in specs.items()}
+        labels = _unique([[name, f"{name}#{key[:8]}", key] for key, name in own.items()])
         return dict(zip(labels, specs.values(), strict=True))
 
     @cached_property

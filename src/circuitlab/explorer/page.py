@@ -70,11 +70,14 @@ const draw = async () => {
   root.replaceChildren();
   explorer.mount(root, payload);
 };
+const hide = (element) => element.style.setProperty("display", "none", "important");  // nbconvert's style sheet shows what is hidden
+const hidePicture = () => {
+  const picture = frame.previousElementSibling;
+  if (picture && picture.matches("[data-circuitlab-picture]")) { hide(picture); }
+};
 const show = () => {
   if (frame) {
-    const picture = frame.previousElementSibling;
-    if (picture && picture.matches("[data-circuitlab-picture]")) { picture.hidden = true; }
-    frame.hidden = false;
+    hidePicture();
     const fit = () => { frame.style.height = Math.min(4000, Math.ceil(document.body.scrollHeight)) + "px"; };
     new ResizeObserver(fit).observe(document.body);
   }
@@ -82,9 +85,8 @@ const show = () => {
 };
 const wait = (left) => {
   if (live()) {
-    frame.hidden = true;
-    const picture = frame.previousElementSibling;
-    if (picture && picture.matches("[data-circuitlab-picture]")) { picture.hidden = true; }
+    hide(frame);
+    hidePicture();
   } else if (left > 0) {
     setTimeout(wait, 250, left - 1);
   } else {

@@ -123,7 +123,7 @@ def _absent(payload: Mapping[str, Any], sources: Sources) -> dict[str, str]:
     if not any("on_text" in card for card in payload["cards"]):
         absent["cards/on_text"] = f"Heads on natural text were not stored; run `{measure} text`."
     if not any("edges" in circuit for circuit in payload["circuits"]):
-        absent["circuits/edges"] = "Scores of edges were not stored; run `circuitlab circuit TASK --method eap_ig --edges 100`."
+        absent["circuits/edges"] = f"Scores of edges were not stored; run `{measure} edges`."
     absent |= {
         f"methods/{one['name']}": (
             f"Its score on planted circuits was not stored: a study with a [planted] table stores it, "
@@ -137,11 +137,11 @@ def _absent(payload: Mapping[str, Any], sources: Sources) -> dict[str, str]:
 
 def _provenance(sources: Sources, names: Names) -> dict[str, Any]:
     methods = list(dict.fromkeys(run.provenance.method for run in sources.runs))
-    tasks, model = list(dict.fromkeys(ref.id for ref in names.tasks.values())), sources.runs[0].provenance.model.name
-    made_by = {
-        "python": page_code(model, tasks, methods),
-        "command": f"circuitlab explore --tasks {','.join(tasks)} --methods {','.join(methods)} --model {model} -o page.html",
-    } | dict(sources.made_by)
+    tasks, specs = list(dict.fromkeys(ref.id for ref in names.tasks.values())), list(names.models.values())
+    command = f"circuitlab explore --tasks {','.join(tasks)} --methods {','.join(methods)} --model {specs[0].name} -o page.html"
+    if len(specs) > 1 or specs[0].edits:
+        command = "# a command shows one model as it was loaded; for several, or an edited one, use the Python"
+    made_by = {"python": page_code(specs, tasks, methods), "command": command} | dict(sources.made_by)
     return {
         "versions": {"circuitlab": importlib.metadata.version("circuitlab")},
         "runs": [run.provenance.run_id() for run in sources.runs],

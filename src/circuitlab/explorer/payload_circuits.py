@@ -12,7 +12,7 @@ from circuitlab.core.nodes import parse_edge
 from circuitlab.explorer.names import score_id
 from circuitlab.explorer.packed import pack
 from circuitlab.explorer.payload_scores import interval_of
-from circuitlab.explorer.snippets import circuit_code
+from circuitlab.explorer.snippets import circuit_code, positions_code
 
 if TYPE_CHECKING:
     from circuitlab.explorer.names import Names
@@ -24,15 +24,22 @@ __all__ = ["circuits_of"]
 
 _EDGES = 600
 """Edges listed with a circuit, strongest first."""
+_NO_CURVE_AT_POSITIONS = (
+    "Faithfulness of heads that are kept at single positions is not stored; `circuitlab.evaluation.Evaluate(keep_at=...)` measures it."
+)
 
 
 def circuits_of(sources: Sources, names: Names) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Circuits of every run that scored heads, and why the faithfulness of some is not known."""
     entries, absent = [], {}
     for run in sources.runs:
-        if "heads" not in run.parts or run.marks is not None or run.weights_only:
+        if "heads" not in run.parts or run.weights_only:
             continue
         about = run.provenance
+        if run.marks is not None:
+            entries.append(_at_positions(run, run.marks, sources, names))
+            absent[f"circuits/{entries[-1]['id']}"] = _NO_CURVE_AT_POSITIONS
+            continue
         evaluated = [one for one in sources.circuits if one.run_id == about.run_id()]
         usable = [one for one in evaluated if one.edges is None or about.run_id() in sources.edges]
         for number, one in enumerate(usable):
@@ -42,6 +49,41 @@ def circuits_of(sources: Sources, names: Names) -> tuple[list[dict[str, Any]], d
             command = f"circuitlab circuit {about.task.id} --method {about.method} --model {about.model.name} -n {run.n_pairs}"
             absent[f"circuits/{entries[-1]['id']}"] = f"Faithfulness was not stored; run `{command}`."
     return entries, absent
+
+
+def _at_positions(run: HeadScores, marks: Sequence[str], sources: Sources, names: Names) -> dict[str, Any]:
+    """Heads at positions, ranked by magnitude over all positions together, where scores are resolved by position."""
+    about = run.provenance
+    scored = [(f"{node.node}@{mark}", node) for mark in marks for node in run.nodes("heads", mark=mark)]
+    ranked = sorted(scored, key=lambda entry: -abs(entry[1].mean))
+    size = min(sources.top_k, len(ranked))
+    entry: dict[str, Any] = {
+        "id": f"{about.run_id()}-circuit",
+        "model": names.model(about.model.identity()),
+        "task": names.task(about),
+        "method": about.method,
+        "rule": f"top {size} attention heads at one position each, by absolute mean score",
+        "kind": "nodes",
+        "universe": len(ranked),
+        "size": size,
+        "elements": [name for name, _ in ranked],
+        "marks": _in_order(marks, sources, names, names.task(about)),
+        "weights": pack(np.array([node.mean for _, node in ranked])),
+        "curves": [],
+        "random": [],
+        "conventions": {},
+        "python": positions_code(about),
+    }
+    if run.n_pairs > 1:
+        entry |= {name: pack(np.array([getattr(node, name) for _, node in ranked])) for name in ("low", "high")}
+    return entry
+
+
+def _in_order(marks: Sequence[str], sources: Sources, names: Names, task: str | None) -> list[str]:
+    """Positions as the first stored prompt has them from left to right, or as the scores list them."""
+    stored = next((one.pairs for one in sources.prompts if one.pairs and names.task_of_prompts(one.task) == task), None)
+    place = {} if stored is None else stored[0]["marks"]
+    return sorted(marks, key=lambda mark: place[mark]) if set(marks) <= set(place) else list(marks)
 
 
 def _entry(run: HeadScores, one: StoredCircuit | None, number: int, sources: Sources, names: Names) -> dict[str, Any]:

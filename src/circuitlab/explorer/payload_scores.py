@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +57,7 @@ def tasks_of(sources: Sources, names: Names) -> list[dict[str, Any]]:
     entries = []
     for label, ref in names.tasks.items():
         task = sources.tasks.get(ref.id) or (load_task(ref.id) if ref.id in list_tasks() else None)
-        about: dict[str, Any] = {"id": label, "name": ref.id, "title": ref.id, "description": "", "variant": ref.variant}
+        about: dict[str, Any] = {"id": label, "name": ref.id, "title": label, "description": "", "variant": ref.variant}
         if task is not None:
             about |= {"title": task.title, "description": task.about, "cite": list(task.cite)}
         entries.append(about | {"version": ref.version, "verdicts": _verdicts(sources.runs, names, label)})
@@ -98,7 +101,7 @@ def methods_of(sources: Sources) -> list[dict[str, Any]]:
             "citation": "; ".join(
                 f"{CITATIONS[key][1].partition(' and ')[0]} et al. ({CITATIONS[key][2]}), {CITATIONS[key][0]}" for key in cite
             ),
-        } | _planted(sources.planted.get(about.method, ()))
+        } | _planted(sources.planted.get(about.method, ()), about.method)
     return list(entries.values())
 
 
@@ -110,9 +113,10 @@ def _method_keys(method: str, given: Sequence[str]) -> Sequence[str]:
     return given if cls is None else cls.cite
 
 
-def _planted(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _planted(rows: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
+    """The grade that is stored with the runs, or else the one that the benchmarks have stored for the method with its defaults."""
     if not rows:
-        return {}
+        return _benchmark(_benchmarks().get(method))
     areas = [float(row["auroc"]["mean"]) for row in rows]
     seen = [area for row, area in zip(rows, areas, strict=True) if row["visible"]]
     grade = f"AUROC of the true nodes {np.mean(areas):.2f} on average over {len(rows)} planted models"
@@ -120,6 +124,24 @@ def _planted(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         grade += f", {min(seen):.2f} or more on the {len(seen)} whose circuit it can see"
     measures = {"auroc_mean": float(np.mean(areas)), "models": len(rows), "visible": len(seen)}
     return {"planted": {"grade": f"{grade}.", "measures": measures | ({"auroc_least": min(seen)} if seen else {})}}
+
+
+@cache
+def _benchmarks() -> dict[str, dict[str, Any]]:
+    """Grades of methods by name, as `benchmarks/bench_methods.py` writes them."""
+    grades: dict[str, dict[str, Any]] = json.loads(files("circuitlab.explorer").joinpath("planted.json").read_text(encoding="utf-8"))
+    return grades
+
+
+def _benchmark(line: Mapping[str, Any] | None) -> dict[str, Any]:
+    if line is None:
+        return {}
+    grade = f"With its defaults, AUROC of the true nodes {line['planted']:.2f} on average over {line['planted_models']} planted models"
+    measures = {"auroc_mean": line["planted"], "models": line["planted_models"], "visible": line["planted_seen"]}
+    if line["planted_seen"]:
+        grade += f", {line['planted_visible']:.2f} on the {line['planted_seen']} whose circuit it can see"
+        measures["auroc_visible"] = line["planted_visible"]
+    return {"planted": {"grade": f"{grade}.", "measures": measures}}
 
 
 def scores_of(sources: Sources, names: Names) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from circuitlab.tasks import list_tasks, load_task
 if TYPE_CHECKING:
     from circuitlab.core.provenance import ModelSpec, Provenance
 
-__all__ = ["attention_code", "card_code", "circuit_code", "compare_code", "page_code", "score_code"]
+__all__ = ["attention_code", "card_code", "circuit_code", "compare_code", "page_code", "positions_code", "score_code"]
 
 _HEAD = "import circuitlab as cl\n\n"
 
@@ -79,6 +79,11 @@ def circuit_code(about: Provenance, size: int) -> str:
     )
 
 
+def positions_code(about: Provenance) -> str:
+    """Python that gives the strongest heads of every position of a run that is resolved by position."""
+    return f"{score_code(about).rpartition('scores.top')[0]}{{mark: scores.top(10, mark=mark) for mark in scores.marks}}\n"
+
+
 def compare_code(first: Provenance, second: Provenance, k: int) -> str:
     """Python that compares two runs."""
     a, b = (
@@ -110,6 +115,15 @@ def card_code(spec: ModelSpec, tasks: Sequence[str]) -> str:
     return f"{_HEAD}{_model(spec)}cl.head_card(model, '{{head}}', {known!r})\n"
 
 
-def page_code(model: str, tasks: Sequence[str], methods: Sequence[str]) -> str:
-    """Python that makes a page."""
-    return f"{_HEAD}cl.explore({model!r}, tasks={list(tasks)!r}, methods={list(methods)!r}).save('page.html')\n"
+def page_code(specs: Sequence[ModelSpec], tasks: Sequence[str], methods: Sequence[str]) -> str:
+    """Python that makes a page of one model or several."""
+    known = [repr(task) for task in tasks if task in list_tasks()]
+    own = [task for task in tasks if task not in list_tasks()]
+    note = f"# prompts: your own ({', '.join(own)}), as a Task, a table or a ContrastBatch\n" if own else ""
+    rest = f"tasks=[{', '.join([*known, *(['prompts'] if own else [])])}], methods={list(methods)!r}).save('page.html')\n"
+    if len(specs) == 1 and not specs[0].edits and not own:
+        return f"{_HEAD}cl.explore({specs[0].name!r}, {rest}"
+    if len(specs) == 1:
+        return f"{_HEAD}{_model(specs[0])}{note}cl.explore(model, {rest}"
+    lines = [_model(spec).replace("model = ", f"model_{number} = ") for number, spec in enumerate(specs, 1)]
+    return f"{_HEAD}{''.join(lines)}{note}cl.explore([{', '.join(f'model_{number}' for number in range(1, len(specs) + 1))}], {rest}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlab.core.provenance import digest
 from circuitlab.execute.contract import effective_params
-from circuitlab.explorer.documents import about_model, documents_about, documents_named
+from circuitlab.explorer.documents import about_model, documents_about, documents_named, stored_provenances
 from circuitlab.explorer.sources import Sources, StoredCards, StoredCircuit, StoredPrompts
 from circuitlab.methods.roles import get_role, role_classes
 from circuitlab.scores.role_scores import RoleProvenance, RoleScores
@@ -18,7 +18,7 @@ from circuitlab.workflows.head_on_text import ON_TEXT
 from circuitlab.workflows.roles import ROLES
 
 if TYPE_CHECKING:
-    from circuitlab.core.provenance import ModelSpec
+    from circuitlab.core.provenance import ModelSpec, Provenance
     from circuitlab.scores.edge_scores import EdgeScores
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.store import Cache, Document
@@ -95,10 +95,23 @@ class _Stored:
         return documents_about(self.cache, codec, about_model([run.provenance.model.identity() for run in self.runs]))
 
     def edges(self) -> list[str]:
-        """Runs with scores of edges."""
-        ids = [run.provenance.run_id() for run in self.runs]
-        named = ids if self.records is None else self.records.get(_EDGES, ())
-        return [run_id for run_id in ids if run_id in named and self.cache.has(run_id, EDGE_SCORES)]
+        """Runs with scores of edges: these, and for a model and prompts without one, the first other by method and run."""
+        if self.records is not None:
+            return [run_id for run_id in self.records.get(_EDGES, ()) if self.cache.has(run_id, EDGE_SCORES)]
+        own = {run.provenance.run_id(): _scored(run.provenance) for run in self.runs}
+        others = {run_id: about for run_id, about in stored_provenances(self.cache, EDGE_SCORES).items() if _scored(about) in own.values()}
+        chosen = [run_id for run_id in own if run_id in others and self.cache.has(run_id, EDGE_SCORES)]
+        known = {own[run_id] for run_id in chosen}
+        for run_id, about in sorted(others.items(), key=lambda entry: (entry[1].method, entry[0])):
+            if _scored(about) not in known and self.cache.has(run_id, EDGE_SCORES):
+                known.add(_scored(about))
+                chosen.append(run_id)
+        return chosen
+
+
+def _scored(about: Provenance) -> tuple[str, str]:
+    """The model and the prompts of a run."""
+    return digest(about.model.identity()), about.task.digest
 
 
 def _roles(documents: Iterable[Document], specs: Sequence[ModelSpec]) -> list[RoleScores]:

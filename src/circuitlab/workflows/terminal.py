@@ -14,7 +14,7 @@ from circuitlab.core.progress import has_listener, report_progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["CellProgress", "NotebookProgress", "Progress", "SilentProgress", "TerminalProgress", "announce", "format_seconds"]
+__all__ = ["CellProgress", "NotebookProgress", "Progress", "SilentProgress", "TerminalProgress", "announce", "format_seconds", "say"]
 
 _LONG = 20.0
 """Durations of at least this many seconds are announced."""
@@ -210,8 +210,14 @@ class _Line:
 
 def announce(label: str, seconds: float) -> None:
     """Print how long something will take, if it takes long and standard error is a terminal."""
-    if seconds >= _LONG and sys.stderr.isatty():
-        sys.stderr.write(f"{label} will take about {format_seconds(seconds)}.\n")
+    if seconds >= _LONG:
+        say(f"{label} will take about {format_seconds(seconds)}.")
+
+
+def say(line: str) -> None:
+    """Print a line if standard error is a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 

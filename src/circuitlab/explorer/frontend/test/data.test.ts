@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pattern, weightedByValue } from "../src/data/attention.ts";
 import { cut, faithfulnessAt, incoming, readEdge } from "../src/data/circuits.ts";
+import { gathered } from "../src/data/groups.ts";
 import { column, ranked } from "../src/data/metrics.ts";
 import { find } from "../src/data/find.ts";
 import { isNode, readHead } from "../src/data/nodes.ts";
@@ -9,6 +10,7 @@ import { perPair, scoresOf } from "../src/data/node-scores.ts";
 import { open, UnreadableData } from "../src/data/open.ts";
 import { raw, values } from "../src/data/packed.ts";
 import { overlapsOf, strongest } from "../src/data/compare.ts";
+import { transferPython } from "../src/data/snippets.ts";
 import { sidesOf } from "../src/data/sides.ts";
 import { circuit, packed, payload } from "./example.ts";
 
@@ -172,6 +174,29 @@ test("the finder reads names and roles", () => {
   assert.equal(find(data, model, "", "score:s1")[0].node, "a2.h3");
 });
 
+test("the finder reads labels, and tokens that the last token looks at", () => {
+  const data = payload(),
+    model = data.models[0],
+    around = { task: "ioi", labels: { "a1.h2": "my mover" } };
+  assert.deepEqual(find(data, model, "mover", "score:s1", around), [{ node: "a1.h2", why: "labelled my mover" }]);
+  const pair = { clean: ["The", " Mary", " to"], corrupt: [], answer: "x", end: 2, marks: {} };
+  data.prompts.push({ model: "main", task: "ioi", pairs: [pair], python: "" });
+  assert.deepEqual(find(data, model, "mary", "score:s1", around), [{ node: "a0.h0", why: "last token looks at \u00b7Mary: 0.30, pair 0" }]);
+  assert.deepEqual(
+    find(data, model, " to", "score:s1", around).map((hit) => hit.node),
+    ["a0.h0", "a2.h3"],
+  );
+  assert.deepEqual(find(data, model, "no such token", "score:s1", around), []);
+});
+
+test("Python of a transfer names the model of each score, and says where one is edited", () => {
+  const data = payload();
+  data.models.push({ ...data.models[0], id: "other", edited: true });
+  const code = transferPython(data, data.scores[0], { ...data.scores[1], model: "other" });
+  assert.equal(code.split("cl.load_model").length - 1, 2);
+  assert.equal(code.split("model.edited(...)").length - 1, 1);
+});
+
 test("an overlap is found in either order, and the strongest heads are counted", () => {
   const data = payload(),
     model = data.models[0];
@@ -179,4 +204,43 @@ test("an overlap is found in either order, and the strongest heads are counted",
   data.overlap = [{ a: "s2", b: "s1", ...entry }];
   assert.equal(overlapsOf(data, "s1", "s2").length, 1);
   assert.deepEqual(strongest(data, model, data.scores[0], 2), ["a2.h3", "a1.h0"]);
+});
+
+test("a group's edges are merged with their sum and number, and those inside it are left out", () => {
+  const model = payload().models[0],
+    shown = cut(circuit, 3, model);
+  const whole = gathered(shown, [{ name: "early", nodes: ["a0.h1", "a1.h0"] }], model);
+  assert.deepEqual(
+    whole.boxes.get("group:0")!.members.sort(),
+    ["a0.h1", "a1.h0", "a1.kv0"].filter((name) => shown.nodes.includes(name)).sort(),
+  );
+  assert.ok(whole.nodes.includes("group:0") && !whole.nodes.includes("a0.h1") && whole.nodes.includes("a2.h3"));
+  const total = (edges: { weight: number }[]): number => edges.reduce((sum, edge) => sum + edge.weight, 0);
+  const inside = shown.edges.filter((edge) => whole.home.get(edge.from) && whole.home.get(edge.from) === whole.home.get(edge.to));
+  assert.equal(whole.within, inside.length);
+  assert.ok(Math.abs(total(whole.edges) + total(inside) - total(shown.edges)) < 1e-9);
+  assert.equal(whole.edges.reduce((sum, edge) => sum + (edge.of ?? 1), 0) + inside.length, shown.edges.length);
+  const both = gathered(
+    {
+      ...shown,
+      edges: [
+        { from: "a0.h1", to: "a2.kv1", port: "k", weight: -0.7, low: -1, high: 0 },
+        { from: "a1.h0", to: "a2.kv1", port: "k", weight: 0.2 },
+      ],
+    },
+    [{ name: "early", nodes: ["a0.h1", "a1.h0"] }],
+    model,
+  );
+  assert.deepEqual(both.edges, [{ from: "group:0", to: "a2.kv1", port: "k", weight: -0.7 + 0.2, of: 2 }]);
+});
+
+test("an open group is drawn node by node, and a key/value head goes into a box only with all drawn heads that share it", () => {
+  const model = payload().models[0],
+    shown = cut(circuit, 3, model);
+  const groups = [{ name: "late", nodes: ["a2.h3"] }];
+  assert.deepEqual(gathered(shown, [{ ...groups[0], open: true }], model).nodes, shown.nodes);
+  assert.ok(gathered(shown, groups, model).boxes.get("group:0")!.members.includes("a2.kv1"));
+  const wider = { ...shown, nodes: [...shown.nodes, "a2.h2"] };
+  assert.deepEqual(gathered(wider, groups, model).boxes.get("group:0")!.members, ["a2.h3"]);
+  assert.deepEqual(gathered(shown, [{ name: "elsewhere", nodes: ["a0.h0"] }], model).boxes.size, 0);
 });

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { cut } from "../src/data/circuits.ts";
+import { gathered } from "../src/data/groups.ts";
 import { column } from "../src/data/metrics.ts";
 import { hatch, type Scene, stack } from "../src/scene/scene.ts";
 import { escaped, svgText } from "../src/scene/svg.ts";
@@ -13,7 +14,8 @@ import { boxOf, cellAt, geometry, gridScene } from "../src/views/grid-scene.ts";
 import { neighbour } from "../src/views/graph.tsx";
 import { insideBrush } from "../src/views/scatter-scene.ts";
 import { dotsOf } from "../src/views/strip.tsx";
-import { circuit, payload } from "./example.ts";
+import type { Circuit } from "../src/data/schema.ts";
+import { circuit, packed, payload } from "./example.ts";
 
 const model = { ...payload().models[0] };
 
@@ -128,18 +130,18 @@ test("0 is neutral on the diverging scale, and text on any colour can be read", 
 });
 
 test("layers of a circuit go upwards, nodes do not touch, and ports have places of their own", () => {
-  const shown = cut(circuit, 3, model),
-    layout = layoutOf(shown, model, 400);
+  const shown = gathered(cut(circuit, 3, model), [], model),
+    layout = layoutOf(shown, model, { width: 400, marks: [] });
   const y = (name: string): number => layout.nodes.get(name)!.y;
   assert.ok(y("logits") < y("a2.h3") && y("a2.h3") < y("a2.kv1") && y("a2.kv1") < y("a1.h0") && y("a1.h0") < y("a0.h1"));
   const head = layout.nodes.get("a2.h3")!;
   assert.ok(portX(head, "q") < portX(head, "k") && portX(head, "k") < portX(head, "v"));
-  assert.deepEqual(spread([5, 5, 5], 0, 100, 10), [5, 15, 25]);
-  assert.deepEqual(spread([95, 99, 99], 0, 100, 10), [80, 90, 100]);
+  assert.deepEqual(spread([5, 5, 5], [10, 10, 10], 0, 100), [5, 15, 25]);
+  assert.deepEqual(spread([95, 99, 99], [10, 20, 10], 0, 100), [65, 80, 95]);
   const scene = circuitScene(
     layout,
     shown.edges,
-    { weights: new Map(), limit: 1, labels: {}, groups: [], chosen: [], selected: "" },
+    { weights: new Map(), limit: 1, labels: {}, groups: [], boxes: shown.boxes, chosen: [], selected: "" },
     palette("light"),
     "t",
   );
@@ -165,6 +167,37 @@ test("the brush marks what is inside it", () => {
 test("dots of a strip keep their value and do not cover each other", () => {
   const { dots, at } = dotsOf(Float32Array.from([1, 1, 1, 2, NaN]), 300);
   assert.equal(dots.length, 4);
+  const wide = dotsOf(Float32Array.from([1, 2]), 300, [-3, 5, null]);
+  assert.ok(wide.at(-3) >= 8 && wide.at(5) <= 292, "an interval wider than the dots stays inside");
   for (const dot of dots) assert.ok(Math.abs(dot.x - at(dot.value)) < 1e-9);
   for (const [i, a] of dots.entries()) for (const b of dots.slice(i + 1)) assert.ok(Math.hypot(a.x - b.x, a.y - b.y) >= 9);
+});
+
+test("a group is one box among its layers, wide enough for its name, and its lines carry their number", () => {
+  const groups = [{ name: "movers with a long name", nodes: ["a2.h3", "a1.h0"] }];
+  const shown = gathered(cut(circuit, 3, model), groups, model),
+    layout = layoutOf(shown, model, { width: 400, marks: [] });
+  const box = layout.nodes.get("group:0")!;
+  assert.equal(box.kind, "group");
+  assert.ok(box.w > 150 && layout.nodes.get("logits")!.y < box.y && box.y < layout.nodes.get("a0.h1")!.y);
+  const look = { weights: new Map(), limit: 1, labels: {}, groups, boxes: shown.boxes, chosen: [], selected: "" };
+  const said = circuitScene(layout, shown.edges, look, palette("light"), "t").shapes.flatMap((shape) =>
+    shape.kind === "text" ? [shape.text] : [],
+  );
+  assert.ok(said.includes("movers with a long name") && said.includes("2 nodes, layers 1\u20132"), said.join("; "));
+  assert.ok(!said.includes("a2.h3") && said.includes("a0.h1"));
+});
+
+test("a circuit at positions has a column for each, in the order of the prompt", () => {
+  const at: Circuit = { ...circuit, elements: ["a2.h3@S2", "a2.h3@IO", "a0.h1@IO", "a1.h0@S2"], weights: packed([3, -2, 1, 0.5], [4]) };
+  const shown = gathered(cut({ ...at, edges: [] }, 4, model), [], model),
+    layout = layoutOf(shown, model, { width: 400, marks: ["IO", "S2"] });
+  const x = (name: string): number => layout.nodes.get(name)!.x;
+  assert.deepEqual(
+    layout.columns.map((column) => column.label),
+    ["IO", "S2"],
+  );
+  assert.ok(x("a2.h3@IO") < layout.columns[1].x && x("a0.h1@IO") < layout.columns[1].x);
+  assert.ok(x("a2.h3@S2") > layout.columns[1].x && x("a1.h0@S2") > layout.columns[1].x);
+  assert.equal(layout.nodes.get("a2.h3@S2")!.y, layout.nodes.get("a2.h3@IO")!.y);
 });

@@ -21,7 +21,10 @@ test("state survives the address and a file", () => {
     brush: [-1, 0.5, 0, 2],
     weighted: true,
     first: false,
-    groups: [{ name: "movers & <b>", nodes: ["a0.h1"] }],
+    groups: [
+      { name: "movers & <b>", nodes: ["a0.h1", "a2.kv1", "a1.h0@S2"] },
+      { name: "open", nodes: ["logits", "m1"], open: true },
+    ],
     labels: { "a2.h3": "name=mover&x" },
     size: 3,
     theme: "dark" as const,
@@ -35,6 +38,19 @@ test("what is not of this page is dropped and said", () => {
   const { state, dropped } = restored(payload(), { task: "nope", node: "a9.h9", pins: ["a0.h0", "a7.h7"], a: "s9" });
   assert.deepEqual([state.task, state.node, state.pins, state.a], ["ioi", "", ["a0.h0"], "s1"]);
   assert.deepEqual(dropped.length, 4);
+});
+
+test("nodes of groups and labels that the model does not have are dropped and said", () => {
+  const saved = {
+    groups: [
+      { name: "mine", nodes: ["a2.h3", "a9.h6", "x"] },
+      { name: "none", nodes: ["a9.kv0"] },
+    ],
+    labels: { "a2.h3": "m", zzz: "n" },
+  };
+  const { state, dropped } = restored(payload(), saved);
+  assert.deepEqual([state.groups, state.labels], [[{ name: "mine", nodes: ["a2.h3"] }], { "a2.h3": "m" }]);
+  assert.deepEqual(dropped, ["4 names of nodes in groups and labels"]);
 });
 
 test("values of the wrong kind are not taken", () => {

@@ -1,11 +1,11 @@
 /** What a reader can choose on this payload, as options of selects. */
 import type { State } from "../state/state.ts";
 import type { Option } from "../ui/controls.tsx";
-import { methodTitle, scoreLabel, taskTitle } from "./metrics.ts";
+import { methodTitle, modelTitle, scoreLabel, taskTitle } from "./metrics.ts";
 import type { Model, Payload, Score } from "./schema.ts";
 
 export function modelOptions(payload: Payload): Option[] {
-  return payload.models.map((model) => ({ value: model.id, label: model.edited ? `${model.name} (edited)` : model.name }));
+  return payload.models.map((model) => ({ value: model.id, label: modelTitle(payload, model.id) }));
 }
 
 export function taskOptions(payload: Payload, model: Model): Option[] {

@@ -127,10 +127,10 @@ export function faithfulnessAt(points: { size: number; mean: number; low?: numbe
   };
 }
 
-export function incoming(edges: Edge[], node: string): Edge[] {
+export function incoming<T extends Edge>(edges: T[], node: string): T[] {
   return edges.filter((edge) => edge.to === node).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 }
 
-export function outgoing(edges: Edge[], node: string): Edge[] {
+export function outgoing<T extends Edge>(edges: T[], node: string): T[] {
   return edges.filter((edge) => edge.from === node).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 }

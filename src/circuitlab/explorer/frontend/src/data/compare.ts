@@ -15,12 +15,15 @@ export function strongest(payload: Payload, model: Model, score: Score, k: numbe
     : [];
 }
 
+/** Circuits of the two tasks on the two tasks, in the models and by the methods of the two scores. */
 export function transfersOf(payload: Payload, a: Score, b: Score): Transfer[] {
   const tasks = new Set([a.task, b.task]);
-  return payload.transfer.filter((one) => one.model === a.model && one.method === a.method && tasks.has(one.from) && tasks.has(one.to));
+  return payload.transfer.filter(
+    (one) => [a, b].some((score) => one.model === score.model && one.method === score.method) && tasks.has(one.from) && tasks.has(one.to),
+  );
 }
 
-export function dissociationOf(payload: Payload, a: Score, b: Score): Dissociation | null {
+export function dissociationsOf(payload: Payload, a: Score, b: Score): Dissociation[] {
   const tasks = [a.task, b.task];
-  return payload.dissociation.find((one) => one.model === a.model && tasks.includes(one.a) && tasks.includes(one.b)) ?? null;
+  return payload.dissociation.filter((one) => [a.model, b.model].includes(one.model) && tasks.includes(one.a) && tasks.includes(one.b));
 }

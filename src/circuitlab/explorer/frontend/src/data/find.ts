@@ -1,8 +1,9 @@
-/** Finder: heads by name, by role, and by tokens that they write or that a prompt holds. */
+/** Finder: heads by name, by the reader's label, by role, by tokens that they write, and by tokens that they look at. */
+import { pattern } from "./attention.ts";
 import { column, ranked } from "./metrics.ts";
-import { headName, readHead, readMlp } from "./nodes.ts";
+import { baseOf, headName, readHead, readMlp } from "./nodes.ts";
 import type { Model, Payload } from "./schema.ts";
-import { signed, tokenText } from "../ui/format.ts";
+import { number, signed, tokenText } from "../ui/format.ts";
 
 export interface Hit {
   node: string;
@@ -10,8 +11,17 @@ export interface Hit {
 }
 
 const MOST = 30;
+/** The least attention weight by which a head is found for a token, and the number of heads of one token. */
+const LOOKS = 0.1,
+  LOOKERS = 8;
 
-export function find(payload: Payload, model: Model, query: string, key: string): Hit[] {
+/** What of the view the finder also searches. */
+export interface Around {
+  task: string;
+  labels: Record<string, string>;
+}
+
+export function find(payload: Payload, model: Model, query: string, key: string, around: Around = { task: "", labels: {} }): Hit[] {
   const text = query.trim().toLowerCase();
   const col = column(payload, model, key);
   const valueOf = (node: string): string => {
@@ -40,6 +50,7 @@ export function find(payload: Payload, model: Model, query: string, key: string)
       if (!prefix[2] || String(head).startsWith(prefix[2]))
         add(headName(Number(prefix[1]), head), valueOf(headName(Number(prefix[1]), head)) || `head of layer ${prefix[1]}`);
   }
+  for (const [node, label] of Object.entries(around.labels)) if (label.toLowerCase().includes(text)) add(baseOf(node), `labelled ${label}`);
   for (const role of payload.roles.filter(
     (one) => one.model === model.id && `${one.title} ${one.name}`.toLowerCase().replace(/_/g, " ").includes(text.replace(/_/g, " ")),
   )) {
@@ -61,5 +72,26 @@ export function find(payload: Payload, model: Model, query: string, key: string)
       }
     }
   }
+  for (const hit of lookers(payload, model, around.task, text)) add(hit.node, hit.why);
   return [...hits.values()];
+}
+
+/** Heads whose last token looks most at a token of this text, on the first prompt of the task that holds one. */
+function lookers(payload: Payload, model: Model, task: string, text: string): Hit[] {
+  for (const entry of payload.attention.filter((one) => one.model === model.id && one.task === task && one.side === "clean")) {
+    const pair = payload.prompts.find((one) => one.model === model.id && one.task === task)?.pairs[entry.pair];
+    const places = (pair?.clean ?? []).flatMap((token, i) => (i <= pair!.end && token.toLowerCase().includes(text) ? [i] : []));
+    if (!pair || !places.length) continue;
+    const weighed = entry.heads.flatMap((node) => {
+      const seen = pattern(entry, node)!,
+        weights = places.map((place) => seen.weights[pair.end * seen.tokens + place]);
+      const weight = Math.max(...weights);
+      return weight >= LOOKS ? [{ node, weight, token: pair.clean[places[weights.indexOf(weight)]] }] : [];
+    });
+    return weighed
+      .sort((a, b) => b.weight - a.weight)
+      .slice(0, LOOKERS)
+      .map((one) => ({ node: one.node, why: `last token looks at ${tokenText(one.token)}: ${number(one.weight, 2)}, pair ${entry.pair}` }));
+  }
+  return [];
 }

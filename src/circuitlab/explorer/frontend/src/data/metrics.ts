@@ -37,8 +37,17 @@ export function methodTitle(payload: Payload, name: string): string {
   return payload.methods.find((method) => method.name === name)?.title ?? words(name);
 }
 
+/** Name of a model, with what tells it from others of that name. */
+export function modelTitle(payload: Payload, id: string): string {
+  const model = payload.models.find((one) => one.id === id);
+  if (!model) return id;
+  const others = payload.models.filter((one) => one !== model && one.name === model.name);
+  const edited = model.edited ? " (edited)" : "";
+  return others.some((one) => one.edited === model.edited) ? `${model.id}${edited}` : `${model.name}${edited}`;
+}
+
 export function scoreLabel(payload: Payload, score: Score): string {
-  const model = payload.models.length > 1 ? `${payload.models.find((one) => one.id === score.model)?.name ?? score.model}: ` : "";
+  const model = payload.models.length > 1 ? `${modelTitle(payload, score.model)}: ` : "";
   const mark = score.mark ? ` at ${score.mark}` : "";
   return `${model}${taskTitle(payload, score.task)}, ${methodTitle(payload, score.method)}${mark}`;
 }

@@ -43,3 +43,14 @@ export function layerOf(name: string, layers: number): number {
   const match = /^[amr](\d+)/.exec(name);
   return match ? Number(match[1]) : layers;
 }
+
+/** A node without the position that it is at: a9.h6@S2 is a9.h6. */
+export const baseOf = (name: string): string => name.split("@")[0];
+
+/** Whether a circuit of the model can have such a node: also key/value heads, the embedding and the logits. */
+export function isCircuitNode(model: Model, name: string): boolean {
+  const base = baseOf(name),
+    kv = /^a(\d+)\.kv(\d+)$/.exec(base);
+  if (kv) return Number(kv[1]) < model.n_layers && Number(kv[2]) < model.n_kv_heads;
+  return base === "embed" || base === "logits" || isNode(model, base);
+}

@@ -434,8 +434,10 @@ export type Circuit = {
   universe: number;
   /** Number of elements of the circuit itself. */
   size: number;
-  /** Names of nodes (a9.h6, m3) or, where kind is edges, of edges (a9.h6->a10.h0<q>), ranked by magnitude, strongest first; may be fewer than the universe. */
+  /** Names of nodes (a9.h6, m3; with marks, a9.h6@S2) or, where kind is edges, of edges (a9.h6->a10.h0<q>), ranked by magnitude, strongest first; may be fewer than the universe. */
   elements: string[];
+  /** Positions of a circuit whose elements are nodes at positions, in the order of the prompt. */
+  marks?: string[];
   /** (element,): mean scores, in the order of elements. */
   weights: Packed;
   low?: Packed;

@@ -75,7 +75,7 @@ export function checked(given: Record<string, unknown>): Partial<State> {
   if (Array.isArray(given.brush) && [0, 4].includes(given.brush.length) && given.brush.every((value) => Number.isFinite(value)))
     state.brush = given.brush;
   if (Array.isArray(given.groups) && given.groups.every(isGroup))
-    state.groups = given.groups.map(({ name, nodes }: Group) => ({ name, nodes }));
+    state.groups = given.groups.map(({ name, nodes, open }: Group) => ({ name, nodes, ...(open === true ? { open } : {}) }));
   if (given.labels && typeof given.labels === "object" && isTexts(Object.values(given.labels))) state.labels = { ...given.labels };
   return state as Partial<State>;
 }

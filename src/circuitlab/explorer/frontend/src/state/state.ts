@@ -1,5 +1,5 @@
 /** What the reader sees, as plain data: one object for all views, that fits in a link and in a file. */
-import { isNode, readHead } from "../data/nodes.ts";
+import { isCircuitNode, isNode, readHead } from "../data/nodes.ts";
 import type { Model, Payload, Score } from "../data/schema.ts";
 import { listed } from "../data/circuits.ts";
 
@@ -12,6 +12,8 @@ export type ThemeChoice = "auto" | "light" | "dark";
 export interface Group {
   name: string;
   nodes: string[];
+  /** Whether its nodes are drawn one by one; otherwise the group is one box. */
+  open?: boolean;
 }
 
 export interface State {
@@ -165,5 +167,14 @@ export function restored(payload: Payload, saved: Partial<State>): { state: Stat
     if (pins.length < keep.pins.length) dropped.push(`${keep.pins.length - pins.length} pinned heads`);
     keep.pins = pins;
   }
+  const groups = (keep.groups ?? []).map((group) => ({ ...group, nodes: group.nodes.filter((name) => isCircuitNode(model, name)) }));
+  const labels = Object.entries(keep.labels ?? {}).filter(([name]) => isCircuitNode(model, name));
+  const lost =
+    (keep.groups ?? []).reduce((sum, group, i) => sum + group.nodes.length - groups[i].nodes.length, 0) +
+    Object.keys(keep.labels ?? {}).length -
+    labels.length;
+  if (lost) dropped.push(`${lost} names of nodes in groups and labels`);
+  if (keep.groups) keep.groups = groups.filter((group) => group.nodes.length > 0);
+  if (keep.labels) keep.labels = Object.fromEntries(labels);
   return { state: { ...start, ...keep }, dropped };
 }

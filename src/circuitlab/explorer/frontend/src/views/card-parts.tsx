@@ -1,5 +1,6 @@
 /** The measured parts of a head's card. */
 import type { ComponentChildren } from "preact";
+import { useState } from "preact/hooks";
 import { kvOf, readHead } from "../data/nodes.ts";
 import { taskTitle } from "../data/metrics.ts";
 import { at, raw } from "../data/packed.ts";
@@ -93,8 +94,14 @@ export function rolesOf(payload: Payload, model: Model, node: string): RoleOf[] 
     });
 }
 
+/** Roles shown at first: those earned, and up to this many in the order of the head's rank. */
+const FEW = 6;
+
 export function RolePart({ roles }: { roles: RoleOf[] }) {
   const { payload, set, state } = useExplorer();
+  const [all, setAll] = useState(false);
+  const ordered = [...roles].sort((a, b) => Number(b.earned) - Number(a.earned) || a.rank / a.of - b.rank / b.of);
+  const least = Math.max(FEW, ordered.filter((one) => one.earned).length);
   const reasons = Object.entries(payload.absent).filter(([key]) => key.startsWith("roles/"));
   return (
     <Section title="Roles" note="Grey: what chance gives, up to its 95th percentile. Dashed: the least value that earns the role.">
@@ -118,7 +125,7 @@ export function RolePart({ roles }: { roles: RoleOf[] }) {
               </tr>
             </thead>
             <tbody>
-              {roles.map((one) => (
+              {ordered.slice(0, all ? roles.length : least).map((one) => (
                 <tr key={one.role.name} class={state.metric === `role:${one.role.name}` ? "clx-on" : ""}>
                   <th scope="row">
                     <button
@@ -162,6 +169,11 @@ export function RolePart({ roles }: { roles: RoleOf[] }) {
             </tbody>
           </table>
         </div>
+      )}
+      {roles.length > least && (
+        <button type="button" class="clx-button" aria-expanded={all} onClick={() => setAll(!all)}>
+          {all ? "Show fewer roles" : `Show all ${roles.length} roles`}
+        </button>
       )}
       {roles.length === 0 && <Absent reason={payload.absent.roles ?? "No roles were measured for this page."} />}
       {reasons.map(([key, reason]) => (

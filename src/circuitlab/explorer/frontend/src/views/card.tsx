@@ -1,7 +1,7 @@
 /** The card of one node: causal scores of every method, every pair, roles, and what else was measured. */
 import { perPair, scoresOf, type NodeScore } from "../data/node-scores.ts";
 import { column } from "../data/metrics.ts";
-import { kvOf, readHead, readMlp } from "../data/nodes.ts";
+import { headName, kvOf, readHead, readMlp } from "../data/nodes.ts";
 import { headPython } from "../data/snippets.ts";
 import { stack, lines, type Scene } from "../scene/scene.ts";
 import { scoreOf } from "../state/state.ts";
@@ -81,7 +81,10 @@ export function CardPanel() {
               ))}
           </div>
         )}
-        <Section title="What it does to the answer" note="Positive helps the answer. Hollow dots: 0 is not ruled out.">
+        <Section
+          title="What it does to the answer"
+          note={`Positive helps the answer. Hollow dots: cannot be told from 0 (q, corrected over all heads, is above ${payload.level}).`}
+        >
           {scores.length ? (
             <Causal scores={scores} />
           ) : (
@@ -136,17 +139,30 @@ export function CardPanel() {
 }
 
 function Place({ node }: { node: string }) {
-  const { model, payload, state } = useExplorer();
+  const { model, payload, state, set } = useExplorer();
   const head = readHead(node),
     layer = head?.layer ?? readMlp(node);
   const shown = column(payload, model, `score:${scoreOf(payload, state)?.id ?? ""}`);
   const place = head
     ? `Head ${head.head} of layer ${layer}; keys and values of a${layer}.kv${kvOf(model, head.head)}`
     : `MLP of layer ${layer}`;
+  const group = model.n_heads / model.n_kv_heads,
+    first = head ? kvOf(model, head.head) * group : 0;
+  const mates =
+    head && group > 1 ? Array.from({ length: group }, (_, i) => headName(head.layer, first + i)).filter((one) => one !== node) : [];
   return (
     <>
       {place}
       {shown?.shared && head ? ", which the scores are of" : ""}
+      {mates.length > 0 && " and of "}
+      {mates.map((mate, i) => (
+        <>
+          {i > 0 && ", "}
+          <button key={mate} type="button" class="clx-link clx-mono" onClick={() => set({ node: mate })}>
+            {mate}
+          </button>
+        </>
+      ))}
     </>
   );
 }

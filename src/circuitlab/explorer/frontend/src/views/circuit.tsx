@@ -1,7 +1,9 @@
 /** The circuit view: graph, slider with faithfulness, and the edges of the chosen node. */
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { curveOf, cut as cutAt, listed, weighed, type Cut } from "../data/circuits.ts";
-import { methodTitle, taskTitle } from "../data/metrics.ts";
+import { gathered, type Gathered, type Joined } from "../data/groups.ts";
+import { methodTitle, modelTitle, taskTitle } from "../data/metrics.ts";
+import { baseOf } from "../data/nodes.ts";
 import { values } from "../data/packed.ts";
 import type { Circuit, Edge, Payload } from "../data/schema.ts";
 import { lines, stack } from "../scene/scene.ts";
@@ -16,11 +18,11 @@ import { curvePlot, curveScene } from "./curve.ts";
 import { EdgeLists } from "./edge-lists.tsx";
 import { Faithfulness } from "./faithfulness.tsx";
 import { Graph } from "./graph.tsx";
-import { Groups, NameNode } from "./groups.tsx";
+import { BoxFacts, Groups, NameNode } from "./groups.tsx";
 
 export function circuitLabel(payload: Payload, circuit: Circuit): string {
-  const model = payload.models.length > 1 ? `${payload.models.find((one) => one.id === circuit.model)?.name ?? circuit.model}: ` : "";
-  return `${model}${taskTitle(payload, circuit.task)}, ${methodTitle(payload, circuit.method)}, ${circuit.kind}`;
+  const model = payload.models.length > 1 ? `${modelTitle(payload, circuit.model)}: ` : "";
+  return `${model}${taskTitle(payload, circuit.task)}, ${methodTitle(payload, circuit.method)}, ${circuit.kind}${circuit.marks ? " at positions" : ""}`;
 }
 
 export function CircuitView() {
@@ -31,22 +33,34 @@ export function CircuitView() {
   const circuit = own.find((one) => one.id === state.circuit) ?? own[0];
   const shown = useMemo(() => (circuit ? cutAt(circuit, state.size || circuit.size, model) : null), [circuit, state.size, model]);
   const weights = useMemo(() => weightsOf(circuit), [circuit]);
-  const edges = useMemo(() => drawn(shown, state.port, state.edges), [shown, state.port, state.edges]);
-  const layout = useMemo(() => (shown ? layoutOf(shown, model, Math.max(300, width)) : null), [shown, model, width]);
-  if (!circuit || !shown || !layout) {
+  const whole = useMemo(() => (shown ? gathered(shown, state.groups, model) : null), [shown, state.groups, model]);
+  const edges = useMemo(() => drawn(whole, state.port, state.edges), [whole, state.port, state.edges]);
+  const layout = useMemo(
+    () => (whole ? layoutOf(whole, model, { width: Math.max(300, width), marks: circuit?.marks ?? [] }) : null),
+    [whole, model, width, circuit],
+  );
+  const [focus, setFocus] = useState("");
+  useEffect(() => {
+    setFocus("");
+    setChosen((names) => names.filter((name) => !name.startsWith("group:")));
+  }, [state.groups.length, circuit?.id]);
+  if (!circuit || !shown || !whole || !layout) {
     return (
       <Panel name="circuit" title="Circuit" scene={() => lines("Circuit", [], colours.ink)} rows={() => []} class="clx-wide">
         <Absent what="Circuit" reason={payload.absent.circuits ?? "There is no circuit of this model on this page."} />
       </Panel>
     );
   }
+  const selected = selectedIn(whole, focus, state.node);
+  const group = whole.boxes.get(selected);
   const look: NodeLook = {
     weights: weights.by,
     limit: weights.limit,
     labels: state.labels,
     groups: state.groups,
+    boxes: whole.boxes,
     chosen,
-    selected: state.node,
+    selected,
   };
   const title = circuitLabel(payload, circuit);
   const scene = () =>
@@ -57,16 +71,19 @@ export function CircuitView() {
     ]);
   const choose = (node: string, more: boolean): void => {
     if (more) setChosen(chosen.includes(node) ? chosen.filter((one) => one !== node) : [...chosen, node]);
-    else set({ node });
+    else {
+      setFocus(node);
+      if (!whole.boxes.has(node)) set({ node: baseOf(node) });
+    }
   };
-  const total = shown.edges.filter((edge) => !state.port || edge.port === state.port).length;
+  const total = whole.edges.filter((edge) => !state.port || edge.port === state.port).length;
   return (
     <Panel
       name="circuit"
       title="Circuit"
       note={title}
       scene={scene}
-      rows={() => circuitRows(circuit, shown)}
+      rows={() => circuitRows(circuit, shown, whole)}
       python={() => circuit.python}
       class="clx-wide"
     >
@@ -116,16 +133,27 @@ export function CircuitView() {
             {total
               ? `${count(edges.length, "edge")} drawn, ${Math.max(0, total - edges.length).toLocaleString("en-GB")} weaker ones between these nodes not`
               : "No edges between these nodes"}
+            {whole.within ? `; ${count(whole.within, "edge")} inside groups not` : ""}
             {shown.edgesTotal ? `; the model has ${shown.edgesTotal.toLocaleString("en-GB")}` : ""}
-            {circuit.edges_method ? `, scored by ${methodTitle(payload, circuit.edges_method)}` : ""}. Ctrl-click, or g on a focused node,
-            chooses several to group.
+            {circuit.edges_method ? `, scored by ${methodTitle(payload, circuit.edges_method)}` : ""}. To group nodes, choose them with
+            Ctrl-click, or with g on a focused node.
           </p>
         </div>
         <div class="clx-circuit-side">
           <Faithfulness circuit={circuit} cut={shown} />
           <Groups chosen={chosen} clear={() => setChosen([])} />
-          <NameNode node={state.node} inside={shown.nodes.includes(state.node)} rank={weighed(circuit, state.node)} />
-          <EdgeLists node={state.node} edges={shown.edges} />
+          {group ? (
+            <BoxFacts box={group} choose={(node) => set({ node })} />
+          ) : (
+            <NameNode
+              node={selected || state.node}
+              inside={whole.nodes.includes(selected)}
+              rank={weighed(circuit, selected || state.node)}
+              chosen={chosen.includes(selected)}
+              choose={() => choose(selected, true)}
+            />
+          )}
+          <EdgeLists node={selected} edges={whole.edges} boxes={whole.boxes} choose={(node) => choose(node, false)} />
         </div>
       </div>
     </Panel>
@@ -161,8 +189,16 @@ function Legend() {
   );
 }
 
-function drawn(shown: Cut | null, port: string, most: number): Edge[] {
-  const all = (shown?.edges ?? []).filter((edge) => !port || edge.port === port);
+/** What is lit in the graph: what was chosen there, or else the chosen head, or the box that holds it. */
+function selectedIn(whole: Gathered, focus: string, node: string): string {
+  if (whole.nodes.includes(focus) && (whole.boxes.has(focus) || baseOf(focus) === node)) return focus;
+  if (whole.nodes.includes(node)) return node;
+  const [, home] = [...whole.home].find(([name]) => baseOf(name) === node) ?? [];
+  return home ?? whole.nodes.find((name) => baseOf(name) === node) ?? "";
+}
+
+function drawn(whole: Gathered | null, port: string, most: number): Joined[] {
+  const all = (whole?.edges ?? []).filter((edge) => !port || edge.port === port);
   return [...all].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, most);
 }
 
@@ -179,7 +215,7 @@ function weightsOf(circuit: Circuit | undefined): { by: Map<string, number>; lim
   return { by, limit };
 }
 
-function circuitRows(circuit: Circuit, shown: Cut): Rows {
+function circuitRows(circuit: Circuit, shown: Cut, whole: Gathered): Rows {
   const kept = new Set(circuit.elements.slice(0, shown.size));
   const rows: Rows = [["kind", "name", "rank", "weight", "low", "high", "kept", "from", "to", "port"]];
   circuit.elements.forEach((name) => {
@@ -199,6 +235,10 @@ function circuitRows(circuit: Circuit, shown: Cut): Rows {
       edge.to,
       edge.port,
     ]);
+  const named = (name: string): string => whole.boxes.get(name)?.name ?? name;
+  for (const box of whole.boxes.values()) rows.push(["group", box.name, null, null, null, null, true, box.members.join(" ")]);
+  for (const edge of whole.edges.filter((one) => one.of !== undefined))
+    rows.push([`sum of ${edge.of} edges`, "", null, edge.weight, null, null, true, named(edge.from), named(edge.to), edge.port]);
   for (const curve of circuit.curves)
     for (const point of curve.points) rows.push([`faithfulness (${curve.ranking})`, "", point.size, point.mean, point.low, point.high]);
   for (const one of circuit.random) rows.push(["random circuits", "", one.size, one.mean, one.low, one.high]);

@@ -17,6 +17,7 @@ import { togglePin } from "./map.tsx";
 import { plotOf, scatterScene } from "./scatter-scene.ts";
 import { Scatter } from "./scatter.tsx";
 import { TransferFacts } from "./transfer.tsx";
+import { ScoreBadges } from "./verdicts.tsx";
 
 export function CompareView() {
   const { payload, state, set, colours } = useExplorer();
@@ -114,13 +115,14 @@ export function CompareView() {
               <h3>
                 {letter}: {scoreLabel(payload, score)}
               </h3>
-              <Side model={model} column={col} width={half} own={own} marked={marks(own)} letter={letter} />
+              <ScoreBadges score={score} />
+              <Side model={model} score={score} column={col} width={half} own={own} marked={marks(own)} letter={letter} />
             </div>
           ))}
         </div>
       </Panel>
       <div class="clx-columns">
-        <Agreement left={left} right={right} />
+        <Agreement left={left} right={right} model={model} />
         <TransferFacts a={a} b={b} />
       </div>
       <AllPairs />
@@ -130,6 +132,7 @@ export function CompareView() {
 
 function Side({
   model,
+  score,
   column: col,
   width,
   own,
@@ -137,6 +140,7 @@ function Side({
   letter,
 }: {
   model: Model;
+  score: Score;
   column: Column;
   width: number;
   own: string[];
@@ -153,14 +157,14 @@ function Side({
       geometry={grid}
       marked={marks}
       label={`${letter}: ${col.label}. Arrow keys move, Enter chooses a head.`}
-      onPick={(node) => set({ node })}
+      onPick={(node) => set({ node, model: score.model, task: score.task ?? "", method: score.method })}
       onPin={(name) => set({ pins: togglePin(state.pins, name) })}
     />
   );
 }
 
-function Agreement({ left, right }: { left: Column; right: Column }) {
-  const { colours, state, set, model } = useExplorer();
+function Agreement({ left, right, model }: { left: Column; right: Column; model: Model }) {
+  const { colours, state, set } = useExplorer();
   const [box, width] = useWidth<HTMLDivElement>(480);
   const height = Math.max(300, Math.min(420, width * 0.8));
   const scene = () =>
@@ -170,7 +174,7 @@ function Agreement({ left, right }: { left: Column; right: Column }) {
     ...Array.from(left.mean, (value, i): Rows[number] => [`a${Math.floor(i / model.n_heads)}.h${i % model.n_heads}`, value, right.mean[i]]),
   ];
   return (
-    <Panel name="agreement" title="B against A" scene={scene} rows={rows}>
+    <Panel name="agreement" title="B against A" scene={scene} rows={rows} python={() => comparePython(left.score!, right.score!)}>
       <div ref={box}>
         <Scatter
           x={left}

@@ -69,7 +69,7 @@ export function Faithfulness({ circuit, cut }: { circuit: Circuit; cut: Cut }) {
       </p>
       <div class="clx-big" data-faithfulness>
         <span class="clx-label">Faithfulness</span>
-        <b class="clx-num">{here ? number(here.mean) : "not measured"}</b>{" "}
+        {here ? <b class="clx-num">{number(here.mean)}</b> : <span>not measured</span>}{" "}
         {here?.low !== null && here?.low !== undefined && (
           <span class="clx-num clx-soft">
             [{number(here.low)}, {number(here.high)}]

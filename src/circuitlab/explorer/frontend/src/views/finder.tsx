@@ -12,7 +12,7 @@ export function Finder({ close }: { close: () => void }) {
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
   const input = useRef<HTMLInputElement>(null);
-  const hits = useMemo(() => find(payload, model, text, metricKey(payload, state)), [text]);
+  const hits = useMemo(() => find(payload, model, text, metricKey(payload, state), state), [text]);
   useLayoutEffect(() => input.current?.focus(), []);
   const choose = (place: number): void => {
     const hit = hits[place];
@@ -37,7 +37,7 @@ export function Finder({ close }: { close: () => void }) {
         type="text"
         class="clx-find"
         role="combobox"
-        aria-label="Find a head by name, role or token"
+        aria-label="Find a head by name, label, role or token"
         aria-expanded={hits.length > 0}
         aria-controls={list}
         aria-activedescendant={hits.length ? `${list}-${at}` : undefined}

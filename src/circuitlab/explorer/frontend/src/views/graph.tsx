@@ -1,16 +1,16 @@
 /** The graph: scrolls to pan, zooms, and every node is a button that the arrow keys reach. */
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Edge } from "../data/schema.ts";
+import type { Joined } from "../data/groups.ts";
 import { useExplorer } from "../state/store.ts";
 import { Icon } from "../ui/controls.tsx";
 import { shapeElement } from "../ui/figure.tsx";
 import { signed } from "../ui/format.ts";
 import type { Layout } from "./circuit-layout.ts";
-import { edgeShapes, type NodeLook, nodeShapes, portShapes, rowShapes } from "./circuit-scene.ts";
+import { BELOW, countShapes, edgeShapes, type NodeLook, nodeShapes, portShapes, rowShapes, sizeOf } from "./circuit-scene.ts";
 
 interface Props {
   layout: Layout;
-  edges: Edge[];
+  edges: Joined[];
   look: NodeLook;
   title: string;
   onChoose: (node: string, more: boolean) => void;
@@ -46,7 +46,9 @@ export function Graph({ layout, edges, look, title, onChoose }: Props) {
   const wires = useMemo(() => edgeShapes(layout, edges, lit, colours), [layout, edges, lit, colours]);
   const rows = useMemo(() => rowShapes(layout, colours), [layout, colours]);
   const ports = useMemo(() => portShapes(layout, edges, colours), [layout, edges, colours]);
+  const counts = useMemo(() => countShapes(layout, edges, lit, colours), [layout, edges, lit, colours]);
   const nodes = [...layout.nodes.values()];
+  const below = nodes.flatMap((node) => nodeShapes(node, look, colours).filter((shape) => shape.key === BELOW));
   const order = nodes.map((node) => node.name);
   const current = layout.nodes.has(look.selected) ? look.selected : order[0];
   const zoomTo = (next: number): void => setZoom(Math.max(0.2, Math.min(3, next)));
@@ -114,16 +116,18 @@ export function Graph({ layout, edges, look, title, onChoose }: Props) {
               role="button"
               tabindex={node.name === current ? 0 : -1}
               aria-pressed={node.name === look.selected}
-              aria-label={`${node.name}${look.labels[node.name] ? `, ${look.labels[node.name]}` : ""}${look.weights.has(node.name) ? `, score ${signed(look.weights.get(node.name))}` : ""}`}
+              aria-label={spoken(node.name, look)}
               onClick={(event) => onChoose(node.name, event.ctrlKey || event.metaKey || event.shiftKey)}
               onKeyDown={(event) => key(event, node.name)}
               onPointerEnter={() => setHover(node.name)}
               onPointerLeave={() => setHover("")}
             >
-              {nodeShapes(node, look, colours).map(shapeElement)}
+              {nodeShapes(node, look, colours)
+                .filter((shape) => shape.key !== BELOW)
+                .map(shapeElement)}
             </g>
           ))}
-          <g class="clx-ports">{ports.map(shapeElement)}</g>
+          <g class="clx-ports">{[...ports, ...below, ...counts].map(shapeElement)}</g>
         </svg>
       </div>
       <div class="clx-zoom">
@@ -145,6 +149,14 @@ export function Graph({ layout, edges, look, title, onChoose }: Props) {
       </div>
     </div>
   );
+}
+
+function spoken(name: string, look: NodeLook): string {
+  const box = look.boxes.get(name);
+  if (box) return `${box.name} ${sizeOf(box)}: group of ${box.members.join(", ")}`;
+  const label = look.labels[name] ? `, ${look.labels[name]}` : "",
+    [node, mark] = name.split("@");
+  return `${node}${mark ? ` at ${mark}` : ""}${label}${look.weights.has(name) ? `, score ${signed(look.weights.get(name))}` : ""}`;
 }
 
 /** The nearest node in the direction of an arrow key. */

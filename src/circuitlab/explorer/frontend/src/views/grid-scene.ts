@@ -133,7 +133,7 @@ export function gridScene(g: Geometry, column: Column, colours: Palette, marked:
     shapes.push(...legend(g, column, limit, colour, colours));
     height += g.legend;
   }
-  return { width: Math.max(g.width + 6, marked.legend !== false ? 300 : 0), height, title: column.label, shapes };
+  return { width: Math.max(g.width + 6, marked.legend !== false ? LEAST : 0), height, title: column.label, shapes };
 }
 
 function outline(g: Geometry, cell: Cell, stroke: string, width: number): Shape {
@@ -203,6 +203,9 @@ function axes(g: Geometry, colours: Palette): Shape[] {
   return shapes;
 }
 
+/** Width that a legend needs. */
+const LEAST = 300;
+
 function legend(g: Geometry, column: Column, limit: number, colour: (value: number) => string, colours: Palette): Shape[] {
   const shapes: Shape[] = [];
   const top = g.height + 8,
@@ -233,10 +236,12 @@ function legend(g: Geometry, column: Column, limit: number, colour: (value: numb
   if (column.diverging) shapes.push(text(left + width / 2, top + 22, "0"));
   shapes.push(text(left, top + 40, column.units, "start"));
   if (column.distinct.includes(0)) {
-    const x = left + width + 24;
+    const x = left + width + 24,
+      words = column.role ? "role not earned" : "cannot be told from 0";
     shapes.push({ kind: "rect", x, y: top - 3, w: 20, h: 13, fill: colours.diverging[3], radius: 2 });
     shapes.push({ kind: "path", d: hatch(x, top - 3, 20, 13, 5), stroke: colours.soft, width: 0.8, opacity: 0.7 });
-    shapes.push(text(x + 28, top + 7, column.role ? "role not earned" : "0 not ruled out", "start"));
+    const narrow = x + 28 + 6 * words.length > Math.max(g.width + 6, LEAST);
+    shapes.push(text(x + 28, top + 7, narrow ? (column.role ? "not earned" : "may be 0") : words, "start"));
   }
   return shapes;
 }

@@ -1,8 +1,10 @@
 /** Names that the reader gives: to a node, and to a group of nodes. */
 import { useEffect, useState } from "preact/hooks";
 import type { Weighed } from "../data/circuits.ts";
+import type { Box } from "../data/groups.ts";
+import { boxName } from "../data/groups.ts";
+import { baseOf } from "../data/nodes.ts";
 import { useExplorer } from "../state/store.ts";
-import { Icon } from "../ui/controls.tsx";
 import { count, interval, signed } from "../ui/format.ts";
 
 export function Groups({ chosen, clear }: { chosen: string[]; clear: () => void }) {
@@ -10,11 +12,12 @@ export function Groups({ chosen, clear }: { chosen: string[]; clear: () => void 
   const [name, setName] = useState("");
   const make = (event: Event): void => {
     event.preventDefault();
-    const taken = new Set(chosen);
+    const nodes = [...new Set(chosen.flatMap((node) => state.groups.find((_, i) => boxName(i) === node)?.nodes ?? [node]))];
+    const taken = new Set(nodes);
     const others = state.groups
       .map((group) => ({ ...group, nodes: group.nodes.filter((node) => !taken.has(node)) }))
       .filter((group) => group.nodes.length > 0);
-    set({ groups: [...others, { name: name.trim() || `group ${state.groups.length + 1}`, nodes: chosen }] });
+    set({ groups: [...others, { name: name.trim() || `group ${state.groups.length + 1}`, nodes }] });
     setName("");
     clear();
   };
@@ -52,14 +55,29 @@ export function Groups({ chosen, clear }: { chosen: string[]; clear: () => void 
                 set({ groups: state.groups.map((one, j) => (j === i ? { ...one, name: event.currentTarget.value } : one)) })
               }
             />
-            <span class="clx-small clx-mono clx-soft">{group.nodes.join(" ")}</span>
+            <span class="clx-small clx-soft" title={group.nodes.join(" ")}>
+              {count(group.nodes.length, "node")}
+            </span>
             <button
               type="button"
-              class="clx-icon"
-              aria-label={`Remove group ${group.name}`}
+              class="clx-button"
+              onClick={() =>
+                set({
+                  groups: state.groups.map((one, j) =>
+                    j === i ? { name: one.name, nodes: one.nodes, ...(one.open ? {} : { open: true }) } : one,
+                  ),
+                })
+              }
+            >
+              {group.open ? "One box" : "Show nodes"}
+            </button>
+            <button
+              type="button"
+              class="clx-button"
+              aria-label={`Ungroup ${group.name}`}
               onClick={() => set({ groups: state.groups.filter((_, j) => j !== i) })}
             >
-              <Icon name="close" />
+              Ungroup
             </button>
           </li>
         ))}
@@ -68,7 +86,15 @@ export function Groups({ chosen, clear }: { chosen: string[]; clear: () => void 
   );
 }
 
-export function NameNode({ node, inside, rank }: { node: string; inside: boolean; rank: Weighed | null }) {
+interface NameProps {
+  node: string;
+  inside: boolean;
+  rank: Weighed | null;
+  chosen: boolean;
+  choose: () => void;
+}
+
+export function NameNode({ node, inside, rank, chosen, choose }: NameProps) {
   const { state, set } = useExplorer();
   const [text, setText] = useState(state.labels[node] ?? "");
   useEffect(() => setText(state.labels[node] ?? ""), [node, state.labels]);
@@ -104,7 +130,41 @@ export function NameNode({ node, inside, rank }: { node: string; inside: boolean
         <button type="button" class="clx-button" onClick={() => set({ view: "heads" })}>
           Open card
         </button>
+        {inside && (
+          <button type="button" class={`clx-button ${chosen ? "clx-on" : ""}`} aria-pressed={chosen} onClick={choose}>
+            {chosen ? "Chosen for a group" : "Choose for a group"}
+          </button>
+        )}
       </div>
+    </section>
+  );
+}
+
+/** A chosen box: its nodes, to click through. */
+export function BoxFacts({ box, choose }: { box: Box; choose: (node: string) => void }) {
+  const { state } = useExplorer();
+  return (
+    <section class="clx-node-name" aria-label={`Group ${box.name}`}>
+      <h3>
+        {box.name} <span class="clx-soft clx-small">{count(box.named, "node")} as one box</span>
+      </h3>
+      <p class="clx-chips">
+        {box.members.map((name) => (
+          <button
+            key={name}
+            type="button"
+            class={`clx-chip clx-mono ${baseOf(name) === state.node ? "clx-on" : ""}`}
+            onClick={() => choose(baseOf(name))}
+          >
+            {name}
+            {state.labels[name] ? ` ${state.labels[name]}` : ""}
+          </button>
+        ))}
+      </p>
+      <p class="clx-note">
+        Edges in and out are sums over these nodes; edges between them are not drawn.
+        {box.named < box.members.length && " Key/value heads that only they share are in the box."}
+      </p>
     </section>
   );
 }

@@ -21,7 +21,7 @@ export function togglePin(pins: string[], name: string): string[] {
 }
 
 export function MapPanel() {
-  const { payload, state, model, set, colours } = useExplorer();
+  const { payload, state, model, set, colours, root } = useExplorer();
   const [box, width] = useWidth<HTMLDivElement>(560);
   const shown = column(payload, model, metricKey(payload, state));
   const x = column(payload, model, state.x),
@@ -98,6 +98,20 @@ export function MapPanel() {
           ) : (
             <Absent what="List" reason={payload.absent.scores ?? "There are no scores of this task and method on this page."} />
           ))}
+        {shown && state.map === "grid" && (
+          <p class="clx-note">
+            Click a head to open its card, or press <kbd>/</kbd> and type its name, as a9.h6 or 9.6. Arrow keys move, p pins.{" "}
+            {state.node && (
+              <button
+                type="button"
+                class="clx-link clx-narrow-only"
+                onClick={() => root().querySelector("[data-panel=card]")?.scrollIntoView({ block: "start" })}
+              >
+                To the card of {state.node}
+              </button>
+            )}
+          </p>
+        )}
         {shown?.shared && state.map === "grid" && (
           <p class="clx-note">These are values of key/value heads; they stand at every query head that shares one.</p>
         )}

@@ -108,6 +108,7 @@ export function AllPairs() {
   return (
     <Panel
       name="overlaps"
+      python={() => payload.provenance.python}
       title="All pairs"
       note="Shared heads of every pair of score sets on this page; p is corrected within its family: pairs of tasks by one method, of methods on one task, of models."
       class="clx-wide"

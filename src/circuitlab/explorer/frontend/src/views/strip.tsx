@@ -17,12 +17,18 @@ export interface Dot {
 }
 
 /** Dots at their value, pushed up where they would touch. */
-export function dotsOf(values: Float32Array, width: number): { dots: Dot[]; at: (value: number) => number; ticks: number[] } {
+/** `also`: further values that must fit, such as the ends of the interval. */
+export function dotsOf(
+  values: Float32Array,
+  width: number,
+  also: (number | null)[] = [],
+): { dots: Dot[]; at: (value: number) => number; ticks: number[] } {
   const known = Array.from(values, (value, pair) => ({ pair, value }))
     .filter((one) => !Number.isNaN(one.value))
     .sort((a, b) => a.value - b.value);
-  const low = Math.min(0, ...known.map((one) => one.value)),
-    high = Math.max(0, ...known.map((one) => one.value));
+  const all = [0, ...known.map((one) => one.value), ...also.filter((value) => value !== null && !Number.isNaN(value))] as number[];
+  const low = Math.min(...all),
+    high = Math.max(...all);
   const pad = (high - low || 1) * 0.05;
   const scale = scaleLinear()
     .domain([low - pad, high + pad])
@@ -45,7 +51,7 @@ export function stripScene(
   mean: { mean: number; low: number | null; high: number | null },
   units: string,
 ): Scene {
-  const { dots, at, ticks } = dotsOf(values, width);
+  const { dots, at, ticks } = dotsOf(values, width, [mean.low, mean.high]);
   const floor = HEIGHT - 26;
   const shapes: Shape[] = [
     { kind: "line", x1: 4, y1: floor, x2: width - 4, y2: floor, stroke: colours.faint },
@@ -85,7 +91,7 @@ interface Props {
 }
 
 export function Strip({ values, width, colours, pair, units, mean, onPick }: Props) {
-  const { dots } = useMemo(() => dotsOf(values, width), [values, width]);
+  const { dots } = useMemo(() => dotsOf(values, width, [mean.low, mean.high]), [values, width, mean.low, mean.high]);
   const scene = stripScene(values, width, colours, pair, mean, units);
   const svg = useRef<SVGSVGElement>(null);
   const base = scene.shapes.slice(0, scene.shapes.length - dots.length),

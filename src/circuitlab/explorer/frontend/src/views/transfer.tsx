@@ -1,7 +1,8 @@
 /** Does one task's circuit do the other task, and do the two dissociate? */
-import { dissociationOf, transfersOf } from "../data/compare.ts";
-import { taskTitle } from "../data/metrics.ts";
-import type { Score } from "../data/schema.ts";
+import { dissociationsOf, transfersOf } from "../data/compare.ts";
+import { modelTitle, taskTitle } from "../data/metrics.ts";
+import type { Payload, Score } from "../data/schema.ts";
+import { transferPython } from "../data/snippets.ts";
 import { lines } from "../scene/scene.ts";
 import { useExplorer } from "../state/store.ts";
 import { Absent } from "../ui/controls.tsx";
@@ -13,23 +14,29 @@ import { withInterval } from "./verdicts.tsx";
 export function TransferFacts({ a, b }: { a: Score; b: Score }) {
   const { payload, colours } = useExplorer();
   const cells = transfersOf(payload, a, b),
-    apart = dissociationOf(payload, a, b);
+    apart = dissociationsOf(payload, a, b),
+    several = a.model !== b.model;
   const reach = reachOf([
     { mean: 1 },
     ...cells.map((one) => one.faithfulness),
     ...cells.flatMap((one) => (one.random ? [one.random] : [])),
   ]);
   const name = (id: string): string => taskTitle(payload, id);
-  const said = cells.map((one) => `${name(one.from)} circuit on ${name(one.to)}: ${withInterval(one.faithfulness)}`);
+  const said = cells.map(
+    (one) =>
+      `${several ? `${modelTitle(payload, one.model)}: ` : ""}${name(one.from)} circuit on ${name(one.to)}: ${withInterval(one.faithfulness)}`,
+  );
   return (
     <Panel
       name="transfer"
       title="Transfer and dissociation"
+      python={() => transferPython(payload, a, b)}
       note="Faithfulness of one task's circuit on the other task. Grey: random circuits of the same size."
-      scene={() => lines("Transfer", [...said, ...(apart ? [apart.sentence] : [])], colours.ink)}
+      scene={() => lines("Transfer", [...said, ...apart.map((one) => one.sentence)], colours.ink)}
       rows={() => [
-        ["circuit of", "run on", "size", "faithfulness", "low", "high", "random", "random low", "random high", "p", "p corrected"],
+        ["model", "circuit of", "run on", "size", "faithfulness", "low", "high", "random", "random low", "random high", "p", "p corrected"],
         ...cells.map((one) => [
+          modelTitle(payload, one.model),
           name(one.from),
           name(one.to),
           one.size,
@@ -49,6 +56,7 @@ export function TransferFacts({ a, b }: { a: Score; b: Score }) {
           <table class="clx-table">
             <thead>
               <tr>
+                {several && <th scope="col">Model</th>}
                 <th scope="col">Circuit of</th>
                 <th scope="col">Run on</th>
                 <th scope="col">Interval</th>
@@ -62,7 +70,8 @@ export function TransferFacts({ a, b }: { a: Score; b: Score }) {
             </thead>
             <tbody>
               {cells.map((one) => (
-                <tr key={`${one.from} ${one.to}`} class={one.from !== one.to ? "clx-on" : ""}>
+                <tr key={`${one.model} ${one.method} ${one.from} ${one.to}`} class={one.from !== one.to ? "clx-on" : ""}>
+                  {several && <td>{modelTitle(payload, one.model)}</td>}
                   <th scope="row">{name(one.from)}</th>
                   <td>{name(one.to)}</td>
                   <td>
@@ -85,28 +94,30 @@ export function TransferFacts({ a, b }: { a: Score; b: Score }) {
           </table>
         </div>
       ) : (
-        <Absent
-          what="Transfer"
-          reason={payload.absent.transfer ?? (a.task === b.task ? "A and B are the same task." : "It was not measured for these two.")}
-        />
+        <Absent what="Transfer" reason={absence(payload, a, b, payload.absent.transfer)} />
       )}
       <h3>Dissociation</h3>
-      {apart ? (
-        <>
-          <p>{apart.sentence}</p>
+      {apart.map((one) => (
+        <div key={one.model}>
+          <p>
+            {several && <b>{modelTitle(payload, one.model)}: </b>}
+            {one.sentence}
+          </p>
           <p class="clx-note">
-            {Object.entries(apart.measures)
+            {Object.entries(one.measures)
               .map(([key, value]) => `${words(key)} ${measure(value)}`)
               .join(", ")}
           </p>
-        </>
-      ) : (
-        <Absent
-          reason={
-            payload.absent.dissociation ?? (a.task === b.task ? "A and B are the same task." : "It was not measured for these two tasks.")
-          }
-        />
-      )}
+        </div>
+      ))}
+      {apart.length === 0 && <Absent reason={absence(payload, a, b, payload.absent.dissociation)} />}
     </Panel>
   );
+}
+
+/** Why two scores have no transfer or dissociation: both are between two tasks. */
+function absence(payload: Payload, a: Score, b: Score, stored: string | undefined): string {
+  if (a.task === undefined || b.task === undefined) return "Scores from weights alone have no task to run on.";
+  if (a.task === b.task) return `A and B are of the same task, ${taskTitle(payload, a.task)}: choose two tasks.`;
+  return stored ?? "It was not measured for these two tasks.";
 }

@@ -1,6 +1,7 @@
 /** Pinned heads side by side. */
 import { useMemo } from "preact/hooks";
 import { perPair, scoresOf } from "../data/node-scores.ts";
+import { headPython } from "../data/snippets.ts";
 import { sidesOf, tokensOf } from "../data/sides.ts";
 import type { Rows } from "../ui/panel.tsx";
 import { beside, lines, stack, type Scene } from "../scene/scene.ts";
@@ -46,6 +47,7 @@ export function Tray() {
       note={`${count(state.pins.length, "head")} side by side, on the chosen task, method and pair`}
       scene={scene}
       rows={rows}
+      python={() => state.pins.map((pin) => headPython(model, pin)).join("\n")}
       class="clx-wide"
       tools={
         <button type="button" class="clx-button" onClick={() => set({ pins: [] })}>

@@ -1,5 +1,5 @@
 /** Can one believe what is shown? Task, self-checks and planted score, on every view. */
-import type { Interval, Score } from "../data/schema.ts";
+import type { Interval, Method, Model, Score } from "../data/schema.ts";
 import { methodTitle, taskTitle } from "../data/metrics.ts";
 import { scoreOf } from "../state/state.ts";
 import { useExplorer } from "../state/store.ts";
@@ -15,7 +15,6 @@ export function Verdicts() {
   const task = payload.tasks.find((one) => one.id === state.task);
   const verdict = task?.verdicts.find((one) => one.model === model.id);
   const method = payload.methods.find((one) => one.name === state.method);
-  const failed = score?.checks.filter((one) => !one.ok) ?? [];
   return (
     <details
       class="clx-verdicts"
@@ -27,26 +26,7 @@ export function Verdicts() {
       }}
     >
       <summary>
-        {verdict ? (
-          <Badge tone={verdict.ready ? "good" : "bad"}>{verdict.ready ? "task ready" : "task not ready"}</Badge>
-        ) : (
-          <Badge tone="plain">{state.task ? "task not judged" : "no task: weights alone"}</Badge>
-        )}
-        {score && (
-          <Badge tone={failed.length ? "bad" : score.checks.length ? "good" : "plain"}>
-            {score.checks.length
-              ? failed.length
-                ? `${failed.length} of ${score.checks.length} self-checks failed`
-                : `${score.checks.length} self-checks passed`
-              : "no self-checks"}
-          </Badge>
-        )}
-        {method?.planted ? (
-          <Badge tone="accent">planted: {method.planted.grade.replace(/\.$/, "")}</Badge>
-        ) : (
-          <Badge tone="plain">method not graded here</Badge>
-        )}
-        {model.edited && <Badge tone="bad">edited model</Badge>}
+        <Badges score={score} model={model} />
         <span class="clx-more">details</span>
       </summary>
       <div class="clx-verdict-list">
@@ -86,6 +66,57 @@ export function Verdicts() {
         )}
       </div>
     </details>
+  );
+}
+
+/** The verdicts of one set of scores, as they stand beside it. */
+export function ScoreBadges({ score }: { score: Score }) {
+  const { payload } = useExplorer();
+  return (
+    <p class="clx-badges">
+      <Badges score={score} model={payload.models.find((one) => one.id === score.model)!} />
+    </p>
+  );
+}
+
+/** The grade in two words; the details hold the whole sentence. */
+function planted({ grade, measures }: NonNullable<Method["planted"]>): string {
+  return typeof measures.auroc_mean === "number"
+    ? `planted AUROC ${number(measures.auroc_mean, 2)}`
+    : `planted: ${grade.replace(/\.$/, "")}`;
+}
+
+function Badges({ score, model }: { score: Score | undefined; model: Model }) {
+  const { payload, state } = useExplorer();
+  const task = score ? score.task : state.task || undefined;
+  const verdict = payload.tasks.find((one) => one.id === task)?.verdicts.find((one) => one.model === model.id);
+  const method = payload.methods.find((one) => one.name === (score?.method ?? state.method));
+  const failed = score?.checks.filter((one) => !one.ok) ?? [];
+  return (
+    <>
+      {verdict ? (
+        <Badge tone={verdict.ready ? "good" : "bad"}>{verdict.ready ? "task ready" : "task not ready"}</Badge>
+      ) : (
+        <Badge tone="plain">{task ? "task not judged" : "no task: weights alone"}</Badge>
+      )}
+      {score && (
+        <Badge tone={failed.length ? "bad" : score.checks.length ? "good" : "plain"}>
+          {score.checks.length
+            ? failed.length
+              ? `${failed.length} of ${score.checks.length} self-checks failed`
+              : `${score.checks.length} self-checks passed`
+            : "no self-checks"}
+        </Badge>
+      )}
+      {method?.planted ? (
+        <Badge tone="accent" title={method.planted.grade}>
+          {planted(method.planted)}
+        </Badge>
+      ) : (
+        <Badge tone="plain">method not graded here</Badge>
+      )}
+      {model.edited && <Badge tone="bad">edited model</Badge>}
+    </>
   );
 }
 
