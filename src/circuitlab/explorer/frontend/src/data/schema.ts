@@ -244,7 +244,7 @@ export type Attention = {
   counts: Packed;
   /** Positions of kept keys of all rows in turn, strongest first. */
   keys: Packed;
-  /** Their weights, uint16 with scale 0.0001. */
+  /** Their weights, uint8 with scale 0.004. */
   weights: Packed;
   /** (listed head,): share of the attention mass of all queries that is kept. */
   kept: Packed;
