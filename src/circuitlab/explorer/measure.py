@@ -225,9 +225,9 @@ def _cards(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Pro
 
     batches = {name: asked.batch(run, prompts) for name, run in _by_task(runs).items()}
     table = measure_roles(asked.model, list(CHEAP_ROLES), store=asked.store)
-    heads = strongest_heads(runs, asked.cards)
+    heads, unedited = strongest_heads(runs, asked.cards), dict[Any, Any]()
     for number, head in enumerate(heads):
-        card = Asked(asked.model, head, batches, {}, asked.shown)
+        card = Asked(asked.model, head, batches, {}, asked.shown, unedited)
         identity = {"version": _VERSION, "model": asked.model.spec.identity(), "head": str(head), "pairs": asked.shown}
         identity |= {"prompts": [batch.task.digest for batch in batches.values()], "roles": sorted(table.scores)}
 

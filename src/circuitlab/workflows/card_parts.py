@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Asked:
         Tasks without pairs, with the reason.
     pairs : int
         For how many pairs of each task attention is shown.
+    unedited : dict
+        What the model gives with the head in place, filled on first use; cards of several heads share it, since it is the same for all.
     """
 
     model: Model
@@ -51,6 +53,7 @@ class Asked:
     batches: Mapping[str, ContrastBatch]
     absent: Mapping[str, str]
     pairs: int
+    unedited: dict[Any, Any] = field(default_factory=dict)
 
     def section(self, gather: Callable[[str, ContrastBatch], Iterator[_Entry]]) -> Section[_Entry]:
         """What is gathered of each task, and the reasons for what cannot be."""
@@ -151,8 +154,15 @@ def _knocked_out(asked: Asked, name: str, batch: ContrastBatch) -> KnockedOut:
     with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
         ready = with_reference(asked.model, metric, batch)
         without = asked.model.edited(Knockout(str(asked.head), how, batch=batch))
-        values = [metric(answer_logits(one, ready, ready.clean), ready).double().cpu().numpy() for one in (asked.model, without)]
-    clean, knocked = values
+
+
+        def measured(model: Model) -> np.ndarray:
+            return np.asarray(metric(answer_logits(model, ready, ready.clean), ready).double().cpu().numpy())
+
+        key = ("metric", batch.task.digest, batch.metric)
+        if key not in asked.unedited:
+            asked.unedited[key] = measured(asked.model)
+        clean, knocked = asked.unedited[key], measured(without)
     intervals = (mean_interval(one).as_dict() for one in (clean, knocked, knocked - clean))
     return KnockedOut(name, how, metric.name, metric.units, batch.n_pairs, *intervals)
 
@@ -186,10 +196,16 @@ def _continued(asked: Asked, source: str, prompt: str | Sequence[int], batch: Co
         raise BadParameterError(what, "Give a shorter prompt.")
     how: KnockoutKind = "zero" if batch is None else "mean_over_positions"
     knocked = model.edited(Knockout(str(asked.head), how, batch=batch))
-    texts = []
-    for one in (model, knocked):
-        made = one.generate(list(ids), fits)
-        texts.append((made[0] if isinstance(made, tuple) else made).ids)
+    key = ("text", tuple(ids), fits)
+    if key not in asked.unedited:
+        asked.unedited[key] = _generated(model, ids, fits)
+    texts = [asked.unedited[key], _generated(knocked, ids, fits)]
     space = " " if model.tokenizer is None else ""
     read, with_head, without = (space.join(texts_of(model.tokenizer, new)) for new in (ids, *texts))
     return Continuation(source, how, read, with_head, without, same=texts[0] == texts[1])
+
+
+def _generated(model: Model, ids: Sequence[int], new: int) -> tuple[int, ...]:
+    """The tokens that the model writes after a prompt, greedily."""
+    made = model.generate(list(ids), new)
+    return (made[0] if isinstance(made, tuple) else made).ids

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.nodes import Head
 from circuitlab.execute.effective_ov import EffectiveOV
 from circuitlab.methods.roles.copying import Copying
 from circuitlab.methods.sae.counts import code_agreement
@@ -368,3 +369,17 @@ def test_unknown_names_and_empty_cards_are_refused(copying) -> None:
         cl.head_card(copying.model, "a1.h1", copying.batch(2), roles=["inductoin"])
     with pytest.raises(BadParameterError, match="n=0 and pairs=1"):
         cl.head_card(copying.model, "a1.h1", n=0)
+
+
+def test_what_the_unedited_model_gives_is_the_same_for_every_head_and_run_once(monkeypatch) -> None:
+    from circuitlab.workflows.card_parts import Asked, continuations_of, knockouts_of
+
+    planted = build_planted("copy-gqa")
+    batches, shared, written = {"copy": planted.batch(6)}, {}, []
+    generate = type(planted.model).generate
+    monkeypatch.setattr(type(planted.model), "generate", lambda self, *given: written.append(self.spec.edits) or generate(self, *given))
+    for head in (Head(1, 1), Head(1, 2)):
+        together, alone = (Asked(planted.model, head, batches, {}, 1, unedited) for unedited in (shared, {}))
+        assert knockouts_of(together) == knockouts_of(alone)
+        assert continuations_of(together, [1, 2, 3]) == continuations_of(alone, [1, 2, 3])
+    assert written.count("") == 3  # once for the two that share, and twice for those that do not
