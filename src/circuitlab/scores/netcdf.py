@@ -25,6 +25,8 @@ __all__ = ["read_dataset", "write_dataset"]
 
 _PREFIX = "circuitlab "
 """The name of every format of this package begins with this."""
+_MOST_PER_BYTE = 2000
+"""Most bytes of values for a byte of the file, twice what compression can reach; a small file that claims more is not read."""
 
 
 def write_dataset(path: Path, dataset: xr.Dataset, provenance: Provenance, format_name: str) -> Path:
@@ -82,7 +84,8 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     ScoreFileError
         If the file does not exist, is damaged or cut short, or has a newer schema or another format.
     """
-    import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s; only files need it
+    import h5py  # noqa: PLC0415 - only files need it
+    import xarray as xr  # noqa: PLC0415 - xarray costs 0.5 s
 
     data = read_bytes(path)
     if data is None:
@@ -92,7 +95,10 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
         what = f"{path} is not a netCDF 4 file."
         raise ForeignFileError(what, f"Give a file that {format_name.removeprefix(_PREFIX)}.save or a run store has written.")
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as opened:
+        h5py.File(path).close()  # where this fails, h5netcdf would leave a half-open file behind, which complains when it is collected
+        with xr.open_dataset(path, engine="h5netcdf", phony_dims="sort") as opened:
+            if opened.nbytes > _MOST_PER_BYTE * len(data):
+                raise _damaged(path, f"its {len(data)} bytes claim to hold {opened.nbytes}")
             dataset = opened.load()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise _damaged(path, f"it is cut short or altered: {type(error).__name__}") from error
@@ -100,7 +106,8 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     for values in dataset.variables.values():
         values.encoding = {}
     provenance = _checked_provenance(path, attributes, format_name)
-    if attributes.get("checksum") != _checksum(dataset, str(attributes["provenance"])):
+    checksum = attributes.get("checksum")
+    if not isinstance(checksum, str) or checksum != _checksum(dataset, str(attributes["provenance"])):
         raise _damaged(path, "its values or its provenance do not match their checksum")
     return dataset, provenance
 
@@ -121,7 +128,7 @@ def _checked_provenance(path: Path, attributes: Mapping[str, Any], format_name: 
         raise ScoreFileError(what, "Upgrade circuitlab, or compute the run again.")
     try:
         return msgspec.json.decode(attributes.get("provenance", b""), type=Provenance)
-    except (msgspec.MsgspecError, RecursionError, TypeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError, TypeError, UnicodeError) as error:
         raise _damaged(path, f"its provenance cannot be read: {error}") from error
 
 
@@ -133,6 +140,6 @@ def _checksum(dataset: xr.Dataset, provenance: str) -> str:
     total = hashlib.sha256(provenance.encode())
     for name in sorted(map(str, dataset.data_vars)):
         values = np.ascontiguousarray(dataset[name].values)
-        total.update(f"{name} {dataset[name].dims} {values.shape} {values.dtype.str}".encode())
+        total.update(f"{name} {dataset[name].dims} {values.shape} {values.dtype.str}".encode(errors="backslashreplace"))
         total.update(values.tobytes())
     return total.hexdigest()

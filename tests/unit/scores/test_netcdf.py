@@ -76,7 +76,15 @@ def test_foreign_files_are_named(tmp_path, scores) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("schema", "two"), ("schema", None), ("provenance", None), ("provenance", "{"), ("provenance", "[" * 10_000), ("checksum", None)],
+    [
+        ("schema", "two"),
+        ("schema", None),
+        ("provenance", None),
+        ("provenance", "{"),
+        ("provenance", "[" * 10_000),
+        ("checksum", None),
+        ("checksum", [1, 2]),
+    ],
 )
 def test_a_damaged_attribute_is_named(path, name, value) -> None:
     with h5py.File(path, "r+") as file:
@@ -139,3 +147,35 @@ def test_provenance_is_readable_json(path, scores) -> None:
     with h5py.File(path) as file:
         text = file.attrs["provenance"]
     assert msgspec.json.decode(text)["method"] == scores.provenance.method
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5netcdf's, about its own half-open file
+def test_changed_bytes_are_refused_or_change_nothing(path, scores) -> None:
+    """Any error but ours fails."""
+    import random
+
+    whole, choose = path.read_bytes(), random.Random(0)
+    outcomes = {"refused": 0, "the same": 0}
+    for _ in range(80):
+        data = bytearray(whole)
+        for _ in range(choose.choice([1, 3, 20])):
+            data[choose.randrange(len(data))] = choose.randrange(256)
+        path.write_bytes(bytes(data))
+        try:
+            read = HeadScores.load(path)
+        except (ScoreFileError, ForeignFileError):
+            outcomes["refused"] += 1
+        else:
+            assert read.provenance == scores.provenance
+            np.testing.assert_array_equal(read.values("heads"), scores.values("heads"))
+            outcomes["the same"] += 1
+    assert min(outcomes.values()) > 5, outcomes
+
+
+def test_a_small_file_that_claims_to_be_huge_is_not_read(path) -> None:
+    with h5py.File(path, "r+") as file:
+        shape = file["heads"].shape
+        del file["heads"]
+        file.create_dataset("heads", shape=(10**6, 10**4, *shape[2:]), dtype="f4", chunks=True)
+    with pytest.raises(ScoreFileError, match="is damaged"):
+        HeadScores.load(path)
