@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from circuitlab.core.errors import StoreError
 
-__all__ = ["quarantine", "read_bytes", "replace_file", "require_writable"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["quarantine", "read_bytes", "remove_leftovers", "replace_file", "require_writable"]
+
+_PART = ".part"
+_cleaned: set[Path] = set()
+"""Folders in which this process has looked for leftovers."""
 
 
 def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
@@ -22,13 +33,14 @@ def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
     StoreError
         On any operating-system error (full disk, no permission); the temporary file is removed and ``path`` untouched.
     """
-    temporary = ""
+    temporary, held = "", -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        candidate = str(path.parent / f".{path.name}.{secrets.token_hex(4)}.part")
+        candidate = str(path.parent / f".{path.name}.{secrets.token_hex(4)}{_PART}")
         # Not tempfile, whose files only their owner may read: a shared store follows the umask and the folder's own rules.
-        os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        held = os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         temporary = candidate
+        _lock(held)
         fill(Path(temporary))
         with Path(temporary).open("rb+") as file:
             os.fsync(file.fileno())
@@ -40,6 +52,53 @@ def replace_file(path: Path, fill: Callable[[Path], object]) -> None:
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+        if held >= 0:
+            os.close(held)
+
+
+def remove_leftovers(folder: Path, *, older_than: float = 60.0) -> list[Path]:
+    """Remove the temporary files of writers that were killed, which nobody else would.
+
+    Parameters
+    ----------
+    folder : Path
+        Its own files are looked at, not those of folders in it.
+    older_than : float
+        Seconds since the file was last written. A writer that is alive holds a lock on its file, so that age alone removes nothing; a
+        writer has no lock yet in the moment after it made the file.
+
+    Returns
+    -------
+    list of Path
+        The files that were removed. A file that this user may not open or remove is left. Where the system has no such locks, nothing is
+        removed.
+    """
+    removed = []
+    for path in sorted(folder.glob(f".*{_PART}")):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= older_than and _abandoned(path):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock of an open file without waiting; false if another process holds it, or the system has none."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks
+        return False
+    return True
+
+
+def _abandoned(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_bytes(path: Path) -> bytes | None:
@@ -60,7 +119,7 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 def require_writable(folder: Path) -> None:
-    """Create the folder if it does not exist, then write and remove an empty file in it.
+    """Create the folder if it does not exist, then write and remove an empty file in it; leftovers of killed writers are removed.
 
     Called before a long computation, so that an unwritable store is reported before any work is done.
 
@@ -69,7 +128,7 @@ def require_writable(folder: Path) -> None:
     StoreError
         If the folder cannot be created or written.
     """
-    probe = folder / f".{secrets.token_hex(4)}.part"
+    probe = folder / f".{secrets.token_hex(4)}{_PART}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -77,6 +136,9 @@ def require_writable(folder: Path) -> None:
     except OSError as error:
         what = f"The store {folder} cannot be written: {error.strerror or error}."
         raise StoreError(what, "Nothing was computed; choose another store (CIRCUITLAB_STORE), or free space and permissions.") from error
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        remove_leftovers(folder)
 
 
 def quarantine(files: Iterable[Path], folder: Path, problem: str) -> None:

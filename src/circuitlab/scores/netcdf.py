@@ -61,7 +61,9 @@ def write_dataset(path: Path, dataset: xr.Dataset, provenance: Provenance, forma
         "checksum": _checksum(dataset, about),
     }
     encoding = {str(name): {"zlib": True, "complevel": 4} for name, values in written.data_vars.items() if values.ndim}
-    replace_file(path, lambda target: written.to_netcdf(target, engine="h5netcdf", encoding=encoding))
+    # Made in memory: on a full disk HDF5 raises errors of its own, and crashes later when it closes the file.
+    data = bytes(written.to_netcdf(engine="h5netcdf", encoding=encoding))
+    replace_file(path, lambda target: target.write_bytes(data))
     return path
 
 
