@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/bench_kills.py --trials 20     the short version, as in the tests
 
 A study of three tasks and three methods on a tiny random-weight Llama is run in a child process, which gets SIGKILL after a random time,
-then run again on the same store, until it is complete; then an empty store is begun. After every kill the whole store is read, and the values of
+run again on the same store, until it is complete; then an empty store is begun. After every kill the whole store is read, and values of
 finished cells are compared, bit for bit, with those of a run that was never killed. Linux only (fork).
 """
 
