@@ -120,7 +120,8 @@ def _off(intervention: Intervention, model: Model, batch: ContrastBatch) -> Inte
     if isinstance(intervention, Project):
         return replace(intervention, basis=torch.zeros(0, intervention.basis.shape[-1]), keep=False)
     if isinstance(intervention, EditPattern):
-        return EditPattern(intervention.heads, "block", keys=(), positions=intervention.positions)
+        nothing = EditPattern(intervention.heads, "block", keys=(), positions=intervention.positions)
+        return replace(intervention, factor=1.0) if intervention.how == "scale" else nothing
     if isinstance(intervention, Replace | Knockout):
         return compose([_own_value(intervention, spot, model, batch) for spot in intervention.spots])
     return None

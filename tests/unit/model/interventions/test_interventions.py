@@ -158,6 +158,39 @@ def test_blocked_keys_weigh_nothing(places) -> None:
     assert torch.equal(kept[0], before[0, 0, 0]), "a row that loses nothing is not touched"
 
 
+def test_scaled_keys_and_what_becomes_of_the_rest_of_a_row(places) -> None:
+    before = pattern()
+
+    def scaled(factor, rest: str = "renormalise"):
+        return EditPattern("a0.h0", "scale", keys="S", factor=factor, rest=rest).tap(places)(Site.PATTERN, 0, before)[0, 0]
+
+    row, raised, given, dropped = before[0, 0, 4], scaled(3.0), scaled(0.4, "others"), scaled(0.4, "drop")
+    as_scores = (row.log() + torch.tensor([0, 3.0, 1, 1, 1]).clamp(min=1).log()).softmax(-1)
+    assert torch.allclose(raised[4], as_scores, atol=1e-6), "scaling and renormalising adds log(factor) to the score"
+    assert torch.allclose(given[4, 1], 0.4 * row[1]) and torch.allclose(given.sum(-1), torch.ones(5, dtype=given.dtype))
+    assert torch.allclose(given[4, 3] / given[4, 4], row[3] / row[4]), "the other keys get more in proportion to what they have"
+    assert torch.equal(dropped[4, [0, 2, 3, 4]], row[[0, 2, 3, 4]]) and torch.allclose(dropped[4, 1], 0.4 * row[1])
+    for rest in ("renormalise", "others", "drop"):
+        assert torch.equal(scaled(1.0, rest), before[0, 0]), rest
+
+
+def test_a_row_without_other_keys_keeps_its_weights(places) -> None:
+    alone = torch.zeros(2, 4, 5, 5)
+    alone[..., 1] = 1.0
+    made = EditPattern("a0.h0", "scale", keys=1, factor=0.4, rest="others").tap(places)(Site.PATTERN, 0, alone)
+    assert torch.equal(made, alone)
+
+
+def test_the_factor_of_a_pattern_trains(places) -> None:
+    factor = torch.nn.Parameter(torch.ones(2))
+    before = pattern().float()
+    made = EditPattern(["a0.h0", "a0.h1"], "scale", keys=0, factor=factor).tap(places)(Site.PATTERN, 0, before)
+    assert torch.equal(made, before), "a factor of 1 that trains changes no bit"
+    made[0, :, 3, 0].sum().backward()
+    first = before[0, :, 3, 0]
+    assert torch.allclose(factor.grad, first * (1 - first), atol=1e-6), "the slope of a softmax weight in its own score"
+
+
 def test_given_rows_must_fit_their_queries(places) -> None:
     before = pattern()
     weights = torch.zeros(5)
@@ -191,6 +224,11 @@ def test_given_rows_must_fit_their_queries(places) -> None:
         (lambda: Project("a0.h0", torch.ones(2, 4)), "span 1 dimensions"),
         (lambda: EditPattern("m0", "uniform"), "no attention pattern"),
         (lambda: EditPattern("a0.h0", "move", keys=0), "it needs"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0), "it needs"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0, factor=-1.0), "no weight may become negative"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0, factor=2.0, rest="others"), "from 0 to 1"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0, factor=[1.0, 2.0]), "to 1 heads"),
+        (lambda: EditPattern("a0.h0", "block", keys=0, rest="others"), "Only 'scale'"),
         (lambda: EditPattern("a0.h0", "soften"), "Unknown pattern edit"),
         (lambda: Knockout("a0.h0", "mean"), "no batch"),
         (lambda: Knockout("a0.h0", "median"), "Unknown knockout"),
@@ -306,6 +344,7 @@ def test_an_edit_is_part_of_the_identity(model) -> None:
         Scale("a1.h0", 0.5, site="q"),
     ]
     edits += [Knockout("a1.h0"), Knockout("a1.h0", "mean", batch), Knockout("a1.h0", "mean", batch.select([0, 1]))]
+    edits += [EditPattern("a1.h0", "scale", keys=0, factor=factor, rest=rest) for factor in (0.5, 0.25) for rest in ("drop", "others")]
     edits += [EditPattern("a1.h0", "block", keys=0), EditPattern("a1.h0", "block", keys=0, rest="drop")]
     assert len({model.edited(one).spec.edits for one in edits}) == len(edits)
     assert model.edited(edits[0]).spec.edits == model.edited(Scale(["a1.h0"], 0.5)).spec.edits

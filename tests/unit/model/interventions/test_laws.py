@@ -50,6 +50,8 @@ def interventions(model, batch) -> dict[str, Intervention]:
         "move": EditPattern("a1.h1", "move", keys=0, to="CHANGE", positions="last"),
         "block": EditPattern("a1.h2", "block", keys=["CHANGE", 0]),
         "drop": EditPattern("a1.h2", "block", keys="CHANGE", rest="drop"),
+        "scale a key": EditPattern(["a0.h0", "a1.h1"], "scale", keys=0, factor=torch.tensor([0.5, 3.0])),
+        "calibrate": EditPattern("a1.h2", "scale", keys=["CHANGE", 1], factor=0.4, rest="others"),
         "rows": EditPattern("a2.h2", "replace", weights=some(12, 12).tril()),
         "composed": compose([Scale("a1.h0", 2.0), Add("a1.h0", some(d_head)), Knockout("m2")]),
     }
