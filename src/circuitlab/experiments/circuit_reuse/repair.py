@@ -14,6 +14,7 @@ from circuitlab.circuits.chance import p_value
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.core.nodes import Head
 from circuitlab.core.progress import step
+from circuitlab.experiments.controls import random_heads
 from circuitlab.methods.roles.attention import attention_between
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.intervals import mean_interval, proportion_interval
@@ -126,7 +127,12 @@ class Repair:
             mean and range of the random sets' accuracy, and p, the share at least as accurate, ``(r + 1) / (n + 1)``.
         """
         conditions = {"no edit": (), **{name: tuple(heads) for name, heads in sets.items() if heads}}
-        draws = {name: self._random(heads, n_random, seed + i) for i, (name, heads) in enumerate(conditions.items()) if heads}
+        shape = (self.model.spec.n_layers, self.model.spec.n_heads)
+        draws = {
+            name: random_heads(heads, shape, n_random, np.random.default_rng(seed + i))
+            for i, (name, heads) in enumerate(conditions.items())
+            if heads
+        }
         tokens = self.predictions([*conditions.values(), *(heads for drawn in draws.values() for heads in drawn)])
         right = self.right(tokens)
         rows, first = [], len(conditions)
@@ -170,23 +176,6 @@ class Repair:
             kind = "another option" if token in options[pair] else "an option of other prompts" if token in of_any_pair else "anything else"
             counts[kind] += 1
         return counts
-
-    def _random(self, heads: Sequence[Head], n: int, seed: int) -> list[tuple[Head, ...]]:
-        """Random sets of as many heads, without the chosen ones; from the same layers if each has enough other heads, else from all."""
-        rng = np.random.default_rng(seed)
-        all_heads = [Head(layer, head) for layer in range(self.model.spec.n_layers) for head in range(self.model.spec.n_heads)]
-        others = [head for head in all_heads if head not in set(heads)]
-        if len(others) < len(heads):
-            what = f"{len(heads)} of {len(all_heads)} heads are edited, which leaves too few for a random control."
-            raise BadParameterError(what, "Choose fewer heads.")
-        layers = [head.layer for head in heads]
-        by_layer = {layer: [head for head in others if head.layer == layer] for layer in set(layers)}
-        matched = all(len(pool) >= layers.count(layer) for layer, pool in by_layer.items())
-        drawn = []
-        for _ in range(n):
-            pools = [(pool, layers.count(layer)) for layer, pool in sorted(by_layer.items())] if matched else [(others, len(heads))]
-            drawn.append(tuple(pool[i] for pool, count in pools for i in rng.choice(len(pool), count, replace=False).tolist()))
-        return drawn
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head
-from circuitlab.experiments.reuse.labels import RoleThresholds, TaskMarks, head_roles
-from circuitlab.experiments.reuse.record import ReuseSettings, Workload, reuse_record, study_tasks
-from circuitlab.experiments.reuse.repair import Repair, shift_of
+from circuitlab.experiments.circuit_reuse import CircuitReuse
+from circuitlab.experiments.circuit_reuse.drawing import roles_said
+from circuitlab.experiments.circuit_reuse.labels import RoleThresholds, TaskMarks, head_roles
+from circuitlab.experiments.circuit_reuse.record import ReuseSettings, Workload, measure_reuse, study_tasks
+from circuitlab.experiments.circuit_reuse.repair import Repair, shift_of
+from circuitlab.experiments.controls import random_heads
+from circuitlab.experiments.types import ExperimentContext
 from circuitlab.methods.path_patching import PathPatching
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.sites import Site
@@ -23,6 +28,8 @@ from circuitlab.workflows.score import score_batch
 from circuitlab.workflows.staged_paths import Sweep, discover_paths
 
 MOVER, NEGATIVE, INHIBITION, DUPLICATE = Head(2, 0), Head(2, 1), Head(1, 2), Head(0, 0)
+EARLIER = [["a1.h1", "a2.h2", "a2.h3"], ["a1.h3", "a2.h3", "a2.h2"], ["a1.h3", "a2.h3", "a2.h2"]]
+EARLIER_WIDE = [["a1.h0", "a0.h3", "a1.h2"], ["a1.h2", "a2.h3", "a0.h1"]]
 MARKS = TaskMarks("IO", ("S1",), repeated="REPEATED")
 
 
@@ -41,7 +48,7 @@ def with_marks(batch):
 
 
 @pytest.fixture(scope="module")
-def record(planted):
+def record(planted, tmp_path_factory):
     settings = ReuseSettings(pairs=6, random_sets=5, top=0.1, source="one", target="two", controls=())
     work = {
         "one": Workload(with_marks(planted.batch(6)), with_marks(planted.batch(10)), MARKS),
@@ -49,7 +56,8 @@ def record(planted):
             with_marks(planted.batch(6, seed=3)), with_marks(planted.batch(10, seed=3)), MARKS, with_marks(planted.batch(24, seed=4))
         ),
     }
-    return reuse_record(planted.model, settings, tasks=work), work
+    lab = ExperimentContext(CircuitReuse(), planted.model, 0, Cache(tmp_path_factory.mktemp("reuse")))
+    return measure_reuse(lab, settings, work), work
 
 
 def test_stages_follow_the_planted_chain(record) -> None:
@@ -126,13 +134,12 @@ def test_the_shift_is_that_of_the_edited_run(planted) -> None:
     assert found["spearman"]["heads"] == 4
 
 
-def test_random_heads_match_layers_and_leave_chosen_ones_out(planted) -> None:
-    repair = Repair(planted.model, with_marks(planted.batch(2)), ("S1",))
-    for some in repair._random([MOVER, NEGATIVE, INHIBITION], 10, 0):
-        assert [head.layer for head in some] == [1, 2, 2] and len(set(some)) == 3
-        assert not set(some) & {MOVER, NEGATIVE, INHIBITION}
-    wide = repair._random([Head(2, i) for i in range(3)], 5, 0)
-    assert all(len(set(some)) == 3 and not {Head(2, i) for i in range(3)} & set(some) for some in wide)
+def test_random_sets_are_those_of_earlier_versions() -> None:
+    """The numbers in docs/findings.md were measured with these sets: the shared control draws the same."""
+    drawn = random_heads([MOVER, NEGATIVE, INHIBITION], (3, 4), 3, np.random.default_rng(1))
+    assert [list(map(str, heads)) for heads in drawn] == EARLIER
+    wide = random_heads([Head(2, i) for i in range(3)], (3, 4), 2, np.random.default_rng(1))
+    assert [list(map(str, heads)) for heads in wide] == EARLIER_WIDE
 
 
 def test_sweeps_are_kept_and_are_plain_path_patching(planted, tmp_path, monkeypatch) -> None:
@@ -179,38 +186,56 @@ def test_what_cannot_be_studied_is_said(planted) -> None:
 
 
 def test_a_stored_record_draws_without_a_model(record) -> None:
-    import msgspec
-
-    from circuitlab.core.provenance import capture_environment
-    from circuitlab.studies.analyses.reuse import Reuse
-    from circuitlab.studies.types import AnalysisCell, AnalysisResult
-
     result = msgspec.json.decode(msgspec.json.encode(record[0]))
-    found = [
-        AnalysisResult(
-            AnalysisCell(
-                Reuse(),
-            ),
-            "abc",
-            result,
-            (),
-            capture_environment(0.0),
-        )
-    ]
-    stages, repair = Reuse().draw(found)
-    assert (stages.name, repair.name) == ("reuse.stages", "reuse.repair") and stages.records == ("abc",)
+    stages, overlap, repair = CircuitReuse().draw(result, "toy")
+    assert [drawing.name for drawing in (stages, overlap, repair)] == ["stages", "overlap", "repair"]
     assert len(stages.figure.data) == sum(len(one["stages"]) for one in result["tasks"].values())
     assert "24 prompts" in repair.figure.layout.meta["subtitle"]
-    rows = Reuse().table(found).rows
-    assert [row[:2] for row in rows] == [("one", "two")] * len(rows)
-    assert [row[2] for row in rows] == [*map(str, range(1, len(rows))), "all"]
-    assert all(set(row[3]) == {"mean", "low", "high"} for row in rows)
+    (pair,) = result["overlap"]["pairs"]
+    shown = [overlap["intervals"]["jaccard"]["mean"] for overlap in pair["stages"].values()]
+    assert list(overlap.figure.data[0].y) == pytest.approx(shown, rel=1e-4)
 
 
 def test_the_record_says_which_roles_are_shared(record) -> None:
-    from circuitlab.studies.analyses.reuse import _roles_said
-
-    said = _roles_said(record[0]["by_role"])
+    said = roles_said(record[0]["by_role"])
     for role in record[0]["by_role"]:
         assert (f"{role['role']} {len(role['source'])} and {len(role['target'])}, " in said) == bool(role["source"] or role["target"])
-    assert _roles_said([{"role": "mover", "source": [], "target": [], "shared": []}]) == " No head earned the label of a role."
+    assert roles_said([{"role": "mover", "source": [], "target": [], "shared": []}]) == " No head earned the label of a role."
+
+
+def test_one_mechanism_in_two_tasks_replicates_the_overlap(record) -> None:
+    claims = CircuitReuse().judge(msgspec.json.decode(msgspec.json.encode(record[0])))
+    assert [claim.verdict for claim in claims[:2]] == ["replicates", "cannot be asked"]
+    assert claims[2].verdict == claims[3].verdict == "does not replicate", "the task is done already, and the edit spoils it"
+
+
+def row(name: str, mean: float, counts: tuple[int, int] = (0, 0), p: float = 1.0) -> dict:
+    accuracy, random = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}, {"n": 5, "mean": 0.4, "low": 0.3, "high": 0.5}
+    return {"name": name, "accuracy": accuracy, "repaired": counts[0], "new_mistakes": counts[1], "p_change": p, "random": random}
+
+
+def results(p: float, jaccard: float, edited: dict, rho: float) -> dict:
+    def pair(other: str, value: float, p_value: float) -> dict:
+        interval = {"mean": value, "low": value - 0.1, "high": value + 0.1}
+        union = {"jaccard": value, "p": p_value, "null_mean": 0.1, "shared": ["a0.h0"], "intervals": {"jaccard": interval}}
+        return {"task_a": "ioi", "task_b": other, "stages": {"union": union}}
+
+    shift = {"spearman": {"rho": rho, "p": 0.01, "heads": 20}}
+    return {
+        "settings": {"source": "ioi", "target": "colored_objects"},
+        "overlap": {"pairs": [pair("colored_objects", jaccard, p), pair("capitals", 0.3, 0.2)]},
+        "repair": {"conditions": [row("no edit", 0.4), edited], "shift": shift},
+    }
+
+
+def test_verdicts_follow_their_rules() -> None:
+    name = "inhibition and negative movers"
+    published = CircuitReuse().judge(results(0.001, 0.78, row(name, 0.94, (30, 0), 1e-6), 0.69))
+    assert [claim.verdict for claim in published] == ["replicates"] * 5
+    weak = CircuitReuse().judge(results(0.001, 0.35, row(name, 0.48, (10, 2), 0.04), -0.2))
+    assert [claim.verdict for claim in weak] == ["in part"] * 4 + ["does not replicate"]
+    nothing = CircuitReuse().judge(results(0.3, 0.2, row(name, 0.3, (1, 5), 0.2), -0.2))
+    assert [claim.verdict for claim in nothing] == ["does not replicate"] * 5
+    assert [claim.verdict for claim in CircuitReuse().judge(results(0.3, 0.2, {**row(name, 0.3), "accuracy": None}, 0.1))][2:4] == [
+        "cannot be asked"
+    ] * 2

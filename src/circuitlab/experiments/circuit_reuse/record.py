@@ -1,4 +1,4 @@
-"""The whole circuit-reuse study, as one record of plain data."""
+"""Circuit reuse, step by step, as one record of plain data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 from circuitlab.comparison.stages import compare_stages
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head, parse_node
-from circuitlab.core.progress import progress_part
-from circuitlab.experiments.reuse.labels import RoleThresholds, TaskMarks, head_roles, role_scores
-from circuitlab.experiments.reuse.paths import discovery_data
-from circuitlab.experiments.reuse.repair import Repair, shift_of
+from circuitlab.experiments.circuit_reuse.labels import RoleThresholds, TaskMarks, head_roles, role_scores
+from circuitlab.experiments.circuit_reuse.paths import discovery_data
+from circuitlab.experiments.circuit_reuse.repair import Repair, shift_of
 from circuitlab.methods.roles.attention import repeat_scores
 from circuitlab.metrics import get_metric
 from circuitlab.model.prepare import prepare_batch
@@ -25,16 +24,16 @@ from circuitlab.workflows.score import score_batch
 from circuitlab.workflows.staged_paths import Discovery, Sweep, discover_paths
 
 if TYPE_CHECKING:
+    from circuitlab.experiments.types import ExperimentContext
     from circuitlab.methods.path_patching import PathPatching
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
-    from circuitlab.store import Cache
 
-__all__ = ["PUBLISHED", "ReuseSettings", "Workload", "reuse_record", "study_tasks"]
+__all__ = ["PUBLISHED", "ReuseSettings", "Workload", "measure_reuse", "study_tasks"]
 
-_PATHS, _ROLES = 0.8, 0.85  # share of the study's time that has passed after path patching and after roles, for the progress bar
+_PATHS, _ROLES = 0.8, 0.85  # share of the time that has passed after path patching and after roles, for the progress bar
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -160,18 +159,14 @@ def study_tasks(model: Model, settings: ReuseSettings) -> dict[str, Workload]:
     return workloads
 
 
-def reuse_record(
-    model: Model, settings: ReuseSettings, store: Cache | None = None, tasks: Mapping[str, Workload] | None = None
-) -> dict[str, Any]:
-    """Run the whole study on one model.
+def measure_reuse(context: ExperimentContext, settings: ReuseSettings, tasks: Mapping[str, Workload] | None = None) -> dict[str, Any]:
+    """Run the whole experiment on one model, in stored steps.
 
     Parameters
     ----------
-    model : Model
-        A model with a functional decoder.
+    context : ExperimentContext
+        The model, which needs a functional decoder, and the store, which also keeps each sweep of path patching.
     settings : ReuseSettings
-    store : Cache, optional
-        Keeps each sweep of path patching, so that an interrupted study can resume.
     tasks : mapping of str to Workload, optional
         Prompts by task; drawn by `study_tasks` if None.
 
@@ -180,46 +175,65 @@ def reuse_record(
     dict
         Plain data without tensors. ``tasks``: stages, heads, roles and fitness. ``overlap``: by stage and over all stages, with the
         layer-stratified null. ``by_role``: heads of each role in source and target. ``repair``: conditions, random heads and downstream
-        changes. Also ``model``, ``settings``, ``repeat_scores`` and ``published``.
+        changes. Also ``model``, ``settings``, ``repeat_scores`` and ``published``. Effects are rounded to 5 digits.
 
     References
     ----------
     Merullo, Eickhoff and Pavlick (2024), Circuit Component Reuse Across Tasks in Transformer Language Models, arXiv:2310.08744.
     """
-    work = tasks if tasks is not None else study_tasks(model, settings)
-
-    def run(method: PathPatching, prompts: ContrastBatch, metric: Metric) -> HeadScores:
-        return score_batch(model, prompts, method, metric, store=store).scores
-
-    discoveries: dict[str, Discovery] = {}
-    for number, (task, workload) in enumerate(work.items()):
-        metric = get_metric(workload.paths.metric)
-        with progress_part(_PATHS * number / len(work), _PATHS * (number + 1) / len(work)):
-            discoveries[task] = discover_paths(model, workload.paths, metric, top=settings.top, stages=settings.ports, sweep=Sweep(run=run))
-    repeats = repeat_scores(model, seed=settings.seed)
-    data = {
-        task: discovery_data(discovery) | {"ready": work[task].ready, "reason": work[task].reason}
-        for task, discovery in discoveries.items()
-    }
-    with progress_part(_PATHS, _ROLES):
-        for task, workload in work.items():
-            if workload.marks is not None:
-                scores = role_scores(model, workload.roles, workload.marks)
-                data[task]["roles"] = head_roles(data[task]["stages"], scores, repeats, workload.marks, settings.thresholds)
-                data[task]["role_scores"] = {name: np.round(value, 5).tolist() for name, value in scores.items()}
-    with progress_part(_ROLES, 1.0):
-        repair = _repair(model, settings, work[settings.target], data)
-    staged = {task: [stage.scores for stage in discovery.stages] for task, discovery in discoveries.items() if discovery.stages}
+    model, work = context.model, tasks if tasks is not None else study_tasks(context.model, settings)
+    with context.share(0.0, _PATHS):
+        paths = context.stored("paths", lambda: _paths(context, settings, work))
+    with context.share(_PATHS, _ROLES):
+        labelled = context.stored("roles", lambda: _labelled(model, settings, work, paths["tasks"]))
+    data = {task: paths["tasks"][task] | labelled["tasks"].get(task, {}) for task in work}
+    with context.share(_ROLES, 1.0):
+        repair = context.stored("repair", lambda: {"repair": _repair(model, settings, work[settings.target], data)})
+    for task in data.values():
+        task["stages"] = [{**stage, "effects": np.round(stage["effects"], 5).tolist()} for stage in task["stages"]]
     return {
         "model": {"name": model.spec.name, "layers": model.spec.n_layers, "heads": model.spec.n_heads},
         "settings": msgspec.to_builtins(settings),
         "tasks": data,
-        "overlap": compare_stages(staged, settings.top) if len(staged) > 1 else None,
+        "overlap": paths["overlap"],
         "by_role": _by_role(data, settings),
-        "repeat_scores": {name: np.round(value, 5).tolist() for name, value in repeats.items()},
-        "repair": repair,
+        "repeat_scores": labelled["repeat_scores"],
+        **repair,
         "published": PUBLISHED,
     }
+
+
+def _paths(context: ExperimentContext, settings: ReuseSettings, work: Mapping[str, Workload]) -> dict[str, Any]:
+    """Staged path patching of every task, and the overlap of the heads that it keeps."""
+
+    def run(method: PathPatching, prompts: ContrastBatch, metric: Metric) -> HeadScores:
+        return score_batch(context.model, prompts, method, metric, store=context.store).scores
+
+    discoveries: dict[str, Discovery] = {}
+    for number, (task, workload) in enumerate(work.items()):
+        metric, ports = get_metric(workload.paths.metric), settings.ports
+        with context.share(number / len(work), (number + 1) / len(work)):
+            discoveries[task] = discover_paths(
+                context.model, workload.paths, metric, top=settings.top, stages=ports, sweep=Sweep(run=run)
+            )
+    data = {
+        task: discovery_data(discovery) | {"ready": work[task].ready, "reason": work[task].reason}
+        for task, discovery in discoveries.items()
+    }
+    staged = {task: [stage.scores for stage in discovery.stages] for task, discovery in discoveries.items() if discovery.stages}
+    return {"tasks": data, "overlap": compare_stages(staged, settings.top) if len(staged) > 1 else None}
+
+
+def _labelled(model: Model, settings: ReuseSettings, work: Mapping[str, Workload], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Roles of the kept heads of every task whose marks are known, and the scores that they follow from."""
+    repeats = repeat_scores(model, seed=settings.seed)
+    labelled = {}
+    for task, workload in work.items():
+        if workload.marks is not None:
+            scores = role_scores(model, workload.roles, workload.marks)
+            roles = head_roles(data[task]["stages"], scores, repeats, workload.marks, settings.thresholds)
+            labelled[task] = {"roles": roles, "role_scores": {name: np.round(value, 5).tolist() for name, value in scores.items()}}
+    return {"tasks": labelled, "repeat_scores": {name: np.round(value, 5).tolist() for name, value in repeats.items()}}
 
 
 def _by_role(data: Mapping[str, Any], settings: ReuseSettings) -> list[dict[str, Any]]:
