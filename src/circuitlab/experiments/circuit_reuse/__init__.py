@@ -57,7 +57,7 @@ class CircuitReuse(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Circuit reuse"
     question: ClassVar[str] = "Do indirect object identification and colored objects use the same heads?"
     cite: ClassVar[tuple[str, ...]] = ("merullo2024", "wang2022")
-    cost: ClassVar[str] = "15 seconds where a task cannot be done; longer than 15 minutes where both can"
+    cost: ClassVar[str] = "1 minute where a task cannot be done; many runs of path patching where both can"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Most heads of the two circuits are the same.",
