@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from circuitlab.core.progress import step
 from circuitlab.execute.continuations import Continuation
-from circuitlab.methods.roles.decoded import answers, copied, decode, first_line
+from circuitlab.methods.roles.decoded import Decoded, answers, copied, decode, first_line
 from circuitlab.methods.roles.needles import NEEDLES, Needle, NeedleTest, hidden_singly
 from circuitlab.model.encode import need_tokenizer, tokenize
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from circuitlab.model.generate import Generation
     from circuitlab.model.protocol import Model
 
-__all__ = ["Halves", "answer_needles", "split_needles", "told"]
+__all__ = ["Halves", "answer_needles", "answered", "split_needles", "told"]
 
 _RECALL = 0.5
 """A needle is answered if more than this share of its words is said: the paper's."""
@@ -70,6 +70,15 @@ def told(model: Model, test: NeedleTest, needle: Needle) -> Continuation:
     return Continuation((*test.tokens, *said.ids), before - 1, (before + words[0], before + words[-1] + 1))
 
 
+def answered(model: Model, tests: Sequence[NeedleTest]) -> Iterator[tuple[NeedleTest, Decoded]]:
+    """The needles that a model answers, each with the attention it does so with."""
+    for number, test in enumerate(tests):
+        generation = first_line(model, cast("Generation", model.generate(list(test.tokens), _TOKENS)))
+        if answers(test, generation, _RECALL):
+            yield test, decode(model, test, generation)
+        step(number + 1, len(tests))
+
+
 def answer_needles(model: Model, tests: Sequence[NeedleTest]) -> dict[str, Any]:
     """What the model answers, and each head's retrieval score (Wu et al. 2024) on the needles that it answers.
 
@@ -79,11 +88,6 @@ def answer_needles(model: Model, tests: Sequence[NeedleTest]) -> dict[str, Any]:
         ``asked``, ``answered``; ``scores`` (layer, head), the share of a needle that a head copies, mean over answered needles; and
         ``active`` (layer, head), the share of answered needles of which it copies a token. Both are empty where nothing is answered.
     """
-    counts = []
-    for number, test in enumerate(tests):
-        generation = first_line(model, cast("Generation", model.generate(list(test.tokens), _TOKENS)))
-        if answers(test, generation, _RECALL):
-            counts.append(copied(decode(model, test, generation), test.evidence, test.evidence))
-        step(number + 1, len(tests))
+    counts = [copied(decoded, test.evidence, test.evidence) for test, decoded in answered(model, tests)]
     scores, active = (np.mean(part, axis=0).round(5).tolist() if counts else [] for part in (counts, np.array(counts) > 0))
     return {"asked": len(tests), "answered": len(counts), "scores": scores, "active": active}
