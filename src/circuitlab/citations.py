@@ -277,6 +277,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "arXiv:2404.15574",
     ),
+    "xiao2024duo": (
+        "DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads",
+        "Xiao, Guangxuan and Tang, Jiaming and Zuo, Jingwei and Guo, Junxian and Yang, Shang and Tang, Haotian and Fu, Yao and Han, Song",
+        "2024",
+        "arXiv:2410.10819",
+    ),
     "yu2024act": (
         "Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training through Attention Calibration",
         "Yu, Zhongzhi and Wang, Zheng and Fu, Yonggan and others",

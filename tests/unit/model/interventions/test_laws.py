@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuitlab.core.errors import ModelError
-from circuitlab.model.interventions import Add, EditPattern, Intervention, Knockout, Project, Replace, Scale, compose
+from circuitlab.model.interventions import Add, EditPattern, Intervention, KeepKeys, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.sites import Site
 from circuitlab.testing import check_intervention
 from circuitlab.testing.intervention_laws import intervention_laws
@@ -52,6 +52,9 @@ def interventions(model, batch) -> dict[str, Intervention]:
         "drop": EditPattern("a1.h2", "block", keys="CHANGE", rest="drop"),
         "scale a key": EditPattern(["a0.h0", "a1.h1"], "scale", keys=0, factor=torch.tensor([0.5, 3.0])),
         "calibrate": EditPattern("a1.h2", "scale", keys=["CHANGE", 1], factor=0.4, rest="others"),
+        "keep keys": KeepKeys(["a0.kv0", f"a1.kv{shared}"], sinks=1, window=2),
+        "keep chosen keys": KeepKeys("a1.kv0", keep=torch.tensor([True, False, True, False]), positions="last"),
+        "compensate": KeepKeys(f"a2.kv{shared}", sinks=1, window=2, compensate=True),
         "rows": EditPattern("a2.h2", "replace", weights=some(12, 12).tril()),
         "composed": compose([Scale("a1.h0", 2.0), Add("a1.h0", some(d_head)), Knockout("m2")]),
     }
