@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["code_rankings", "on_planted", "on_task"]
+__all__ = ["Halves", "code_rankings", "on_planted", "on_task"]
 
 LEVELS = ("nodes", "edges")
 
