@@ -163,6 +163,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2025",
         "arXiv:2510.13554",
     ),
+    "lieberum2023": (
+        "Does Circuit Analysis Interpretability Scale? Evidence from Multiple Choice Capabilities in Chinchilla",
+        "Lieberum, Tom and others",
+        "2023",
+        "arXiv:2307.09458",
+    ),
     "lin2025compress": (
         "CompressKV: Semantic Retrieval Heads Know What Tokens are Not Important Before Generation",
         "Lin, Xiaolin and Wang, Jingcun and Kondrateva, Olga and Shi, Yiyu and Li, Bing and Zhang, Grace Li",
