@@ -116,7 +116,13 @@ class CachePolicies(Experiment, frozen=True, forbid_unknown_fields=True):
     passages: Annotated[int, msgspec.Meta(ge=2)] = 8
 
     def gate(self, context: ExperimentContext) -> Gate:
-        """A third of the needles that choose heads must be answered, and three at least."""
+        """A third of the needles that choose heads must be answered, and three at least.
+
+        Models whose rotary angles depend on the length are refused: an answer cannot be told from its prompt in one pass.
+        """
+        if context.model.length_dependent:
+            what = "Its rotary angles depend on the length of the text, so that answers cannot be scored in one pass under a smaller cache."
+            return Gate(met=False, reason=what)
         scores = self._scores(context)
         asked, answered = scores["asked"], scores["answered"]
         said = f"It answers {answered} of the {asked} needles that choose heads, each hidden among about {self.length} tokens."

@@ -108,6 +108,6 @@ def top_groups(ranks: Sequence[tuple[np.ndarray, int]]) -> list[KVHead]:
     """
     chosen: set[tuple[int, int]] = set()
     for scores, count in ranks:
-        order = np.argsort(-scores, axis=None, kind="stable")[:count]
-        chosen |= {tuple(map(int, divmod(int(i), scores.shape[1]))) for i in order}  # type: ignore[misc]
+        for place in np.argsort(-scores, axis=None, kind="stable")[:count].tolist():
+            chosen.add(divmod(place, scores.shape[1]))
     return [KVHead(*place) for place in sorted(chosen)]

@@ -33,8 +33,8 @@ def needle_scores(model: Model, tests: Sequence[NeedleTest]) -> dict[str, Any]:
         (copied(decoded, test.evidence, test.evidence), looked_at(decoded, test.evidence, test.evidence))
         for test, decoded in answered(model, tests)
     ]
-    retrieval, semantic = (np.mean(part, axis=0).round(5).tolist() for part in zip(*rows, strict=True)) if rows else ([], [])
-    return {"asked": len(tests), "answered": len(rows), "retrieval": retrieval, "semantic": semantic}
+    means = [np.mean(part, axis=0).round(5).tolist() for part in zip(*rows, strict=True)] or [[], []]
+    return {"asked": len(tests), "answered": len(rows), "retrieval": means[0], "semantic": means[1]}
 
 
 def choose_groups(
