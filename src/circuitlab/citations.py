@@ -234,6 +234,11 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Qiao, Mu",
         "2025",
         "arXiv:2508.08289",
+    "park2025soft": (
+        "Soft Injection of Task Embeddings Outperforms Prompt-Based In-Context Learning",
+        "Park, Jungwon and Rhee, Wonjong",
+        "2025",
+        "arXiv:2507.20906",
     ),
     "roy2007": (
         "The effective rank: A measure of effective dimensionality",
@@ -294,6 +299,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Yu, Zhongzhi and Wang, Zheng and Fu, Yonggan and others",
         "2024",
         "ICML, arXiv:2406.15765",
+    ),
+    "yin2024lofit": (
+        "LoFiT: Localized Fine-tuning on LLM Representations",
+        "Yin, Fangcong and Ye, Xi and Durrett, Greg",
+        "2024",
+        "NeurIPS, arXiv:2406.01563",
     ),
     "yu2023": (
         "Characterizing Mechanisms for Factual Recall in Language Models",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM
@@ -93,6 +95,19 @@ def test_settings_that_change_nothing_give_the_very_values(places) -> None:
         assert off.tap(places)(Site.Z, 1, given) is given
     for off in (Add("a1.h0", 0.0), Scale("a1.h0", torch.tensor(1.0)), Replace("a1.h0", given[:1, :, 0])):
         assert torch.equal(off.tap(places.select([0]))(Site.Z, 1, given[:1]), given[:1])
+
+
+def test_factors_by_component_scale_each_number_and_ones_change_nothing(places) -> None:
+    given, factors = value(2, 5, 3, 4), torch.stack([torch.arange(4.0), torch.ones(4)])
+    scaled = Scale(["a1.h0", "a1.h2"], factors).tap(places)(Site.Z, 1, given)
+    assert torch.equal(scaled[:, :, 0], given[:, :, 0] * torch.arange(4.0))
+    assert torch.equal(scaled[:, :, 1:], given[:, :, 1:])
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3), (2, 4, 1)])
+def test_factors_that_fit_neither_nodes_nor_width_are_refused(model, shape) -> None:
+    with pytest.raises(BadParameterError, match=re.escape(str(shape))):
+        model.edited(Scale(["a1.h0", "a1.h2"], torch.ones(shape)))
 
 
 def test_projections_split_a_value_in_two(places) -> None:
