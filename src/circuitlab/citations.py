@@ -234,6 +234,7 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Qiao, Mu",
         "2025",
         "arXiv:2508.08289",
+    ),
     "park2025soft": (
         "Soft Injection of Task Embeddings Outperforms Prompt-Based In-Context Learning",
         "Park, Jungwon and Rhee, Wonjong",
