@@ -60,7 +60,7 @@ class ContextualDecompositionExperiment(Experiment, frozen=True, forbid_unknown_
     title: ClassVar[str] = "Contextual decomposition"
     question: ClassVar[str] = "Does contextual decomposition find the heads that matter, and faithful circuits?"
     cite: ClassVar[tuple[str, ...]] = ("hsu2024",)
-    cost: ClassVar[str] = "4 minutes"
+    cost: ClassVar[str] = "not measured yet"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="It ranks the heads of a circuit first.",
