@@ -31,7 +31,7 @@ def headless():
     for i, feature in enumerate(wiring.block(8)):
         wiring.embed[i, feature] = 1.0
         wiring.unembed[i, feature] = 4.0
-    wiring.background(0.02)
+    wiring.background(0.002)
     return serve(wiring, "headless")
 
 
@@ -66,6 +66,7 @@ def test_where_answers_need_no_head_no_cache_is_missed(tmp_path: Path) -> None:
     for policy in results["answers"]["policies"]:
         assert np.abs(np.array(policy["logprob"]) - whole).max() < 0.1
     assert abs(results["tokens"]["beyond"]["mean"]) < 0.1
+    assert CachePolicies().judge(results)[1].verdict == "does not replicate"
 
 
 def test_a_policy_that_keeps_everything_changes_nothing() -> None:

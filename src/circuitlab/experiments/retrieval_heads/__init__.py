@@ -29,8 +29,8 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     needle's token that the model says next, it counts as copied; the **retrieval score** of a head is the share of the needle's tokens
     that it copies, mean over the needles that are answered. Half of the needles choose heads. On the other half, the model is given the
     needle's sentence as its answer, and the share of the answer's tokens is counted that are the most probable of the whole vocabulary:
-    unedited, with the top heads masked (their outputs set to 0), and with as many random heads of the same layers masked that are no
-    retrieval heads.
+    unedited, with the top heads masked (their outputs set to 0), and with as many random heads masked that are no retrieval heads: of the
+    same layers where these have enough, of all layers otherwise.
 
     Parameters
     ----------
@@ -194,12 +194,21 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
             sizes = [0, *(row["size"] for row in rows)]
             lines = {
                 "top retrieval heads": Series.of(sizes, [whole, *(row[which]["masked"] for row in rows)]),
-                "random heads of the same layers": Series.of(sizes, [whole, *(row[which]["random"] for row in rows)], control=True),
+                "random heads": Series.of(sizes, [whole, *(row[which]["random"] for row in rows)], control=True),
             }
             words = Wording("What do answers lose without retrieval heads?", subtitle, x="heads masked", y=axis)
-            caption = f"On {len(results['needles']['measured_on'])} needles that chose nothing. Bands: 95 % over needles."
+            caption = f"On {len(results['needles']['measured_on'])} needles that chose nothing. Bands: 95 % over needles.{_elsewhere(sets)}"
             drawings.append(Drawing(name, line_series(lines, words), caption))
         return drawings
+
+
+def _elsewhere(sets: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on the numbers of heads at which random ones do not come from the layers of the top ones; empty if there is none."""
+    layers = {one["size"]: [sorted(head.split(".")[0] for head in heads) for heads in (one["top"], *one["random"])] for one in sets}
+    other = [str(size) for size, (top, *drawn) in layers.items() if any(one != top for one in drawn)]
+    if not other:
+        return " Random heads come from the layers of the top ones."
+    return f" Random heads come from the layers of the top ones, but not with {' and '.join(other)} heads: too few others are left there."
 
 
 def _array(values: Sequence[Sequence[float]]) -> Any:
