@@ -57,8 +57,8 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
 
     Notes
     -----
-    Intervals are Student's over held-out questions, differences are paired. The trained value is judged by the first choice over the whole
-    vocabulary (accuracy); the log-probability of the right answer stands beside it.
+    Intervals are Student's over held-out questions, differences are paired. An answer is right if its token is the first choice over the
+    whole vocabulary (accuracy); its log-probability stands beside it.
 
     References
     ----------
@@ -81,7 +81,7 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
         ),
         Claim(
             claim="They improve it more than offsets at random heads (LoFiT).",
-            published="The same models and tasks: chosen heads beat random ones.",
+            published="The same models and tasks: the choice matters, against heads chosen for another task and random heads.",
             rule="Held-out accuracy is above the mean over the random sets by more than 0 (95 %, paired), and above that of each set; in "
             "part if this holds of the right answer's log-probability only.",
         ),
@@ -98,7 +98,10 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
         ),
     )
     limits: ClassVar[tuple[str, ...]] = (
-        "One small task with a few dozen questions; the papers train on hundreds, and Soft Injection stops early by validation prompts.",
+        "One small task with a few dozen questions and few steps; Soft Injection takes 400 epochs on each of 57 tasks, means over 50 "
+        "prompts, and stops early by validation prompts.",
+        "Adam moves every factor whose gradient outweighs the penalty at about the same pace, so that the chosen heads need not be those "
+        "that matter most; the random heads show what the choice is worth.",
         "LoFiT's tasks (TruthfulQA, MQuAKE, CLUTRR) are beyond a small model; its comparisons with LoRA, ITI and RepE are not repeated.",
         "What is learnt may be the form of the answer as much as the relation: held-out answers were never trained, so that an offset "
         "cannot name them, but it can say that a city is asked for.",
