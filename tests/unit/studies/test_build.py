@@ -200,7 +200,7 @@ def listing(copy: Path, **files: str) -> None:
     (copy / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-def test_rebuilding_removes_files_that_are_no_longer_made(built, tmp_path) -> None:
+def test_rebuilding_sets_files_aside_that_are_no_longer_made_and_loses_none(built, tmp_path) -> None:
     file, store, out, _ = built
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
@@ -208,7 +208,11 @@ def test_rebuilding_removes_files_that_are_no_longer_made(built, tmp_path) -> No
     for name, text in (("old.html", "old"), ("edited.html", "edited by hand"), ("mine.txt", "mine")):
         (copy / name).write_text(text)
     build_figures(file, store=store, out=copy)
-    assert not (copy / "old.html").exists()
+    assert not (copy / "old.html").exists() and (copy / "earlier" / "old.html").read_text() == "old"
+    listing(copy, **{"old.html": "other"})  # as a manifest might list the file of somebody else
+    (copy / "old.html").write_text("other")
+    build_figures(file, store=store, out=copy)
+    assert sorted(path.read_text() for path in (copy / "earlier").iterdir()) == ["old", "other"]
     assert (copy / "mine.txt").exists() and (copy / "edited.html").read_text() == "edited by hand"
 
 
@@ -238,6 +242,15 @@ def test_a_manifest_that_lists_foreign_files_removes_none(built, tmp_path) -> No
     build_figures(file, store=store, out=copy)
     assert all(path.read_text() == "x" for path in foreign) and (copy / "link.csv").is_symlink()
     assert check_figures(file, store=store, out=copy).ok
+
+
+@pytest.mark.parametrize("data", [b"", b"[" * 20_000, b'{"study": "\xff"}', b"null"])
+def test_a_manifest_that_cannot_be_read_is_named_and_stays(built, tmp_path, data) -> None:
+    file, store, _, _ = built
+    (tmp_path / "MANIFEST.json").write_bytes(data)
+    with pytest.raises(StoreError, match=r"MANIFEST\.json cannot be read"):
+        build_figures(file, store=store, out=tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
 
 
 def test_a_failed_write_leaves_the_old_file_whole(built, tmp_path, monkeypatch) -> None:
