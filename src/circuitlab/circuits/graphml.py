@@ -20,7 +20,7 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
 
     Nodes have the attributes ``kind``, ``layer`` and ``head``, edges have ``port``. Ends of edges that are not nodes of the circuit are
     listed with ``in_circuit`` false. The graph attribute ``circuitlab`` holds the model's shape, the rule and the run ids as JSON, so that
-    `read_graphml` returns an equal circuit.
+    `read_graphml` returns an equal circuit. Raises `StoreError` if the file cannot be written.
 
     Examples
     --------
@@ -29,6 +29,8 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     True
     """
     import networkx as nx  # noqa: PLC0415 - takes a quarter of a second; only graph files and pruning need it
+
+    from circuitlab.core.files import replace_file  # noqa: PLC0415
 
     about = circuit.to_dict() | {"nodes": [], "edges": None if circuit.edges is None else []}
     graph = nx.MultiDiGraph(circuitlab=json.dumps(about))  # an edge into a key and one into a value have the same ends
@@ -40,7 +42,8 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     for edge in edges:
         graph.add_edge(str(edge.sender), str(edge.receiver), key=str(edge), **({"port": edge.port} if edge.port else {}))
     target = Path(path)
-    nx.write_graphml_xml(graph, target, named_key_ids=True)  # the same bytes whether lxml is there or not
+    # write_graphml_xml gives the same bytes whether lxml is there or not.
+    replace_file(target, lambda temporary: nx.write_graphml_xml(graph, temporary, named_key_ids=True))
     return target
 
 

@@ -39,7 +39,7 @@ def reading(path: str | Path, kind: str, fix: str) -> Iterator[None]:
     except CircuitlabError as error:
         what = f"{path} is not {kind}: {error.what}"
         raise BadParameterError(what, error.fix or fix) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
         what = f"{path} is not {kind} ({type(error).__name__}: {error})."
         raise BadParameterError(what, fix) from error
 

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["quarantine", "read_bytes", "remove_leftovers", "replace_file", "require_writable"]
+__all__ = ["free_name", "quarantine", "read_bytes", "remove_leftovers", "replace_file", "require_writable"]
 
 _PART = ".part"
 _cleaned: set[Path] = set()
@@ -156,14 +156,15 @@ def quarantine(files: Iterable[Path], folder: Path, problem: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path in damaged:
             if path.exists():
-                path.replace(_free_name(folder / path.name))
+                path.replace(free_name(folder / path.name))
     except OSError as error:
         what = f"Stored run {damaged[0]} is damaged ({problem}), and cannot be moved to {folder}: {error.strerror or error}."
         raise StoreError(what, "Ask the store's owner to remove it, or use a store of your own (CIRCUITLAB_STORE).") from error
     warnings.warn(f"Stored run {damaged[0]} was moved to {folder} and will be computed again: {problem}", stacklevel=4)
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """The path itself if there is nothing, else with the first number from 2 on that makes it free."""
     number = 1
     free = path
     while free.exists():

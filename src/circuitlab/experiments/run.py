@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.core.files import replace_file, require_writable
+from circuitlab.core.files import read_bytes, replace_file, require_writable
 from circuitlab.core.html import html_table
 from circuitlab.experiments.registry import get_experiment
 from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
@@ -103,16 +103,21 @@ def read_record(path: str | Path) -> ExperimentRecord:
     ------
     BadParameterError
         If there is no such file, or it is no record.
+    StoreError
+        If this user may not read it.
     """
-    path = Path(path)
-    if not path.is_file():
+    data = read_bytes(Path(path))
+    if data is None:
         raise BadParameterError(f"There is no record {path}.", "Check the path, or run the experiment with -o.")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ExperimentRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        record = msgspec.json.decode(data, type=ExperimentRecord)
+        if not isinstance(record.model.get("name"), str):
+            raise msgspec.ValidationError("Its model has no name")
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadParameterError(
             f"{path} is not the record of an experiment: {error}.", "Run the experiment with -o to write one."
         ) from error
+    return record
 
 
 def check_gate(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from circuitlab.core.errors import ForeignFileError, ScoreFileError
+from circuitlab.core.errors import BadParameterError, ForeignFileError, ScoreFileError
 from circuitlab.core.files import read_bytes, replace_file
 from circuitlab.core.provenance import SCHEMA, Provenance
 
@@ -52,7 +52,12 @@ def write_dataset(path: Path, dataset: xr.Dataset, provenance: Provenance, forma
     ------
     StoreError
         If the disk is full or the folder cannot be written; an existing file is left unchanged.
+    BadParameterError
+        If a value is not finite.
     """
+    if name := _not_finite(dataset):
+        what = f"{name!r} of {provenance.method!r} holds values that are not finite, and was not written to {path}."
+        raise BadParameterError(what, "Check the metric and the dtype of the run.")
     written = dataset.copy()
     written.attrs = {
         "format": format_name,
@@ -111,6 +116,8 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     checksum = attributes.get("checksum")
     if not isinstance(checksum, str) or checksum != _checksum(dataset, str(attributes["provenance"])):
         raise _damaged(path, "its values or its provenance do not match their checksum")
+    if name := _not_finite(dataset):
+        raise _damaged(path, f"{name!r} holds values that are not finite")
     return dataset, provenance
 
 
@@ -132,6 +139,12 @@ def _checked_provenance(path: Path, attributes: Mapping[str, Any], format_name: 
         return msgspec.json.decode(attributes.get("provenance", b""), type=Provenance)
     except (msgspec.MsgspecError, RecursionError, TypeError, UnicodeError) as error:
         raise _damaged(path, f"its provenance cannot be read: {error}") from error
+
+
+def _not_finite(dataset: xr.Dataset) -> str:
+    """Name of a variable with NaN or infinity in it; empty if there is none."""
+    arrays = {str(name): values.values for name, values in dataset.data_vars.items() if values.dtype.kind == "f"}
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
 
 
 def _damaged(path: Path, problem: str) -> ScoreFileError:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from circuitlab.core.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError, ScoreFileError
 from circuitlab.core.nodes import Head, KVHead, Node
 from circuitlab.core.provenance import ModelSpec
 from circuitlab.scores.intervals import Interval, mean_interval
@@ -158,12 +159,21 @@ class RoleScores:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], provenance: RoleProvenance) -> RoleScores:
-        """Scores from what `to_plain` gave."""
-        if "draws" in plain:
-            against: np.ndarray | Null = Null(_unpacked(plain["chance"]), _unpacked(plain["reached"]), plain["draws"])
-        else:
-            against = _unpacked(plain["control"])
-        return cls(_unpacked(plain["values"]), provenance, against, plain["per"])
+        """Scores from what `to_plain` gave.
+
+        Raises
+        ------
+        ScoreFileError
+            If the data are anything else.
+        """
+        try:
+            per, against = plain["per"], _reference(plain)
+            if per not in get_args(Per):
+                raise ValueError(f"values are given per {per!r}")
+            return cls(_unpacked(plain["values"]), provenance, against, per)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
+            what = f"The stored values of role {provenance.role!r} cannot be read ({type(error).__name__}: {error})."
+            raise ScoreFileError(what, "Remove the role's file from the store, and measure it again.") from error
 
     def interval(self) -> Interval:
         """Mean with its 95 % t-interval over samples, each (layer, head); limits are NaN for weights alone or a single sample."""
@@ -232,5 +242,21 @@ def _packed(array: np.ndarray) -> dict[str, Any]:
 
 
 def _unpacked(plain: Mapping[str, Any]) -> np.ndarray:
-    data = zlib.decompress(base64.b64decode(plain["data"]))
-    return np.frombuffer(data, plain["dtype"]).reshape(plain["shape"]).copy()
+    """The array that was packed; text that holds more than the shape says is not decompressed."""
+    shape, dtype = tuple(plain["shape"]), np.dtype(plain["dtype"])
+    if dtype.kind not in "fiu" or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"an array of shape {shape} and type {dtype}")
+    size = math.prod(shape) * dtype.itemsize
+    data = zlib.decompressobj().decompress(base64.b64decode(plain["data"], validate=True), size + 1)
+    if len(data) != size:
+        raise ValueError(f"the data of an array of shape {shape} are cut short, or too long")
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def _reference(plain: Mapping[str, Any]) -> np.ndarray | Null:
+    """What values are compared with."""
+    if "draws" not in plain:
+        return _unpacked(plain["control"])
+    if type(plain["draws"]) is not int or plain["draws"] < 1:
+        raise ValueError(f"{plain['draws']!r} draws")
+    return Null(_unpacked(plain["chance"]), _unpacked(plain["reached"]), plain["draws"])

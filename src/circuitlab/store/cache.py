@@ -59,9 +59,22 @@ class Cache:
         return self.root / codec.folder / f"{codec.name(identity)}{codec.suffix}"
 
     def list(self, codec: Codec[Any, Any, Any] = HEAD_SCORES) -> list[str]:
-        """Names of all stored results of one kind, sorted; for scores these are run ids."""
+        """Names of all stored results of one kind, sorted; for scores these are run ids.
+
+        Raises
+        ------
+        StoreError
+            If this user may not look into the folder.
+        """
         folder = self.root / codec.folder
-        names = [path.name.removesuffix(codec.suffix) for path in folder.glob(f"*{codec.suffix}")] if folder.is_dir() else []
+        try:
+            files = [path.name for path in folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            files = []
+        except OSError as error:
+            what = f"The store {folder} cannot be read: {error.strerror or error}."
+            raise StoreError(what, "Ask its owner for permission to read it, or use a store of your own (CIRCUITLAB_STORE).") from error
+        names = [name.removesuffix(codec.suffix) for name in files if name.endswith(codec.suffix)]
         return sorted(name for name in names if name.isalnum())
 
     def has(self, identity: Identity, codec: Codec[Identity, Any, Any] = HEAD_SCORES) -> bool:  # type: ignore[assignment]
@@ -214,7 +227,7 @@ class Cache:
             yield True
         finally:
             # Removed while it is still held: a process that waited for the removed file looks for the result first, and finds it.
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 

@@ -58,5 +58,5 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Remove the file once the result is stored. One that this user may not remove is left: it is not read when there is a result."""
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):  # no permission, or a file system that has become read-only
             self.path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from circuitlab.core.errors import StoreError
-from circuitlab.core.files import replace_file
+from circuitlab.core.files import free_name, read_bytes, replace_file
 from circuitlab.figures.images import exporter, image_problem, render_image
 from circuitlab.figures.page import figure_json, figure_page, plotly_js
 from circuitlab.store import Cache
@@ -28,6 +28,8 @@ __all__ = ["BuildResult", "CheckResult", "build_figures", "check_figures", "writ
 
 _SUFFIXES = frozenset({".html", ".json", ".csv", ".svg", ".png", ".js"})
 """Suffixes of the files that a build writes."""
+_EARLIER = "earlier"
+"""Where files of an earlier build that are no longer made are moved."""
 
 
 class BuildResult(msgspec.Struct, frozen=True):
@@ -70,7 +72,7 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
         Cache of the finished runs.
     out : str or Path, optional
         Folder; by default ``figures/built/<study id>``. Each file is replaced atomically. Files of an earlier build of the same study that
-        are no longer made are removed if they are unchanged since that build; no other file is removed.
+        are no longer made are moved into ``earlier/`` in it if they are unchanged since that build; nothing is removed.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     for name, file in (files | pictures).items():
         _write(folder / name, file.data)
     _write(folder / MANIFEST, manifest.encode())
-    _remove_stale(folder, {name: entry for name, entry in before.items() if name not in entries})
+    _set_aside(folder, {name: entry for name, entry in before.items() if name not in entries})
     names = [*sorted(entries), MANIFEST]
     records = [result.record_id for _, results in runs.results for result in results]
     missing = [planned.label for planned in runs.missing]
@@ -203,15 +205,24 @@ def _write(path: Path, data: bytes) -> None:
     replace_file(path, lambda target: target.write_bytes(data))
 
 
-def _remove_stale(folder: Path, files: Mapping[str, FileEntry]) -> None:
-    """Remove files that a build wrote. Only files with the hash in the manifest are removed, because anybody may have edited it."""
+def _set_aside(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Move files that an earlier build wrote into a folder of their own.
+
+    Only files with the hash in the manifest are moved, and none is removed, because anybody may have edited the manifest.
+    """
     for name, entry in files.items():
         if Path(name).suffix in _SUFFIXES and name != MANIFEST and _hash_of(folder, name) == entry.sha256:
-            (folder / name).unlink()
+            try:
+                (folder / _EARLIER).mkdir(exist_ok=True)
+                (folder / name).replace(free_name(folder / _EARLIER / name))
+            except OSError as error:
+                what = f"{folder / name} is of an earlier build, and cannot be moved to {folder / _EARLIER}: {error.strerror or error}."
+                raise StoreError(what, "Move it yourself, or build into another folder.") from error
 
 
 def _hash_of(folder: Path, name: str) -> str | None:
     """Hash of a regular file in the folder itself; None for links and paths elsewhere, which are not read."""
     path = folder / name
     inside = Path(name).name == name and path.is_file() and not path.is_symlink()
-    return sha256(path.read_bytes()) if inside else None
+    data = read_bytes(path) if inside else None
+    return None if data is None else sha256(data)

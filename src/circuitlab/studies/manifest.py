@@ -12,6 +12,7 @@ import msgspec
 
 from circuitlab.citations import CITATIONS, STATISTICS, bibtex
 from circuitlab.core.errors import StoreError
+from circuitlab.core.files import read_bytes
 from circuitlab.studies.results import StudyRuns
 from circuitlab.studies.types import Analysis, AnalysisResult, ScoredCell
 
@@ -138,14 +139,15 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises
     ------
     StoreError
-        If it is damaged.
+        If it is damaged, or this user may not read it.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    data = read_bytes(path)
+    if data is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.MsgspecError as error:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         what = f"{path} cannot be read: {error}."
         raise StoreError(what, "Remove it and run `circuitlab figures build`.") from error
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from circuitlab.core.errors import ForeignFileError, ScoreFileError, StoreError
+from circuitlab.core.errors import BadParameterError, ForeignFileError, ScoreFileError, StoreError
 from circuitlab.scores import netcdf
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.fakes import fake_scores
@@ -178,4 +178,20 @@ def test_a_small_file_that_claims_to_be_huge_is_not_read(path) -> None:
         del file["heads"]
         file.create_dataset("heads", shape=(10**6, 10**4, *shape[2:]), dtype="f4", chunks=True)
     with pytest.raises(ScoreFileError, match="is damaged"):
+        HeadScores.load(path)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["heads", "total"])
+def test_numbers_that_are_none_are_named_and_neither_written_nor_read(path, scores, monkeypatch, name, number) -> None:
+    dataset = scores.dataset.copy(deep=True)
+    dataset[name].values.flat[0] = number
+    broken, before = HeadScores(dataset, scores.provenance), path.read_bytes()
+    with pytest.raises(BadParameterError, match=f"'{name}' of 'activation_patching' holds values that are not finite"):
+        broken.save(path)
+    assert path.read_bytes() == before
+    with monkeypatch.context() as patch:  # a file of another writer
+        patch.setattr(netcdf, "_not_finite", lambda _dataset: "")
+        broken.save(path)
+    with pytest.raises(ScoreFileError, match=f"is damaged .*'{name}' holds values that are not finite"):
         HeadScores.load(path)

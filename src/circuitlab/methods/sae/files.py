@@ -92,7 +92,7 @@ def _read(config: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Tensor
     try:
         about = json.loads(config.read_text(encoding="utf-8"))
         tensors = load_file(weights)
-    except (ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         what = f"{config.parent} is damaged: {error}."
         raise ScoreFileError(what, "Save or download the dictionary again.") from error
     if not isinstance(about, dict):

