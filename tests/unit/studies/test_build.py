@@ -209,10 +209,8 @@ def listing(copy: Path, **files: str) -> None:
     (copy / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-def test_rebuilding_removes_files_that_are_no_longer_made(small, tmp_path) -> None:
+def test_rebuilding_sets_files_aside_that_are_no_longer_made_and_loses_none(small, tmp_path) -> None:
     file, store, out = small
-def test_rebuilding_sets_files_aside_that_are_no_longer_made_and_loses_none(built, tmp_path) -> None:
-    file, store, out, _ = built
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     listing(copy, **{"old.html": "old", "edited.html": "as it was built"})
@@ -255,19 +253,17 @@ def test_a_manifest_that_lists_foreign_files_removes_none(small, tmp_path) -> No
     assert check_figures(file, store=store, out=copy).ok
 
 
-def test_a_failed_write_leaves_the_old_file_whole(small, tmp_path, monkeypatch) -> None:
-    file, store, out = small
 @pytest.mark.parametrize("data", [b"", b"[" * 20_000, b'{"study": "\xff"}', b"null"])
-def test_a_manifest_that_cannot_be_read_is_named_and_stays(built, tmp_path, data) -> None:
-    file, store, _, _ = built
+def test_a_manifest_that_cannot_be_read_is_named_and_stays(small, tmp_path, data) -> None:
+    file, store, _ = small
     (tmp_path / "MANIFEST.json").write_bytes(data)
     with pytest.raises(StoreError, match=r"MANIFEST\.json cannot be read"):
         build_figures(file, store=store, out=tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
 
 
-def test_a_failed_write_leaves_the_old_file_whole(built, tmp_path, monkeypatch) -> None:
-    file, store, out, _ = built
+def test_a_failed_write_leaves_the_old_file_whole(small, tmp_path, monkeypatch) -> None:
+    file, store, out = small
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     before = (copy / "report.html").read_bytes()
