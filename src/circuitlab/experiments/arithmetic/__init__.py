@@ -52,7 +52,7 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Arithmetic"
     question: ClassVar[str] = "Do a few heads write the result of a sum, and do other operations use the same ones?"
     cite: ClassVar[tuple[str, ...]] = ("zhang2024arithmetic",)
-    cost: ClassVar[str] = "not measured yet"
+    cost: ClassVar[str] = "4 minutes"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Few heads matter.",
