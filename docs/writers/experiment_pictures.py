@@ -52,7 +52,7 @@ def main() -> None:
         if browser is None:
             raise SystemExit("There is no Chromium; on Debian: apt-get install chromium.")
         opened = driver.chromium.launch(executable_path=browser, args=QUIET)
-        page = opened.new_page(device_scale_factor=1.5, color_scheme="light", offline=True)  # type: ignore[arg-type]
+        page = opened.new_page(viewport={"width": 1800, "height": 1400}, device_scale_factor=1.5, color_scheme="light", offline=True)  # type: ignore[arg-type]
         for name in stale:
             _draw(page, _figures()[name][1], Path(scratch) / "figure.html", folder / name)
             print(f"docs/{PICTURES}/{name}")

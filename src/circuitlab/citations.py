@@ -25,6 +25,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2025",
         "arXiv:2506.19143",
     ),
+    "chatterjee2024": (
+        "Language Models can Exploit Cross-Task In-context Learning for Data-Scarce Novel Tasks",
+        "Chatterjee, Anwoy and Tanwar, Eshaan and Dutta, Subhabrata and Chakraborty, Tanmoy",
+        "2024",
+        "ACL, arXiv:2405.10548",
+    ),
     "clark2019": (
         "What Does BERT Look At? An Analysis of BERT's Attention",
         "Clark, Kevin and Khandelwal, Urvashi and Levy, Omer and Manning, Christopher D.",
@@ -73,6 +79,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2025",
         "ICLR, arXiv:2410.10781",
     ),
+    "han2025zero": (
+        "ZeroTuning: Unlocking the Initial Token's Power to Enhance Large Language Models Without Training",
+        "Han, Feijiang and Yu, Xiaodong and Tang, Jianheng and Ungar, Lyle",
+        "2025",
+        "arXiv:2505.11739",
+    ),
     "hanna2023": (
         "How does GPT-2 compute greater-than?: Interpreting mathematical abilities in a pre-trained language model",
         "Hanna, Michael and Liu, Ollie and Variengien, Alexandre",
@@ -90,6 +102,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "He, Xingyang and others",
         "2025",
         "arXiv:2501.15113",
+    ),
+    "he2025icl": (
+        "In-Context Linear Regression Demystified: Training Dynamics and Mechanistic Interpretability of Multi-Head Softmax Attention",
+        "He, Jianliang and Pan, Xintian and Chen, Siyu and Yang, Zhuoran",
+        "2025",
+        "ICML, arXiv:2503.12734",
     ),
     "heimersheim2023": (
         "A circuit for Python docstrings in a 4-layer attention-only transformer",
@@ -144,6 +162,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Li, Yang and Dong, Zhichen and Sun, Yuhan and Wang, Weixun and others",
         "2025",
         "arXiv:2510.13554",
+    ),
+    "lieberum2023": (
+        "Does Circuit Analysis Interpretability Scale? Evidence from Multiple Choice Capabilities in Chinchilla",
+        "Lieberum, Tom and others",
+        "2023",
+        "arXiv:2307.09458",
     ),
     "lin2025compress": (
         "CompressKV: Semantic Retrieval Heads Know What Tokens are Not Important Before Generation",
@@ -205,6 +229,18 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "arXiv:2405.12522",
     ),
+    "qiao2025": (
+        "Understanding Transformers through the Lens of Pavlovian Conditioning",
+        "Qiao, Mu",
+        "2025",
+        "arXiv:2508.08289",
+    ),
+    "park2025soft": (
+        "Soft Injection of Task Embeddings Outperforms Prompt-Based In-Context Learning",
+        "Park, Jungwon and Rhee, Wonjong",
+        "2025",
+        "arXiv:2507.20906",
+    ),
     "roy2007": (
         "The effective rank: A measure of effective dimensionality",
         "Roy, Olivier and Vetterli, Martin",
@@ -253,11 +289,23 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2024",
         "arXiv:2404.15574",
     ),
+    "xiao2024duo": (
+        "DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads",
+        "Xiao, Guangxuan and Tang, Jiaming and Zuo, Jingwei and Guo, Junxian and Yang, Shang and Tang, Haotian and Fu, Yao and Han, Song",
+        "2024",
+        "arXiv:2410.10819",
+    ),
     "yu2024act": (
         "Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training through Attention Calibration",
         "Yu, Zhongzhi and Wang, Zheng and Fu, Yonggan and others",
         "2024",
         "ICML, arXiv:2406.15765",
+    ),
+    "yin2024lofit": (
+        "LoFiT: Localized Fine-tuning on LLM Representations",
+        "Yin, Fangcong and Ye, Xi and Durrett, Greg",
+        "2024",
+        "NeurIPS, arXiv:2406.01563",
     ),
     "yu2023": (
         "Characterizing Mechanisms for Factual Recall in Language Models",

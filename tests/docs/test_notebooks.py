@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -22,14 +23,23 @@ execute = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(execute)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """One store for all notebooks, which score the same tasks by the same methods."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture
-def few(monkeypatch, tmp_path, smollm2):
-    """Few pairs, in an empty folder, with the model that other tests have loaded."""
+def few(monkeypatch, tmp_path, smollm2, runs):
+    """Few pairs, in an empty folder, with the model that other tests have loaded, and scores that another notebook has computed."""
     monkeypatch.setenv("CIRCUITLAB_PAIRS", "3")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(runs)
     monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
-    load = cl.load_model
+    load, check_task = cl.load_model, cl.check_task
     monkeypatch.setattr(cl, "load_model", lambda model, **settings: smollm2 if model == "smollm2-135m" else load(model, **settings))
+    monkeypatch.setattr(cl, "check_task", lambda model, task, n=8: check_task(model, task, min(n, 8)))
+    monkeypatch.setattr(cl, "score", partial(cl.score, store=runs))
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_the_python_example_runs_and_is_ten_lines(workplace, capsys) -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out
-    assert "own_pairs (given) on smollm2-135m: ready. Accuracy 1.00" in said
+    assert "smollm2-135m on own_pairs can do the task (accuracy 1.00" in said
     assert re.search(r"Evaluation of 20 nodes.*\n +faithfulness: 0\.\d\d \[", said)
     assert re.search(r"own_pairs ~ ioi: Jaccard 0\.\d\d \[.*by chance 0\.\d\d", said)
     for name in ("heads.html", "attention.html"):

@@ -148,6 +148,27 @@ def _split(patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (family if 2 * family.sum() <= family.size else 1 - family), hierarchy.leaves_list(tree)
 
 
+def _halves(patterns: np.ndarray) -> np.ndarray:
+    """The split of `_split` without its order: which rows are under the second branch of the dendrogram's last merge.
+
+    Checking a tree and cutting it at a height, as scipy does, takes several times as long as growing it.
+    """
+    from scipy.cluster import hierarchy  # noqa: PLC0415 - scipy is slow to import
+
+    rows = len(patterns)
+    tree = hierarchy.linkage(patterns, "ward")
+    if rows <= 2 or tree[-1, 2] == tree[-2, 2]:  # noqa: PLR2004 - no merge before the last, or two at one height: not cut in two
+        return _split(patterns)[0]
+    family, below = np.zeros(rows, dtype=int), [int(tree[-1, 1])]
+    while below:
+        node = below.pop()
+        if node < rows:
+            family[node] = 1
+        else:
+            below += [int(child) for child in tree[node - rows, :2]]
+    return family
+
+
 def _within(values: np.ndarray, group: np.ndarray) -> float:
     """Share of the sum of squares that is within groups."""
     total = float(((values - values.mean(axis=0)) ** 2).sum())
@@ -166,7 +187,7 @@ def _split_p(patterns: np.ndarray, family: np.ndarray, n: int, generator: np.ran
     beyond = 0
     for _ in range(n):
         drawn = generator.normal(size=coordinates.shape) * spread
-        beyond += _within(drawn, _split(drawn)[0]) <= observed
+        beyond += _within(drawn, _halves(drawn)) <= observed
     return (1 + beyond) / (1 + n) if pairs > 1 else 1.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -30,6 +31,9 @@ _WEIGHTS: _Same = {"weights": lambda about: about.model.identity()}
 _METHOD: _Same = {"methods": lambda about: about.method, "method parameters": lambda about: about.params}
 _TASK: _Same = {"tasks": lambda about: (about.task.id, about.task.variant)}
 """What must be equal in the provenance of all scores, by its name in messages."""
+
+_MIXTURES: WeakKeyDictionary[HeadScores, dict[str | None, str]] = WeakKeyDictionary()
+"""Warnings by scores, for as long as these are in use, and by mark."""
 
 
 def compare_tasks(
@@ -196,8 +200,16 @@ def _notes(scores: Mapping[str, Scores], mark: str | None) -> tuple[str, ...]:
         notes.append(f"Metrics differ ({listed}); ranks are compared.")
     notes += [f"{name}: {NO_INTERVAL}." for name, run in scores.items() if run.provenance.weights_only]
     heads = {name: run for name, run in scores.items() if isinstance(run, HeadScores) and not run.weights_only}
-    warnings = {name: prompt_families(run, mark=mark).warning for name, run in heads.items()}
+    warnings = {name: _mixture(run, mark) for name, run in heads.items()}
     return (*notes, *(f"{name}: {warning}" for name, warning in warnings.items() if warning))
+
+
+def _mixture(scores: HeadScores, mark: str | None) -> str:
+    """Warning that a task mixes mechanisms. A report compares the same scores several times, and testing them takes 400 clusterings."""
+    known = _MIXTURES.setdefault(scores, {})
+    if mark not in known:
+        known[mark] = prompt_families(scores, mark=mark).warning
+    return known[mark]
 
 
 def _require_same(scores: Mapping[str, Scores], same: _Same) -> None:

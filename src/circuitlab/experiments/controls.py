@@ -11,7 +11,7 @@ from circuitlab.core.nodes import Head
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["random_heads"]
+__all__ = ["other_heads", "random_heads"]
 
 
 def random_heads(
@@ -58,3 +58,35 @@ def random_heads(
     matched = all(len(pool) >= layers.count(layer) for layer, pool in by_layer.items())
     pools = [(pool, layers.count(layer)) for layer, pool in by_layer.items()] if matched else [(others, len(chosen))]
     return [tuple(pool[i] for pool, count in pools for i in rng.choice(len(pool), count, replace=False).tolist()) for _ in range(n)]
+
+
+def other_heads(head: Head, n_heads: int, n: int, rng: np.random.Generator, *, without: Sequence[Head] = ()) -> list[Head]:
+    """Different random heads of the layer of one head: its control where single heads are chosen.
+
+    Parameters
+    ----------
+    head : Head
+        The head that they are compared with.
+    n_heads : int
+        Heads of a layer.
+    n : int
+        Number of heads; all that there are, if these are fewer.
+    rng : numpy Generator
+    without : sequence of Head
+        Other heads that are not drawn.
+
+    Raises
+    ------
+    BadParameterError
+        If the layer has no other head.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sorted(map(str, other_heads(Head(1, 0), 4, 9, np.random.default_rng(0), without=[Head(1, 2)])))
+    ['a1.h1', 'a1.h3']
+    """
+    pool = [other for other in (Head(head.layer, number) for number in range(n_heads)) if other not in {head, *without}]
+    if not pool:
+        raise BadParameterError(f"Layer {head.layer} has no head beside {head} that may be drawn.", "Use a model with more heads.")
+    return [pool[i] for i in rng.choice(len(pool), min(n, len(pool)), replace=False).tolist()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError
@@ -13,7 +14,8 @@ from circuitlab.figures.wording import Wording
 
 __all__ = ["category_bars"]
 
-_BAR = 44
+_BAR, _NARROW, _FEW = 44, 14, 10
+"""Pixels of a bar, and of one where there are more conditions than a few, whose names are then slanted."""
 
 
 def category_bars(
@@ -54,31 +56,36 @@ def category_bars(
     conditions = list(dict.fromkeys(name for group in groups.values() for name in group))
     if not conditions:
         raise BadParameterError("There is no condition to draw.", "Give at least one group with one condition.")
-    labels = {name: wrapped(name, 96, 11) for name in conditions}
+    many = len(conditions) > _FEW
+    labels = {name: plain(name) if many else wrapped(name, 96, 11) for name in conditions}
     figure = go.Figure()
     for group, rows in groups.items():
         means = [rows[name]["mean"] for name in rows]
         arms = [[_arm(rows[name], which) for name in rows] for which in ("high", "low")]
+        known = bool(np.isfinite(arms).any())
         figure.add_bar(
             x=[labels[name] for name in rows],
             y=rounded([float("nan") if mean is None else mean for mean in means]),
             name=plain(group),
             marker={"color": NEUTRAL, "opacity": 0.55} if group in controls else None,
-            error_y={"type": "data", "symmetric": False, "array": rounded(arms[0]), "arrayminus": rounded(arms[1])},
+            # Without limits no arms at all: plotly would draw their caps on the bars.
+            error_y={"type": "data", "symmetric": False, "array": rounded(arms[0]), "arrayminus": rounded(arms[1])} if known else None,
             hovertext=[_text(group, name, rows[name]) for name in rows],
             hoverinfo="text",
         )
     for name, value in (references or {}).items():
         figure.add_hline(y=value, line={"color": NEUTRAL, "width": 1, "dash": "dash"}, annotation_text=plain(name))
     figure.update_yaxes(title_text=plain(wording.y))
-    figure.update_xaxes(tickangle=0, showgrid=False, categoryorder="array", categoryarray=[labels[name] for name in conditions])
+    order = [labels[name] for name in conditions]
+    figure.update_xaxes(tickangle=-45 if many else 0, showgrid=False, categoryorder="array", categoryarray=order)
     figure.update_layout(
         barmode="group",
         bargap=0.3,
         showlegend=len(groups) > 1,
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
     )
-    width = max(420, _BAR * sum(map(len, groups.values())), 108 * len(conditions))
+    bars = sum(map(len, groups.values()))
+    width = max(420, _NARROW * bars) if many else max(420, _BAR * bars, 108 * len(conditions))
     return finish(figure, Frame(wording.title, wording.subtitle, width, 300, margin_left=72, margin_bottom=130), theme)
 
 

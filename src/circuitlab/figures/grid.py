@@ -50,8 +50,8 @@ def value_grid(
     Examples
     --------
     >>> figure = value_grid([[0.5, None]], (["one"], ["two", "three"]), Wording("Logits"))
-    >>> figure.data[0].z.shape
-    (1, 2)
+    >>> [len(row) for row in figure.data[0].z]
+    [2]
     """
     rows, columns = names
     cells = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)

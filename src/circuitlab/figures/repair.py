@@ -30,8 +30,8 @@ def repair_bars(
     Parameters
     ----------
     conditions : sequence of mapping
-        Conditions as `circuitlab.experiments.reuse` records them: ``name``, ``heads``, ``accuracy`` (or None), ``random`` (or None),
-        ``errors``, ``repaired``, ``new_mistakes``, ``p_change``. The first is the model without an edit.
+        Conditions as `circuitlab.experiments.circuit_reuse` records them: ``name``, ``heads``, ``accuracy`` (or None), ``random`` (or
+        None), ``errors``, ``repaired``, ``new_mistakes``, ``p_change``. The first is the model without an edit.
     chance : float
         Accuracy of a guess among the options.
     published : mapping of str to float, optional

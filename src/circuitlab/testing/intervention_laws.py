@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import EditDidNotFireError, ModelError
-from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, Knockout, Project, Replace, Scale, compose
+from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, KeepKeys, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.interventions.base import NodeEdit
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Edit, Site
@@ -119,11 +119,19 @@ def _off(intervention: Intervention, model: Model, batch: ContrastBatch) -> Inte
         return replace(intervention, offset=torch.tensor(0.0))
     if isinstance(intervention, Project):
         return replace(intervention, basis=torch.zeros(0, intervention.basis.shape[-1]), keep=False)
-    if isinstance(intervention, EditPattern):
-        return EditPattern(intervention.heads, "block", keys=(), positions=intervention.positions)
+    if isinstance(intervention, EditPattern | KeepKeys):
+        return _off_pattern(intervention)
     if isinstance(intervention, Replace | Knockout):
         return compose([_own_value(intervention, spot, model, batch) for spot in intervention.spots])
     return None
+
+
+def _off_pattern(intervention: EditPattern | KeepKeys) -> Intervention:
+    if isinstance(intervention, KeepKeys):
+        return replace(intervention, window=_FAR)
+    if intervention.how == "scale":
+        return replace(intervention, factor=1.0)
+    return EditPattern(intervention.heads, "block", keys=(), positions=intervention.positions)
 
 
 def _own_value(intervention: NodeEdit, spot: Spot, model: Model, batch: ContrastBatch) -> Replace:
@@ -134,7 +142,7 @@ def _own_value(intervention: NodeEdit, spot: Spot, model: Model, batch: Contrast
 
 def _outside(intervention: Intervention, model: Model, batch: ContrastBatch) -> Iterator[LawResult]:
     """At positions that no prompt has, an edit must raise: otherwise it would look like an effect of zero."""
-    if not isinstance(intervention, NodeEdit | EditPattern):
+    if not isinstance(intervention, NodeEdit | EditPattern | KeepKeys):
         return
     raised = False
     try:
@@ -147,6 +155,8 @@ def _outside(intervention: Intervention, model: Model, batch: ContrastBatch) -> 
 def _order(intervention: Intervention, model: Model, batch: ContrastBatch) -> Iterator[LawResult]:
     if isinstance(intervention, EditPattern):
         other: Intervention = EditPattern(intervention.heads, "block", keys=0, positions=intervention.positions)
+    elif isinstance(intervention, KeepKeys):
+        other = KeepKeys(intervention.heads, sinks=1, window=2, positions=intervention.positions)
     elif isinstance(intervention, NodeEdit):
         other = Add(intervention.nodes, 0.5, site=intervention.site, positions=intervention.positions)
     else:

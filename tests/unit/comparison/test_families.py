@@ -7,6 +7,7 @@ import pytest
 
 from circuitlab.circuits import TopK
 from circuitlab.comparison import compare_tasks, prompt_families
+from circuitlab.comparison.families import _halves, _split
 from circuitlab.core.errors import BadParameterError
 from circuitlab.testing.fakes import fake_scores
 
@@ -91,3 +92,26 @@ def test_a_comparison_notes_a_task_of_two_mechanisms():
     pure = fake_scores(pairs(one, one, rng), task="pure")
     notes = compare_tasks({"mixed": mixed, "pure": pure}, TopK(8), n_boot=20).notes
     assert len(notes) == 1 and notes[0].startswith("mixed: The task may mix mechanisms")
+
+
+def test_the_quick_cut_of_a_tree_is_scipys():
+    rng = np.random.default_rng(6)
+    for rows in (2, 3, 9, 24):
+        for values in (rng.normal(size=(rows, 5)), np.round(rng.normal(size=(rows, 2))), np.zeros((rows, 7))):  # the last two have ties
+            quick, whole = _halves(values), _split(values)[0]
+            assert np.array_equal(quick, whole) or np.array_equal(quick, 1 - whole)
+
+
+def test_scores_that_are_compared_again_are_not_tested_again(monkeypatch):
+    tested = []
+
+    def counted(run, mark):
+        tested.append(run)
+        return prompt_families(run, mark=mark)
+
+    monkeypatch.setattr("circuitlab.comparison.matrix.prompt_families", counted)
+    rng = np.random.default_rng(7)
+    scores = {task: fake_scores(pairs(mechanism(rng), mechanism(rng), rng), task=task) for task in ("a", "b")}
+    first, second = (compare_tasks(scores, TopK(8), n_boot=20).notes for _ in range(2))
+    assert first == second and len(first) == 2
+    assert len(tested) == 2

@@ -43,7 +43,21 @@ top_k = 5
 """
 
 
-def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, Cache]:
+_SMALL = """
+id = "made-up"
+title = "A made-up study of one cell"
+model = "made-up"
+n = 8
+
+[[methods]]
+name = "activation_patching"
+
+[[tasks]]
+id = "successor"
+"""
+
+
+def made_up_study(folder: Path, *, unfinished: str = "", small: bool = False) -> tuple[Path, Cache]:
     """Write a study file and a store with a made-up run for every cell.
 
     Parameters
@@ -52,6 +66,8 @@ def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, Cache]:
         Gets ``study.toml`` and ``runs/``.
     unfinished : str
         Task whose cells are left out.
+    small : bool
+        One task and one method: for tests of what happens to files, whatever is drawn in them.
 
     Returns
     -------
@@ -59,7 +75,7 @@ def made_up_study(folder: Path, *, unfinished: str = "") -> tuple[Path, Cache]:
         Three tasks by two methods, 8 pairs, 6 layers of 4 heads; the model cannot do ``colored_objects``.
     """
     file = folder / "study.toml"
-    file.write_text(_STUDY, encoding="utf-8")
+    file.write_text(_SMALL if small else _STUDY, encoding="utf-8")
     store = Cache(folder / "runs")
     study = load_study(file)
     for cell in study.cells():

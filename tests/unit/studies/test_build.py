@@ -42,6 +42,15 @@ def built(tmp_path_factory, no_browser):
     return file, store, folder / "built", result
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, no_browser):
+    """One task by one method: enough where the test is of files and not of what is drawn in them."""
+    folder = tmp_path_factory.mktemp("small")
+    file, store = made_up_study(folder, small=True)
+    build_figures(file, store=store, out=folder / "built")
+    return file, store, folder / "built"
+
+
 class Page(html.parser.HTMLParser):
     """Collects what a page would fetch, its ids, and checks that tags close."""
 
@@ -179,8 +188,8 @@ def test_missing_cells_are_named_with_the_command(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_check_sees_a_changed_a_missing_and_a_stale_file(built, tmp_path) -> None:
-    file, store, out, _ = built
+def test_check_sees_a_changed_a_missing_and_a_stale_file(small, tmp_path) -> None:
+    file, store, out = small
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     assert check_figures(file, store=store, out=copy).ok
@@ -200,8 +209,8 @@ def listing(copy: Path, **files: str) -> None:
     (copy / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-def test_rebuilding_sets_files_aside_that_are_no_longer_made_and_loses_none(built, tmp_path) -> None:
-    file, store, out, _ = built
+def test_rebuilding_sets_files_aside_that_are_no_longer_made_and_loses_none(small, tmp_path) -> None:
+    file, store, out = small
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     listing(copy, **{"old.html": "old", "edited.html": "as it was built"})
@@ -216,8 +225,8 @@ def test_rebuilding_sets_files_aside_that_are_no_longer_made_and_loses_none(buil
     assert (copy / "mine.txt").exists() and (copy / "edited.html").read_text() == "edited by hand"
 
 
-def test_a_manifest_that_lists_foreign_files_removes_none(built, tmp_path) -> None:
-    file, store, out, _ = built
+def test_a_manifest_that_lists_foreign_files_removes_none(small, tmp_path) -> None:
+    file, store, out = small
     copy, outside = tmp_path / "copy", tmp_path / "outside.csv"
     shutil.copytree(out, copy)
     (copy / "folder.html").mkdir()
@@ -245,16 +254,16 @@ def test_a_manifest_that_lists_foreign_files_removes_none(built, tmp_path) -> No
 
 
 @pytest.mark.parametrize("data", [b"", b'{"study":{},"model":{},"runs":[{"params":{"a":' + b"[" * 20_000, b'{"study": "\xff"}', b"null"])
-def test_a_manifest_that_cannot_be_read_is_named_and_stays(built, tmp_path, data) -> None:
-    file, store, _, _ = built
+def test_a_manifest_that_cannot_be_read_is_named_and_stays(small, tmp_path, data) -> None:
+    file, store, _ = small
     (tmp_path / "MANIFEST.json").write_bytes(data)
     with pytest.raises(StoreError, match=r"MANIFEST\.json cannot be read"):
         build_figures(file, store=store, out=tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
 
 
-def test_a_failed_write_leaves_the_old_file_whole(built, tmp_path, monkeypatch) -> None:
-    file, store, out, _ = built
+def test_a_failed_write_leaves_the_old_file_whole(small, tmp_path, monkeypatch) -> None:
+    file, store, out = small
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     before = (copy / "report.html").read_bytes()
@@ -270,8 +279,8 @@ def test_a_failed_write_leaves_the_old_file_whole(built, tmp_path, monkeypatch) 
     assert not list(copy.glob("*.part"))
 
 
-def test_images_that_cannot_be_made_are_stated(built, tmp_path, monkeypatch) -> None:
-    file, store, _, _ = built
+def test_images_that_cannot_be_made_are_stated(small, tmp_path, monkeypatch) -> None:
+    file, store, _ = small
 
     def broken(figure, kind) -> bytes:
         msg = "no browser\nhere"
@@ -286,8 +295,8 @@ def test_images_that_cannot_be_made_are_stated(built, tmp_path, monkeypatch) -> 
     assert (tmp_path / "report.html").is_file()
 
 
-def test_images_are_listed_but_not_compared_between_browsers(built, tmp_path, monkeypatch) -> None:
-    file, store, _, _ = built
+def test_images_are_listed_but_not_compared_between_browsers(small, tmp_path, monkeypatch) -> None:
+    file, store, _ = small
     monkeypatch.setattr(building, "image_problem", lambda: "")
     monkeypatch.setattr(building, "exporter", contextlib.nullcontext)
     monkeypatch.setattr(building, "render_image", lambda figure, kind: f"made-up {kind}".encode())
@@ -313,7 +322,7 @@ def test_building_imports_no_torch(built, tmp_path) -> None:
 
 def test_every_study_builds_into_a_folder_of_its_own_and_never_over_another(tmp_path, monkeypatch) -> None:
     (tmp_path / "one").mkdir()
-    file, store = made_up_study(tmp_path / "one")
+    file, store = made_up_study(tmp_path / "one", small=True)
     other = tmp_path / "other.toml"
     other.write_text(file.read_text().replace('id = "', 'id = "other-', 1))
     monkeypatch.chdir(tmp_path)

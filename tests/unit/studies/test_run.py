@@ -203,7 +203,7 @@ def test_a_missing_study_file_is_named(tmp_path) -> None:
 
 
 def test_shipped_studies_are_sound() -> None:
-    for name in ("core", "quick", "circuits", "overlap", "circuit_reuse"):
+    for name in ("core", "quick", "circuits", "overlap"):
         study = load_study(Path(__file__).parents[3] / "figures" / f"{name}.toml")
         assert study.id == name
     assert {"ioi", "colored_objects", "successor", "capitals", "addition", "greater_than", "docstring"} == {

@@ -270,7 +270,7 @@ def test_natural_text_is_shown_where_it_is_stored(tmp_path, monkeypatch) -> None
     card = cl.head_card(model, "a1.h2", methods=[], roles=[], store=tmp_path)
     assert card.text.entries == (stored,) and not card.text.absent
     page = card.page()
-    assert all(f">decile {number}<" in page for number in range(1, 11)) and f"at {stored.wins} positions" in page
+    assert all(f">decile {number}<" in page for number in range(1, 11)) and f"At {stored.wins} positions" in page
     assert card.to_dict()["text"]["entries"][0]["deciles"][9]["number"] == 10
 
 

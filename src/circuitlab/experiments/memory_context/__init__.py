@@ -51,7 +51,8 @@ class MemoryContext(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Memory against context"
     question: ClassVar[str] = "When a prompt contradicts what the model knows, does one head decide between the two answers?"
     cite: ClassVar[tuple[str, ...]] = ("yu2023",)
-    cost: ClassVar[str] = "4 minutes"
+    cost: ClassVar[str] = "5 minutes"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Scaling one memory head (down, or below zero) makes the model answer from the prompt.",

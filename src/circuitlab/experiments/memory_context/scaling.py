@@ -10,7 +10,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head, parse_node
 from circuitlab.core.progress import step
-from circuitlab.experiments.controls import random_heads
+from circuitlab.experiments.controls import other_heads
 from circuitlab.experiments.memory_context.conflict import KINDS, Conflicts
 from circuitlab.methods import LogitAttribution
 from circuitlab.metrics import LogitDiff
@@ -49,9 +49,9 @@ def scale_heads(
 def _scaled(
     context: ExperimentContext, halves: tuple[Conflicts, Conflicts], heads: tuple[Head, Head], factors: Sequence[float], n_random: int
 ) -> dict[str, Any]:
-    (tuning, held), shape = halves, (context.model.spec.n_layers, context.model.spec.n_heads)
+    tuning, held = halves
     head, other = heads
-    controls = random_heads([head], shape, n_random, context.rng("random", str(head)), without=[other])
+    controls = other_heads(head, context.model.spec.n_heads, n_random, context.rng("random", str(head)), without=[other])
     on_tuning = _swept(context.model, tuning, head, factors)
     on_held = _swept(context.model, held, head, factors)
     at_one = factors.index(1.0)
@@ -62,7 +62,7 @@ def _scaled(
     }
     used = sorted(set(best.values()) | {at_one})
     of_controls = []
-    for number, (control,) in enumerate(controls):
+    for number, control in enumerate(controls):
         of_controls.append(dict(zip(used, _swept(context.model, held, control, [factors[i] for i in used]), strict=True)))
         step(number + 1, len(controls))
     kinds = {"towards_context": 0, "towards_memory": 1, "up": 0}
@@ -73,7 +73,7 @@ def _scaled(
         change = mean_interval(on_held[index, kind] - on_held[at_one, kind]).as_dict()
         picked[which] = {"factor": factors[index], "change": change, "random": changes}
     rates = {kind: [mean_interval(values).as_dict() for values in on_held[:, i]] for i, kind in enumerate(KINDS)}
-    names = [str(control) for (control,) in controls]
+    names = list(map(str, controls))
     return {"head": str(head), "factors": list(factors), "rates": rates, "chosen": picked, "random_heads": names}
 
 

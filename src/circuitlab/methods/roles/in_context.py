@@ -16,7 +16,7 @@ from circuitlab.tasks.relations import list_relations, relation_pairs
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
 
-__all__ = ["TASKS", "InContextTask", "in_context_task", "task_pairs"]
+__all__ = ["TASKS", "InContextTask", "in_context_task", "prompt_text", "task_pairs"]
 
 _WORDS = {
     "antonyms": "big small, hot cold, up down, left right, open closed, early late, rich poor, fast slow, hard soft, wet dry, "
@@ -132,7 +132,7 @@ def in_context_task(model: Model, name: str, n: int, shots: int, seed: int) -> I
         turn = int(random.integers(1, shots))
         moved = [(question, shown[(i + turn) % shots][1]) for i, (question, _answer) in enumerate(shown)]
         for side, demonstrations in zip(sides, (shown, moved), strict=True):
-            side.append(_text(demonstrations, asked[0]))
+            side.append(prompt_text(demonstrations, asked[0]))
         said.append(answers[asked])
     clean, corrupt = (tuple(tuple(prompt.ids) for prompt in tokenize(tokenizer, side)) for side in sides)
     longest = max(map(len, (*clean, *corrupt)))
@@ -143,5 +143,12 @@ def in_context_task(model: Model, name: str, n: int, shots: int, seed: int) -> I
     return InContextTask(name, clean, corrupt, tuple(token for token in said if token is not None))
 
 
-def _text(demonstrations: Sequence[tuple[str, str]], asked: str) -> str:
+def prompt_text(demonstrations: Sequence[tuple[str, str]], asked: str) -> str:
+    r"""Demonstrations and a question, in the layout of Todd et al.; without demonstrations, the question alone.
+
+    Examples
+    --------
+    >>> prompt_text([("go", "went")], "see")
+    'Q: go\nA: went\n\nQ: see\nA:'
+    """
     return "".join(_ASKED.format(question) + _ANSWERED.format(answer) for question, answer in demonstrations) + _ASKED.format(asked)

@@ -10,6 +10,7 @@ import numpy as np
 from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head
 from circuitlab.core.progress import step
+from circuitlab.execute.text_loss import next_token_losses
 from circuitlab.methods.roles.contract import RoleKind, measured, role_provenance
 from circuitlab.methods.roles.natural import passages
 from circuitlab.methods.roles.reading import RolePrompts
@@ -118,12 +119,4 @@ class AttentionInfluence:
 
 def _losses(model: Model, tokens: np.ndarray) -> np.ndarray:
     """Mean cross-entropy of the next tokens of each row."""
-    import torch  # noqa: PLC0415 - listing roles must not load torch
-
-    rows = torch.tensor(tokens)
-    last = model.capture(rows, [Site.RESID_POST], layers=[model.spec.n_layers - 1])[Site.RESID_POST][:, 0, :-1]
-    losses = []
-    for resid, row in zip(last, rows, strict=True):
-        logs = model.unembed(resid).double().log_softmax(-1).cpu()
-        losses.append(-float(logs.gather(-1, row[1:, None]).mean()))
-    return np.array(losses)
+    return np.array([float(losses.mean()) for losses in next_token_losses(model, tokens.tolist())])

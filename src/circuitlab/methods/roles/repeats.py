@@ -133,7 +133,7 @@ class PreviousToken(_OnRepeats):
     Notes
     -----
     The value is the mean over all tokens but the first of ``A[t, t - 1]``. A layer with a window of two tokens or more can play the role.
-    The threshold of 0.3 is that of `circuitlab.experiments.reuse`, fixed before any model was measured.
+    The threshold of 0.3 is that of `circuitlab.experiments.circuit_reuse`, fixed before any model was measured.
 
     References
     ----------
@@ -170,7 +170,7 @@ class DuplicateToken(_OnRepeats):
     Notes
     -----
     The value is the mean over the second block of ``A[t, t - n]``. A layer whose window is shorter than the block cannot see the copy:
-    its heads have 0, which is what they do, and no more. The threshold of 0.3 is that of `circuitlab.experiments.reuse`.
+    its heads have 0, which is what they do, and no more. The threshold of 0.3 is that of `circuitlab.experiments.circuit_reuse`.
 
     References
     ----------
@@ -207,7 +207,7 @@ class Induction(_OnRepeats):
     Notes
     -----
     The value is the mean over the second block of ``A[t, t - n + 1]``. Windows as for `DuplicateToken`. The threshold of 0.3 is that of
-    `circuitlab.experiments.reuse`.
+    `circuitlab.experiments.circuit_reuse`.
 
     References
     ----------

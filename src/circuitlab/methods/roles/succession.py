@@ -15,7 +15,7 @@ from circuitlab.execute.single_tokens import Word, single_token
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
 
-__all__ = ["TASKS", "Succession", "succession"]
+__all__ = ["TASKS", "Succession", "spellings", "succession"]
 
 _UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
@@ -88,10 +88,10 @@ def succession(model: Model, tasks: Sequence[str], orders: Sequence[Sequence[Wor
     """
     if unknown := [task for task in tasks if task not in TASKS]:
         raise UnknownNameError("succession task", unknown[0], TASKS)
-    lists = {f"order {i}": [list(order)] for i, order in enumerate(orders)} or {task: _spellings(task) for task in tasks}
+    lists = {f"order {i}": [list(order)] for i, order in enumerate(orders)} or {task: spellings(task) for task in tasks}
     kept, seen = [], set()
-    for task, spellings in lists.items():
-        for words in spellings:
+    for task, spelled in lists.items():
+        for words in spelled:
             tokens = [single_token(model, word) for word in words]
             pairs = tuple((a, b) for a, b in itertools.pairwise(tokens) if a is not None and b is not None)
             if pairs not in seen and len({b for _, b in pairs}) >= _FEWEST_TARGETS:
@@ -105,7 +105,14 @@ def succession(model: Model, tasks: Sequence[str], orders: Sequence[Sequence[Wor
     return Succession(sources, targets, np.array(blocks), names)
 
 
-def _spellings(task: str) -> list[list[Word]]:
+def spellings(task: str) -> list[list[Word]]:
+    """The items of a task in up to four spellings: as they are and with a leading space, and both with the other case of the first letter.
+
+    Examples
+    --------
+    >>> [words[0] for words in spellings("days")]
+    ['Monday', ' Monday', 'monday', ' monday']
+    """
     plain = TASKS[task]
     cases: list[list[str]] = [plain] if task in _AS_THEY_ARE else [plain, [word[0].swapcase() + word[1:] for word in plain]]
     return [[space + word for word in words] for words in cases for space in ("", " ")]

@@ -1,4 +1,4 @@
-"""EditPattern: replace rows of the attention pattern, make them uniform, move attention between tokens, or block it."""
+"""EditPattern: replace rows of the attention pattern, make them uniform, move attention between tokens, scale it, or block it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EditPattern", "PatternChange", "Rest"]
 
-PatternChange: TypeAlias = Literal["replace", "uniform", "move", "block"]
-Rest: TypeAlias = Literal["renormalise", "drop"]
+PatternChange: TypeAlias = Literal["replace", "uniform", "move", "scale", "block"]
+Rest: TypeAlias = Literal["renormalise", "others", "drop"]
 
 Visible: TypeAlias = Callable[[int], Sequence["Tensor"]]
 """From a number of tokens to the keys that each query can attend to, in every layer, shape (query, key)."""
 
 _SEEING = {"uniform", "move"}
-_NEEDS = {"replace": {"weights"}, "uniform": set(), "move": {"keys", "to"}, "block": {"keys"}}
+_NEEDS = {"replace": {"weights"}, "uniform": set(), "move": {"keys", "to"}, "scale": {"keys", "factor"}, "block": {"keys"}}
+_GIVEN = ("keys", "to", "weights", "factor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +45,22 @@ class EditPattern(Intervention):
     ----------
     heads : str, Head, or several
         Query heads.
-    how : {"replace", "uniform", "move", "block"}
+    how : {"replace", "uniform", "move", "scale", "block"}
         ``"replace"``: rows become ``weights``. ``"uniform"``: every visible key gets the same weight, and the row sums to 1. ``"move"``:
         the weight of ``keys`` is divided equally among the visible keys in ``to``; the row's sum stays, and a row without a visible key
-        in ``to`` is not edited. ``"block"``: the weight of ``keys`` becomes 0.
+        in ``to`` is not edited. ``"scale"``: the weight of ``keys`` is multiplied by ``factor``. ``"block"``: it becomes 0.
     keys, to : str, int, or several
         Keys, given like ``positions``.
     weights : Tensor, shape (key,), (query, key) or (head, query, key)
         Attention weights, by position from 0. Nonzero weights of keys after the query are refused.
-    rest : {"renormalise", "drop"}
-        With ``"block"``: the other keys of a row are scaled up to the row's former sum, or keep their weights. A row whose keys are all
-        blocked is zero either way.
+    factor : float or Tensor, shape () or (head,), optional
+        With ``"scale"``: 0 or larger; 1 changes nothing, bit for bit. A `torch.nn.Parameter` trains.
+    rest : {"renormalise", "others", "drop"}
+        What becomes of the rest of a row. ``"renormalise"``: with ``"block"``, the other keys are scaled up to the row's former sum; with
+        ``"scale"``, all keys are scaled to it together, as if the logarithm of the factor were added to the scores of ``keys``
+        (ZeroTuning). ``"others"``, with ``"scale"`` only: the other keys are scaled to the row's former sum, so that ``keys`` have exactly
+        ``factor`` times their weight (ACT); a row without other keys is not edited, and factors above 1 are refused. ``"drop"``: the other
+        keys keep their weights. A row whose keys are all blocked, or scaled by 0, is zero.
     positions : str, int, or several
         Queries whose rows are edited; see `Positions`.
     visible : callable, optional
@@ -78,6 +84,7 @@ class EditPattern(Intervention):
     keys: PositionSpec | None = field(default=None, kw_only=True)
     to: PositionSpec | None = field(default=None, kw_only=True)
     weights: Tensor | None = field(default=None, kw_only=True)
+    factor: Tensor | float | None = field(default=None, kw_only=True)
     rest: Rest = field(default="renormalise", kw_only=True)
     positions: PositionSpec = field(default="all", kw_only=True)
     visible: Visible | None = field(default=None, kw_only=True, repr=False)
@@ -92,7 +99,7 @@ class EditPattern(Intervention):
         for name, value, known in (("pattern edit", self.how, get_args(PatternChange)), ("value of rest", self.rest, get_args(Rest))):
             if value not in known:
                 raise UnknownNameError(name, str(value), known)
-        given_names = {name for name in ("keys", "to", "weights") if getattr(self, name) is not None}
+        given_names = {name for name in _GIVEN if getattr(self, name) is not None}
         if given_names != _NEEDS[self.how]:
             what = (
                 f"EditPattern {self.how!r} was given {sorted(given_names) or 'nothing'}; it needs {sorted(_NEEDS[self.how]) or 'nothing'}."
@@ -103,6 +110,10 @@ class EditPattern(Intervention):
             self._set(name, () if value in ((), []) else Positions.of(value).names)
         if self.weights is not None:
             self._set("weights", _read_weights(self.weights, len(nodes)))
+        if self.factor is not None:
+            self._set("factor", _read_factor(self.factor, len(nodes), self.rest))
+        elif self.rest == "others":
+            raise BadParameterError(f"EditPattern {self.how!r} was given rest='others'.", "Only 'scale' has it; use 'renormalise'.")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -163,6 +174,8 @@ class EditPattern(Intervention):
     def identity(self) -> dict[str, Any]:
         """Kind, heads, queries and settings."""
         settings = {"how": self.how, "keys": self.keys, "to": self.to, "rest": self.rest}
+        if self.factor is not None:
+            settings["factor"] = hash_tensor(self.factor)  # type: ignore[arg-type]
         weights = None if self.weights is None else hash_tensor(self.weights)
         return {
             "kind": self.kind,
@@ -177,12 +190,27 @@ class EditPattern(Intervention):
         heads = ",".join(str(spot.node) for spot in self.spots)
         keys = "" if self.keys is None else " " + ",".join(map(str, self.names("keys")))
         to = "" if self.to is None else " to " + ",".join(map(str, self.names("to")))
-        return f"pattern {self.how}{keys}{to} {heads}{Positions.of(self.positions).describe()}"
+        factor: Any = self.factor
+        by = "" if factor is None else f" by {float(factor):g}" if factor.ndim == 0 else " by head"
+        return f"pattern {self.how}{keys}{to}{by} {heads}{Positions.of(self.positions).describe()}"
 
     def names(self, which: Literal["keys", "to"]) -> tuple[str | int, ...]:
         """The names or numbers of the keys."""
         value: tuple[str | int, ...] | None = getattr(self, which)
         return value or ()
+
+
+def _read_factor(factor: Any, count: int, rest: Rest) -> Tensor:
+    tensor = read_tensor(factor, "factor")
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != count):
+        what = f"A factor of shape {tuple(tensor.shape)} was given to {count} heads."
+        raise BadParameterError(what, "Give one number, or one for each head.")
+    values = tensor.detach()
+    if bool((values < 0).any()) or (rest == "others" and bool((values > 1).any())):
+        largest = " to 1" if rest == "others" else ""
+        what = f"Attention weights were to be scaled by {values.tolist()} with rest={rest!r}."
+        raise BadParameterError(what, f"Give factors from 0{largest}; no weight may become negative.")
+    return tensor
 
 
 def _read_weights(values: Tensor, heads: int) -> Tensor:
@@ -212,6 +240,8 @@ class _Rows:
             return self._replaced(index, wide)
         if self.edit.how == "block":
             return self._blocked(wide)
+        if self.edit.how == "scale":
+            return self._scaled(index, wide)
         seen = self._seen(layer, wide)
         if self.edit.how == "uniform":
             return seen.to(wide) / seen.sum(-1, keepdim=True).clamp(min=1)
@@ -224,6 +254,22 @@ class _Rows:
             return unblocked
         lost, left = (old - unblocked).sum(-1, keepdim=True), unblocked.sum(-1, keepdim=True)
         return torch.where((lost > 0) & (left > 0), unblocked * (old.sum(-1, keepdim=True) / torch.where(left > 0, left, 1.0)), unblocked)
+
+    def _scaled(self, index: int, old: Tensor) -> Tensor:
+        factor: Tensor = self.edit.factor  # type: ignore[assignment]
+        own_factor = (factor[index] if factor.ndim else factor).to(old)
+        keys, total = self._keys("keys", old), old.sum(-1, keepdim=True)
+        scaled = torch.where(keys, old * own_factor, old)
+        if self.edit.rest == "drop":
+            return scaled
+        if self.edit.rest == "others":
+            # Removed weight is a difference of the scaled keys alone: with a factor of 1 it is exactly 0, and every weight stays.
+            others = old.masked_fill(keys, 0.0).sum(-1, keepdim=True)
+            removed = ((1 - own_factor) * old.masked_fill(~keys, 0.0)).sum(-1, keepdim=True)
+            grown = torch.where(keys, scaled, old * (1 + removed / torch.where(others > 0, others, 1.0)))
+            return torch.where(others > 0, grown, old)
+        left = scaled.sum(-1, keepdim=True)
+        return torch.where(left > 0, scaled * (total / torch.where(left > 0, left, 1.0)), scaled)
 
     def _moved(self, old: Tensor, seen: Bool[Tensor, "prompt query key"]) -> Tensor:
         source, target = self._keys("keys", old) & seen, self._keys("to", old) & seen

@@ -172,7 +172,8 @@ class Scale(NodeEdit):
     nodes : str, Node, or several
         The nodes; see `NodeEdit`.
     factor : float or Tensor
-        One factor, or one for each node. A `torch.nn.Parameter` can be trained. A factor of 1 is bit-exact: it changes nothing.
+        One factor, one for each node, or shape (node, width) with one for each component of each node's vector. A `torch.nn.Parameter`
+        can be trained. A factor of 1 is bit-exact: it changes nothing.
 
     Examples
     --------
@@ -188,19 +189,26 @@ class Scale(NodeEdit):
         super().__post_init__()
         if isinstance(self.factor, torch.Tensor):
             self._set("factor", read_tensor(self.factor, "The factor"))
-            if self.factor.numel() not in {1, len(self.spots)} or self.factor.ndim > 1:
+            by_component = self.factor.ndim == 2 and len(self.factor) == len(self.spots)  # noqa: PLR2004 - node and width
+            if not by_component and (self.factor.numel() not in {1, len(self.spots)} or self.factor.ndim > 1):
                 what = f"A factor of shape {tuple(self.factor.shape)} was given to {len(self.spots)} nodes."
-                raise BadParameterError(what, "Give one factor, or one for each node.")
+                raise BadParameterError(what, "Give one factor, one for each node, or shape (node, width).")
         elif isinstance(self.factor, numbers.Real) and math.isfinite(self.factor):
             self._set("factor", float(self.factor))
         else:
             raise BadParameterError(f"A factor of {self.factor!r} is not a finite number.", "Give a finite factor.")
 
+    def _check_width(self, index: int, spot: Spot, width: int) -> None:  # noqa: ARG002 - nodes may differ in width only by site
+        shape = tuple(self.factor.shape) if isinstance(self.factor, torch.Tensor) else ()
+        if len(shape) == 2 and shape[1] not in {1, width}:  # noqa: PLR2004 - node and width
+            what = f"{spot.node} has values of width {width} at {spot.site.value!r}; scale was given factors of shape {shape}."
+            raise BadParameterError(what, "Give one factor for each component of the node's vector.")
+
     def _make(self, places: Places) -> Make:  # noqa: ARG002 - the same on every prompt
         factor = self.factor
         if not isinstance(factor, torch.Tensor):
             return (lambda _index, old: old) if factor == 1 else (lambda _index, old: old * factor)
-        each = factor.reshape(-1).expand(len(self.spots))
+        each = factor if factor.ndim == 2 else factor.reshape(-1).expand(len(self.spots))  # noqa: PLR2004 - node and width
         return lambda index, old: old * each[index].to(old)
 
     def _settings(self) -> dict[str, Any]:

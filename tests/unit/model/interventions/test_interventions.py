@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM
@@ -95,6 +97,19 @@ def test_settings_that_change_nothing_give_the_very_values(places) -> None:
         assert torch.equal(off.tap(places.select([0]))(Site.Z, 1, given[:1]), given[:1])
 
 
+def test_factors_by_component_scale_each_number_and_ones_change_nothing(places) -> None:
+    given, factors = value(2, 5, 3, 4), torch.stack([torch.arange(4.0), torch.ones(4)])
+    scaled = Scale(["a1.h0", "a1.h2"], factors).tap(places)(Site.Z, 1, given)
+    assert torch.equal(scaled[:, :, 0], given[:, :, 0] * torch.arange(4.0))
+    assert torch.equal(scaled[:, :, 1:], given[:, :, 1:])
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3), (2, 4, 1)])
+def test_factors_that_fit_neither_nodes_nor_width_are_refused(model, shape) -> None:
+    with pytest.raises(BadParameterError, match=re.escape(str(shape))):
+        model.edited(Scale(["a1.h0", "a1.h2"], torch.ones(shape)))
+
+
 def test_projections_split_a_value_in_two(places) -> None:
     given, basis = value(2, 5, 3, 4), value(2, 4)
     onto, off = (Project("a1.h0", basis, keep=keep).tap(places)(Site.Z, 1, given)[:, :, 0] for keep in (True, False))
@@ -158,6 +173,39 @@ def test_blocked_keys_weigh_nothing(places) -> None:
     assert torch.equal(kept[0], before[0, 0, 0]), "a row that loses nothing is not touched"
 
 
+def test_scaled_keys_and_what_becomes_of_the_rest_of_a_row(places) -> None:
+    before = pattern()
+
+    def scaled(factor, rest: str = "renormalise"):
+        return EditPattern("a0.h0", "scale", keys="S", factor=factor, rest=rest).tap(places)(Site.PATTERN, 0, before)[0, 0]
+
+    row, raised, given, dropped = before[0, 0, 4], scaled(3.0), scaled(0.4, "others"), scaled(0.4, "drop")
+    as_scores = (row.log() + torch.tensor([0, 3.0, 1, 1, 1]).clamp(min=1).log()).softmax(-1)
+    assert torch.allclose(raised[4], as_scores, atol=1e-6), "scaling and renormalising adds log(factor) to the score"
+    assert torch.allclose(given[4, 1], 0.4 * row[1]) and torch.allclose(given.sum(-1), torch.ones(5, dtype=given.dtype))
+    assert torch.allclose(given[4, 3] / given[4, 4], row[3] / row[4]), "the other keys get more in proportion to what they have"
+    assert torch.equal(dropped[4, [0, 2, 3, 4]], row[[0, 2, 3, 4]]) and torch.allclose(dropped[4, 1], 0.4 * row[1])
+    for rest in ("renormalise", "others", "drop"):
+        assert torch.equal(scaled(1.0, rest), before[0, 0]), rest
+
+
+def test_a_row_without_other_keys_keeps_its_weights(places) -> None:
+    alone = torch.zeros(2, 4, 5, 5)
+    alone[..., 1] = 1.0
+    made = EditPattern("a0.h0", "scale", keys=1, factor=0.4, rest="others").tap(places)(Site.PATTERN, 0, alone)
+    assert torch.equal(made, alone)
+
+
+def test_the_factor_of_a_pattern_trains(places) -> None:
+    factor = torch.nn.Parameter(torch.ones(2))
+    before = pattern().float()
+    made = EditPattern(["a0.h0", "a0.h1"], "scale", keys=0, factor=factor).tap(places)(Site.PATTERN, 0, before)
+    assert torch.equal(made, before), "a factor of 1 that trains changes no bit"
+    made[0, :, 3, 0].sum().backward()
+    first = before[0, :, 3, 0]
+    assert torch.allclose(factor.grad, first * (1 - first), atol=1e-6), "the slope of a softmax weight in its own score"
+
+
 def test_given_rows_must_fit_their_queries(places) -> None:
     before = pattern()
     weights = torch.zeros(5)
@@ -191,6 +239,11 @@ def test_given_rows_must_fit_their_queries(places) -> None:
         (lambda: Project("a0.h0", torch.ones(2, 4)), "span 1 dimensions"),
         (lambda: EditPattern("m0", "uniform"), "no attention pattern"),
         (lambda: EditPattern("a0.h0", "move", keys=0), "it needs"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0), "it needs"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0, factor=-1.0), "no weight may become negative"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0, factor=2.0, rest="others"), "from 0 to 1"),
+        (lambda: EditPattern("a0.h0", "scale", keys=0, factor=[1.0, 2.0]), "to 1 heads"),
+        (lambda: EditPattern("a0.h0", "block", keys=0, rest="others"), "Only 'scale'"),
         (lambda: EditPattern("a0.h0", "soften"), "Unknown pattern edit"),
         (lambda: Knockout("a0.h0", "mean"), "no batch"),
         (lambda: Knockout("a0.h0", "median"), "Unknown knockout"),
@@ -306,6 +359,7 @@ def test_an_edit_is_part_of_the_identity(model) -> None:
         Scale("a1.h0", 0.5, site="q"),
     ]
     edits += [Knockout("a1.h0"), Knockout("a1.h0", "mean", batch), Knockout("a1.h0", "mean", batch.select([0, 1]))]
+    edits += [EditPattern("a1.h0", "scale", keys=0, factor=factor, rest=rest) for factor in (0.5, 0.25) for rest in ("drop", "others")]
     edits += [EditPattern("a1.h0", "block", keys=0), EditPattern("a1.h0", "block", keys=0, rest="drop")]
     assert len({model.edited(one).spec.edits for one in edits}) == len(edits)
     assert model.edited(edits[0]).spec.edits == model.edited(Scale(["a1.h0"], 0.5)).spec.edits

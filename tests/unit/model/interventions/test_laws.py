@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuitlab.core.errors import ModelError
-from circuitlab.model.interventions import Add, EditPattern, Intervention, Knockout, Project, Replace, Scale, compose
+from circuitlab.model.interventions import Add, EditPattern, Intervention, KeepKeys, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.sites import Site
 from circuitlab.testing import check_intervention
 from circuitlab.testing.intervention_laws import intervention_laws
@@ -50,6 +50,11 @@ def interventions(model, batch) -> dict[str, Intervention]:
         "move": EditPattern("a1.h1", "move", keys=0, to="CHANGE", positions="last"),
         "block": EditPattern("a1.h2", "block", keys=["CHANGE", 0]),
         "drop": EditPattern("a1.h2", "block", keys="CHANGE", rest="drop"),
+        "scale a key": EditPattern(["a0.h0", "a1.h1"], "scale", keys=0, factor=torch.tensor([0.5, 3.0])),
+        "calibrate": EditPattern("a1.h2", "scale", keys=["CHANGE", 1], factor=0.4, rest="others"),
+        "keep keys": KeepKeys(["a0.kv0", f"a1.kv{shared}"], sinks=1, window=2),
+        "keep chosen keys": KeepKeys("a1.kv0", keep=torch.tensor([True, False, True, False]), positions="last"),
+        "compensate": KeepKeys(f"a2.kv{shared}", sinks=1, window=2, compensate=True),
         "rows": EditPattern("a2.h2", "replace", weights=some(12, 12).tril()),
         "composed": compose([Scale("a1.h0", 2.0), Add("a1.h0", some(d_head)), Knockout("m2")]),
     }
@@ -76,7 +81,11 @@ def test_every_law_holds_or_the_model_says_what_it_lacks(family: str, share) -> 
         one = every[name]
         reasons = lacking(model, one)
         if not reasons:
-            assert len(check_intervention(one, model, batch)) >= 8, name
+            try:
+                assert len(check_intervention(one, model, batch)) >= 8, name
+            except ModelError as refusal:  # a query of this model gives no weight at all to the keys that are kept
+                if not isinstance(one, KeepKeys) or family in FAMILIES or "All weight of a query lies on keys" not in str(refusal):
+                    raise
             continue
         refused.append(name)
         watching = model.root.register_forward_pre_hook(lambda *_: runs.append(1))
