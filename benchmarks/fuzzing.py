@@ -43,7 +43,7 @@ LONGEST = 5.0
 
 ROOT = Path(__file__).parents[1]
 UNIVERSE = Universe(3, 4, 2)
-ROW = {"io": "Mary", "place": "shop", "many": ["a", "b"], "item.country": "France"}
+ROW = {"io": "Mary", "place": "shop", "many": ["a", "b"], "more": ["c"], "item.country": "France"}
 
 ODD_TEXTS = (
     *("", " ", "../x", "/etc/passwd", "con", "\0", "\ud800", "\u202e", "a9.h6", "{io}", "{", "|", "=1+1"),
@@ -198,7 +198,8 @@ def names_targets() -> list[Target]:
     def answers(path: Path) -> None:
         fill_set([path.read_bytes().decode(errors="replace")], ROW, "answers")
 
-    sentences = (b"When {io:IO} went to the {place}, {io|upper:S2} gave {item.country|article} it", b" {many}", b"{io}{place}")
+    long = b"When {io:IO} went to the {place}, {io|upper:S2} gave {item.country|article} it"
+    sentences = (long, b" {many}", b"{io}{place}", b"{many}{more}")
     return [
         Target("node names", "node", (b"a9.h6", b"L9H6", b"9.6", b"a9.kv2", b"m3", b"r9.pre", b"embed", b"logits"), node),
         Target("edge names", "edge", (b"a9.h6->a10.h0<q>", b"a5.h1->a7.kv0<k>", b"m0->logits", b"embed->m3"), edge),

@@ -102,7 +102,13 @@ def fill(
 
 
 def fill_set(texts: list[str], row: Row, where: str) -> tuple[str, ...]:
-    """Fill the texts of answers; a slot that holds a list yields one string for each of its words. Duplicates are dropped."""
+    """Fill the texts of answers; a slot that holds a list yields one string for each of its words. Duplicates are dropped.
+
+    Raises
+    ------
+    UnknownNameError, TaskFileError
+        As for `parse` and `fill`, or if one text holds two lists.
+    """
     answers: list[str] = []
     for text in texts:
         template = parse(text, where)
@@ -110,6 +116,8 @@ def fill_set(texts: list[str], row: Row, where: str) -> tuple[str, ...]:
         if not lists:
             answers.append(fill(template, row, where)[0])
             continue
+        if len(lists) > 1:
+            raise TaskFileError(f"{where} puts the lists {', '.join(map(repr, lists))} into one text.", "Use one list in each text.")
         ((slot, words),) = lists.items()
         answers += [fill(template, {**row, slot: word}, where)[0] for word in words]
     return tuple(dict.fromkeys(answers))

@@ -253,7 +253,7 @@ def test_a_manifest_that_lists_foreign_files_removes_none(small, tmp_path) -> No
     assert check_figures(file, store=store, out=copy).ok
 
 
-@pytest.mark.parametrize("data", [b"", b"[" * 20_000, b'{"study": "\xff"}', b"null"])
+@pytest.mark.parametrize("data", [b"", b'{"study":{},"model":{},"runs":[{"params":{"a":' + b"[" * 20_000, b'{"study": "\xff"}', b"null"])
 def test_a_manifest_that_cannot_be_read_is_named_and_stays(small, tmp_path, data) -> None:
     file, store, _ = small
     (tmp_path / "MANIFEST.json").write_bytes(data)

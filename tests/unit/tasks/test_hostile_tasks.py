@@ -11,6 +11,7 @@ import pytest
 from circuitlab.core.errors import TaskFileError
 from circuitlab.tasks import load_task, sample_pairs
 from circuitlab.tasks.load import read_tables, task_file
+from circuitlab.tasks.templates import fill_set
 
 CAPITALS = task_file("capitals")
 SECRET = "country,capital\nNowhere,topsecret\nElsewhere,hidden\n"
@@ -65,3 +66,26 @@ def test_a_long_pool_with_repeats_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match="repeats n0, n1"):
         next(sample_pairs(tmp_path / "ioi.toml"))
     assert time.process_time() - began < 10  # it took 35 s when every word was counted by itself
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "odd", "reason"),
+    [
+        ("successor", r"pools = \[.*\]", "pools = []", "names no pool"),
+        ("capitals", r"rows = \[.*\]", "rows = []", "draws no row"),
+        ("addition", r"shots = \d+", "shots = -1", "is no number of worked examples"),
+        ("addition", r"shots = \d+", "shots = 99", "Ask for 0 to"),
+    ],
+)
+def test_a_source_that_cannot_give_a_row_is_refused(tmp_path: Path, task: str, field: str, odd: str, reason: str) -> None:
+    text, changes = re.subn(field, odd, task_file(task).read_text(encoding="utf-8"), count=1)
+    assert changes
+    (tmp_path / f"{task}.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "capitals.csv").write_bytes(CAPITALS.with_suffix(".csv").read_bytes())
+    with pytest.raises(TaskFileError, match=reason):
+        next(sample_pairs(tmp_path / f"{task}.toml"))
+
+
+def test_two_lists_in_one_answer_are_refused() -> None:
+    with pytest.raises(TaskFileError, match="'many', 'more' into one text"):
+        fill_set(["{many}{more}"], {"many": ["a"], "more": ["b"]}, "answers")

@@ -20,8 +20,10 @@ def rows(source: SequenceSource, context: Context) -> Iterator[Row]:
     Raises
     ------
     TaskFileError
-        If a list is too short for two windows.
+        If there is no list, or one is too short for two windows.
     """
+    if not source.pools:
+        raise TaskFileError(f"The source of task {context.task!r} names no pool.", "Name at least one ordered list.")
     pools = [context.pool(name) for name in source.pools]
     windows = [len(pool) - source.length for pool in pools]
     if source.length < 1 or min(windows) < 2:  # noqa: PLR2004 - a pair

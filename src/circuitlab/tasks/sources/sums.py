@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from circuitlab.core.errors import UnknownNameError
+from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.sources.context import Context
 from circuitlab.tasks.spec import SumSource
 from circuitlab.tasks.templates import Row
@@ -22,10 +22,16 @@ def rows(source: SumSource, context: Context) -> Iterator[Row]:
     ------
     UnknownNameError
         If an operation is not one of ``+``, ``-`` and ``*``.
+    TaskFileError
+        If there are not so many different worked examples.
     """
     if unknown := [sign for sign in source.operation or " " if sign not in _OPERATIONS]:
         raise UnknownNameError(f"operation in task {context.task!r}", unknown[0], _OPERATIONS)
     tables = {sign: _problems(sign) for sign in source.operation}
+    most = min(map(len, tables.values())) - 2  # the question and its changed form are no examples
+    if not 0 <= source.shots <= most:
+        what = f"shots = {source.shots} in task {context.task!r} is no number of worked examples of {source.operation!r}."
+        raise TaskFileError(what, f"Ask for 0 to {most}.")
     while True:
         # With one operation no random number is drawn for it, so that such tasks keep the pairs they had before there were several.
         sign = source.operation if len(tables) == 1 else context.random.choice(source.operation)

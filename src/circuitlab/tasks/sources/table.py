@@ -22,9 +22,11 @@ def rows(source: TableSource, context: Context) -> Iterator[Row]:
     Raises
     ------
     TaskFileError
-        If the file is missing or not UTF-8, its rows differ in length, a column is missing or repeated, a cell is empty, or there are too
-        few different answers.
+        If no row is named, the file is missing or not UTF-8, its rows differ in length, a column is missing or repeated, a cell is empty,
+        or there are too few different answers.
     """
+    if not source.rows:
+        raise TaskFileError(f"The source of task {context.task!r} draws no row.", 'Name at least one: rows = ["item"].')
     table, key = _read(table_path(context.folder, source.file), source, context)
     shots: dict[str, str] = {}
     for i, name in enumerate(source.shots):
