@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ import numpy as np
 from circuitlab.core.files import read_bytes, replace_file
 
 __all__ = ["Checkpoint"]
+
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError)
+"""Raised by zipfile and numpy for damaged files; a RuntimeError for an archive that claims to be encrypted or of a later version."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Checkpoint:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (*_DAMAGE, zipfile.BadZipFile, zlib.error, struct.error) as error:
             warnings.warn(f"{self.path} is damaged ({type(error).__name__}): what it held is computed again.", stacklevel=2)
             return {}
 

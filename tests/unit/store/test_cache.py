@@ -235,3 +235,15 @@ def test_a_lock_that_is_held_is_told_and_one_that_cannot_be_taken_named(store, m
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     with pytest.raises(StoreError, match=r"x\.lock cannot be taken: Permission denied"), store.lock("x"):
         pass
+
+
+@pytest.mark.parametrize(("at", "byte"), [(4, 109), (6, 33), (6, 1)], ids=["a later version", "patched", "encrypted"])
+def test_rows_in_an_archive_that_claims_to_be_of_another_kind_are_computed_again(store, at, byte) -> None:
+    partial = store.checkpoint("abc")
+    partial.save({"rows": np.zeros(2)})
+    data = bytearray(partial.path.read_bytes())
+    central = data.index(b"PK\x01\x02")  # the table of contents repeats the header, two bytes later
+    data[at], data[central + at + 2] = byte, byte
+    partial.path.write_bytes(data)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert partial.load() == {}

@@ -78,7 +78,7 @@ def load_dictionary(folder: str | Path) -> Dictionary:
                 return build(about, tensors, path)
             except ForeignFileError:
                 raise
-            except (BadParameterError, KeyError, TypeError, ValueError) as error:
+            except (BadParameterError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
                 what = f"{path} is damaged: {error}"
                 raise ScoreFileError(what, "Save or download the dictionary again.") from error
     what = f"{path} holds no dictionary: neither {_WEIGHTS} and {_CONFIG} nor {_SAELENS_WEIGHTS} and {_SAELENS_CONFIG}."

