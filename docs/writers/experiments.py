@@ -15,8 +15,8 @@ _INTRODUCTION = """# Experiments
 
 What papers have reported of heads and circuits, asked of any model with one command. Each claim has a **rule**, written before any model
 was measured, by which it counts as replicated; each experiment has a **gate**: where a model cannot do what the question presupposes,
-nothing is measured, and every claim says that it cannot be asked. Chosen heads are compared with random heads of the same layers, on
-prompts that chose nothing. A negative result is a result.
+nothing is measured, and every claim says that it cannot be asked. Chosen heads are compared with random heads of the same layers (of the
+nearest ones where a layer has too few others), on prompts that chose nothing. A negative result is a result.
 
 ```bash
 circuitlab experiment list

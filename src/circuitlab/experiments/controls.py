@@ -34,7 +34,8 @@ def random_heads(
     Returns
     -------
     list of tuple of Head
-        From the same layers if each of these has enough other heads, else from all layers.
+        From the same layers. A layer that has too few other heads gives all of them, and each that is lacking comes from the nearest layer
+        that has one left, the earlier of two: controls are at the depth of the heads that were chosen.
 
     Raises
     ------
@@ -53,10 +54,12 @@ def random_heads(
         total = shape[0] * shape[1]
         what = f"{len(chosen)} heads were chosen, and {len(taken)} of {total} may not be drawn: too few are left for a random control."
         raise BadParameterError(what, "Choose fewer heads.")
-    layers = [head.layer for head in chosen]
-    by_layer = {layer: [head for head in others if head.layer == layer] for layer in sorted(set(layers))}
-    matched = all(len(pool) >= layers.count(layer) for layer, pool in by_layer.items())
-    pools = [(pool, layers.count(layer)) for layer, pool in by_layer.items()] if matched else [(others, len(chosen))]
+    by_layer = {layer: [head for head in others if head.layer == layer] for layer in range(shape[0])}
+    counts = dict.fromkeys(by_layer, 0)
+    for layer in sorted(head.layer for head in chosen):
+        free = [other for other in by_layer if counts[other] < len(by_layer[other])]
+        counts[min(free, key=lambda other: (abs(other - layer), other))] += 1
+    pools = [(by_layer[layer], count) for layer, count in counts.items() if count]
     return [tuple(pool[i] for pool, count in pools for i in rng.choice(len(pool), count, replace=False).tolist()) for _ in range(n)]
 
 

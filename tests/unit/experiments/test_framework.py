@@ -187,5 +187,7 @@ def test_random_heads_come_from_the_same_layers_and_leave_out_those_chosen() -> 
     for drawn in random_heads(chosen, (3, 4), 50, np.random.default_rng(0), without=without):
         assert sorted(head.layer for head in drawn) == [0, 2]
         assert not {*drawn} & {*chosen, *without}
+    for drawn in random_heads([Head(2, i) for i in range(3)], (4, 4), 50, np.random.default_rng(0)):
+        assert sorted(head.layer for head in drawn) == [1, 1, 2], "what a layer lacks comes from the nearest one"
     with pytest.raises(BadParameterError, match="too few"):
         random_heads([Head(0, i) for i in range(3)], (1, 4), 1, np.random.default_rng(0))

@@ -63,6 +63,7 @@ class AttentionInfluenceOnTexts(Experiment, frozen=True, forbid_unknown_fields=T
     question: ClassVar[str] = "Do texts that need copying and reasoning lose most when the retrieval heads attend evenly?"
     cite: ClassVar[tuple[str, ...]] = ("hua2025",)
     cost: ClassVar[str] = "4 minutes"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Masking the retrieval heads breaks tasks that read from the prompt; masking random heads hardly does.",

@@ -63,6 +63,7 @@ class AttentionSinks(Experiment, frozen=True, forbid_unknown_fields=True):
     question: ClassVar[str] = "Does scaling the attention that some heads give to sinks make answers right?"
     cite: ClassVar[tuple[str, ...]] = ("yu2024act", "han2025zero")
     cost: ClassVar[str] = "8 minutes"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Sinks also occur beyond the first token.",

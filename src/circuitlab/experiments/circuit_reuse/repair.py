@@ -114,7 +114,7 @@ class Repair:
         sets : mapping of str to sequence of Head
             Heads to edit, by name of the condition; an empty set gives a row without accuracy.
         n_random : int
-            Random sets for each condition. They are drawn from the same layers if these have enough other heads, else from all layers.
+            Random sets for each condition. They are drawn from the same layers, or the nearest ones where these have too few other heads.
         seed : int
             Seed of the random sets.
 

@@ -30,7 +30,7 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     that it copies, mean over the needles that are answered. Half of the needles choose heads. On the other half, the model is given the
     needle's sentence as its answer, and the share of the answer's tokens is counted that are the most probable of the whole vocabulary:
     unedited, with the top heads masked (their outputs set to 0), and with as many random heads masked that are no retrieval heads: of the
-    same layers where these have enough, of all layers otherwise.
+    same layers, and of the nearest ones where a layer has too few others.
 
     Parameters
     ----------
@@ -61,6 +61,7 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     question: ClassVar[str] = "Does a model need a few heads to answer from its context, and which are they?"
     cite: ClassVar[tuple[str, ...]] = ("wu2024retrieval", "tang2024")
     cost: ClassVar[str] = "4 minutes"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Retrieval heads are few: most heads copy nothing.",
@@ -208,7 +209,8 @@ def _elsewhere(sets: Sequence[Mapping[str, Any]]) -> str:
     other = [str(size) for size, (top, *drawn) in layers.items() if any(one != top for one in drawn)]
     if not other:
         return " Random heads come from the layers of the top ones."
-    return f" Random heads come from the layers of the top ones, but not with {' and '.join(other)} heads: too few others are left there."
+    lacking = f"but not with {' and '.join(other)} heads: too few others are left there, and the nearest layers give the rest."
+    return f" Random heads come from the layers of the top ones, {lacking}"
 
 
 def _array(values: Sequence[Sequence[float]]) -> Any:

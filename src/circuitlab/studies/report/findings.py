@@ -74,14 +74,16 @@ def _replicated(runs: StudyRuns) -> Iterable[str]:
             record = result.result
             verdicts = [claim["verdict"] for claim in record["claims"]]
             if not record["gate"]["met"]:
-                yield f"{_spaced(record['experiment'])} cannot be asked of {record['model']['name']}: {record['gate']['reason']}"
+                yield f"{_title(record)} cannot be asked of {record['model']['name']}: {record['gate']['reason']}"
                 continue
             counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-            yield f"{_spaced(record['experiment'])}, {len(verdicts)} published claims: {counted}."
+            yield f"{_title(record)}, {len(verdicts)} published claims: {counted}."
 
 
-def _spaced(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+def _title(record: Mapping[str, Any]) -> str:
+    from circuitlab.experiments import experiment_classes  # noqa: PLC0415 - loads every experiment's package
+
+    return experiment_classes()[record["experiment"]].title
 
 
 def _beyond_chance(rows: Iterable[PairRow]) -> list[PairRow]:
