@@ -38,6 +38,7 @@ def mean_interval(
     confidence: float = 0.95,
     method: IntervalMethod = "t",
     seed: int = 0,
+    within: tuple[float, float] | None = None,
 ) -> Interval:
     """Confidence interval of the mean over axis 0, the pairs, which are treated as independent draws.
 
@@ -52,6 +53,9 @@ def mean_interval(
         ``"bca"``: bias-corrected and accelerated bootstrap over pairs (2,000 resamples), for strongly skewed values.
     seed : int
         Seed of the bootstrap.
+    within : tuple of float or None
+        Smallest and largest possible value, such as (0, 1) for an area under a curve. The limits are cut there, which leaves out no value
+        that the mean could have.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def mean_interval(
     Raises
     ------
     BadParameterError
-        If there are no pairs, or the confidence is not in (0, 1).
+        If there are no pairs, the confidence is not in (0, 1), or a value is outside of ``within``.
     """
     from scipy import stats  # noqa: PLC0415 - scipy.stats costs 0.3 s that light commands need not pay
 
@@ -73,6 +77,9 @@ def mean_interval(
     if not 0 < confidence < 1:
         what = f"confidence={confidence} is not between 0 and 1."
         raise BadParameterError(what, "Use 0.95.")
+    if within is not None and not (values.min() >= within[0] and values.max() <= within[1]):
+        what = f"Values from {values.min()} to {values.max()} are not within {within[0]} to {within[1]}."
+        raise BadParameterError(what, "Give the smallest and the largest value that is possible.")
     mean = values.mean(axis=0)
     n = values.shape[0]
     if n == 1:
@@ -84,7 +91,8 @@ def mean_interval(
         return Interval(mean, low, high)
     half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
     half = np.where(constant, 0.0, half)
-    return Interval(mean, mean - half, mean + half)
+    low, high = within or (-np.inf, np.inf)
+    return Interval(mean, np.maximum(mean - half, low), np.minimum(mean + half, high))
 
 
 def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

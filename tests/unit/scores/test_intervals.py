@@ -127,3 +127,13 @@ def test_wilson_interval_of_all_and_none():
 def test_impossible_proportions(successes, n):
     with pytest.raises(BadParameterError, match="not a proportion"):
         proportion_interval(successes, n)
+
+
+def test_limits_are_cut_at_what_is_possible_and_cover_as_before():
+    areas = np.array([1.0, 1.0, 0.9, 0.6])
+    plain, cut = mean_interval(areas), mean_interval(areas, within=(0, 1))
+    assert plain.high > 1 == cut.high
+    assert cut.low == plain.low
+    assert cut.mean == plain.mean
+    with pytest.raises(BadParameterError, match="not within 0 to 1"):
+        mean_interval(np.array([0.5, 1.5]), within=(0, 1))

@@ -60,7 +60,7 @@ class DiscreteCodes(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Discrete codes of heads"
     question: ClassVar[str] = "Do codes that only clean prompts have point at the heads of a circuit?"
     cite: ClassVar[tuple[str, ...]] = ("oneill2024",)
-    cost: ClassVar[str] = "not measured yet"
+    cost: ClassVar[str] = "3 minutes"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Heads with many codes of clean prompts alone are those of the circuit.",

@@ -63,8 +63,8 @@ def on_planted(names: Sequence[str], method: CodeOverlap, pairs: int) -> dict[st
         step(number + 1, len(names))
     return {
         level: {
-            "models": {name: mean_interval(values).as_dict() for name, values in by_model.items()},
-            "all": mean_interval(np.array([values.mean() for values in by_model.values()])).as_dict(),
+            "models": {name: mean_interval(values, within=(0, 1)).as_dict() for name, values in by_model.items()},
+            "all": mean_interval(np.array([values.mean() for values in by_model.values()]), within=(0, 1)).as_dict(),
         }
         for level, by_model in areas.items()
     }
@@ -95,7 +95,7 @@ def on_task(context: ExperimentContext, halves: Halves, method: CodeOverlap, sha
     for level, scores in rankings.items():
         against[level] = {
             name: ranked_against(scores.mean(0), heads, context.rng("shuffles", task, level, name))
-            | {"trials": mean_interval(_areas(scores, heads)).as_dict()}
+            | {"trials": mean_interval(_areas(scores, heads), within=(0, 1)).as_dict()}
             for name, heads in lists.items()
         }
     return {"against": against, "map": np.round(rankings["nodes"].mean(0), 4).tolist(), **quality}
