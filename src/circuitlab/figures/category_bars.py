@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
+from circuitlab.figures.references import dashed_line, room_for
 from circuitlab.figures.theme import NEUTRAL, Theme
 from circuitlab.figures.wording import Wording
 
@@ -74,7 +75,7 @@ def category_bars(
             hoverinfo="text",
         )
     for name, value in (references or {}).items():
-        figure.add_hline(y=value, line={"color": NEUTRAL, "width": 1, "dash": "dash"}, annotation_text=plain(name))
+        dashed_line(figure, name, value)
     figure.update_yaxes(title_text=plain(wording.y))
     order = [labels[name] for name in conditions]
     figure.update_xaxes(tickangle=-45 if many else 0, showgrid=False, categoryorder="array", categoryarray=order)
@@ -86,7 +87,9 @@ def category_bars(
     )
     bars = sum(map(len, groups.values()))
     width = max(420, _NARROW * bars) if many else max(420, _BAR * bars, 108 * len(conditions))
-    return finish(figure, Frame(wording.title, wording.subtitle, width, 300, margin_left=72, margin_bottom=130), theme)
+    right = room_for(references or {})
+    frame = Frame(wording.title, wording.subtitle, width, 300, margin_left=72, margin_right=right, margin_bottom=130)
+    return finish(figure, frame, theme)
 
 
 def _arm(row: Mapping[str, float | None], which: str) -> float:

@@ -11,10 +11,14 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
+from circuitlab.figures.references import dashed_line, room_for
 from circuitlab.figures.theme import NEUTRAL, Theme, faint, template
 from circuitlab.figures.wording import Wording
 
 __all__ = ["Series", "line_series"]
+
+_TICKS = 10
+"""Largest number of settings that a logarithmic axis names one by one."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,17 @@ def line_series(
             raise BadParameterError(what, "Give one value for each setting.")
         _add(figure, name, line, NEUTRAL if line.control else next(free), positive=logarithmic)
     for name, value in (references or {}).items():
-        figure.add_hline(y=value, line={"color": NEUTRAL, "width": 1, "dash": "dash"})
-        figure.add_annotation(
-            text=plain(name), name="reference", xref="paper", x=1, xanchor="left", xshift=6, y=value, showarrow=False, font={"size": 11}
-        )
+        dashed_line(figure, name, value)
     figure.update_xaxes(title_text=plain(wording.x), zeroline=False, type="log" if logarithmic else "linear")
+    settings = sorted({setting for line in series.values() for setting in line.x if setting > 0})
+    if logarithmic and len(settings) <= _TICKS:  # plotly writes 2, 5 and 0.1 on one axis, where one reads 20 and 50 as well as .02 and .05
+        figure.update_xaxes(tickvals=settings, ticktext=[f"{setting:g}" for setting in settings])
     figure.update_yaxes(title_text=plain(wording.y), zeroline=False)
     figure.update_layout(
         showlegend=True, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 11}}
     )
     rows = -(-len(series) // 2)
-    right = 30 + 7 * max((len(name) for name in references or {}), default=0)
+    right = room_for(references or {})
     frame = Frame(wording.title, wording.subtitle, 520, 300, margin_left=72, margin_right=right, margin_bottom=66 + 20 * rows)
     return finish(figure, frame, theme)
 
