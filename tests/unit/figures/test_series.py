@@ -1,3 +1,8 @@
+"""Lines over a setting: what the axes say."""
+
+from __future__ import annotations
+
+from circuitlab.figures import Series, Wording, line_series
 
 
 def test_a_logarithmic_axis_names_every_setting() -> None:

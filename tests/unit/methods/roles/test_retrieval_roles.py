@@ -22,6 +22,10 @@ from circuitlab.model import load_model
 from circuitlab.model.generate import Generation
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
+from circuitlab.model.toy.planted import BACKGROUND
+from circuitlab.model.toy.sequences import CONTENTS
+from circuitlab.model.toy.serve import serve
+from circuitlab.model.toy.wiring import Wiring
 from circuitlab.testing.tiny import shared_tiny_model, tiny_hf, tiny_model
 
 
@@ -96,6 +100,26 @@ def test_the_planted_induction_head_tops_both_roles_and_earns_them_alone(form) -
         assert np.argwhere(scores.earned()).tolist() == [[1, 2]]
         assert np.unravel_index(scores.value.argmax(), scores.value.shape) == (1, 2)
         assert scores.value[1, 2] > 0.7 and scores.n_samples >= 12
+
+
+def test_an_induction_head_that_also_sees_the_copy_itself_tops_induction_echo_and_retrieval() -> None:
+    """The planted induction head looks only behind the earlier copy, so that its echo is 0; this one looks at the copy too."""
+    wiring = Wiring("gqa", 2, CONTENTS)
+    token, before, out = (wiring.block(CONTENTS) for _ in range(3))
+    for i in range(CONTENTS):
+        wiring.embed[i, token[i]], wiring.unembed[i, out[i]] = 1.0, 4.0
+    wiring.previous(0, 1, 30.0)
+    wiring.carry(0, 1, token, before, 1.0)
+    wiring.match(1, 2, token, before, 16.0)
+    wiring.match(1, 2, token, token, 14.6)
+    wiring.carry(1, 2, token, out, 1.0)
+    wiring.background(BACKGROUND)
+    model = serve(wiring, "induction-and-echo")
+    plain = cl.roles(build_planted("induction-gqa").model, "echo").scores["echo"].value
+    assert plain[1, 2] < 0.1, "by RazorAttention's definition"
+    for scores in (*cl.roles(model, ["induction", "echo"]).scores.values(), Retrieval(tests=repeats(16), max_new_tokens=2)(model)):
+        others = np.delete(scores.value.ravel(), 6)
+        assert scores.value[1, 2] > 0.15 and scores.value[1, 2] > 1.4 * others.max(), (scores.value[1, 2], others.max())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
