@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import EditDidNotFireError, ModelError
-from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, KeepHeads, KeepKeys, Knockout, Project, Replace, Scale, compose
+from circuitlab.model.interventions import (
+    Add,
+    Composed,
+    EditPattern,
+    Intervention,
+    KeepHeads,
+    KeepKeys,
+    Knockout,
+    Project,
+    Replace,
+    Scale,
+    compose,
+)
 from circuitlab.model.interventions.base import NodeEdit
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Edit, Site
@@ -119,16 +131,16 @@ def _off(intervention: Intervention, model: Model, batch: ContrastBatch) -> Inte
         return replace(intervention, offset=torch.tensor(0.0))
     if isinstance(intervention, Project):
         return replace(intervention, basis=torch.zeros(0, intervention.basis.shape[-1]), keep=False)
-    if isinstance(intervention, KeepHeads):
-        return replace(intervention, keep=model.spec.n_heads)
-    if isinstance(intervention, EditPattern | KeepKeys):
-        return _off_pattern(intervention)
+    if isinstance(intervention, EditPattern | KeepHeads | KeepKeys):
+        return _off_pattern(intervention, model)
     if isinstance(intervention, Replace | Knockout):
         return compose([_own_value(intervention, spot, model, batch) for spot in intervention.spots])
     return None
 
 
-def _off_pattern(intervention: EditPattern | KeepKeys) -> Intervention:
+def _off_pattern(intervention: EditPattern | KeepHeads | KeepKeys, model: Model) -> Intervention:
+    if isinstance(intervention, KeepHeads):
+        return replace(intervention, keep=model.spec.n_heads)
     if isinstance(intervention, KeepKeys):
         return replace(intervention, window=_FAR)
     if intervention.how == "scale":

@@ -1,4 +1,4 @@
-"""Data selection by features: do a model's own sparse features find the texts that help a task?"""
+"""Data selection by features: texts whose sparse features are like those of a task, and what they do for it."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
         Claim(
             claim="What is selected helps the task more than random data.",
             published="Llama-3.1-8B tuned on 5 %: 55.75 on average, random 52.69, untuned 51.68.",
-            rule="The loss of held-out passages is lower after selected passages than after random ones (95 %, paired over tasks), and than "
-            "with every random draw; in part if only the first holds.",
+            rule="The loss of held-out passages is lower after selected passages than after random ones (95 %, paired over tasks), and "
+            "than with every random draw; in part if only the first holds.",
         ),
         Claim(
             claim="Sparse features describe samples better than dense activations and than surface overlap.",
             published="Raw activations lead to spurious similarity; selection by features is above all other ways of selecting.",
-            rule="The average precision by features is above that by mean activations and that by tokens (95 % each, paired over tasks); in "
-            "part if above one of them.",
+            rule="The average precision by features is above that by mean activations and that by tokens (95 % each, paired over tasks); "
+            "in part if above one of them.",
         ),
         Claim(
             claim="What features select helps the task more than what the other ways select.",
             published="Llama-3.1-8B tuned on 5 %: 55.75, LESS 54.70.",
-            rule="The loss of held-out passages is lower after what features select than after what mean activations and what tokens select "
-            "(95 % each, paired over tasks); in part if lower than after one of them.",
+            rule="The loss of held-out passages is lower after what features select than after what mean activations and what tokens "
+            "select (95 % each, paired over tasks); in part if lower than after one of them.",
         ),
     )
     limits: ClassVar[tuple[str, ...]] = (
@@ -132,7 +132,8 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
         draws, mean = loss["random_draws"], loss["mean"]["features"]["mean"]
         here = (
             f"loss {interval_words(loss['mean']['features'])} nats after selected passages, {min(draws):.2f} to {max(draws):.2f} after "
-            f"random ones, {loss['mean']['none']['mean']:.2f} after none; random minus selected {interval_words(loss['below']['random'], 3)}"
+            f"random ones, {loss['mean']['none']['mean']:.2f} after none; random minus selected "
+            f"{interval_words(loss['below']['random'], 3)}"
         )
         above = _above(loss["below"]["random"])
         second = judged(self.published[1], here, holds=above and mean < min(draws), partly=above)
@@ -150,7 +151,9 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
         grid = value_grid(cells, (tasks, list(_NAMES.values())), words, signed=False)
         drawn = [Drawing("precision", grid, "Average precision of the passages of each task among all that can be selected.")]
         cells = [[loss["tasks"][task]["none"] - loss["tasks"][task][way] for way in _NAMES] for task in tasks]
-        words = Wording("How much does what is selected help?", subtitle, x="selected by", y="task", units="loss without context minus with, nats")
+        words = Wording(
+            "How much does what is selected help?", subtitle, x="selected by", y="task", units="loss without context minus with, nats"
+        )
         grid = value_grid(cells, (tasks, list(_NAMES.values())), words)
         drawn.append(Drawing("gain", grid, "How much lower the loss of held-out passages is after the selected passages."))
         bars = {_NAMES[way]: loss["gain"][way] for way in _NAMES}

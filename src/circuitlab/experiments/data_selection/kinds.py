@@ -80,7 +80,12 @@ def passages(model: Model, length: int) -> tuple[tuple[tuple[int, ...], ...], tu
 
 
 def split(
-    tasks: Sequence[str], rows: Sequence[tuple[int, ...]], labels: Sequence[int], rng: np.random.Generator, n: int, between: tuple[int, ...] = ()
+    tasks: Sequence[str],
+    rows: Sequence[tuple[int, ...]],
+    labels: Sequence[int],
+    rng: np.random.Generator,
+    n: int,
+    between: tuple[int, ...] = (),
 ) -> Split:
     """Draw ``n`` examples and ``n`` held-out passages of every task; all others can be selected.
 

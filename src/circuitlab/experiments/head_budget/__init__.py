@@ -64,14 +64,14 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
         Claim(
             claim="Each token has heads of its own.",
             published="Routing for each token is what MoH adds to pruning heads.",
-            rule="As a mean over the shares, heads chosen for each token by what they write cost less than the fixed heads (95 %, paired) and "
-            "less than every random draw; in part if they cost less than random heads only (95 %, paired).",
+            rule="As a mean over the shares, heads chosen for each token by what they write cost less than the fixed heads (95 %, paired) "
+            "and less than every random draw; in part if they cost less than random heads only (95 %, paired).",
         ),
         Claim(
             claim="Heads can be chosen from their queries alone.",
             published="MoH-LLaMA3-8B: the router is the norm of the queries, without parameters.",
-            rule="As a mean over the shares, heads chosen by their queries cost less than random heads (95 %, paired) and than every random "
-            "draw; in part if this holds against the mean of the draws at the largest share only.",
+            rule="As a mean over the shares, heads chosen by their queries cost less than random heads (95 %, paired) and than every "
+            "random draw; in part if this holds against the mean of the draws at the largest share only.",
         ),
         Claim(
             claim="Different texts load different heads.",
@@ -90,7 +90,11 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
     random_draws: Several = 3
 
     def __post_init__(self) -> None:
-        if not self.shares or any(not 0 < share < 1 for share in self.shares) or list(self.shares) != sorted(set(self.shares), reverse=True):
+        if (
+            not self.shares
+            or any(not 0 < share < 1 for share in self.shares)
+            or list(self.shares) != sorted(set(self.shares), reverse=True)
+        ):
             raise ValueError(f"shares {self.shares} are not falling shares between 0 and 1")
 
     def gate(self, context: ExperimentContext) -> Gate:
@@ -140,16 +144,21 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
 
         losses, loads = results["losses"], results["loads"]
         x = [1.0, *(kept / losses["heads"] for kept in losses["kept"])]
-        names = {"write": "longest writes of each token", "query": "longest queries of each token", "fixed": "fixed heads", "random": "random"}
-        whole = {"mean": 0.0, "low": 0.0, "high": 0.0}
-        lines = {
-            name: Series.of(x, [whole, *losses["rises"][way]], control=way == "random") for way, name in names.items()
+        names = {
+            "write": "longest writes of each token",
+            "query": "longest queries of each token",
+            "fixed": "fixed heads",
+            "random": "random",
         }
+        whole = {"mean": 0.0, "low": 0.0, "high": 0.0}
+        lines = {name: Series.of(x, [whole, *losses["rises"][way]], control=way == "random") for way, name in names.items()}
         words = Wording("What does text lose with fewer heads?", subtitle, x="share of heads kept", y="rise of the loss, share of it")
         drawn = [Drawing("losses", line_series(lines, words), "Loss of passages by how heads are chosen. Bands: 95 % over passages.")]
         code, prose = (loads["maps"][name] for name in ("code", "prose"))
         shown = [[a - b for a, b in zip(*rows, strict=True)] for rows in zip(code, prose, strict=True)]
-        words = Wording("Which heads does code keep more than prose?", subtitle, units="share of tokens that keep the head, code minus prose")
+        words = Wording(
+            "Which heads does code keep more than prose?", subtitle, units="share of tokens that keep the head, code minus prose"
+        )
         caption = f"Share of tokens for which a head is among the {loads['kept']} that write most of its layer: code minus prose."
         return [*drawn, Drawing("loads", value_map(shown, words), caption)]
 
@@ -171,8 +180,8 @@ def _enough(claim: Claim, losses: Mapping[str, Any]) -> Claim:
 def _own_heads(claim: Claim, losses: Mapping[str, Any]) -> Claim:
     mean, draws = losses["mean"], losses["random_draws"]
     here = (
-        f"mean rise {mean['write']:.3f} with heads of each token, {mean['fixed']:.3f} with fixed heads, {min(draws):.3f} to {max(draws):.3f}"
-        f" with random ones; fixed minus own {interval_words(losses['fixed_minus_write'], 3)}, random minus own "
+        f"mean rise {mean['write']:.3f} with heads of each token, {mean['fixed']:.3f} with fixed heads, {min(draws):.3f} to "
+        f"{max(draws):.3f} with random ones; fixed minus own {interval_words(losses['fixed_minus_write'], 3)}, random minus own "
         f"{interval_words(losses['random_minus_write'], 3)}"
     )
     holds = _above(losses["fixed_minus_write"]) and mean["write"] < min(draws)

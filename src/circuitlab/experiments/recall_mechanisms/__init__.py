@@ -63,8 +63,8 @@ class RecallMechanisms(Experiment, frozen=True, forbid_unknown_fields=True):
         Claim(
             claim="Some heads attend to the topic from the last token, and write it.",
             published="GPT-2 small, a9.h8 above all: it attends to the country and raises the country's logit.",
-            rule="On countries that chose nothing, the topic heads write their own country above the others (95 %), and do so and attend to "
-            "it more than every random set; in part if only the first holds.",
+            rule="On countries that chose nothing, the topic heads write their own country above the others (95 %), and do so and attend "
+            "to it more than every random set; in part if only the first holds.",
         ),
         Claim(
             claim="The answer depends on these heads.",
@@ -89,14 +89,14 @@ class RecallMechanisms(Experiment, frozen=True, forbid_unknown_fields=True):
         Claim(
             claim="A deep MLP has an intercept that moves the stream from the topic to the answer.",
             published="The component that heads do not explain points to the expected answer, and depends on the task.",
-            rule="In the layer chosen on other countries, the intercept writes a held-out country's capital above its name (95 %), and more "
-            "than the intercept of the same MLP where the language is asked for (95 %, paired); in part if only the first holds.",
+            rule="In the layer chosen on other countries, the intercept writes a held-out country's capital above its name (95 %), and "
+            "more than the intercept of the same MLP where the language is asked for (95 %, paired); in part if only the first holds.",
         ),
         Claim(
             claim="The final layer lowers the probability of the right answer; scaled down, it raises it.",
             published="GPT-2 small to XL, OPT-1.3B, Llama-2-7B: anti-overconfidence in the final layer, mitigated by scaling.",
-            rule="Scaling down its attention or its MLP, as chosen on other countries, raises the log-probability of the capital (95 %), and "
-            "by more than the same in each of the three layers before; in part if only the first holds.",
+            rule="Scaling down its attention or its MLP, as chosen on other countries, raises the log-probability of the capital (95 %), "
+            "and by more than the same in each of the three layers before; in part if only the first holds.",
         ),
         Claim(
             claim="What the final layer writes favours frequent tokens.",

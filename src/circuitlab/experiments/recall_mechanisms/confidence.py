@@ -53,7 +53,8 @@ def scaled_down(model: Model, tuning: Facts, held: Facts, factors: Sequence[floa
     layers, parts = [], []
     for number, layer in enumerate(last_layers(model.spec.n_layers)):
         tried: list[tuple[float, Node, float, dict[str, float]]] = []
-        for part in (Attn(layer), Mlp(layer)):
+        parts_of: tuple[Node, ...] = (Attn(layer), Mlp(layer))
+        for part in parts_of:
             for factor in factors:
                 edited = model.edited(Scale(part, factor))
                 changes = [_log_probability(edited, facts) - whole for facts, whole in zip((tuning, held), base, strict=True)]

@@ -39,9 +39,7 @@ def _layers(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
     layers, late = results["decomposition"]["layers"], results["late"]
     at = list(range(len(layers)))
     parts = {"intercept": "intercept", "intercept, language asked": "other_relation", "heads and stream": "linear"}
-    lines = {
-        name: Series.of(at, [layer[key] for layer in layers], control=key == "other_relation") for name, key in parts.items()
-    }
+    lines = {name: Series.of(at, [layer[key] for layer in layers], control=key == "other_relation") for name, key in parts.items()}
     words = Wording("Where do MLPs move from the country to its capital?", subtitle, x="layer", y="logits: capital above country")
     caption = "Parts of every MLP's output, with coefficients and intercepts of other countries. Bands: 95 % over held-out countries."
     drawn = [Drawing("intercepts", line_series(lines, words), caption)]
@@ -49,8 +47,8 @@ def _layers(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
     rest = {"rest of the MLP's output": Series.of(at, [layer["rest"] for layer in layers])}
     caption = "What heads, stream and intercept leave of every MLP's output. Band: 95 % over held-out countries."
     drawn.append(Drawing("rest", line_series(rest, words), caption))
-    bars = {f"{each['part']} × {each['factor']:g}": each["change"] for each in late["parts"]}
-    earlier = {f"{each['part']} × {each['factor']:g}": each["change"] for each in late["layers"][1:]}
+    bars = {f"{each['part']} times {each['factor']:g}": each["change"] for each in late["parts"]}
+    earlier = {f"{each['part']} times {each['factor']:g}": each["change"] for each in late["layers"][1:]}
     words = Wording("Do the last layers hold the capital back?", subtitle, y="change of its log-probability, nats")
     groups = {"final layer": bars, **({"best of each earlier layer": earlier} if earlier else {})}
     figure = category_bars(groups, words, controls=["best of each earlier layer"])

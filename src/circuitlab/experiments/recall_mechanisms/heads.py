@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
     from circuitlab.model.protocol import Model
 
-__all__ = ["ablated", "above_controls", "attention_to_subject", "choose_heads", "heads_of", "measure_heads", "relation_writes", "topic_writes"]
+__all__ = [
+    "ablated",
+    "above_controls",
+    "attention_to_subject",
+    "choose_heads",
+    "heads_of",
+    "measure_heads",
+    "relation_writes",
+    "topic_writes",
+]
 
 
 def topic_writes(model: Model, facts: Facts) -> np.ndarray:

@@ -103,7 +103,9 @@ def coefficients(model: Model, held: Facts, sets: Sequence[Sequence[Head]], rng:
     draws = []
     for _ in range(_RESAMPLES):
         counts = np.bincount(rng.integers(len(held.names), size=len(held.names)), minlength=len(held.names))
-        draws.append(_difference({head.layer: fit(reads[head.layer], counts[held.owner].astype(float)).c[:-1] for head in sets[0]}, sets[0]))
+        draws.append(
+            _difference({head.layer: fit(reads[head.layer], counts[held.owner].astype(float)).c[:-1] for head in sets[0]}, sets[0])
+        )
     mean = _difference(dict(enumerate(fits)), sets[0])
     low, high = np.quantile(draws, [0.025, 0.975])
     return {

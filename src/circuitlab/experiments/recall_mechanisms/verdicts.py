@@ -45,8 +45,9 @@ def _beyond(claim: Claim, about: Mapping[str, Any], words: str) -> Claim:
 def _topic(claim: Claim, heads: Mapping[str, Any], names: str) -> Claim:
     writes, attends = heads["writes_topic"], heads["attends"]
     here = (
-        f"{names} together write the country by {interval_words(writes['chosen'])} logits above other countries ({_range(writes['random'])})"
-        f" and give its token a mean weight of {interval_words(attends['chosen'])} ({_range(attends['random'])})"
+        f"{names} together write the country by {interval_words(writes['chosen'])} logits above other countries "
+        f"({_range(writes['random'])}) and give its token a mean weight of {interval_words(attends['chosen'])} "
+        f"({_range(attends['random'])})"
     )
     return judged(claim, here, holds=_above(writes["chosen"]) and _more(writes) and _more(attends), partly=_above(writes["chosen"]))
 

@@ -109,7 +109,8 @@ class KeepHeads(Intervention):
         self.check(model)
         if not isinstance(self.by, str) or self.by != "write":
             return self
-        weights: Any = model.weights  # type: ignore[attr-defined] - every `Model` has them; the protocol of readable models does not say so
+        # Every `Model` has weights; the protocol of models that are only read does not say so.
+        weights: Any = model.weights  # type: ignore[attr-defined]
         return replace(self, written=tuple(_written(weights, layer) for layer in self.layers))  # type: ignore[union-attr]
 
     def tap(self, places: Places) -> Tap:
