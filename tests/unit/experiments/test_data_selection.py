@@ -9,7 +9,7 @@ import pytest
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.experiments.data_selection import DataSelection
-from circuitlab.experiments.data_selection.kinds import TASKS, split
+from circuitlab.experiments.data_selection.kinds import TASKS, passages, split
 from circuitlab.experiments.data_selection.selection import context_gain
 from circuitlab.experiments.data_selection.steps import measured
 from circuitlab.experiments.types import ExperimentContext
@@ -100,3 +100,12 @@ def test_tasks_are_of_kinds_that_there_are_and_share_none() -> None:
     kinds = [kind for group in TASKS.values() for kind in group]
     assert len(kinds) == len(set(kinds))
     assert set(kinds) <= set(list_kinds())
+
+
+@pytest.mark.real_model
+def test_passages_of_a_tokenizer_are_cut_and_labelled(smollm2) -> None:
+    rows, labels, between = passages(smollm2, 36)
+    assert len(rows) == len(labels) > 200
+    assert {len(row) for row in rows} <= set(range(24, 37))
+    assert set(labels) == set(range(-1, len(TASKS)))
+    assert smollm2.tokenizer.decode(between) == "\n\n"

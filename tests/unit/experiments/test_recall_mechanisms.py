@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from circuitlab.core.errors import BadParameterError
+from circuitlab.experiments.capitals import Country
 from circuitlab.experiments.recall_mechanisms import RecallMechanisms
-from circuitlab.experiments.recall_mechanisms.facts import Facts
+from circuitlab.experiments.recall_mechanisms.facts import Facts, facts_of
 from circuitlab.experiments.recall_mechanisms.mlps import Read, fit
 from circuitlab.experiments.recall_mechanisms.steps import measured
 from circuitlab.experiments.types import ExperimentContext
@@ -106,6 +108,18 @@ def test_the_regression_gives_back_what_an_output_was_made_of() -> None:
     counts = np.array([2.0, 0.0] * 10)
     twice = Read(np.repeat(parts[:, ::2], 2, axis=1), np.repeat(noisy.out[::2], 2, axis=0))
     assert fit(noisy, counts).c == pytest.approx(fit(twice).c), "a weight counts a row so many times"
+
+
+@pytest.mark.real_model
+def test_prompts_of_a_tokenizer_end_with_the_country_and_one_word(smollm2) -> None:
+    rows = [Country("France", "Paris", "French"), Country("Japan", "Tokyo", "Japanese")]
+    facts = facts_of(smollm2, rows)
+    row = torch.arange(len(facts.owner))
+    assert torch.equal(facts.tokens[:, row, facts.subject], facts.words[0][facts.owner].expand(2, -1))
+    assert (facts.tokens[0] != facts.tokens[1]).sum(-1).tolist() == [1] * len(row)
+    assert smollm2.tokenizer.decode(facts.tokens[1, 0, : int(facts.end[0]) + 1]) == "The language of France is"
+    with pytest.raises(BadParameterError, match="New Zealand"):
+        facts_of(smollm2, [*rows, Country("New Zealand", "Wellington", "English")])
 
 
 def test_halves_share_no_country_and_keep_every_row() -> None:

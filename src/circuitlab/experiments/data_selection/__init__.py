@@ -58,7 +58,7 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Data selection by features"
     question: ClassVar[str] = "Do a model's sparse features find the texts that help a task?"
     cite: ClassVar[tuple[str, ...]] = ("ma2025",)
-    cost: ClassVar[str] = "5 minutes"
+    cost: ClassVar[str] = "6 minutes"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Samples whose features are like a task's are samples of the task.",
@@ -86,7 +86,8 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
     )
     limits: ClassVar[tuple[str, ...]] = (
         "Selected passages stand in the prompt; the paper tunes the model on them. LESS, which needs gradients of tuning, is not compared.",
-        "Tasks are kinds of text and not instructions, and passages are few: about 190 can be selected.",
+        "Tasks are kinds of text and not instructions, and passages are few. Other languages are one task, so that what is selected for it "
+        "is mostly in another language than what is held out.",
         "The autoencoder is small, trained with an L1 penalty on a few thousand tokens, and cut to its strongest units of each token; the "
         "paper trains a TopK autoencoder on much more.",
     )
@@ -126,9 +127,9 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
 
     def judge(self, results: Mapping[str, Any]) -> tuple[Claim, ...]:
         """By average precision and by losses, paired over tasks."""
-        found, loss = results["precision"], results["loss"]
-        precision = ", ".join(f"{_NAMES[way]} {interval_words(found['mean'][way])}" for way in _NAMES)
-        first = judged(self.published[0], f"average precision: {precision}", holds=_above(found["above"]["random"]))
+        precisions, loss = results["precision"], results["loss"]
+        precision = ", ".join(f"{_NAMES[way]} {interval_words(precisions['mean'][way])}" for way in _NAMES)
+        first = judged(self.published[0], f"average precision: {precision}", holds=_above(precisions["above"]["random"]))
         draws, mean = loss["random_draws"], loss["mean"]["features"]["mean"]
         here = (
             f"loss {interval_words(loss['mean']['features'])} nats after selected passages, {min(draws):.2f} to {max(draws):.2f} after "
@@ -137,16 +138,16 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
         )
         above = _above(loss["below"]["random"])
         second = judged(self.published[1], here, holds=above and mean < min(draws), partly=above)
-        third = _both(self.published[2], found["above"], "average precision by features, above that by")
+        third = _both(self.published[2], precisions["above"], "average precision by features, above that by")
         return first, second, third, _both(self.published[3], loss["below"], "nats lower after what features select than after")
 
     def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
         """Average precision and gain by task, and by way of selecting."""
         from circuitlab.figures import Wording, category_bars, value_grid  # noqa: PLC0415 - plotly
 
-        found, loss = results["precision"], results["loss"]
-        tasks = list(found["tasks"])
-        cells = [[found["tasks"][task][way] for way in _NAMES] for task in tasks]
+        precisions, loss = results["precision"], results["loss"]
+        tasks = list(precisions["tasks"])
+        cells = [[precisions["tasks"][task][way] for way in _NAMES] for task in tasks]
         words = Wording("Which ranking finds a task's own passages?", subtitle, x="ranked by", y="task", units="average precision")
         grid = value_grid(cells, (tasks, list(_NAMES.values())), words, signed=False)
         drawn = [Drawing("precision", grid, "Average precision of the passages of each task among all that can be selected.")]

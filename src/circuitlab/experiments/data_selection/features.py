@@ -61,18 +61,18 @@ def vectors(model: Model, parts: Split, settings: Settings) -> tuple[dict[str, n
     training = Training(size=settings.units, epochs=settings.epochs, scale="rms")
     learned = train(torch.from_numpy(of_pool[drawn] - centre)[None], training, [settings.seed])[0]
     dictionary = replace(learned, activation="topk", k=settings.active)
-    activations = [dictionary.encode(torch.from_numpy(one - centre)).numpy() for one in each]
+    activations = [dictionary.encode(torch.from_numpy(values - centre)).numpy() for values in each]
     others = torch.from_numpy(np.concatenate([each[i] for held in parts.held for i in held]) - centre)
     counts = np.zeros((len(parts.rows), model.spec.d_vocab), dtype=np.float32)
     for number, row in enumerate(parts.rows):
         np.add.at(counts[number], list(row), 1.0)
     about = {
         "explained": dictionary.explained(others),
-        "used": int((np.stack([one.mean(0) for one in activations]) > 0).any(0).sum()),
+        "used": int((np.stack([values.mean(0) for values in activations]) > 0).any(0).sum()),
         "tokens": len(drawn),
     }
-    dense = np.stack([(one - centre).mean(0) for one in each])
-    return {"features": np.stack([one.mean(0) for one in activations]), "dense": dense, "tokens": counts}, about
+    dense = np.stack([(values - centre).mean(0) for values in each])
+    return {"features": np.stack([values.mean(0) for values in activations]), "dense": dense, "tokens": counts}, about
 
 
 def similarities(way: str, prototype: np.ndarray, others: np.ndarray) -> np.ndarray:

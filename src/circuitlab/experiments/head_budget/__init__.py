@@ -26,9 +26,9 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
 
     MoH lets a router choose heads for each token, and trains the model with it. Here nothing is trained: the question is what of it a
     model already has. For each token, and in each layer, the heads are kept that write the longest vectors to the stream (``write``), or
-    those with the longest queries (``query``), which a router could read before any head is run. The others write nothing at that token;
-    their keys and values stay. The controls are the heads that write most on other passages, the same for every token (``fixed``), and
-    heads drawn at random for each token. What text loses is the rise of its next-token loss, as a share of it.
+    those with the longest queries (``query``), read in a run with all heads, as a router from outside would give them. The others write
+    nothing at that token; their keys and values stay. The controls are the heads that write most on other passages, the same for every
+    token (``fixed``), and heads drawn at random for each token. What text loses is the rise of its next-token loss, as a share of it.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Heads for each token"
     question: ClassVar[str] = "Does every token need all heads, and can heads be chosen for it?"
     cite: ClassVar[tuple[str, ...]] = ("jin2024",)
-    cost: ClassVar[str] = "3 minutes"
+    cost: ClassVar[str] = "4 minutes"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="With three quarters of the heads for each token, a model is as good as with all.",

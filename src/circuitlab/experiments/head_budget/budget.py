@@ -13,6 +13,7 @@ from circuitlab.core.progress import step
 from circuitlab.execute.on_text import text_values
 from circuitlab.execute.text_loss import next_token_losses
 from circuitlab.model.interventions import KeepHeads
+from circuitlab.model.sites import Site
 from circuitlab.scores.intervals import mean_interval
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def mean_lengths(model: Model, rows: Rows) -> np.ndarray:
 def budget_losses(context: ExperimentContext, choosing: Rows, measuring: Rows, shares: Sequence[float], n_random: int) -> dict[str, Any]:
     """Rise of the loss of passages, as a share of it, for several budgets and ways to choose heads.
 
-    ``write`` and ``query`` choose for each token by what heads write and by their queries; ``fixed`` keeps the heads that write most on
-    other passages, for every token; ``random`` draws heads for each position and layer anew.
+    ``write`` and ``query`` choose for each token by what heads write and by the norms of their queries in a run with all heads; ``fixed``
+    keeps the heads that write most on other passages, for every token; ``random`` draws heads for each position and layer anew.
 
     Returns
     -------
@@ -60,14 +61,14 @@ def budget_losses(context: ExperimentContext, choosing: Rows, measuring: Rows, s
     fixed = torch.from_numpy(mean_lengths(model, choosing)[:, None])
     longest, rng = max(map(len, measuring)), context.rng("random heads")
     drawn = [torch.from_numpy(rng.random((spec.n_layers, longest, spec.n_heads))) for _ in range(n_random)]
-    ways: dict[str, list[Any]] = {"write": ["write"], "query": ["query"], "fixed": [fixed], "random": drawn}
+    ways: dict[str, list[Any]] = {"write": ["write"], "query": [_query_lengths(model, measuring)], "fixed": [fixed], "random": drawn}
     base, rises, done = _means(model, measuring), {}, 0
     for name, rankings in ways.items():
         each = []
         for ranking in rankings:
             losses = []
             for keep in kept:
-                losses.append(_means(model.edited(KeepHeads(layers, keep, ranking)), measuring))
+                losses.append(_budgeted(model, layers, keep, ranking, measuring))
                 done += 1
                 step(done, len(kept) * (3 + n_random))
             each.append(losses)
@@ -120,6 +121,23 @@ def load_difference(model: Model, groups: Mapping[str, Rows], keep: int, rng: np
         "sizes": {name: len(rows) for name, rows in groups.items()},
         "maps": {name: np.round(each[labels == i].mean(0), 4).tolist() for i, name in enumerate(groups)},
     }
+
+
+def _query_lengths(model: Model, rows: Rows) -> list[torch.Tensor]:
+    """Norms of all queries of each passage, before any norm of queries and rotation; each (layer, pos, head)."""
+    lengths = []
+    for row in rows:
+        queries = model.capture(torch.tensor([row]), [Site.Q])[Site.Q][0]
+        lengths.append(queries.float().norm(dim=-1).cpu())
+    return lengths
+
+
+def _budgeted(model: Model, layers: list[int], keep: int, ranking: Any, rows: Rows) -> np.ndarray:
+    """Mean loss of each passage under a budget; a list holds the scores of each passage."""
+    if not isinstance(ranking, list):
+        return _means(model.edited(KeepHeads(layers, keep, ranking)), rows)
+    each = [_means(model.edited(KeepHeads(layers, keep, scores)), [row]) for scores, row in zip(ranking, rows, strict=True)]
+    return np.concatenate(each)
 
 
 def _means(model: Model, rows: Rows) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from circuitlab.core.errors import BadParameterError
 from circuitlab.experiments.recall_mechanisms.drawing import figures
 from circuitlab.experiments.recall_mechanisms.verdicts import verdicts
 from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
@@ -123,7 +124,10 @@ class RecallMechanisms(Experiment, frozen=True, forbid_unknown_fields=True):
             return Gate(met=False, reason=f"{context.model.spec.name} has no tokenizer, and prompts are text.")
         from circuitlab.experiments.recall_mechanisms.facts import known_facts  # noqa: PLC0415 - torch
 
-        facts, asked = known_facts(context.model)
+        try:
+            facts, asked = known_facts(context.model)
+        except BadParameterError as error:
+            return Gate(met=False, reason=f"Its tokens do not fit the prompts: {error.what}")
         known = 0 if facts is None else len(facts.names)
         said = f"It answers {known} of {asked} capitals of countries that are one token, like their capitals and languages."
         return Gate(met=known >= _LEAST_COUNTRIES, reason=said, measured={"known": known, "asked": asked})

@@ -19,12 +19,12 @@ def _maps(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
     from circuitlab.figures import Wording, value_map  # noqa: PLC0415 - plotly
 
     topic, relation = results["chosen"]["topic"], results["chosen"]["relation"]
-    told = {
+    shown = {
         "topic": (topic, "Which heads write the topic?", "logits: own country above others"),
         "relation": (relation, "Which heads write by relation?", "logits: capitals above languages, by what is asked"),
     }
     drawn = []
-    for name, (about, title, units) in told.items():
+    for name, (about, title, units) in shown.items():
         figure = value_map(about["map"], Wording(title, subtitle, units=units), outlined=about["heads"])
         drawn.append(Drawing(name, figure, "Direct logits at the last token, on the countries that choose; the chosen heads are outlined."))
     words = Wording("Which heads do MLPs amplify?", subtitle, units="coefficient in the layer's MLP")

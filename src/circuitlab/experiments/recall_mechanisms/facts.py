@@ -30,6 +30,7 @@ WORDINGS = (
     "There is no doubt about it: the {relation} of {country} is",
 )
 _RELATIONS = ("capital", "language")
+_WORDS = ("name", "capital", "language")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ def known_facts(model: Model) -> tuple[Facts | None, int]:
 
     Countries whose name, capital or language is not one token are left out; None where fewer than two are left.
     """
-    table = single_token_rows(model, countries(), ("name", "capital", "language"))
+    table = single_token_rows(model, countries(), _WORDS)
     known = known_capitals(model, table)
     return (facts_of(model, known) if len(known) > 1 else None), len(table)
 
@@ -96,11 +97,14 @@ def facts_of(model: Model, rows: Sequence[Country]) -> Facts:
     Raises
     ------
     BadParameterError
-        If the two relations of a wording are not of one length, or a country is not the last token but one.
+        If a word is not one token, the two relations of a wording are not of one length, or a country is not the last token but one.
     """
     texts = [[w.format(relation=r, country=row.name) for row in rows for w in WORDINGS] for r in _RELATIONS]
     sides = [read_prompts(side, model.tokenizer, model.spec).ids for side in texts]
-    words = torch.tensor([[single_token(model, " " + getattr(row, w)) for row in rows] for w in ("name", "capital", "language")])
+    if lacking := sorted({row.name for row in rows} - {row.name for row in single_token_rows(model, rows, _WORDS)}):
+        what = f"The name, the capital or the language of {', '.join(lacking)} is not one token."
+        raise BadParameterError(what, "Leave these countries out.")
+    words = torch.tensor([[single_token(model, " " + getattr(row, word)) for row in rows] for word in _WORDS])
     owner = np.repeat(np.arange(len(rows)), len(WORDINGS))
     length = max(map(len, sides[0]))
     tokens = torch.zeros(2, len(owner), length, dtype=torch.long)

@@ -1,10 +1,10 @@
-"""KeepHeads: a budget of heads for each token, by what they write, by their queries, or by scores from outside."""
+"""KeepHeads: a budget of heads for each token, by what they write, or by scores from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from circuitlab.model.places import Places, Tap
     from circuitlab.model.runner import ReadableModel
 
-__all__ = ["HeadRanking", "KeepHeads"]
+__all__ = ["KeepHeads"]
 
-HeadRanking: TypeAlias = Literal["write", "query"]
 _SCORE_AXES = 3
 
 
@@ -39,11 +38,10 @@ class KeepHeads(Intervention):
         Layers whose heads get a budget.
     keep : int
         Heads of each layer that are kept for each token; all of them change nothing, bit for bit.
-    by : {"write", "query"} or Tensor of shape (layer, pos, head)
+    by : "write" or Tensor of shape (layer, pos, head)
         Which heads are kept. ``"write"``: those whose contribution to the stream is longest (the scale of a norm behind attention is
-        common to all heads, and left out). ``"query"``: those whose query is longest, before any norm of queries and before rotation
-        (MoH's router without parameters). A tensor holds scores from outside, by layer in the order of ``layers`` and by position from
-        0; an axis of one position stands for all. Of equal scores the earlier head is kept.
+        common to all heads, and left out). A tensor holds scores from outside, as a router would give them, by layer in the order of
+        ``layers`` and by position from 0; an axis of one position stands for all. Of equal scores the earlier head is kept.
     positions : str, int, or several
         Tokens that get a budget; see `Positions`. Scores by position do not edit generated tokens beyond those that they hold.
     written : tuple of Tensor, optional
@@ -67,7 +65,7 @@ class KeepHeads(Intervention):
     kind: ClassVar[str] = "keep_heads"
     layers: int | Sequence[int]
     keep: int
-    by: HeadRanking | Tensor = "write"
+    by: Literal["write"] | Tensor = "write"
     positions: PositionSpec = field(default="all", kw_only=True)
     written: tuple[Tensor, ...] | None = field(default=None, kw_only=True, repr=False)
 
@@ -79,8 +77,8 @@ class KeepHeads(Intervention):
             what = f"keep={self.keep} heads in layers {list(layers)} cannot be kept."
             raise BadParameterError(what, "Name each layer once, and keep 0 heads or more.")
         if isinstance(self.by, str):
-            if self.by not in get_args(HeadRanking):
-                raise UnknownNameError("ranking of heads", self.by, get_args(HeadRanking))
+            if self.by != "write":
+                raise UnknownNameError("ranking of heads", self.by, ["write"])
             return
         scores = read_tensor(self.by, "The scores").detach()
         if scores.ndim != _SCORE_AXES or len(scores) != len(layers) or not scores.shape[1]:
@@ -90,15 +88,14 @@ class KeepHeads(Intervention):
 
     @property
     def targets(self) -> frozenset[tuple[Site, int]]:
-        """Sites and layers that it changes or, for queries, reads."""
-        sites = (Site.Q, Site.Z) if isinstance(self.by, str) and self.by == "query" else (Site.Z,)
-        return frozenset((site, layer) for site in sites for layer in self.layers)  # type: ignore[union-attr]
+        """Sites and layers whose values it changes."""
+        return frozenset((Site.Z, layer) for layer in self.layers)  # type: ignore[union-attr]
 
     def check(self, model: ReadableModel) -> None:
         """Raise unless the model has the layers, their heads' values, and as many heads as are scored and kept."""
         heads = model.spec.n_heads
-        for site, layer in sorted(self.targets, key=lambda target: (target[1], target[0].value)):
-            Spot(Head(layer, 0), site, layer, 0).check(model)
+        for layer in self.layers:  # type: ignore[union-attr]
+            Spot(Head(layer, 0), Site.Z, layer, 0).check(model)
         scored = heads if isinstance(self.by, str) else self.by.shape[-1]
         if self.keep > heads or scored != heads:
             what = f"{self.keep} of {scored} scored heads were to be kept; {model.spec.name} has {heads} heads in a layer."
@@ -107,7 +104,7 @@ class KeepHeads(Intervention):
     def resolved(self, model: ReadableModel) -> KeepHeads:
         """The same edit with the output projections that ``"write"`` needs."""
         self.check(model)
-        if not isinstance(self.by, str) or self.by != "write":
+        if not isinstance(self.by, str):
             return self
         # Every `Model` has weights; the protocol of models that are only read does not say so.
         weights: Any = model.weights  # type: ignore[attr-defined]
@@ -115,23 +112,17 @@ class KeepHeads(Intervention):
 
     def tap(self, places: Places) -> Tap:
         """The tap that applies it to the prompts and positions of a run."""
-        if isinstance(self.by, str) and self.by == "write" and self.written is None:
+        if isinstance(self.by, str) and self.written is None:
             what = "KeepHeads does not know what heads write."
             raise BadParameterError(what, "Bind it to a model: model.edited(keep_heads), or keep_heads.resolved(model).")
         chosen = self._chosen(places)
         nowhere = chosen is not None and not bool(chosen.any())
         number = {layer: i for i, layer in enumerate(self.layers)}  # type: ignore[arg-type]
-        queries: dict[int, Tensor] = {}
 
         def tap(site: Site, layer: int, value: Tensor) -> Tensor:
-            if layer not in number or nowhere or site not in {Site.Q, Site.Z}:
+            if site is not Site.Z or layer not in number or nowhere or self.keep >= value.shape[-2]:
                 return value
-            if site is Site.Q:
-                queries[layer] = value
-                return value
-            if self.keep >= value.shape[-2]:
-                return value
-            dropped = ~_largest(self._scores(number[layer], value, queries.pop(layer, None), places), self.keep)
+            dropped = ~_largest(self._scores(number[layer], value, places), self.keep)
             dropped = dropped if chosen is None else dropped & chosen.to(value.device)[..., None]
             return value.masked_fill(dropped[..., None], 0.0)
 
@@ -148,15 +139,10 @@ class KeepHeads(Intervention):
             raise BadParameterError(what, "Name the positions to edit, or give scores for every position.")
         return at < length if chosen is None else chosen & (at < length)
 
-    def _scores(self, number: int, z: Tensor, query: Tensor | None, places: Places) -> Float[Tensor, "*lead prompt pos head"]:
+    def _scores(self, number: int, z: Tensor, places: Places) -> Float[Tensor, "*lead prompt pos head"]:
         if not isinstance(self.by, str):
             scores = self.by[number].to(z.device)
             return scores[places.positions.to(z.device).clamp(max=len(scores) - 1)].expand(z.shape[:-1])
-        if self.by == "query":
-            if query is None:
-                what = f"The queries of layer {self.layers[number]} were not seen before its values."  # type: ignore[index]
-                raise BadParameterError(what, "Rank heads by 'write', or by scores of your own.")
-            return query.detach().float().norm(dim=-1)
         gram = self.written[number].to(z.device)  # type: ignore[index]
         wide = z.detach().to(gram.dtype)
         return (torch.einsum("...hd,hde->...he", wide, gram) * wide).sum(-1)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.methods import ActivationPatching
+from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import KeepHeads
 from circuitlab.model.sites import Site
 from circuitlab.testing.tiny import shared_tiny_model, tiny_batch
@@ -15,8 +17,7 @@ LAYER, KEEP = 1, 2
 
 def lengths(model, by, tokens: torch.Tensor) -> torch.Tensor:
     """What ranks every head of the layer, computed one token and one head at a time; shape (row, pos, head)."""
-    run = model.capture(tokens, [Site.Q, Site.Z, Site.ATTN_OUT], layers=[LAYER])
-    z, q = run[Site.Z][:, 0], run[Site.Q][:, 0]
+    z = model.capture(tokens, [Site.Z], layers=[LAYER])[Site.Z][:, 0]
     if not isinstance(by, str):
         return by[0][: tokens.shape[1]].expand(len(tokens), tokens.shape[1], model.spec.n_heads)
     out = torch.empty(z.shape[:-1])
@@ -25,12 +26,12 @@ def lengths(model, by, tokens: torch.Tensor) -> torch.Tensor:
         written = z[row, pos, head] @ model.weights.output(LAYER)[head]
         post = model.weights.post_attention_norm(LAYER)
         written = written if post is None else written * post.gain
-        out[row, pos, head] = (q[row, pos, head] if by == "query" else written).norm()
+        out[row, pos, head] = written.norm()
     return out
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
-@pytest.mark.parametrize("by", ["write", "query", "scores"])
+@pytest.mark.parametrize("by", ["write", "scores"])
 def test_each_token_keeps_the_heads_that_rank_first(family: str, by: str) -> None:
     model = shared_tiny_model(family)
     tokens = tiny_batch(model, 2).clean
@@ -55,10 +56,22 @@ def test_of_equal_scores_the_earlier_head_is_kept_and_one_position_stands_for_al
     assert z.ne(0).any(-1).any(1).any(0).tolist() == [True, True, False, False]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+@pytest.mark.parametrize("by", ["write", "scores"])
+def test_patching_under_a_budget_is_that_of_plain_hooks(family: str, by: str) -> None:
+    model = shared_tiny_model(family)
+    batch = tiny_batch(model, 3, unequal=True)
+    ranking = torch.randn(3, batch.clean.shape[1], 4, generator=torch.Generator().manual_seed(0)) if by == "scores" else by
+    edited = model.edited(KeepHeads([0, 1, 2], KEEP, ranking))
+    fast, hooks = (ActivationPatching(engine=engine)(edited, batch, LogitDiff()).values("heads") for engine in ("exact", "hooks"))
+    assert abs(hooks).max() > 0.01
+    assert fast == pytest.approx(hooks, abs=1e-4)
+
+
 def test_the_budget_holds_in_generated_text() -> None:
     model = shared_tiny_model("llama")
     prompt = tiny_batch(model, 1).clean[0].tolist()
-    edited = model.edited(KeepHeads([0, 1, 2], 1, "query"))
+    edited = model.edited(KeepHeads([0, 1, 2], 1))
     text = edited.generate(prompt, 4).ids
     whole = torch.tensor([[*prompt, *text]])
     for number, token in enumerate(text):
