@@ -139,6 +139,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "2025",
         "arXiv:2508.21258",
     ),
+    "jin2024": (
+        "MoH: Multi-Head Attention as Mixture-of-Head Attention",
+        "Jin, Peng and Zhu, Bo and Yuan, Li and Yan, Shuicheng",
+        "2024",
+        "ICML 2025, arXiv:2410.11842",
+    ),
     "kamath2025": (
         "Tracing Attention Computation Through Feature Interactions",
         "Kamath, Harish and Ameisen, Emmanuel and Kauvar, Isaac and Luger, Rodrigo and Gurnee, Wes and others",
@@ -192,6 +198,12 @@ CITATIONS: dict[str, tuple[str, str, str, str]] = {
         "Lv, Ang and others",
         "2024",
         "arXiv:2403.19521",
+    ),
+    "ma2025": (
+        "Task-Specific Data Selection for Instruction Tuning via Monosemantic Neuronal Activations",
+        "Ma, Da and Shang, Gonghu and Chen, Zhi and Qin, Libo and Luo, Yijie and Pan, Lei and Fan, Shuai and Chen, Lu and Yu, Kai",
+        "2025",
+        "NeurIPS, arXiv:2503.15573",
     ),
     "merullo2024": (
         "Circuit Component Reuse Across Tasks in Transformer Language Models",

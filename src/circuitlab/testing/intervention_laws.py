@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import EditDidNotFireError, ModelError
-from circuitlab.model.interventions import Add, Composed, EditPattern, Intervention, KeepKeys, Knockout, Project, Replace, Scale, compose
+from circuitlab.model.interventions import (
+    Add,
+    Composed,
+    EditPattern,
+    Intervention,
+    KeepHeads,
+    KeepKeys,
+    Knockout,
+    Project,
+    Replace,
+    Scale,
+    compose,
+)
 from circuitlab.model.interventions.base import NodeEdit
 from circuitlab.model.places import Places
 from circuitlab.model.sites import Edit, Site
@@ -119,14 +131,16 @@ def _off(intervention: Intervention, model: Model, batch: ContrastBatch) -> Inte
         return replace(intervention, offset=torch.tensor(0.0))
     if isinstance(intervention, Project):
         return replace(intervention, basis=torch.zeros(0, intervention.basis.shape[-1]), keep=False)
-    if isinstance(intervention, EditPattern | KeepKeys):
-        return _off_pattern(intervention)
+    if isinstance(intervention, EditPattern | KeepHeads | KeepKeys):
+        return _off_pattern(intervention, model)
     if isinstance(intervention, Replace | Knockout):
         return compose([_own_value(intervention, spot, model, batch) for spot in intervention.spots])
     return None
 
 
-def _off_pattern(intervention: EditPattern | KeepKeys) -> Intervention:
+def _off_pattern(intervention: EditPattern | KeepHeads | KeepKeys, model: Model) -> Intervention:
+    if isinstance(intervention, KeepHeads):
+        return replace(intervention, keep=model.spec.n_heads)
     if isinstance(intervention, KeepKeys):
         return replace(intervention, window=_FAR)
     if intervention.how == "scale":
@@ -142,7 +156,7 @@ def _own_value(intervention: NodeEdit, spot: Spot, model: Model, batch: Contrast
 
 def _outside(intervention: Intervention, model: Model, batch: ContrastBatch) -> Iterator[LawResult]:
     """At positions that no prompt has, an edit must raise: otherwise it would look like an effect of zero."""
-    if not isinstance(intervention, NodeEdit | EditPattern | KeepKeys):
+    if not isinstance(intervention, NodeEdit | EditPattern | KeepHeads | KeepKeys):
         return
     raised = False
     try:
@@ -157,6 +171,8 @@ def _order(intervention: Intervention, model: Model, batch: ContrastBatch) -> It
         other: Intervention = EditPattern(intervention.heads, "block", keys=0, positions=intervention.positions)
     elif isinstance(intervention, KeepKeys):
         other = KeepKeys(intervention.heads, sinks=1, window=2, positions=intervention.positions)
+    elif isinstance(intervention, KeepHeads):
+        other = KeepHeads(intervention.layers, 1, positions=intervention.positions)
     elif isinstance(intervention, NodeEdit):
         other = Add(intervention.nodes, 0.5, site=intervention.site, positions=intervention.positions)
     else:

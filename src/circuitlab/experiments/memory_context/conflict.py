@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from circuitlab.experiments.capitals import QUESTION, countries, known_capitals, single_token_rows
 from circuitlab.model.batch import ContrastBatch
-from circuitlab.model.encode import need_tokenizer
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.scores.intervals import mean_interval
-from circuitlab.tasks import Task, load_task
-from circuitlab.tasks.load import read_tables, task_file
+from circuitlab.tasks import Task
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Conflicts", "conflicts"]
 
 KINDS = ("in_context", "memorised", "other")
-_TASK = "capitals"
-_QUESTION = "Q: What is the capital of {country}? A: The capital of {country} is"
 _CLAIM = "The capital of {country} is {city}. "
 
 
@@ -94,8 +89,8 @@ def conflicts(model: Model, prompts: int, rng: np.random.Generator) -> Conflicts
     Conflicts
         Cities that are not a single token after the prompt are left out.
     """
-    table = _single_tokens(model, _rows())
-    known = _known(model, table)
+    table = single_token_rows(model, countries(), ("capital",))
+    known = [(row.name, row.capital) for row in known_capitals(model, table)]
     rows: list[dict[str, Any]] = []
     owner: list[int] = []
     for number, (country, capital) in enumerate(known):
@@ -106,36 +101,13 @@ def conflicts(model: Model, prompts: int, rng: np.random.Generator) -> Conflicts
         for i in range(min(prompts, len(others))):
             city, instead = others[order[i]], others[order[(i + 1) % len(others)]]
             words = _CLAIM.format(country=country, city=f"[CITY:{city}]"), _CLAIM.format(country=country, city=f"[CITY:{instead}]")
-            question = _QUESTION.format(country=country)
+            question = QUESTION.format(country=country)
             rows.append({"clean": words[0] + question, "corrupt": words[1] + question, "answer": city, "foil": capital})
             owner.append(number)
     if not rows:
         return Conflicts(_empty(), (), np.zeros(0, dtype=int), len(table))
     batch = prepare_batch(model, Task.from_pairs(rows, id="capital_conflict"), len(rows), strict=True)
     return Conflicts(batch, tuple(country for country, _ in known), np.array(owner), len(table))
-
-
-def _rows() -> list[tuple[str, str]]:
-    """Countries and capitals of the task about capitals, as they are shipped."""
-    text = read_tables(load_task(_TASK), task_file(_TASK).parent)["capitals.csv"]
-    return [(row["country"], row["capital"]) for row in csv.DictReader(io.StringIO(text))]
-
-
-def _single_tokens(model: Model, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    tokenizer = need_tokenizer(model.tokenizer, model.spec.name)
-    return [row for row in rows if len(tokenizer.encode(" " + row[1], add_special_tokens=False)) == 1]
-
-
-def _known(model: Model, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Rows whose capital is the most probable next token after the question alone."""
-    tokenizer = need_tokenizer(model.tokenizer, model.spec.name)
-    known = []
-    for country, capital in rows:
-        ids = torch.tensor([tokenizer.encode(_QUESTION.format(country=country))])
-        best = int(model.logits(ids, torch.tensor([ids.shape[1] - 1])).argmax(-1))
-        if best == tokenizer.encode(" " + capital, add_special_tokens=False)[0]:
-            known.append((country, capital))
-    return known
 
 
 def _empty() -> ContrastBatch:

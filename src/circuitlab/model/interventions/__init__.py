@@ -9,6 +9,7 @@ HookedModel(copy-gqa: llama, 2 layers x 4 heads, edited: knock out (zero) a1.h1)
 
 from circuitlab.model.interventions.base import Intervention
 from circuitlab.model.interventions.cache import KeepKeys
+from circuitlab.model.interventions.heads import KeepHeads
 from circuitlab.model.interventions.knockout import Knockout
 from circuitlab.model.interventions.pattern import EditPattern
 from circuitlab.model.interventions.positions import Positions
@@ -21,6 +22,7 @@ __all__ = [
     "Composed",
     "EditPattern",
     "Intervention",
+    "KeepHeads",
     "KeepKeys",
     "Knockout",
     "Positions",

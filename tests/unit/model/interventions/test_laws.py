@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuitlab.core.errors import ModelError
-from circuitlab.model.interventions import Add, EditPattern, Intervention, KeepKeys, Knockout, Project, Replace, Scale, compose
+from circuitlab.model.interventions import Add, EditPattern, Intervention, KeepHeads, KeepKeys, Knockout, Project, Replace, Scale, compose
 from circuitlab.model.sites import Site
 from circuitlab.testing import check_intervention
 from circuitlab.testing.intervention_laws import intervention_laws
@@ -55,6 +55,9 @@ def interventions(model, batch) -> dict[str, Intervention]:
         "keep keys": KeepKeys(["a0.kv0", f"a1.kv{shared}"], sinks=1, window=2),
         "keep chosen keys": KeepKeys("a1.kv0", keep=torch.tensor([True, False, True, False]), positions="last"),
         "compensate": KeepKeys(f"a2.kv{shared}", sinks=1, window=2, compensate=True),
+        "keep heads": KeepHeads([0, 2], 2),
+        "keep one head": KeepHeads(1, 1, positions=["CHANGE", "last"]),
+        "keep scored heads": KeepHeads([1, 2], 3, some(2, 12, model.spec.n_heads), positions="prompt"),
         "rows": EditPattern("a2.h2", "replace", weights=some(12, 12).tril()),
         "composed": compose([Scale("a1.h0", 2.0), Add("a1.h0", some(d_head)), Knockout("m2")]),
     }
