@@ -55,3 +55,23 @@ def run(
         first = result.failed[0]
         what = f"{len(result.failed)} cells failed; the first is {first.label}: {first.error}"
         raise StoreError(what, "The other cells are finished and kept.")
+
+
+@app.command("merge")
+def merge(
+    sources: list[Path],
+    store: Path = typer.Option(None, "--store", help="Folder to copy into (default: $CIRCUITLAB_STORE or ./runs)."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+) -> None:
+    """Copy the results of other stores into one, as after shards that ran without a shared file system. Nothing is replaced."""
+    from circuitlab.core.errors import ScoreFileError  # noqa: PLC0415
+    from circuitlab.store import Cache, merge_stores  # noqa: PLC0415
+
+    result = merge_stores([Cache(source) for source in sources], Cache(store))
+    if as_json:
+        print_json(result)
+    else:
+        print_text(f"{result.copied} results copied to {Cache(store).root}, {result.present} were there already.")
+    if result.damaged:
+        what = f"{len(result.damaged)} damaged files were not copied; the first is {result.damaged[0]}"
+        raise ScoreFileError(what, "Run the study again: what is missing is computed again.")

@@ -107,11 +107,11 @@ def run_study_on_ray(
         If there are cells to run and the store cannot be written, a worker does not see the store, or workers die while they start.
     """
     where = cluster or RayCluster()
-    require_ray()
+    _require_ray()
     return visit(Work.of(study, cache), shard, progress or SilentProgress(), functools.partial(_run, where))
 
 
-def require_ray() -> Any:
+def _require_ray() -> Any:
     """The package ``ray``.
 
     Raises
@@ -131,15 +131,15 @@ def require_ray() -> Any:
 def _run(cluster: RayCluster, work: Work, cells: list[Any], reporter: Progress) -> list[CellResult]:
     """Start workers and hand the cells out; the session ends and its workers stop whatever happens."""
     with _session(cluster, len(cells)) as (ray, n_workers), _seen_by_all(work.cache.root) as probe:
-        place = Place(str(Path.cwd()), str(work.cache.root.resolve()), probe, cluster.cpus, _settings())
-        remote = ray.remote(max_restarts=0, max_task_retries=0, **cluster.resources())(Worker)
-        return hand_out(work, cells, reporter, RayPool(ray, lambda: remote.remote(work.study, place), n_workers))
+        place = _Place(str(Path.cwd()), str(work.cache.root.resolve()), probe, cluster.cpus, _settings())
+        remote = ray.remote(max_restarts=0, max_task_retries=0, **cluster.resources())(_Worker)
+        return hand_out(work, cells, reporter, _RayPool(ray, lambda: remote.remote(work.study, place), n_workers))
 
 
 @contextmanager
 def _session(cluster: RayCluster, cells: int) -> Iterator[tuple[Any, int]]:
     """Ray, connected to the cluster, and the number of workers. A session that the caller opened is used and left open."""
-    ray = require_ray()
+    ray = _require_ray()
     opened = not ray.is_initialized()
     if opened:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -190,7 +190,7 @@ def _seen_by_all(root: Path) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Place:
+class _Place:
     """Where a worker works: folder, store, a file that lies in it, threads, and variables of the environment."""
 
     folder: str
@@ -200,10 +200,10 @@ class Place:
     settings: dict[str, str]
 
 
-class Worker:
+class _Worker:
     """A process with one model, which runs one cell after the other."""
 
-    def __init__(self, study: StudySpec, place: Place) -> None:
+    def __init__(self, study: StudySpec, place: _Place) -> None:
         self._study, self._place = study, place
         self._work: Work | None = None
 
@@ -240,7 +240,7 @@ class Worker:
         return outcome, [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
 
 
-class RayPool:
+class _RayPool:
     """Workers on Ray as `hand_out` uses them: calls that will be answered, and deaths."""
 
     def __init__(self, ray: Any, new: Any, size: int) -> None:
