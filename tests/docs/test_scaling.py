@@ -63,7 +63,8 @@ def test_what_streaming_measured_is_shown_where_it_was_measured(tmp_path, monkey
     (tmp_path / "cost.json").write_text(bench_cost.RESULTS.read_text())
     monkeypatch.setattr(scaling, "RESULTS", tmp_path)
     assert "Streamed" not in scaling.scaling_page()["scaling.md"]
-    (tmp_path / "streaming.json").write_text(json.dumps([{"model": "random-1b", "seconds": 61.25}, {"model": "random-8b", "peak_gib": 4.5}]))
+    lines = [{"model": "random-1b", "seconds": 61.25}, {"model": "random-8b", "peak_gib": 4.5}]
+    (tmp_path / "streaming.json").write_text(json.dumps(lines))
     text = scaling.scaling_page()["scaling.md"]
     for row in ("| model | random-1b | random-8b |", "| seconds | 61.2 | - |", "| peak_gib | - | 4.5 |"):
         assert row in text
