@@ -37,7 +37,7 @@ class RayCluster:
     ----------
     address : str, optional
         Address of a running cluster, or ``"auto"`` for the one that this machine belongs to. By default one is started on this machine
-        alone, without dashboard, usage statistics or a port that other machines reach, and is stopped at the end.
+        alone, without dashboard and usage statistics, and is stopped at the end. Ray listens on all network interfaces meanwhile.
     workers : int, optional
         Worker processes, each with a model of its own; by default as many as there are cells to run and free resources for.
     cpus : int
