@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures papers experiment-pictures test test-every lint notebooks docs picture benchmarks front-end clean
+.PHONY: help setup weights figures papers experiment-pictures test test-every lint notebooks docs picture benchmarks front-end lock setup-locked audit licences clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,24 @@ benchmarks: weights  ## Measure speed and memory and rewrite the README's tables
 
 front-end: setup  ## Build the explorer's front end again (npm comes with the dev extra; the result is committed)
 	cd src/circuitlab/explorer/frontend && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
+
+lock: setup  ## Write requirements.lock anew: every package with the hash of its file
+	$(BIN)/python .ci/supply.py lock
+
+setup-locked:  ## Make .venv from requirements.lock; a file with another hash is refused
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH_FLAGS) $(TORCH)
+	$(PIP) install --require-hashes --no-deps -r requirements.lock
+	$(PIP) install --no-deps -e .
+	$(BIN)/python -m pip check
+	@touch $(READY)
+
+audit: setup  ## Look up known vulnerabilities of the locked packages (needs the network)
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip --quiet install pip-audit; }
+	$(BIN)/python .ci/supply.py audit --audit-python $(VENV)/audit/bin/python
+
+licences: setup  ## Print what every locked package says about its licence
+	@$(BIN)/python .ci/supply.py licences
 
 clean:  ## Remove built figures and caches (runs and .venv stay)
 	rm -rf figures/built site .pytest_cache .ruff_cache .mypy_cache

@@ -12,6 +12,7 @@ from writers.methods import method_pages
 from writers.page import DOCS
 from writers.reference import reference_pages
 from writers.roles import role_pages
+from writers.scaling import scaling_page
 from writers.tasks import notebook_page, task_page
 
 __all__ = ["pages"]
@@ -19,7 +20,7 @@ __all__ = ["pages"]
 
 def pages() -> dict[str, str]:
     """Every page that is made, by its place under `docs/`."""
-    writers = (method_pages, role_pages, task_page, notebook_page, experiment_pages, command_page, reference_pages, llms_text)
+    writers = (method_pages, role_pages, task_page, notebook_page, experiment_pages, command_page, reference_pages, scaling_page, llms_text)
     return {place: text for writer in writers for place, text in writer().items()}
 
 

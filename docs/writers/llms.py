@@ -38,6 +38,8 @@ _GUIDES = {
     "comparing.md": ("Comparing circuits", "overlap, null models, intervals, transfer, dissociation"),
     "methods/planted.md": ("Planted truth", "how methods are graded, and which sees which circuit"),
     "models.md": ("Models", "families x sites x methods, with reasons for refusals"),
+    "scaling.md": ("Scaling", "operations by method and shape, measured and predicted, hours and prices at 8B and 70B"),
+    "clusters.md": ("Many cells on many machines", "shards, SLURM arrays, Ray workers, merging stores"),
     "faq.md": ("FAQ", "questions, and a table from error to fix"),
     "other_tools.md": ("Other tools", "what they do better and worse, dated"),
 }

@@ -110,8 +110,9 @@ def test_every_dependency_that_make_installs_is_pinned(group: str) -> None:
     assert set(unpinned(PYPROJECT, CONSTRAINTS, group)) <= UNPINNED
 
 
-def test_every_optional_dependency_is_pinned() -> None:
-    assert unpinned(PYPROJECT, CONSTRAINTS, "images") == []
+@pytest.mark.parametrize("group", ["images", "ray"])
+def test_every_optional_dependency_is_pinned(group: str) -> None:
+    assert unpinned(PYPROJECT, CONSTRAINTS, group) == []
 
 
 def test_torch_is_pinned_to_one_plain_release() -> None:

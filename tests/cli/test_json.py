@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -123,6 +124,20 @@ def test_shards_share_a_study(world, study) -> None:
     labels = [(cell["task"], cell["method"]) for cell in [*first["cells"], *second["cells"]]]
     assert len(set(labels)) == 4
     assert all(cell["cached"] for cell in document("study", "run", str(study))["cells"])
+
+
+def test_shards_with_stores_of_their_own_are_merged_and_a_build_names_what_is_missing(world, study) -> None:
+    for i in (1, 2):
+        document("study", "run", str(study), "--shard", f"{i}/2", "--store", f"store-{i}")
+    assert document("study", "merge", "store-1", "--store", "whole")["copied"] == 4  # two runs, and which cells they are
+    missing = command("figures", "build", str(study), "--store", "whole", "--out", "built")
+    assert missing.code == 2
+    assert re.search(r"2 of 4 cells of study 'small' are not finished in whole: .*shades x .*shades x ", missing.err), missing.err
+    assert "circuitlab study run" in missing.err
+    merged = document("study", "merge", "store-1", "store-2", "--store", "whole")
+    assert (merged["copied"], merged["present"], merged["damaged"]) == (4, 4, [])
+    assert "report.html" in document("figures", "build", str(study), "--store", "whole", "--out", "built")["files"]
+    assert "There is no store nowhere" in command("study", "merge", "nowhere", "--store", "whole").err
 
 
 @pytest.mark.parametrize("word", ["models", "tasks", "methods", "study", "figures"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from circuitlab.comparison import OverlapTable
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.studies.build import BuildResult
+    from circuitlab.studies.on_ray import RayCluster
     from circuitlab.studies.run import StudyResult
     from circuitlab.workflows.terminal import Progress
 
@@ -71,12 +72,27 @@ class Study:
         """The store in use."""
         return self.store or Cache()
 
-    def run(self, *, shard: str | None = None, progress: Progress | None = None) -> StudyResult:
-        """Run every cell, of scores and of analyses, that is not finished. Progress is shown on the terminal by default."""
+    def run(self, *, shard: str | None = None, cluster: RayCluster | None = None, progress: Progress | None = None) -> StudyResult:
+        """Run every cell, of scores and of analyses, that is not finished.
+
+        Parameters
+        ----------
+        shard : str, optional
+            ``"i/n"``: only every n-th cell, starting with the i-th, so that n processes share the study.
+        cluster : RayCluster, optional
+            Run the cells on Ray (`circuitlab.studies.on_ray.RayCluster`) instead of in this process.
+        progress : Progress, optional
+            Shows the progress; on the terminal by default.
+        """
         from circuitlab.studies.run import run_study  # noqa: PLC0415 - reading a finished study needs neither
         from circuitlab.workflows.terminal import TerminalProgress  # noqa: PLC0415
 
-        return run_study(self.spec, self.runs, shard=shard, progress=progress or TerminalProgress())
+        shown = progress or TerminalProgress()
+        if cluster is None:
+            return run_study(self.spec, self.runs, shard=shard, progress=shown)
+        from circuitlab.studies.on_ray import run_study_on_ray  # noqa: PLC0415 - Ray is an extra
+
+        return run_study_on_ray(self.spec, self.runs, cluster, shard=shard, progress=shown)
 
     def scores(self) -> dict[tuple[str, str], HeadScores]:
         """Scores of every cell by (task, method); raises `StoreError` with the names of cells that are not finished."""
