@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.model.engine.base_run import BaseRun, CommonPrefix, base_run
+from circuitlab.core.in_step import ByLayer, drained, in_step
+from circuitlab.model.engine.base_run import BaseRun, CommonPrefix, base_run, base_run_by_layer
 from circuitlab.model.engine.layer_pass import LayerPass, StartGroup
 from circuitlab.model.engine.shortcuts import changes_nothing, moved_up
 from circuitlab.model.engine.window import check_inside
@@ -74,6 +75,12 @@ class Engine:
         linears_from = None if self.difference is None else first
         return base_run(self.decoder, Places(tokens, at, marks or {}), sites, linears_from=linears_from, shared=shared)
 
+    def base_run_by_layer(
+        self, places: Places, sites: Collection[Site] = (), *, first: int = 0, shared: CommonPrefix | None = None
+    ) -> ByLayer[BaseRun]:
+        """`base_run` as work that goes through the layers, in step with other work."""
+        return base_run_by_layer(self.decoder, places, sites, linears_from=None if self.difference is None else first, shared=shared)
+
     @torch.no_grad()
     def sweep(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> Float[Tensor, "edit_set prompt d_model"]:
         """The residual stream leaving the last layer at the answer position of each prompt, for each edit set.
@@ -85,6 +92,20 @@ class Engine:
         edit_sets : sequence of EditSet
             In any order; those that start at the same position share passes.
         """
+        out, passes = self._passes(base, edit_sets)
+        for layer_pass in passes:  # one after another, because only one of them may be in memory
+            drained(layer_pass)
+        return out
+
+    @torch.no_grad()
+    def sweep_by_layer(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> ByLayer[Float[Tensor, "edit_set prompt d_model"]]:
+        """`sweep` as work that goes through the layers once: all edited runs are in memory together."""
+        out, passes = self._passes(base, edit_sets)
+        yield from in_step(list(passes))
+        return out
+
+    def _passes(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> tuple[Float[Tensor, "edit_set prompt d_model"], Iterator[ByLayer[None]]]:
+        """Where the results of a sweep will stand, and the passes that fill it; none is begun before it is taken."""
         out = base.final.expand(len(edit_sets), -1, -1).clone()
         starts: dict[int, list[tuple[int, EditSet]]] = {}
         stop = int(base.at.max()) + 1
@@ -92,11 +113,8 @@ class Engine:
             _check(edit_set, base, stop)
             if edit_set.start < stop and not changes_nothing(edit_set, base):
                 starts.setdefault(edit_set.start, []).append((index, moved_up(edit_set, base)))
-        for groups in self._together(base, starts, stop):
-            layer_pass = LayerPass(self.decoder, base, stop, self.difference, self.tokens_per_block)
-            for group, resid in zip(groups, layer_pass(groups), strict=True):
-                out[group.indices] = torch.where((base.at >= group.start)[None, :, None], resid, out[group.indices])
-        return out
+        layer_pass = LayerPass(self.decoder, base, stop, self.difference, self.tokens_per_block)
+        return out, (_filled(out, layer_pass, groups) for groups in self._together(base, starts, stop))
 
     def _together(self, base: BaseRun, starts: dict[int, list[tuple[int, EditSet]]], stop: int) -> Iterator[list[StartGroup]]:
         """Groups of edit sets with the same start; as many groups at once as fit in memory."""
@@ -112,6 +130,13 @@ class Engine:
             tokens += size
         if groups:
             yield groups
+
+
+def _filled(out: Tensor, layer_pass: LayerPass, groups: list[StartGroup]) -> ByLayer[None]:
+    """Run some groups, and put their residual streams into the result of the sweep."""
+    at = layer_pass.base.at
+    for group, resid in zip(groups, (yield from layer_pass.by_layer(groups)), strict=True):
+        out[group.indices] = torch.where((at >= group.start)[None, :, None], resid, out[group.indices])
 
 
 def _check(edit_set: EditSet, base: BaseRun, stop: int) -> None:

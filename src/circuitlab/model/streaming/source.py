@@ -1,0 +1,180 @@
+"""One layer's tensors at a time, read into memory that is reused, while a thread reads the next layer."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from circuitlab.model.streaming.shards import ALIGNED, Shards
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["LayerSource", "Reading"]
+
+
+@dataclass(eq=False)
+class Reading:
+    """What was read so far.
+
+    Parameters
+    ----------
+    layers : int
+        Number of layers read.
+    bytes : int
+        Bytes of these layers.
+    waited : float
+        Seconds that work waited for them.
+    """
+
+    layers: int = 0
+    bytes: int = 0
+    waited: float = 0.0
+
+
+class _Ahead(threading.Thread):
+    """Reads one layer into one buffer, and ends."""
+
+    def __init__(self, source: LayerSource, layer: int, buffer: int) -> None:
+        super().__init__(name=f"circuitlab reads layer {layer}", daemon=True)
+        self.source, self.layer, self.buffer = source, layer, buffer
+        self.tensors: dict[str, Tensor] = {}
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.tensors = self.source.read_layer(self.layer, self.buffer)
+        except Exception as error:  # raised again where the layer is needed
+            self.error = error
+
+    def result(self) -> dict[str, Tensor]:
+        self.join()
+        if self.error is not None:
+            raise self.error
+        return self.tensors
+
+
+@dataclass(eq=False)
+class LayerSource:
+    """The layers of a folder of weights. Two buffers hold the bytes of this layer and of the next, a third set what is widened.
+
+    Tensors are valid until the layer after the next is asked for; `StreamedBlocks` hands them out and knows when they end.
+
+    Parameters
+    ----------
+    shards : Shards
+        The files.
+    names : sequence of mapping of str to str
+        For each layer, names in the files by name inside the layer.
+    dtype : torch.dtype
+        Dtype in which layers are handed out.
+    reading : Reading
+        What was read so far.
+    """
+
+    shards: Shards
+    names: Sequence[Mapping[str, str]]
+    dtype: torch.dtype
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        self.layer_bytes = max(sum(_aligned(self.shards.places[name].size) for name in names.values()) for names in self.names)
+        self._buffers: list[Tensor] = []
+        self._wide: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._now: tuple[int, dict[str, Tensor], int] | None = None
+        self._ahead: _Ahead | None = None
+        self._converted: dict[tuple[str, torch.dtype], Tensor] = {}
+        self.loads = 0  # how often another layer came into memory
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that is in memory."""
+        return None if self._now is None else self._now[0]
+
+    def held_bytes(self, dtypes: Sequence[torch.dtype]) -> int:
+        """Bytes of the two buffers, and of a layer in each of these dtypes where it is stored in another."""
+        widest = 2 * self.layer_bytes
+        for dtype in dtypes:
+            layers = (
+                sum(_converted_bytes(self.shards.places[name].dtype, self.shards.places[name].shape, dtype) for name in names.values())
+                for names in self.names
+            )
+            widest += max(layers)
+        return widest
+
+    def load(self, layer: int, following: int | None = None) -> None:
+        """Have a layer in memory, and begin to read the next one: ``following``, or the next in the direction of travel."""
+        before = self.layer
+        if before == layer:
+            return
+        began = time.perf_counter()
+        self._converted = {}
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.layer == layer:
+            self._now, ready = None, ahead.result()
+            buffer = ahead.buffer
+        else:
+            if ahead is not None:
+                ahead.join()  # its buffer is needed
+            self._now, buffer = None, 0
+            ready = self.read_layer(layer, buffer)
+        self._now = (layer, ready, buffer)
+        self.loads += 1
+        self.reading.waited += time.perf_counter() - began
+        if following is None:
+            following = layer - 1 if before is not None and before == layer + 1 else layer + 1
+        if 0 <= following < len(self.names):
+            self._ahead = _Ahead(self, following, 1 - buffer)
+            self._ahead.start()
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor of the layer in memory, by its name inside the layer; converted once, into memory that the next layer reuses."""
+        assert self._now is not None
+        raw, wanted = self._now[1][name], dtype or self.dtype
+        if raw.dtype == wanted:
+            return raw
+        key = (name, wanted)
+        if key not in self._converted:
+            room = self._wide.get(key)
+            if room is None or room.numel() < raw.numel():
+                room = self._wide[key] = torch.empty(raw.numel(), dtype=wanted)
+            self._converted[key] = room[: raw.numel()].view(raw.shape).copy_(raw)
+        return self._converted[key]
+
+    def read_layer(self, layer: int, buffer: int) -> dict[str, Tensor]:
+        """Read all tensors of a layer into one of the two buffers."""
+        while len(self._buffers) <= buffer:
+            self._buffers.append(torch.empty(self.layer_bytes, dtype=torch.uint8))
+        used, tensors = 0, {}
+        for inside, name in self.names[layer].items():
+            size = self.shards.places[name].size
+            tensors[inside] = self.shards.read_into(name, self._buffers[buffer][used : used + size])
+            used += _aligned(size)
+            self.reading.bytes += size
+        self.reading.layers += 1
+        return tensors
+
+    def settle(self) -> None:
+        """Wait for the thread that reads ahead, and forget what is in memory; the buffers stay."""
+        ahead, self._ahead, self._now, self._converted = self._ahead, None, None, {}
+        if ahead is not None:
+            ahead.join()
+
+    def release(self) -> None:
+        """`settle`, and give the buffers back."""
+        self.settle()
+        self._buffers, self._wide = [], {}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
+
+
+def _converted_bytes(stored: torch.dtype, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return 0 if stored == dtype else math.prod(shape) * dtype.itemsize
