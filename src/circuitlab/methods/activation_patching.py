@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
@@ -24,9 +25,9 @@ from circuitlab.execute.sweeps import (
     batch_by_length,
     pairs_together,
     require_engine,
-    sweeps_on,
     unedited_together,
 )
+from circuitlab.execute.streamed_sweeps import any_sweeps_on
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.head_scores import HeadScores
 
@@ -129,6 +130,11 @@ class ActivationPatching:
         """The sites that it edits; a model that lacks one is refused."""
         return tuple(dict.fromkeys(self._site(part) for part in self.parts))
 
+    @property
+    def streamed_fault(self) -> str:
+        """Why it cannot run on a streamed model; empty if it can."""
+        return "engine='hooks' runs the whole model for every patch; the exact engine gives the same numbers" if self.engine == "hooks" else ""
+
     def __post_init__(self) -> None:
         fields_as_tuples(self)
         if self.direction not in {"denoising", "noising"}:
@@ -159,12 +165,12 @@ class ActivationPatching:
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
-        self._fill(rows, sweeps_on(model, metric, self.engine, self.precision), batch, patches)
+        self._fill(rows, any_sweeps_on(model, metric, self.engine, self.precision), batch, patches)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self.shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
-            about = msgspec.structs.replace(about, measured=self._error(effects, sweeps_on(model, metric), batch, patches))
+            about = msgspec.structs.replace(about, measured=self._error(effects, any_sweeps_on(model, metric), batch, patches))
         return HeadScores.build(arrays, about, marks)
 
     def effects_of(self, model: Model, batch: ContrastBatch, metric: Metric, columns: Sequence[int]) -> dict[str, np.ndarray]:
@@ -182,19 +188,22 @@ class ActivationPatching:
         """
         patches = list(self._patches(model, self._marks(batch)))
         rows = PairRows.empty(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(columns),)})
-        self._fill(rows, sweeps_on(model, metric, self.engine, self.precision), batch, [patches[i] for i in columns])
+        self._fill(rows, any_sweeps_on(model, metric, self.engine, self.precision), batch, [patches[i] for i in columns])
         return rows.arrays
 
     def _fill(self, rows: PairRows, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> None:
-        for pairs in batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
-            rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
+        chunks = list(batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False))
+        works = (self._score(sweeps, batch.select(pairs), patches) for pairs in chunks)
+        for pairs, values in zip(chunks, sweeps.each(works), strict=True):
+            rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
 
     def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
         """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
         pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
         sampled = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
-        exact = self._score(full, batch.select(pairs), [patches[i] for i in sampled])["effects"]
+        (sample,) = full.each([self._score(full, batch.select(pairs), [patches[i] for i in sampled])])
+        exact = sample["effects"]
         error = np.abs(effects[np.ix_(pairs, sampled)] - exact)
         return {
             "precision_error_rms": float(np.sqrt(np.mean(error**2))),
@@ -215,18 +224,21 @@ class ActivationPatching:
                 for layer in range(model.spec.n_layers):
                     yield from (_Patch(part, layer, head, place) for head in (range(count) if count else (None,)))
 
-    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, np.ndarray]:
+    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> ByLayer[dict[str, np.ndarray]]:
         """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs."""
         sites = sorted({self._site(patch.part) for patch in patches}, key=lambda site: site.value)
-        clean, corrupt = sweeps.start(batch, sites)
+        clean, corrupt = yield from sweeps.start_by_layer(batch, sites)
         edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
         changes = np.zeros((batch.n_pairs, len(patches)))
         n_nodes = len({(patch.part, patch.layer, patch.head) for patch in patches})
-        for pairs in batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, n_nodes)):
+
+        def patched(pairs: list[int]) -> ByLayer[None]:
             base_run = edited.select(pairs)
             live, edit_sets = self._edit_sets(batch.select(pairs), patches, source.select(pairs))
             if live:
-                changes[np.ix_(pairs, live)] = (base_run.sweep(edit_sets) - base_run.metric).T
+                changes[np.ix_(pairs, live)] = ((yield from base_run.sweep_by_layer(edit_sets)) - base_run.metric).T
+
+        yield from sweeps.together(map(patched, batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, n_nodes))))
         return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": changes if self.direction == "denoising" else -changes}
 
     def _edit_sets(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[EditSet]]:
