@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import step
-from circuitlab.execute.contract import Method, provenance_of
+from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.gradients import GradientRun, gradient_run
 from circuitlab.execute.memory import Fits, PassSizes, fits_in
+from circuitlab.execute.needs import is_streamed
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position, value_at
 from circuitlab.execute.reference import with_reference
+from circuitlab.execute.streamed_gradients import GradientMethod, streamed_groups
 from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.scores.head_scores import HeadScores
 
@@ -28,25 +30,6 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
 
 __all__ = ["EffectEstimator", "Effects", "GradientMethod", "GradientRunPair", "check_direction", "first_order", "plain_effects"]
-
-
-class GradientMethod(Method, Protocol):
-    """A method that differentiates one run and takes values from the other."""
-
-    @property
-    def direction(self) -> str:
-        """``"denoising"`` differentiates at the corrupt run, ``"noising"`` at the clean run."""
-        ...
-
-    @property
-    def pairs_per_pass(self) -> int:
-        """Most pairs in one autograd graph."""
-        ...
-
-    @property
-    def chosen(self) -> NodeSelection:
-        """The nodes and positions that are scored."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +65,7 @@ class GradientRunPair:
 
     def effect(self, point: Point, gradient: Tensor) -> Float[Tensor, "pair ..."]:
         """``(clean - corrupt) . gradient`` of each node of a point, (pair[, mark][, head])."""
-        import torch  # noqa: PLC0415
-
-        effects = per_position(point, self.difference(point), gradient)
-        return self.chosen.placed(torch.cat([effects.new_zeros(len(effects), self.start, *effects.shape[2:]), effects], dim=1), self.batch)
+        return self.chosen.on_window(per_position(point, self.difference(point), gradient), self.start, self.batch)
 
 
 Effects = Callable[[GradientRunPair, Sequence[Point]], Mapping[Point, "Tensor"]]
@@ -154,10 +134,15 @@ def first_order(
     arrays_of_groups: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     chosen = estimator or EffectEstimator()
-    for pairs in batch_by_length(
-        reference_batch, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen.whole)
-    ):
-        arrays_of_groups.append(_scored(method, model, reference_batch.select(pairs), metric, chosen))
+    groups = list(
+        batch_by_length(reference_batch, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen.whole))
+    )
+    if is_streamed(model):
+        scored = streamed_groups(method, model, [reference_batch.select(pairs) for pairs in groups], metric)
+    else:
+        scored = (_scored(method, model, reference_batch.select(pairs), metric, chosen) for pairs in groups)
+    for pairs, arrays_of_group in zip(groups, scored, strict=True):
+        arrays_of_groups.append(arrays_of_group)
         order += pairs
         step(len(order), batch.n_pairs)
     back = np.argsort(order)

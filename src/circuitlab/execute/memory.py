@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from circuitlab.core.errors import BadParameterError, ModelError
+from circuitlab.execute.needs import blocks_of
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -109,7 +110,7 @@ class PassSizes:
     @classmethod
     def of(cls, model: Model) -> PassSizes:
         """The sizes of a model that has a functional forward."""
-        spec, blocks = model.spec, model.decoder.blocks
+        spec, blocks = model.spec, blocks_of(model)
         itemsize = blocks[0].q.weight.element_size()
         # A mixture of experts has no single width; the activations of its active experts are about those of a dense MLP.
         d_mlp = max(block.down.weight.shape[0] or 4 * spec.d_model for block in blocks)

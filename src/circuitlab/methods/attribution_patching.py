@@ -74,6 +74,7 @@ class AttributionPatching:
     needs: ClassVar[tuple[str, ...]] = ("gradients",)
     cost: ClassVar[str] = "2 forward passes and 1 backward pass per pair"
     cite: ClassVar[tuple[str, ...]] = ("nanda2023", "kramar2024")
+    streamed_fault: ClassVar[str] = ""
 
     direction: Literal["denoising", "noising"] = "denoising"
     parts: tuple[str, ...] = ("heads", "mlps")
