@@ -13,10 +13,10 @@ from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.model.decoder import Block
+    from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "Asks", "blocks_of", "is_streamed", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "is_streamed", "prepared", "refusal", "require"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -36,6 +36,11 @@ def is_streamed(model: Model) -> bool:
 def blocks_of(model: Model) -> Sequence[Block]:
     """The layers of a model, for their shapes and norms; those of a streamed model lack the weights of their linear maps."""
     return model.outline if is_streamed(model) else model.decoder.blocks  # type: ignore[attr-defined, no-any-return]
+
+
+def decoder_of(model: Model) -> Decoder:
+    """The functional forward; that of a streamed model is for work that goes through the layers in order."""
+    return model.by_layer if is_streamed(model) else model.decoder  # type: ignore[attr-defined, no-any-return]
 
 
 def _streamed(method: Asks, model: Model) -> str:

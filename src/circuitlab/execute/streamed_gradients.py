@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from circuitlab.core.in_step import ByLayer, drained, in_step
+from circuitlab.core.in_step import ByLayer
+from circuitlab.execute.arrangement import arrangement_on
 from circuitlab.execute.contract import Method
 from circuitlab.execute.gradients import GradientRun, refuse_zero_gradient
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position
@@ -51,10 +52,7 @@ def streamed_groups(
     The numbers are those of one autograd graph through all layers: a gradient that enters a layer from above is all that the graph above
     it gives.
     """
-    try:
-        yield from drained(in_step([_by_layer(method, model, batch, metric) for batch in batches]))
-    finally:
-        model.source.settle()  # type: ignore[attr-defined]
+    return arrangement_on(model).each(_by_layer(method, model, batch, metric) for batch in batches)
 
 
 @dataclass(eq=False)

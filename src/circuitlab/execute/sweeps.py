@@ -11,6 +11,7 @@ import numpy as np
 
 from circuitlab.core.errors import ModelError, StreamedModelError, UnknownNameError
 from circuitlab.core.in_step import ByLayer, drained
+from circuitlab.execute.arrangement import InTurn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EngineName",
     "ExactSweeps",
-    "InTurn",
     "Precision",
     "Run",
     "Sweeps",
@@ -102,21 +102,6 @@ class Sweeps(Protocol):
     def each(self, works: Iterable[ByLayer[_Result]]) -> Iterator[_Result]:
         """The results of works on different chunks of pairs, in order."""
         ...
-
-
-class InTurn:
-    """Works one after another, each begun when the one before is done: only one of them is in memory."""
-
-    def together(self, works: Iterable[ByLayer[_Result]]) -> ByLayer[list[_Result]]:
-        """The results of works on the same chunk of pairs."""
-        results = []
-        for work in works:
-            results.append((yield from work))
-        return results
-
-    def each(self, works: Iterable[ByLayer[_Result]]) -> Iterator[_Result]:
-        """The results of works on different chunks of pairs."""
-        return map(drained, works)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
+from circuitlab.execute.arrangement import arrangement_on
 from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.memory import PassSizes, fits_in
@@ -108,6 +110,11 @@ class PathPatching:
         """Always true: equal prompts have no difference to swap."""
         return True
 
+    @property
+    def streamed_fault(self) -> str:
+        """Why it cannot run on a streamed model; empty if it can."""
+        return "" if self.receivers == ("logits",) and not self.via else "paths to other receivers than the logits need several layers at once"
+
     def __post_init__(self) -> None:
         fields_as_tuples(self)
         for part in self.senders:
@@ -141,10 +148,16 @@ class PathPatching:
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
         sizes = PassSizes.of(model)
         fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
-        for pairs in batch_by_length(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
-            runs = RunPair.of(model, batch.select(pairs), metric, self.direction)
-            effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
-            rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})
+        arranged = arrangement_on(model)
+
+        def scored(pairs: list[int]) -> ByLayer[dict[str, np.ndarray]]:
+            runs = yield from RunPair.by_layer(model, batch.select(pairs), metric, self.direction)
+            effects = yield from arranged.together(runs.effects_by_layer(route, senders, place) for place in places)
+            return {"clean": runs.clean, "corrupt": runs.corrupt, "effects": np.stack([values.T for values in effects], axis=1)}
+
+        chunks = list(batch_by_length(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits))
+        for pairs, values in zip(chunks, arranged.each(map(scored, chunks)), strict=True):
+            rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
         clean, corrupt, effects = (rows.arrays[name] for name in ("clean", "corrupt", "effects"))
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model)}
