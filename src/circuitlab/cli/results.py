@@ -51,12 +51,13 @@ def score(
     param: list[str] = options.PARAM,
     store: Path = options.STORE,
     figure: Path = options.FIGURE,
+    stream: bool = options.STREAM,
     as_json: bool = options.JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    request = Request(model, method, pairs, variant, seed, metric, param, store)
+    request = Request(model, method, pairs, variant, seed, metric, param, store, stream)
     loaded = load_checked([task] if task else [], request)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
     from circuitlab.workflows.score import score_task  # noqa: PLC0415

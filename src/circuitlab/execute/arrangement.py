@@ -23,9 +23,10 @@ class InTurn:
 
     def together(self, works: Iterable[ByLayer[_Result]]) -> ByLayer[list[_Result]]:
         """The results of works on the same chunk of pairs."""
-        results = []
+        results: list[_Result] = []
         for work in works:
-            results.append((yield from work))
+            result = yield from work
+            results.append(result)
         return results
 
     def each(self, works: Iterable[ByLayer[_Result]]) -> Iterator[_Result]:

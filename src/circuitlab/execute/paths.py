@@ -193,7 +193,9 @@ def _whole(kept: _Kept) -> _Kept:
 def _without_attention(layer: LayerTrace) -> LayerTrace:
     """A layer's values without what no path to the logits reads, so that it can be freed."""
     empty = layer.resid_pre.new_empty(0)
-    return replace(layer, attn_in=empty, projected=(empty, empty, empty), q=empty, k=empty, v=empty, pattern=empty, attn_out=empty, mlp_in=empty)
+    return replace(
+        layer, attn_in=empty, projected=(empty, empty, empty), q=empty, k=empty, v=empty, pattern=empty, attn_out=empty, mlp_in=empty
+    )
 
 
 def _at_end(whole: Tensor, batch: ContrastBatch) -> Tensor:

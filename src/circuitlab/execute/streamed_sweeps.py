@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamedSweeps", "any_sweeps_on"]
 
+
 def any_sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precision: Precision = "full") -> Sweeps:
     """`sweeps_on` for models in memory, `StreamedSweeps` for streamed ones; parameters as there."""
     if not is_streamed(model):

@@ -133,9 +133,7 @@ class ExactSweeps(InTurn):
             return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
         clean = yield from self.engine.base_run_by_layer(Places(batch.clean, batch.end, batch.marks), sites, first=first)
         shared = CommonPrefix(clean, differ, first)
-        corrupt = yield from self.engine.base_run_by_layer(
-            Places(batch.corrupt, batch.end, batch.marks), sites, first=first, shared=shared
-        )
+        corrupt = yield from self.engine.base_run_by_layer(Places(batch.corrupt, batch.end, batch.marks), sites, first=first, shared=shared)
         return self.run(batch, clean), self.run(batch, corrupt)
 
     def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:

@@ -17,6 +17,7 @@ from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
+from circuitlab.execute.streamed_sweeps import any_sweeps_on
 from circuitlab.execute.sweeps import (
     EngineName,
     Precision,
@@ -27,7 +28,6 @@ from circuitlab.execute.sweeps import (
     require_engine,
     unedited_together,
 )
-from circuitlab.execute.streamed_sweeps import any_sweeps_on
 from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.scores.head_scores import HeadScores
 
@@ -133,7 +133,9 @@ class ActivationPatching:
     @property
     def streamed_fault(self) -> str:
         """Why it cannot run on a streamed model; empty if it can."""
-        return "engine='hooks' runs the whole model for every patch; the exact engine gives the same numbers" if self.engine == "hooks" else ""
+        return (
+            "engine='hooks' runs the whole model for every patch; the exact engine gives the same numbers" if self.engine == "hooks" else ""
+        )
 
     def __post_init__(self) -> None:
         fields_as_tuples(self)

@@ -113,7 +113,9 @@ class PathPatching:
     @property
     def streamed_fault(self) -> str:
         """Why it cannot run on a streamed model; empty if it can."""
-        return "" if self.receivers == ("logits",) and not self.via else "paths to other receivers than the logits need several layers at once"
+        return (
+            "" if self.receivers == ("logits",) and not self.via else "paths to other receivers than the logits need several layers at once"
+        )
 
     def __post_init__(self) -> None:
         fields_as_tuples(self)

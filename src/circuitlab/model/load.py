@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -20,6 +20,26 @@ if TYPE_CHECKING:
 __all__ = ["load_model"]
 
 
+@overload
+def load_model(
+    model: str | Path | PreTrainedModel | Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = ...,
+    name: str | None = ...,
+    dtype: str = ...,
+    trust_remote_code: bool = ...,
+    stream: Literal[False] = ...,
+) -> HookedModel: ...
+@overload
+def load_model(
+    model: str | Path | PreTrainedModel | Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = ...,
+    name: str | None = ...,
+    dtype: str = ...,
+    trust_remote_code: bool = ...,
+    stream: bool,
+) -> HookedModel | StreamedModel: ...
 def load_model(
     model: str | Path | PreTrainedModel | Any,
     *,

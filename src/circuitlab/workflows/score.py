@@ -17,6 +17,7 @@ from circuitlab.core.provenance import Provenance, capture_environment
 from circuitlab.execute.checkpoint import keeping_rows
 from circuitlab.execute.contract import Method, provenance_of, require_prompts, weights_only
 from circuitlab.execute.cost import RunSize, forward_passes
+from circuitlab.execute.needs import require
 from circuitlab.methods import MethodLike, get_method, method_classes
 from circuitlab.metrics import get_metric
 from circuitlab.model.inside import require_fit
@@ -174,6 +175,7 @@ def score_batch(
         batch = metric = fitness = None
     if batch is not None:
         require_fit(model, batch)
+    require(method, model)  # before fitness is judged, which runs whole prompts
     run_id = provenance_of(method, model, batch, metric).run_id()
     started = time.perf_counter()
 

@@ -104,7 +104,9 @@ class Engine:
         yield from in_step(list(passes))
         return out
 
-    def _passes(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> tuple[Float[Tensor, "edit_set prompt d_model"], Iterator[ByLayer[None]]]:
+    def _passes(
+        self, base: BaseRun, edit_sets: Sequence[EditSet]
+    ) -> tuple[Float[Tensor, "edit_set prompt d_model"], Iterator[ByLayer[None]]]:
         """Where the results of a sweep will stand, and the passes that fill it; none is begun before it is taken."""
         out = base.final.expand(len(edit_sets), -1, -1).clone()
         starts: dict[int, list[tuple[int, EditSet]]] = {}

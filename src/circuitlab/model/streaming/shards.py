@@ -51,9 +51,9 @@ class Shards:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._handles: list[int] = []
         stored = stored_tensors(folder)  # checks every header against the size of its file
         self.files: list[Path] = sorted({tensor.file for tensor in stored.values()})
-        self._handles: list[int] = []
         try:
             self._handles.extend(os.open(path, os.O_RDONLY) for path in self.files)
             self._states = [_state(handle) for handle in self._handles]

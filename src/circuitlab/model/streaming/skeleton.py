@@ -187,8 +187,7 @@ class Skeleton:
 
     def _layer_forward(self, index: int) -> Callable[..., Tensor]:
         def forward(hidden_states: Tensor, **named: Any) -> Tensor:
-            assert self._seen is not None
-            new = self._seen(index, hidden_states, named)
+            new = None if self._seen is None else self._seen(index, hidden_states, named)
             return hidden_states if new is None else new
 
         return forward

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.core.errors import ModelError
 from circuitlab.model.streaming.shards import ALIGNED, Shards
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class LayerSource:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        self.layer_bytes = max(sum(_aligned(self.shards.places[name].size) for name in names.values()) for names in self.names)
+        self.layer_bytes = max(sum(self._room(name) for name in names.values()) for names in self.names)
         self._buffers: list[Tensor] = []
         self._wide: dict[tuple[str, torch.dtype], Tensor] = {}
         self._now: tuple[int, dict[str, Tensor], int] | None = None
@@ -135,7 +136,9 @@ class LayerSource:
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor of the layer in memory, by its name inside the layer; converted once, into memory that the next layer reuses."""
-        assert self._now is not None
+        if self._now is None:
+            what = f"{name!r} was asked for while no layer is in memory."
+            raise ModelError(what, "Load a layer first.")
         raw, wanted = self._now[1][name], dtype or self.dtype
         if raw.dtype == wanted:
             return raw
@@ -153,12 +156,25 @@ class LayerSource:
             self._buffers.append(torch.empty(self.layer_bytes, dtype=torch.uint8))
         used, tensors = 0, {}
         for inside, name in self.names[layer].items():
+            start = used + self._shift(name)
             size = self.shards.places[name].size
-            tensors[inside] = self.shards.read_into(name, self._buffers[buffer][used : used + size])
-            used += _aligned(size)
+            tensors[inside] = self.shards.read_into(name, self._buffers[buffer][start : start + size])
+            used += self._room(name)
             self.reading.bytes += size
         self.reading.layers += 1
         return tensors
+
+    def _shift(self, name: str) -> int:
+        """Bytes by which a tensor lies beside a multiple of `ALIGNED`.
+
+        transformers maps weights that need no conversion from their file, where they lie anywhere. Some products are rounded differently
+        for another alignment, so these weights lie here as they do there.
+        """
+        place = self.shards.places[name]
+        return place.offset % ALIGNED if place.dtype == self.dtype else 0
+
+    def _room(self, name: str) -> int:
+        return -(-(self._shift(name) + self.shards.places[name].size) // ALIGNED) * ALIGNED
 
     def settle(self) -> None:
         """Wait for the thread that reads ahead, and forget what is in memory; the buffers stay."""
@@ -170,10 +186,6 @@ class LayerSource:
         """`settle`, and give the buffers back."""
         self.settle()
         self._buffers, self._wide = [], {}
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
 
 
 def _converted_bytes(stored: torch.dtype, shape: tuple[int, ...], dtype: torch.dtype) -> int:
