@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.progress import step
+from circuitlab.execute.arrangement import Pairs, arrangement_on
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.gradients import GradientRun, gradient_run
 from circuitlab.execute.memory import Fits, PassSizes, fits_in
 from circuitlab.execute.needs import is_streamed
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position, value_at
 from circuitlab.execute.reference import with_reference
-from circuitlab.execute.streamed_gradients import GradientMethod, streamed_groups
+from circuitlab.execute.streamed_gradients import GradientMethod, streamed_scores
 from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.scores.head_scores import HeadScores
 
@@ -134,14 +136,14 @@ def first_order(
     arrays_of_groups: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     chosen = estimator or EffectEstimator()
-    groups = list(
-        batch_by_length(reference_batch, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen.whole))
-    )
-    if is_streamed(model):
-        scored = streamed_groups(method, model, [reference_batch.select(pairs) for pairs in groups], metric)
-    else:
-        scored = (_scored(method, model, reference_batch.select(pairs), metric, chosen) for pairs in groups)
-    for pairs, arrays_of_group in zip(groups, scored, strict=True):
+    fits = _fits(method, model, points, whole=chosen.whole)
+
+    def scored(pairs: Pairs) -> ByLayer[dict[str, np.ndarray]]:
+        part = reference_batch.select(pairs)
+        return streamed_scores(method, model, part, metric) if is_streamed(model) else _at_once(method, model, part, metric, chosen)
+
+    groups = batch_by_length(reference_batch, method.pairs_per_pass, alike=False, fits=fits)
+    for pairs, arrays_of_group in arrangement_on(model).each(scored, groups, method.name):
         arrays_of_groups.append(arrays_of_group)
         order += pairs
         step(len(order), batch.n_pairs)
@@ -150,10 +152,11 @@ def first_order(
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
 
 
-def _scored(
+def _at_once(
     method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, estimator: EffectEstimator
-) -> dict[str, np.ndarray]:
+) -> ByLayer[dict[str, np.ndarray]]:
     """The arrays of a few pairs. The memory of both runs is freed on return, before the next pass begins."""
+    yield from ()  # one graph through all layers
     contrast, values = _contrast(method, model, batch, metric, estimator)
     return values | method.chosen.stacked(estimator.effects(contrast, method.chosen.points(model.spec.n_layers)))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from circuitlab.core.in_step import ByLayer
-from circuitlab.execute.arrangement import arrangement_on
 from circuitlab.execute.contract import Method
 from circuitlab.execute.gradients import GradientRun, refuse_zero_gradient
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Cache, Decoder
     from circuitlab.model.protocol import Model
 
-__all__ = ["GradientMethod", "streamed_groups"]
+__all__ = ["GradientMethod", "streamed_scores"]
 
 
 class GradientMethod(Method, Protocol):
@@ -42,17 +41,6 @@ class GradientMethod(Method, Protocol):
     def chosen(self) -> NodeSelection:
         """The nodes and positions that are scored."""
         ...
-
-
-def streamed_groups(
-    method: GradientMethod, model: Model, batches: Sequence[ContrastBatch], metric: Metric
-) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of every group of pairs, as `first_order` needs them. All groups pass a layer together: two readings of the model.
-
-    The numbers are those of one autograd graph through all layers: a gradient that enters a layer from above is all that the graph above
-    it gives.
-    """
-    return arrangement_on(model).each(_by_layer(method, model, batch, metric) for batch in batches)
 
 
 @dataclass(eq=False)
@@ -116,8 +104,12 @@ class _Runs:
         return gradients[0], {point: (x.detach(), gradient) for point, x, gradient in zip(points, at, gradients[1:], strict=True)}
 
 
-def _by_layer(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric) -> ByLayer[dict[str, np.ndarray]]:
-    """The arrays of some pairs."""
+def streamed_scores(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric) -> ByLayer[dict[str, np.ndarray]]:
+    """The arrays of some pairs, as `first_order` needs them: once up through the layers, and once down.
+
+    The numbers are those of one autograd graph through all layers: a gradient that enters a layer from above is all that the graph above
+    it gives.
+    """
     denoising = method.direction == "denoising"
     tokens, others = (batch.corrupt, batch.clean) if denoising else (batch.clean, batch.corrupt)
     runs = _begun(model, batch, tokens, others)

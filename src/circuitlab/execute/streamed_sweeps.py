@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitlab.core.in_step import ByLayer
@@ -45,7 +45,7 @@ class StreamedSweeps(InStep, ExactSweeps):
         For edited runs: with weights in bfloat16 where differences are multiplied so.
     """
 
-    edited: Engine
+    edited: Engine = field(kw_only=True)
 
     def sweep_by_layer(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> ByLayer[Tensor]:
         """The residual streams of edited runs, all in memory together."""

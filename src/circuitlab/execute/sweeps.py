@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitlab.core.errors import ModelError, StreamedModelError, UnknownNameError
 from circuitlab.core.in_step import ByLayer, drained
-from circuitlab.execute.arrangement import InTurn
+from circuitlab.execute.arrangement import InTurn, Pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,8 +99,8 @@ class Sweeps(Protocol):
         """Several works on the same chunk of pairs: one after another, or in step where that reads the model less often."""
         ...
 
-    def each(self, works: Iterable[ByLayer[_Result]]) -> Iterator[_Result]:
-        """The results of works on different chunks of pairs, in order."""
+    def each(self, make: Callable[[Pairs], ByLayer[_Result]], chunks: Iterable[Pairs], name: str) -> Iterator[tuple[Pairs, _Result]]:
+        """Chunks of pairs with the results of works on them; see `InTurn.each`."""
         ...
 
 

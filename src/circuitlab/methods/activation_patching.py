@@ -194,9 +194,11 @@ class ActivationPatching:
         return rows.arrays
 
     def _fill(self, rows: PairRows, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> None:
-        chunks = list(batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False))
-        works = (self._score(sweeps, batch.select(pairs), patches) for pairs in chunks)
-        for pairs, values in zip(chunks, sweeps.each(works), strict=True):
+        def scored(pairs: list[int]) -> ByLayer[dict[str, np.ndarray]]:
+            return self._score(sweeps, batch.select(pairs), patches)
+
+        chunks = batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False)
+        for pairs, values in sweeps.each(scored, chunks, self.name):
             rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
 
@@ -204,8 +206,10 @@ class ActivationPatching:
         """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
         pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
         sampled = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
-        (sample,) = full.each([self._score(full, batch.select(pairs), [patches[i] for i in sampled])])
-        exact = sample["effects"]
+        def scored(chunk: list[int]) -> ByLayer[dict[str, np.ndarray]]:
+            return self._score(full, batch.select(chunk), [patches[i] for i in sampled])
+
+        exact = np.concatenate([sample["effects"] for _, sample in full.each(scored, [list(pairs)], self.name)])
         error = np.abs(effects[np.ix_(pairs, sampled)] - exact)
         return {
             "precision_error_rms": float(np.sqrt(np.mean(error**2))),

@@ -157,8 +157,8 @@ class PathPatching:
             effects = yield from arranged.together(runs.effects_by_layer(route, senders, place) for place in places)
             return {"clean": runs.clean, "corrupt": runs.corrupt, "effects": np.stack([values.T for values in effects], axis=1)}
 
-        chunks = list(batch_by_length(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits))
-        for pairs, values in zip(chunks, arranged.each(map(scored, chunks)), strict=True):
+        chunks = batch_by_length(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits)
+        for pairs, values in arranged.each(scored, chunks, self.name):
             rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
         clean, corrupt, effects = (rows.arrays[name] for name in ("clean", "corrupt", "effects"))
