@@ -52,6 +52,7 @@ def score(
     store: Path = options.STORE,
     figure: Path = options.FIGURE,
     stream: bool = options.STREAM,
+    memory: str = options.MEMORY,
     as_json: bool = options.JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
@@ -64,7 +65,9 @@ def score(
     from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     with CellProgress(f"{task} x {method}" if task else method):
-        scored = score_task(loaded, task, request.build_method(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
+        scored = score_task(
+            loaded, task, request.build_method(), Draws(pairs, variant, seed), metric=metric, store=Cache(store), memory=memory
+        )
     if figure is not None:
         from circuitlab.figures import head_heatmap  # noqa: PLC0415 - plotly
 

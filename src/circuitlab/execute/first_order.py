@@ -12,9 +12,10 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.in_step import ByLayer
 from circuitlab.core.progress import step
 from circuitlab.execute.arrangement import Pairs, arrangement_on
+from circuitlab.execute.chunks import Chunks, Held, window_and_length
 from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.gradients import GradientRun, gradient_run
-from circuitlab.execute.memory import Fits, PassSizes, fits_in
+from circuitlab.execute.memory import PassSizes, fits_in
 from circuitlab.execute.needs import is_streamed
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position, value_at
 from circuitlab.execute.reference import with_reference
@@ -31,7 +32,16 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder, Trace
     from circuitlab.model.protocol import Model
 
-__all__ = ["EffectEstimator", "Effects", "GradientMethod", "GradientRunPair", "check_direction", "first_order", "plain_effects"]
+__all__ = [
+    "EffectEstimator",
+    "Effects",
+    "GradientMethod",
+    "GradientRunPair",
+    "check_direction",
+    "first_order",
+    "gradient_chunks",
+    "plain_effects",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,18 +142,16 @@ def first_order(
     method.chosen.require(model)
     marks = method.chosen.marks(batch)
     reference_batch = with_reference(model, metric, batch)
-    points = method.chosen.points(model.spec.n_layers)
     arrays_of_groups: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     chosen = estimator or EffectEstimator()
-    fits = _fits(method, model, points, whole=chosen.whole)
 
     def scored(pairs: Pairs) -> ByLayer[dict[str, np.ndarray]]:
         part = reference_batch.select(pairs)
         return streamed_scores(method, model, part, metric) if is_streamed(model) else _at_once(method, model, part, metric, chosen)
 
-    groups = batch_by_length(reference_batch, method.pairs_per_pass, alike=False, fits=fits)
-    for pairs, arrays_of_group in arrangement_on(model).each(scored, groups, method.name):
+    groups = gradient_chunks(method, model, reference_batch, whole=chosen.whole)
+    for pairs, arrays_of_group in arrangement_on(model, groups.fits).each(scored, groups.pairs, method.name):
         arrays_of_groups.append(arrays_of_group)
         order += pairs
         step(len(order), batch.n_pairs)
@@ -161,15 +169,20 @@ def _at_once(
     return values | method.chosen.stacked(estimator.effects(contrast, method.chosen.points(model.spec.n_layers)))
 
 
-def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whole: bool) -> Fits:
-    """Whether pairs fit in the memory of one pass; methods that trace whole prompts also take gradients at patterns."""
-    sizes = PassSizes.of(model)
-    fields = {point.field for point in points} | ({"pattern"} if whole else set())
+def gradient_chunks(method: GradientMethod, model: Model, batch: ContrastBatch, *, whole: bool = False) -> Chunks:
+    """Pairs that share a pass, and their memory; methods that trace whole prompts also take gradients at patterns."""
+    held = Held(PassSizes.of(model), is_streamed(model))
+    fields = sorted({point.field for point in method.chosen.points(model.spec.n_layers)} | ({"pattern"} if whole else set()))
 
-    def pair_bytes(window: int, length: int) -> int:
-        return sizes.differentiated(fields, length if whole else window, length)
+    def both(pairs: int, window: int, length: int) -> tuple[int, int]:
+        return held.gradients(pairs, length if whole else window, length, fields)
 
-    return fits_in(pair_bytes, method.name)
+    fits = fits_in(lambda window, length: sum(both(1, window, length)), method.name)
+    return Chunks(
+        list(batch_by_length(batch, method.pairs_per_pass, alike=False, fits=fits)),
+        lambda pairs: both(len(pairs), *window_and_length(batch, pairs))[0],
+        lambda pairs: both(len(pairs), *window_and_length(batch, pairs))[1],
+    )
 
 
 def _contrast(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "is_streamed", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "has_decoder", "is_streamed", "prepared", "refusal", "require"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -59,6 +59,11 @@ def _decoder(model: Model) -> str:
     except ModelError as error:
         return error.what
     return ""
+
+
+def has_decoder(model: Model) -> bool:
+    """Whether a model has a functional forward."""
+    return not _decoder(model)
 
 
 def _readout(model: Model) -> str:

@@ -148,10 +148,8 @@ def _begun(model: Model, batch: ContrastBatch, tokens: Tensor, others: Tensor) -
     return _Runs(decoder, start, prefix, here, there, Cache())
 
 
-def _metric_of(
-    model: Model, metric: Metric, batch: ContrastBatch, runs: _Runs, flat: str
-) -> tuple[tuple[np.ndarray, np.ndarray], Tensor]:
-    """The metric of the run that is differentiated and of the other, each (pair,), and the gradient at the stream leaving the last layer."""
+def _metric_of(model: Model, metric: Metric, batch: ContrastBatch, runs: _Runs, flat: str) -> tuple[tuple[np.ndarray, np.ndarray], Tensor]:
+    """The metric of the run that is differentiated and of the other, (pair,), and its gradient at the stream leaving the last layer."""
     import torch  # noqa: PLC0415
 
     ids, token_batch = (None, batch) if metric.whole_vocabulary else batch.over_tokens()

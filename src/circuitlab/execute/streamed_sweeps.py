@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitlab.core.in_step import ByLayer
-from circuitlab.execute.arrangement import InStep
-from circuitlab.execute.needs import is_streamed
+from circuitlab.execute.arrangement import InStep, Pairs
+from circuitlab.execute.memory import most_positions
+from circuitlab.execute.needs import blocks_of, is_streamed
 from circuitlab.execute.sweeps import EngineName, ExactSweeps, Precision, Sweeps, sweeps_on
 
 if TYPE_CHECKING:
@@ -23,16 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["StreamedSweeps", "any_sweeps_on"]
 
 
-def any_sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precision: Precision = "full") -> Sweeps:
-    """`sweeps_on` for models in memory, `StreamedSweeps` for streamed ones; parameters as there."""
+def any_sweeps_on(
+    model: Model,
+    metric: Metric,
+    engine: EngineName = "exact",
+    precision: Precision = "full",
+    fits: Callable[[list[Pairs]], bool] | None = None,
+) -> Sweeps:
+    """`sweeps_on` for models in memory, `StreamedSweeps` for streamed ones, whose chunks go in step if they fit in memory together."""
     if not is_streamed(model):
         return sweeps_on(model, metric, engine, precision)
     from circuitlab.model.engine import Difference, Engine  # noqa: PLC0415 - torch
 
     difference = Difference() if precision == "bf16_difference" else None
-    unedited = Engine(model.by_layer, difference)  # type: ignore[attr-defined]
-    edited = unedited if difference is None else Engine(model.by_layer_in_bf16, difference)  # type: ignore[attr-defined]
-    return StreamedSweeps(model, metric, unedited, source=model.source, edited=edited)  # type: ignore[attr-defined]
+    most = most_positions(model.spec.d_model, blocks_of(model)[0].q.weight.element_size())
+    unedited = Engine(model.by_layer, difference, most_positions=most)  # type: ignore[attr-defined]
+    edited = unedited if difference is None else Engine(model.by_layer_in_bf16, difference, most_positions=most)  # type: ignore[attr-defined]
+    return StreamedSweeps(model, metric, unedited, source=model.source, fits=fits, edited=edited)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ import numpy as np
 from circuitlab.core.errors import ModelError, StreamedModelError, UnknownNameError
 from circuitlab.core.in_step import ByLayer, drained
 from circuitlab.execute.arrangement import InTurn, Pairs
+from circuitlab.execute.memory import Fits, most_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.execute.memory import Fits
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.engine import Engine
@@ -257,7 +257,9 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     except ModelError as error:
         warnings.warn(f"Falling back to hooks, which are much slower: {error}", stacklevel=2)
         return _Hooks(model, metric)
-    return ExactSweeps(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
+    most = most_positions(model.spec.d_model, decoder.blocks[0].q.weight.element_size())
+    difference = Difference() if precision == "bf16_difference" else None
+    return ExactSweeps(model, metric, Engine(decoder, difference, most_positions=most))
 
 
 def batch_by_length(

@@ -13,8 +13,10 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.in_step import ByLayer
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
+from circuitlab.execute.chunks import Chunks, Held, window_and_length
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
-from circuitlab.execute.needs import prepared
+from circuitlab.execute.memory import PassSizes, fits_in, most_positions
+from circuitlab.execute.needs import has_decoder, is_streamed, prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.streamed_sweeps import any_sweeps_on
@@ -167,7 +169,7 @@ class ActivationPatching:
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
-        self._fill(rows, any_sweeps_on(model, metric, self.engine, self.precision), batch, patches)
+        self._fill(rows, model, metric, batch, patches)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self.shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
@@ -190,22 +192,53 @@ class ActivationPatching:
         """
         patches = list(self._patches(model, self._marks(batch)))
         rows = PairRows.empty(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(columns),)})
-        self._fill(rows, any_sweeps_on(model, metric, self.engine, self.precision), batch, [patches[i] for i in columns])
+        self._fill(rows, model, metric, batch, [patches[i] for i in columns])
         return rows.arrays
 
-    def _fill(self, rows: PairRows, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> None:
+    def _fill(self, rows: PairRows, model: Model, metric: Metric, batch: ContrastBatch, patches: list[_Patch]) -> None:
+        every = self._chunks(model, batch, len(patches), rows.todo)
+        sweeps = any_sweeps_on(model, metric, self.engine, self.precision, fits=every.fits)
+
         def scored(pairs: list[int]) -> ByLayer[dict[str, np.ndarray]]:
             return self._score(sweeps, batch.select(pairs), patches)
 
-        chunks = batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False)
-        for pairs, values in sweeps.each(scored, chunks, self.name):
+        for pairs, values in sweeps.each(scored, every.pairs, self.name):
             rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Chunks of pairs whose unedited runs share a pass, and their memory."""
+        return self._chunks(model, batch, len(list(self._patches(model, self._marks(batch)))), range(batch.n_pairs))
+
+    def readings(self, model: Model) -> int:  # noqa: ARG002 - the signature of `Planned`
+        """One for the unedited runs and one for all edited runs; as many again to measure the error of reduced precision."""
+        return 2 if self.precision == "full" else 4
+
+    def _chunks(self, model: Model, batch: ContrastBatch, patches: int, todo: Sequence[int]) -> Chunks:
+        size = self.pairs_per_pass or unedited_together(batch)
+        if self.engine == "hooks" or not has_decoder(model):
+            return Chunks(list(batch_by_length(batch, size, todo, alike=False)), lambda _pairs: 0, lambda _pairs: 0)
+        held, sites = Held(PassSizes.of(model), is_streamed(model)), [site.value for site in self.sites]
+        differences, most = self.precision != "full", most_positions(model.spec.d_model, held.sizes.itemsize)
+
+        def bytes_held(pairs: int, window: int, length: int) -> int:
+            together = pairs if held.streamed else min(pairs, pairs_together(batch, patches))
+            return held.unedited(pairs, window, length, sites, differences=differences) + held.edited(patches, together, window, most)
+
+        def fits(window: int, length: int) -> int:
+            return bytes_held(1, window, length) + held.sweeping(1, window, length)
+
+        return Chunks(
+            list(batch_by_length(batch, size, todo, alike=False, fits=fits_in(fits, self.name))),
+            lambda pairs: bytes_held(len(pairs), *window_and_length(batch, pairs)),
+            lambda pairs: held.sweeping(len(pairs), *window_and_length(batch, pairs)),
+        )
 
     def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
         """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
         pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
         sampled = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
+
         def scored(chunk: list[int]) -> ByLayer[dict[str, np.ndarray]]:
             return self._score(full, batch.select(chunk), [patches[i] for i in sampled])
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.execute.contract import fields_as_tuples
-from circuitlab.execute.first_order import check_direction, first_order
+from circuitlab.execute.first_order import check_direction, first_order, gradient_chunks
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 
 if TYPE_CHECKING:
+    from circuitlab.execute.chunks import Chunks
     from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
@@ -100,6 +101,14 @@ class AttributionPatching:
     def passes(self, size: RunSize) -> float:
         """Forward passes: two, and one backward."""
         return size.traced(2, 1)
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Pairs that share a pass, and their memory."""
+        return gradient_chunks(self, model, batch)
+
+    def readings(self, model: Model) -> int:  # noqa: ARG002 - the signature of `Planned`
+        """Up, and down again."""
+        return 2
 
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:

@@ -132,7 +132,7 @@ class Engine:
     def _together(
         self, base: BaseRun, starts: dict[int, list[tuple[int, EditSet]]], stop: int
     ) -> Iterator[tuple[int, list[tuple[int, list[tuple[int, EditSet]]]]]]:
-        """Groups of edit sets with the same start, (start, [(index, edit set), ...]); as many groups at once as fit in memory, and positions."""
+        """Groups of edit sets with the same start, (start, [(index, edit set), ...]), as many as fit in memory, with their positions."""
         groups: list[tuple[int, list[tuple[int, EditSet]]]] = []
         positions = 0
         most = _MOST_TOKENS if self.most_positions is None else min(_MOST_TOKENS, self.most_positions)

@@ -65,6 +65,10 @@ def _empty_model(config: Any, dtype: torch.dtype) -> Any:
     return root.eval()
 
 
+def _unchanged(hidden_states: Tensor) -> Tensor:
+    return hidden_states
+
+
 def _assign(root: Any, name: str, value: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     root.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)  # noqa: SLF001 - weights of another layer
@@ -179,18 +183,21 @@ class Skeleton:
     def _replace_forwards(self) -> None:
         """Layers pass their input on and show their arguments; embedding and unembedding read rows."""
         for index, layer in enumerate(self.decoder.layers):
-            layer.forward = self._layer_forward(index)
+            layer.register_forward_pre_hook(self._entering(index), with_kwargs=True)
+            layer.forward = _unchanged
         embedding = self.root.get_input_embeddings()
         embedding.padding_idx = None  # rows get other numbers while they are looked up
         embedding.forward = self._embedding_forward(embedding, embedding.forward)
         self.root.get_output_embeddings().forward = self.unembedded
 
-    def _layer_forward(self, index: int) -> Callable[..., Tensor]:
-        def forward(hidden_states: Tensor, **named: Any) -> Tensor:
-            new = None if self._seen is None else self._seen(index, hidden_states, named)
-            return hidden_states if new is None else new
+    def _entering(self, index: int) -> Callable[..., Any]:
+        def enter(_module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            stream = args[0] if args else named["hidden_states"]
+            others = {name: value for name, value in named.items() if name != "hidden_states"}
+            new = None if self._seen is None else self._seen(index, stream, others)
+            return (stream if new is None else new,), {}
 
-        return forward
+        return enter
 
     def _embedding_forward(self, module: Any, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def rows(input_ids: Int[Tensor, "row pos"]) -> Tensor:

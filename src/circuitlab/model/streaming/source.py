@@ -30,12 +30,15 @@ class Reading:
         Number of layers read.
     bytes : int
         Bytes of these layers.
+    seconds : float
+        Seconds that this took, beside other work where a thread read ahead.
     waited : float
-        Seconds that work waited for them.
+        Seconds that work waited for layers.
     """
 
     layers: int = 0
     bytes: int = 0
+    seconds: float = 0.0
     waited: float = 0.0
 
 
@@ -98,16 +101,26 @@ class LayerSource:
         """The layer that is in memory."""
         return None if self._now is None else self._now[0]
 
-    def held_bytes(self, dtypes: Sequence[torch.dtype]) -> int:
-        """Bytes of the two buffers, and of a layer in each of these dtypes where it is stored in another."""
-        widest = 2 * self.layer_bytes
-        for dtype in dtypes:
-            layers = (
-                sum(_converted_bytes(self.shards.places[name].dtype, self.shards.places[name].shape, dtype) for name in names.values())
-                for names in self.names
-            )
-            widest += max(layers)
-        return widest
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all layers."""
+        return sum(self.shards.places[name].size for names in self.names for name in names.values())
+
+    @property
+    def seconds_per_byte(self) -> float:
+        """Seconds that reading took so far, by bytes."""
+        return self.reading.seconds / max(1, self.reading.bytes)
+
+    def bytes_to_come(self, *, rounded: bool) -> int:
+        """Bytes of buffers that are not in memory yet; with ``rounded`` those of a layer in bfloat16, too, where it is not stored so."""
+        wanted = [self.dtype, torch.bfloat16] if rounded else [self.dtype]
+        converted = sum(max(sum(self._converted_bytes(name, dtype) for name in names.values()) for names in self.names) for dtype in wanted)
+        has = [*self._buffers, *self._wide.values()]
+        return max(0, 2 * self.layer_bytes + converted - sum(room.numel() * room.element_size() for room in has))
+
+    def _converted_bytes(self, name: str, dtype: torch.dtype) -> int:
+        place = self.shards.places[name]
+        return 0 if place.dtype == dtype else math.prod(place.shape) * dtype.itemsize
 
     def load(self, layer: int, following: int | None = None) -> None:
         """Have a layer in memory, and begin to read the next one: ``following``, or the next in the direction of travel."""
@@ -154,7 +167,7 @@ class LayerSource:
         """Read all tensors of a layer into one of the two buffers."""
         while len(self._buffers) <= buffer:
             self._buffers.append(torch.empty(self.layer_bytes, dtype=torch.uint8))
-        used, tensors = 0, {}
+        began, used, tensors = time.perf_counter(), 0, {}
         for inside, name in self.names[layer].items():
             start = used + self._shift(name)
             size = self.shards.places[name].size
@@ -162,6 +175,7 @@ class LayerSource:
             used += self._room(name)
             self.reading.bytes += size
         self.reading.layers += 1
+        self.reading.seconds += time.perf_counter() - began
         return tensors
 
     def _shift(self, name: str) -> int:
@@ -186,7 +200,3 @@ class LayerSource:
         """`settle`, and give the buffers back."""
         self.settle()
         self._buffers, self._wide = [], {}
-
-
-def _converted_bytes(stored: torch.dtype, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return 0 if stored == dtype else math.prod(shape) * dtype.itemsize
