@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from circuitlab.execute.memory import PassSizes, pass_bytes
+from circuitlab.execute.memory import PassSizes, most_positions, pass_bytes
 
 if TYPE_CHECKING:
     from circuitlab.execute.arrangement import Pairs
@@ -16,6 +16,10 @@ __all__ = ["Chunks", "Held", "window_and_length"]
 
 _BLOCK = 1280
 """Positions of edited runs that go through a layer together (`circuitlab.model.engine.Engine`)."""
+
+
+def _two(_pairs: Pairs) -> int:
+    return 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +34,17 @@ class Chunks:
         Bytes that a chunk keeps from its beginning to its end.
     working : callable
         Bytes that a chunk takes in addition while it passes a layer.
+    readings : callable
+        How often every layer of a streamed model is read for a chunk, at most.
+    more_readings : int
+        Readings for the whole run beside those.
     """
 
     pairs: list[Pairs]
     held: Callable[[Pairs], int]
     working: Callable[[Pairs], int]
+    readings: Callable[[Pairs], int] = _two
+    more_readings: int = 0
 
     def bytes_of(self, wave: Sequence[Pairs]) -> int:
         """Bytes of chunks that are in memory together; they pass a layer one after another."""
@@ -79,9 +89,23 @@ class Held:
         return s.itemsize * pairs * s.n_layers * layer
 
     def edited(self, runs: int, pairs: int, window: int, most_positions: int) -> int:
-        """Residual streams of edited runs on their windows, and where they leave the model."""
+        """Residual streams of edited runs on their windows, at most so many positions but one run at least, and what leaves the model."""
         s = self.sizes
         return s.itemsize * s.d_model * (max(pairs * window, min(runs * pairs * window, most_positions)) + 3 * runs * pairs)
+
+    def patching(self, patches: int, sites: Sequence[str], *, differences: bool) -> Callable[[int, int, int], int]:
+        """What patching holds, by pairs, window and length: unedited runs, and the edited runs of so many patches.
+
+        On a streamed model the edited runs of all pairs of a chunk are in memory together. Those of a single pair go in several waves, if
+        they take more than half of the memory of a pass.
+        """
+        most = most_positions(self.sizes.d_model, self.sizes.itemsize)
+
+        def held(pairs: int, window: int, length: int) -> int:
+            unedited = self.unedited(pairs, window, length, sites, differences=differences)
+            return unedited + self.edited(patches, pairs if self.streamed else 1, window, most)
+
+        return held
 
     def sweeping(self, pairs: int, window: int, length: int) -> int:
         """What a layer takes while edited runs, or unedited ones, pass it."""

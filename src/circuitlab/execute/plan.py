@@ -34,10 +34,6 @@ class Planned(Protocol):
         """Chunks of pairs and their memory."""
         ...
 
-    def readings(self, model: Model) -> int:
-        """How often every layer of a streamed model is read for the chunks that are in memory together."""
-        ...
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,7 +46,7 @@ class Plan:
     passes : int
         Waves of chunks of pairs, one after another.
     readings : int
-        How often every layer is read from its files; 0 for a model in memory.
+        How often every layer is read from its files, at most; 0 for a model in memory.
     read : int
         Bytes that are read.
     seconds : float
@@ -83,7 +79,7 @@ def plan_of(method: Any, model: Model, batch: ContrastBatch) -> Plan:
     chunks = method.chunks(model, batch)
     waves = list(arrangement_on(model, chunks.fits).waves(chunks.pairs))
     streamed = is_streamed(model)
-    readings = len(waves) * method.readings(model) if streamed else 0
+    readings = chunks.more_readings + sum(max(map(chunks.readings, wave)) for wave in waves) if streamed else 0
     read = readings * model.source.total_bytes if streamed else 0  # type: ignore[attr-defined]
     held = max(map(chunks.bytes_of, waves), default=0) + _buffers_to_come(method, model)
     computing = forward_passes(method, size_of(model, batch)) * _pass_seconds(model, batch)

@@ -15,7 +15,7 @@ from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
 from circuitlab.execute.chunks import Chunks, Held, window_and_length
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
-from circuitlab.execute.memory import PassSizes, fits_in, most_positions
+from circuitlab.execute.memory import PassSizes, fits_in, most_positions, pass_bytes
 from circuitlab.execute.needs import has_decoder, is_streamed, prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
@@ -210,28 +210,27 @@ class ActivationPatching:
         """Chunks of pairs whose unedited runs share a pass, and their memory."""
         return self._chunks(model, batch, len(list(self._patches(model, self._marks(batch)))), range(batch.n_pairs))
 
-    def readings(self, model: Model) -> int:  # noqa: ARG002 - the signature of `Planned`
-        """One for the unedited runs and one for all edited runs; as many again to measure the error of reduced precision."""
-        return 2 if self.precision == "full" else 4
-
     def _chunks(self, model: Model, batch: ContrastBatch, patches: int, todo: Sequence[int]) -> Chunks:
         size = self.pairs_per_pass or unedited_together(batch)
         if self.engine == "hooks" or not has_decoder(model):
             return Chunks(list(batch_by_length(batch, size, todo, alike=False)), lambda _pairs: 0, lambda _pairs: 0)
-        held, sites = Held(PassSizes.of(model), is_streamed(model)), [site.value for site in self.sites]
-        differences, most = self.precision != "full", most_positions(model.spec.d_model, held.sizes.itemsize)
+        sizes = Held(PassSizes.of(model), is_streamed(model))
+        held = sizes.patching(patches, [site.value for site in self.sites], differences=self.precision != "full")
+        most = most_positions(model.spec.d_model, sizes.sizes.itemsize)
+        alone = fits_in(lambda window, length: held(1, window, length) + sizes.sweeping(1, window, length), self.name)
 
-        def bytes_held(pairs: int, window: int, length: int) -> int:
-            together = pairs if held.streamed else min(pairs, pairs_together(batch, patches))
-            return held.unedited(pairs, window, length, sites, differences=differences) + held.edited(patches, together, window, most)
-
-        def fits(window: int, length: int) -> int:
-            return bytes_held(1, window, length) + held.sweeping(1, window, length)
+        def fits(pairs: int, window: int, length: int) -> bool:
+            if pairs == 1:
+                return alone(1, window, length)
+            in_waves = sizes.streamed and patches * pairs * window > most
+            return not in_waves and held(pairs, window, length) + sizes.sweeping(pairs, window, length) <= pass_bytes()
 
         return Chunks(
-            list(batch_by_length(batch, size, todo, alike=False, fits=fits_in(fits, self.name))),
-            lambda pairs: bytes_held(len(pairs), *window_and_length(batch, pairs)),
-            lambda pairs: held.sweeping(len(pairs), *window_and_length(batch, pairs)),
+            list(batch_by_length(batch, size, todo, alike=False, fits=fits)),
+            lambda pairs: held(len(pairs), *window_and_length(batch, pairs)),
+            lambda pairs: sizes.sweeping(len(pairs), *window_and_length(batch, pairs)),
+            lambda pairs: 1 + -(-patches // max(1, most // (len(pairs) * window_and_length(batch, pairs)[0]))),
+            more_readings=0 if self.precision == "full" else 2,
         )
 
     def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:

@@ -106,10 +106,6 @@ class AttributionPatching:
         """Pairs that share a pass, and their memory."""
         return gradient_chunks(self, model, batch)
 
-    def readings(self, model: Model) -> int:  # noqa: ARG002 - the signature of `Planned`
-        """Up, and down again."""
-        return 2
-
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""

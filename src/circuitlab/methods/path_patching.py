@@ -169,10 +169,6 @@ class PathPatching:
         """Pairs that share a pass, and their memory."""
         return self._chunks(model, batch, range(batch.n_pairs))
 
-    def readings(self, model: Model) -> int:  # noqa: ARG002 - the signature of `Planned`
-        """One for the unedited runs, and one for the changes of all senders."""
-        return 2
-
     def _chunks(self, model: Model, batch: ContrastBatch, todo: Sequence[int]) -> Chunks:
         held, senders = Held(PassSizes.of(model), is_streamed(model)), len(self._senders(model)) * len(self.positions)
 

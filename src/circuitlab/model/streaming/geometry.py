@@ -84,7 +84,10 @@ class StreamedGeometry:
             by_layer = self._recorded(length)
             for kind, one in self.ones.items():
                 layer = next(i for i in range(len(self.outline)) if layer_kind(self.skeleton.config, i) == kind)
-                require_same_stream(one, self._alone(layer, one), by_layer[layer], layer)
+                try:
+                    require_same_stream(one, self._alone(layer, one), by_layer[layer], layer)
+                finally:
+                    one.empty()
             self._longest = by_layer
         return self._longest
 

@@ -104,6 +104,8 @@ def first_reading(skeleton: Skeleton, source: LayerSource, name: str, *, hashing
             step(len(layers), len(skeleton.layers))
     finally:
         source.settle()
+        for one in ones.values():
+            one.empty()
     ordered = [layers[i] for i in range(len(skeleton.layers))]
     kinds = [layer_kind(skeleton.config, i) for i in range(len(ordered))]
     first = ones[kinds[0]].parts

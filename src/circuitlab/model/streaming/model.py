@@ -173,6 +173,8 @@ class StreamedModel:
                 normed = skeleton.watched(tokens, layer)
         finally:
             source.settle()
+            for one in first.ones.values():
+                one.empty()
         return self._capped(skeleton.unembedded(normed[torch.arange(len(at)), at]))
 
     def _capped(self, logits: Tensor) -> Tensor:

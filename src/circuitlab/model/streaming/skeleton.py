@@ -109,6 +109,11 @@ class OneLayer:
         for name in self.names:
             _assign(self.layer, name, tensors(name))
 
+    def empty(self) -> None:
+        """Take a layer's weights out again, so that their memory is given back."""
+        for name, value in [*self.layer.named_parameters()]:
+            _assign(self.layer, name, torch.empty_like(value, device="meta"))
+
     def fill_ends(self, shards: Shards, outer: Mapping[str, str], dtype: torch.dtype) -> None:
         """Put in what lies outside the layers: some rows of embedding and unembedding, and the final norm."""
         inside = {id(value) for value in self.layer.parameters()}
