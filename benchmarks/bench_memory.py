@@ -23,7 +23,7 @@ _CASES = [(name, pairs, length) for name in ("attribution_patching", "eap") for 
 _MODELS = ("smollm2-135m", "random-llama", "random-qwen3")
 _METHODS = ("activation_patching", "attribution_patching", "path_patching")
 _PLANS = [(model, name, where) for model in _MODELS for name in _METHODS for where in ("in_memory", "streamed")]
-_PLANNED_PAIRS, _PLANNED_LENGTH = 8, 128
+_PLANNED_PAIRS, _PLANNED_LENGTH, _PLANNED_WINDOW = 8, 128, 4
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def planned(which: str, name: str, where: str, memory: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="circuitlab-memory-") as folder:
         model: Any = load(which, Path(folder), streamed=where == "streamed")
         method: Any = get_method(name)
-        batch = random_batch(model, _PLANNED_PAIRS, _PLANNED_LENGTH, first=_PLANNED_LENGTH - 16)
+        batch = random_batch(model, _PLANNED_PAIRS, _PLANNED_LENGTH, first=_PLANNED_LENGTH - _PLANNED_WINDOW)
         with within_memory(memory or None, model, method):
             plan = plan_of(method, model, batch)
             _forget_peak()

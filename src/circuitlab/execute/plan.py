@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Planned", "plan_of", "within_memory"]
 
 _GIB = 2**30
+_TIMED = 5
 _RATE_SHARE = 0.75
 """Share of the rate of large matrix products that runs reach."""
 
@@ -82,7 +83,8 @@ def plan_of(method: Any, model: Model, batch: ContrastBatch) -> Plan:
     readings = chunks.more_readings + sum(max(map(chunks.readings, wave)) for wave in waves) if streamed else 0
     read = readings * model.source.total_bytes if streamed else 0  # type: ignore[attr-defined]
     held = max(map(chunks.bytes_of, waves), default=0) + _buffers_to_come(method, model)
-    computing = forward_passes(method, size_of(model, batch)) * _pass_seconds(model, batch)
+    reduced = getattr(method, "precision", "full") != "full"
+    computing = forward_passes(method, size_of(model, batch)) * _pass_seconds(model, batch, reduced=reduced)
     reading = read * model.source.seconds_per_byte if streamed else 0.0  # type: ignore[attr-defined]
     return Plan(resident_bytes() + held, len(waves), readings, read, max(computing, reading))
 
@@ -94,8 +96,8 @@ def _buffers_to_come(method: Any, model: Model) -> int:
     return int(model.source.bytes_to_come(rounded=getattr(method, "precision", "full") != "full"))  # type: ignore[attr-defined]
 
 
-def _pass_seconds(model: Model, batch: ContrastBatch) -> float:
-    """Seconds of one forward pass of one pair's prompt, from the rate of a product of this model's size."""
+def _pass_seconds(model: Model, batch: ContrastBatch, *, reduced: bool) -> float:
+    """Seconds of one forward pass of one pair's prompt, from the rate of a product of this model's size, in bfloat16 if ``reduced``."""
     import torch  # noqa: PLC0415
 
     spec, blocks = model.spec, blocks_of(model)
@@ -105,11 +107,14 @@ def _pass_seconds(model: Model, batch: ContrastBatch) -> float:
         for linear in (block.q, block.k, block.v, block.o, block.gate, block.up, block.down)
         if linear is not None
     )
-    x, w = torch.ones(512, spec.d_model), torch.ones(spec.d_model, 4 * spec.d_model)
-    torch.mm(x, w)
-    began = time.perf_counter()
-    torch.mm(x, w)
-    rate = 2 * x.shape[0] * w.numel() / (time.perf_counter() - began)
+    dtype = torch.bfloat16 if reduced else torch.float32
+    x, w = torch.ones(1024, spec.d_model, dtype=dtype), torch.ones(2 * spec.d_model, spec.d_model, dtype=dtype).T
+    seconds: list[float] = []
+    for _ in range(_TIMED):
+        began = time.perf_counter()
+        torch.mm(x, w)
+        seconds.append(time.perf_counter() - began)
+    rate = 2 * x.shape[0] * w.numel() / min(seconds)  # others may have disturbed the slower ones
     return float((batch.end + 1).float().mean()) * 2 * weights / (rate * _RATE_SHARE)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitlab.core.errors import CircuitlabError, ModelError
+from circuitlab.model.streaming.heap import return_freed_memory
 from circuitlab.model.streaming.laws import first_reading
 from circuitlab.model.streaming.model import Opened, StreamedModel
 from circuitlab.model.streaming.shards import Shards
@@ -46,6 +47,7 @@ def open_streamed(
     WeightsError
         If files are missing, damaged or truncated, or hold numbers that are not finite.
     """
+    return_freed_memory()
     folder, own_name, entry = locate(source)
     config = check_config(folder, trust_remote_code=False)
     require_family(config, name or own_name)
