@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
-from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, StreamedModelError, UnknownNameError
 from circuitlab.execute.contract import weights_checked, weights_only
 from circuitlab.model.inside import require_fit
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "has_decoder", "is_streamed", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "has_decoder", "is_streamed", "prepared", "refusal", "require", "require_in_memory"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -59,6 +59,13 @@ def _decoder(model: Model) -> str:
     except ModelError as error:
         return error.what
     return ""
+
+
+def require_in_memory(model: Model, what: str) -> None:
+    """Raise `StreamedModelError` for a streamed model, before anything is run; ``what`` is the subject of the message, in the plural."""
+    if is_streamed(model):
+        text = f"{what} need runs of {model.spec.name} with edits, and it is streamed: one layer at a time is in memory."
+        raise StreamedModelError(text, "Load it without stream=True.")
 
 
 def has_decoder(model: Model) -> bool:

@@ -196,11 +196,11 @@ def score_batch(
         batch = metric = fitness = None
     if batch is not None:
         require_fit(model, batch)
-    require(method, model)  # before fitness is judged, which runs whole prompts
     run_id = provenance_of(method, model, batch, metric).run_id()
     started = time.perf_counter()
 
     def compute() -> HeadScores:
+        require(method, model)  # before fitness is judged, which runs whole prompts
         judged, flag = fitness() if fitness is not None else None, None
         if judged is not None and batch is not None:  # judging runs whole prompts, which measures the time of a forward pass here
             flag = judged.report.flag()

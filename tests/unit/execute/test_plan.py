@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.streaming.conftest import both, pairs
+from tests.reference.streamed import both, pairs
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.streaming.conftest import both, pairs
+from tests.reference.streamed import both, pairs
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError, StreamedModelError, WeightsError
@@ -80,6 +80,8 @@ REFUSED = {
     "embedding": lambda model, batch: model.weights.embedding,
     "unembedding": lambda model, batch: model.weights.unembed(slice(None)),
     "evaluation": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0"]), batch),
+    "transfer": lambda model, batch: cl.transfer(model, [batch, batch], rule=2),
+    "card": lambda model, batch: cl.head_card(model, "a0.h0", [batch]),
     "lens": lambda model, batch: cl.logit_lens(model, [1, 2, 3]),
 }
 

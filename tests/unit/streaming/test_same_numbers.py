@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.unit.streaming.conftest import FAMILIES, both, pairs
+from tests.reference.streamed import FAMILIES, both, pairs
 
 import circuitlab as cl
 from circuitlab.metrics import get_metric
