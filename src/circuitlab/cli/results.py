@@ -56,8 +56,11 @@ def score(
     as_json: bool = options.JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
+    from circuitlab.execute.memory import gibibytes  # noqa: PLC0415 - imports take time
     from circuitlab.store import Cache  # noqa: PLC0415
 
+    if memory is not None:
+        gibibytes(memory)  # refused before the model is loaded
     request = Request(model, method, pairs, variant, seed, metric, param, store, stream)
     loaded = load_checked([task] if task else [], request)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
