@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from circuitlab.execute.needs import blocks_of
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.scores.parts import PARTS
 
@@ -19,7 +20,7 @@ def cone_flops(model: Any, batch: ContrastBatch, part: str, *, by_position: bool
     point on (attention's projections are not counted there); in the last layer, queries, output projection and MLP at the answer
     position only.
     """
-    spec, block = model.spec, model.decoder.blocks[0]
+    spec, block = model.spec, blocks_of(model)[0]
     width, inner = spec.d_model, spec.n_heads * spec.d_head
     keys = 2 * 2 * width * spec.n_kv_heads * spec.d_head
     mlp = (3 if block.gate else 2) * 2 * width * block.up.weight.shape[1]

@@ -24,8 +24,9 @@ WIDE = {
     "workflows.compare.compare": 10,
     "workflows.compare.transfer": 10,
     "workflows.head_card.head_card": 11,
-    "workflows.score.score": 8,
+    "workflows.score.score": 9,
     "workflows.score.score_edges": 8,
+    "workflows.score.score_task": 7,
 }
 
 

@@ -55,6 +55,7 @@ def test_an_unknown_name_suggests_the_near_one(world, arguments, near) -> None:
         ("compare colors shades --method copying_score", "no difference between tasks"),
         ("score colors --method copying_score --metric logit_diff", "no answer that logit_diff could read"),
         ("score --method relp", "runs prompts, and no task is named"),
+        ("score colors --memory much", "memory='much' is not an amount of memory"),
         ("study run nowhere.toml", "no study file nowhere.toml"),
         ("tasks show nowhere.toml", "no task file nowhere.toml"),
         ("models path smollm2-135m", "models fetch smollm2-135m"),

@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_taken_apart_is_served_by_hooks_which_says_so(mon
     llama = tiny_model("llama")
     batch = tiny_batch(llama, 2)
     expected = ActivationPatching(engine="hooks")(llama, batch, METRIC)
-    monkeypatch.setattr("circuitlab.model.decoder.build._TOLERANCE", {torch.float32: -1.0})
+    monkeypatch.setattr("circuitlab.model.decoder.build.TOLERANCE", {torch.float32: -1.0})
     with pytest.warns(UserWarning, match="Falling back to hooks.*away from the model"):
         found = ActivationPatching()(llama, batch, METRIC)
     agree(found, expected)

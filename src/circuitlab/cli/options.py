@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-__all__ = ["FIGURE", "JSON", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "TOP", "VARIANT"]
+__all__ = ["FIGURE", "JSON", "MEMORY", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "STREAM", "TOP", "VARIANT"]
 
 FIGURE = typer.Option(None, "--figure", help="Also write a figure to this file: an .html page that needs no network, or plotly .json.")
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
@@ -16,4 +16,8 @@ SEED = typer.Option(0, "--seed", help="Seed of the stream of pairs.")
 METRIC = typer.Option(None, "--metric", help="Metric (default: the task's own).")
 PARAM = typer.Option([], "--param", help="Parameter of the method, name=value (JSON or text); repeatable.")
 STORE = typer.Option(None, "--store", help="Folder of finished runs (default: $CIRCUITLAB_STORE or ./runs).")
+STREAM = typer.Option(
+    False, "--stream", help="Keep one layer at a time in memory, for models that are bigger than memory. The numbers are the same."
+)
+MEMORY = typer.Option(None, "--memory", help="Most memory of the whole process, such as 4GiB; the plan is printed before work starts.")
 TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads to pick.")

@@ -51,19 +51,26 @@ def score(
     param: list[str] = options.PARAM,
     store: Path = options.STORE,
     figure: Path = options.FIGURE,
+    stream: bool = options.STREAM,
+    memory: str = options.MEMORY,
     as_json: bool = options.JSON,
 ) -> None:
     """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone, without a task."""
+    from circuitlab.execute.memory import gibibytes  # noqa: PLC0415 - imports take time
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    request = Request(model, method, pairs, variant, seed, metric, param, store)
+    if memory is not None:
+        gibibytes(memory)  # refused before the model is loaded
+    request = Request(model, method, pairs, variant, seed, metric, param, store, stream)
     loaded = load_checked([task] if task else [], request)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
     from circuitlab.workflows.score import score_task  # noqa: PLC0415
     from circuitlab.workflows.terminal import CellProgress  # noqa: PLC0415
 
     with CellProgress(f"{task} x {method}" if task else method):
-        scored = score_task(loaded, task, request.build_method(), Draws(pairs, variant, seed), metric=metric, store=Cache(store))
+        scored = score_task(
+            loaded, task, request.build_method(), Draws(pairs, variant, seed), metric=metric, store=Cache(store), memory=memory
+        )
     if figure is not None:
         from circuitlab.figures import head_heatmap  # noqa: PLC0415 - plotly
 

@@ -29,6 +29,7 @@ class Request:
     metric: str | None
     params: list[str]
     store: Path | None
+    stream: bool = False
 
     def build_method(self) -> Method:
         """The method with its parameters."""
@@ -69,7 +70,7 @@ def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | Non
 
     if isinstance(rule, TopEdges):
         edge_method(method)
-    model = load_model(request.model)
+    model = load_model(request.model, stream=request.stream)
     if isinstance(rule, TopK):
         require_heads(model, rule.k)
     return model

@@ -27,6 +27,7 @@ __all__ = [
     "ModelError",
     "ScoreFileError",
     "StoreError",
+    "StreamedModelError",
     "TaskFileError",
     "TokenizationError",
     "UnknownNameError",
@@ -117,6 +118,10 @@ class EditDidNotFireError(ModelError):
 
 class WeightsError(ModelError):
     """A weights file that is damaged, truncated or not the one that was pinned."""
+
+
+class StreamedModelError(ModelError):
+    """Something that a streamed model, of which one layer is in memory, cannot do."""
 
 
 class DownloadError(WeightsError):

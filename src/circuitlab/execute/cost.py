@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["RunSize", "forward_passes"]
+if TYPE_CHECKING:
+    from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.protocol import Model
+
+__all__ = ["RunSize", "forward_passes", "size_of"]
 
 _UNSAID = 4.0
 """Forward passes per pair of a method without a formula."""
@@ -52,6 +56,13 @@ class RunSize:
     def rerun(self, runs: float) -> float:
         """Cost of ``runs`` edited runs of every pair, each from its own layer and the first difference on, and of two unedited runs."""
         return self.pairs * (2 + runs * self.changed / 2)
+
+
+def size_of(model: Model, batch: ContrastBatch) -> RunSize:
+    """The size of a run on a batch, from which methods estimate their cost."""
+    spec, length = model.spec, float((batch.end + 1).double().mean())
+    changed = float(((batch.end + 1 - batch.first_difference()).clamp(min=1) / (batch.end + 1)).double().mean())
+    return RunSize(batch.n_pairs, length, changed, spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.d_model)
 
 
 def forward_passes(method: Any, size: RunSize) -> float:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.progress import step
-from circuitlab.execute.contract import Method, provenance_of
+from circuitlab.execute.arrangement import Pairs, arrangement_on
+from circuitlab.execute.chunks import Chunks, Held, window_and_length
+from circuitlab.execute.contract import provenance_of
 from circuitlab.execute.gradients import GradientRun, gradient_run
-from circuitlab.execute.memory import Fits, PassSizes, fits_in
+from circuitlab.execute.memory import PassSizes, fits_in
+from circuitlab.execute.needs import is_streamed
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, per_position, value_at
 from circuitlab.execute.reference import with_reference
+from circuitlab.execute.streamed_gradients import GradientMethod, streamed_scores
 from circuitlab.execute.sweeps import batch_by_length
 from circuitlab.scores.head_scores import HeadScores
 
@@ -27,26 +32,16 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder, Trace
     from circuitlab.model.protocol import Model
 
-__all__ = ["EffectEstimator", "Effects", "GradientMethod", "GradientRunPair", "check_direction", "first_order", "plain_effects"]
-
-
-class GradientMethod(Method, Protocol):
-    """A method that differentiates one run and takes values from the other."""
-
-    @property
-    def direction(self) -> str:
-        """``"denoising"`` differentiates at the corrupt run, ``"noising"`` at the clean run."""
-        ...
-
-    @property
-    def pairs_per_pass(self) -> int:
-        """Most pairs in one autograd graph."""
-        ...
-
-    @property
-    def chosen(self) -> NodeSelection:
-        """The nodes and positions that are scored."""
-        ...
+__all__ = [
+    "EffectEstimator",
+    "Effects",
+    "GradientMethod",
+    "GradientRunPair",
+    "check_direction",
+    "first_order",
+    "gradient_chunks",
+    "plain_effects",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +77,7 @@ class GradientRunPair:
 
     def effect(self, point: Point, gradient: Tensor) -> Float[Tensor, "pair ..."]:
         """``(clean - corrupt) . gradient`` of each node of a point, (pair[, mark][, head])."""
-        import torch  # noqa: PLC0415
-
-        effects = per_position(point, self.difference(point), gradient)
-        return self.chosen.placed(torch.cat([effects.new_zeros(len(effects), self.start, *effects.shape[2:]), effects], dim=1), self.batch)
+        return self.chosen.on_window(per_position(point, self.difference(point), gradient), self.start, self.batch)
 
 
 Effects = Callable[[GradientRunPair, Sequence[Point]], Mapping[Point, "Tensor"]]
@@ -150,14 +142,17 @@ def first_order(
     method.chosen.require(model)
     marks = method.chosen.marks(batch)
     reference_batch = with_reference(model, metric, batch)
-    points = method.chosen.points(model.spec.n_layers)
     arrays_of_groups: list[dict[str, np.ndarray]] = []
     order: list[int] = []
     chosen = estimator or EffectEstimator()
-    for pairs in batch_by_length(
-        reference_batch, method.pairs_per_pass, alike=False, fits=_fits(method, model, points, whole=chosen.whole)
-    ):
-        arrays_of_groups.append(_scored(method, model, reference_batch.select(pairs), metric, chosen))
+
+    def scored(pairs: Pairs) -> ByLayer[dict[str, np.ndarray]]:
+        part = reference_batch.select(pairs)
+        return streamed_scores(method, model, part, metric) if is_streamed(model) else _at_once(method, model, part, metric, chosen)
+
+    groups = gradient_chunks(method, model, reference_batch, whole=chosen.whole)
+    for pairs, arrays_of_group in arrangement_on(model, groups.fits).each(scored, groups.pairs, method.name):
+        arrays_of_groups.append(arrays_of_group)
         order += pairs
         step(len(order), batch.n_pairs)
     back = np.argsort(order)
@@ -165,23 +160,29 @@ def first_order(
     return HeadScores.build(arrays, provenance_of(method, model, batch, metric), marks)
 
 
-def _scored(
+def _at_once(
     method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, estimator: EffectEstimator
-) -> dict[str, np.ndarray]:
+) -> ByLayer[dict[str, np.ndarray]]:
     """The arrays of a few pairs. The memory of both runs is freed on return, before the next pass begins."""
+    yield from ()  # one graph through all layers
     contrast, values = _contrast(method, model, batch, metric, estimator)
     return values | method.chosen.stacked(estimator.effects(contrast, method.chosen.points(model.spec.n_layers)))
 
 
-def _fits(method: GradientMethod, model: Model, points: Sequence[Point], *, whole: bool) -> Fits:
-    """Whether pairs fit in the memory of one pass; methods that trace whole prompts also take gradients at patterns."""
-    sizes = PassSizes.of(model)
-    fields = {point.field for point in points} | ({"pattern"} if whole else set())
+def gradient_chunks(method: GradientMethod, model: Model, batch: ContrastBatch, *, whole: bool = False) -> Chunks:
+    """Pairs that share a pass, and their memory; methods that trace whole prompts also take gradients at patterns."""
+    held = Held(PassSizes.of(model), is_streamed(model))
+    fields = sorted({point.field for point in method.chosen.points(model.spec.n_layers)} | ({"pattern"} if whole else set()))
 
-    def pair_bytes(window: int, length: int) -> int:
-        return sizes.differentiated(fields, length if whole else window, length)
+    def both(pairs: int, window: int, length: int) -> tuple[int, int]:
+        return held.gradients(pairs, length if whole else window, length, fields)
 
-    return fits_in(pair_bytes, method.name)
+    fits = fits_in(lambda window, length: sum(both(1, window, length)), method.name)
+    return Chunks(
+        list(batch_by_length(batch, method.pairs_per_pass, alike=False, fits=fits)),
+        lambda pairs: both(len(pairs), *window_and_length(batch, pairs))[0],
+        lambda pairs: both(len(pairs), *window_and_length(batch, pairs))[1],
+    )
 
 
 def _contrast(

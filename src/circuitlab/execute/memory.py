@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextvars
 import math
 import os
+import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from circuitlab.core.errors import BadParameterError, ModelError
+from circuitlab.execute.needs import blocks_of
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
 
-__all__ = ["DEFAULT_GIB", "Fits", "PassSizes", "available_bytes", "fits_in", "memory_budget", "pass_bytes", "started_fits"]
+__all__ = [
+    "DEFAULT_GIB",
+    "Fits",
+    "PassSizes",
+    "available_bytes",
+    "fits_in",
+    "gibibytes",
+    "memory_budget",
+    "most_positions",
+    "pass_bytes",
+    "resident_bytes",
+    "started_fits",
+]
 
 DEFAULT_GIB = 4.0
 """Default memory of one pass in addition to the model, in GiB; `memory_budget` or the environment variable override it."""
@@ -24,28 +39,30 @@ DEFAULT_GIB = 4.0
 _VARIABLE = "CIRCUITLAB_MEMORY_GB"
 _GIB = 2**30
 _budget: contextvars.ContextVar[float | None] = contextvars.ContextVar("memory budget", default=None)
+_strict: contextvars.ContextVar[bool] = contextvars.ContextVar("strict memory budget", default=False)
 
 Fits: TypeAlias = Callable[[int, int, int], bool]
 """From a number of pairs, of computed positions and of positions attended to, to whether these pairs fit in one pass."""
 
 
 @contextmanager
-def memory_budget(gib: float) -> Iterator[None]:
+def memory_budget(gib: float, *, strict: bool = False) -> Iterator[None]:
     """Limit the memory of each pass inside the ``with`` block, in GiB in addition to the model; a pass has at least one pair.
 
-    The limit changes how many pairs share a pass, but not results. Outside of a block the environment variable ``CIRCUITLAB_MEMORY_GB``
-    applies, or else 4 GiB.
+    With ``strict``, a single pair that needs more is refused. The limit changes how many pairs share a pass, but not results. Outside of a
+    block the environment variable ``CIRCUITLAB_MEMORY_GB`` applies, or else 4 GiB.
 
     Raises
     ------
     BadParameterError
         If it is not a positive number.
     """
-    token = _budget.set(_positive(gib, "memory_budget"))
+    token, strictness = _budget.set(_positive(gib, "memory_budget")), _strict.set(strict)
     try:
         yield
     finally:
         _budget.reset(token)
+        _strict.reset(strictness)
 
 
 def pass_bytes() -> int:
@@ -69,6 +86,43 @@ def _positive(value: float | str, name: str) -> float:
         what = f"{name}={value!r} is not an amount of memory."
         raise BadParameterError(what, f"Give a positive number of GiB, such as {DEFAULT_GIB:g}.")
     return number
+
+
+def gibibytes(amount: str | float) -> float:
+    """An amount of memory in GiB: a number, or a text such as ``"4GiB"``, ``"500MiB"`` or ``"8GB"``.
+
+    Raises
+    ------
+    BadParameterError
+        If it is not a positive amount.
+
+    Examples
+    --------
+    >>> gibibytes("4GiB"), gibibytes("512 MiB"), gibibytes(2)
+    (4.0, 0.5, 2.0)
+    """
+    units = {"": 1.0, "g": 1.0, "gib": 1.0, "m": 2**-10, "mib": 2**-10, "gb": 1e9 / _GIB, "mb": 1e6 / _GIB}
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(amount))
+    if match is None or match[2].lower() not in units:
+        what = f"memory={amount!r} is not an amount of memory."
+        raise BadParameterError(what, "Give a number of GiB, or a text such as '4GiB' or '500MiB'.")
+    return _positive(match[1], "memory") * units[match[2].lower()]
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that this process holds now; its most so far on systems that do not report it."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # noqa: PLC0415 - not on every system
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def most_positions(width: int, itemsize: int) -> int:
+    """Positions of edited runs, of vectors of this width, that may be in memory at once: they may take half of a pass."""
+    return max(1, pass_bytes() // (2 * width * itemsize))
 
 
 def available_bytes() -> int | None:
@@ -109,7 +163,7 @@ class PassSizes:
     @classmethod
     def of(cls, model: Model) -> PassSizes:
         """The sizes of a model that has a functional forward."""
-        spec, blocks = model.spec, model.decoder.blocks
+        spec, blocks = model.spec, blocks_of(model)
         itemsize = blocks[0].q.weight.element_size()
         # A mixture of experts has no single width; the activations of its active experts are about those of a dense MLP.
         d_mlp = max(block.down.weight.shape[0] or 4 * spec.d_model for block in blocks)
@@ -195,12 +249,15 @@ def fits_in(pair_bytes: Callable[[int, int], int], name: str) -> Fits:
     Raises
     ------
     ModelError
-        When called for a single pair that needs more than the available memory.
+        When called for a single pair that needs more than the available memory, or than a strict budget.
     """
-    budget = pass_bytes()
+    budget, strict = pass_bytes(), _strict.get()
 
     def fits(pairs: int, window: int, length: int) -> bool:
         needed = pair_bytes(window, length)
+        if pairs == 1 and needed > budget and strict:
+            what = f"{name} needs about {needed / _GIB:.2f} GiB for one pair of {length} tokens; {budget / _GIB:.2f} GiB are left for it."
+            raise ModelError(what, "Allow more memory, use shorter prompts, or prompts that differ later.")
         if pairs == 1 and needed > budget and (available := available_bytes()) is not None and needed > available:
             what = f"{name} needs about {needed / _GIB:.1f} GiB for one pair of {length} tokens; {available / _GIB:.1f} GiB are free."
             raise ModelError(what, "Use shorter prompts, prompts that differ later, or a machine with more memory.")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
-from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, ModelError, StreamedModelError, UnknownNameError
 from circuitlab.execute.contract import weights_checked, weights_only
 from circuitlab.model.inside import require_fit
 
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
+    from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "Asks", "prepared", "refusal", "require"]
+__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "has_decoder", "is_streamed", "prepared", "refusal", "require", "require_in_memory"]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -27,12 +28,49 @@ class Asks(Protocol):
     needs: ClassVar[tuple[str, ...]]
 
 
+def is_streamed(model: Model) -> bool:
+    """Whether one layer of the model at a time is in memory (`circuitlab.model.streaming.StreamedModel`)."""
+    return bool(getattr(model, "streamed", False))
+
+
+def blocks_of(model: Model) -> Sequence[Block]:
+    """The layers of a model, for their shapes and norms; those of a streamed model lack the weights of their linear maps."""
+    return model.outline if is_streamed(model) else model.decoder.blocks  # type: ignore[attr-defined, no-any-return]
+
+
+def decoder_of(model: Model) -> Decoder:
+    """The functional forward; that of a streamed model is for work that goes through the layers in order."""
+    return model.by_layer if is_streamed(model) else model.decoder  # type: ignore[attr-defined, no-any-return]
+
+
+def _streamed(method: Asks, model: Model) -> str:
+    """Why a method cannot run on a streamed model; empty if it can, or the model is in memory."""
+    if not is_streamed(model):
+        return ""
+    fault = getattr(method, "streamed_fault", "it has not been written to go through the layers in order")
+    return f"{model.spec.name} is streamed, one layer at a time is in memory, and {fault}." if fault else ""
+
+
 def _decoder(model: Model) -> str:
+    if is_streamed(model):
+        return ""  # every layer was taken apart at loading
     try:
         model.decoder  # noqa: B018 - built and checked on first use
     except ModelError as error:
         return error.what
     return ""
+
+
+def require_in_memory(model: Model, what: str) -> None:
+    """Raise `StreamedModelError` for a streamed model, before anything is run; ``what`` is the subject of the message, in the plural."""
+    if is_streamed(model):
+        text = f"{what} need runs of {model.spec.name} with edits, and it is streamed: one layer at a time is in memory."
+        raise StreamedModelError(text, "Load it without stream=True.")
+
+
+def has_decoder(model: Model) -> bool:
+    """Whether a model has a functional forward."""
+    return not _decoder(model)
 
 
 def _readout(model: Model) -> str:
@@ -60,14 +98,14 @@ def _writes(model: Model) -> str:
 
 def _neurons(model: Model) -> str:
     reason = _decoder(model)
-    if not reason and any(block.experts is not None for block in model.decoder.blocks):
+    if not reason and any(block.experts is not None for block in blocks_of(model)):
         reason = f"MLPs of {model.spec.name} are run as whole modules (mixtures of experts, or a custom activation), without neurons."
     return reason
 
 
 def _heads_apart(model: Model) -> str:
     reason = _decoder(model)
-    if not reason and not all(block.heads_apart for block in model.decoder.blocks):
+    if not reason and not all(block.heads_apart for block in blocks_of(model)):
         reason = (
             f"{model.spec.name} normalises the queries and keys of all heads together, so that a change in one head reaches the others."
         )
@@ -76,7 +114,7 @@ def _heads_apart(model: Model) -> str:
 
 def _no_sinks(model: Model) -> str:
     reason = _decoder(model)
-    if not reason and any(block.sinks is not None for block in model.decoder.blocks):
+    if not reason and any(block.sinks is not None for block in blocks_of(model)):
         reason = f"Attention of {model.spec.name} has sinks: part of its softmax goes to no key."
     return reason
 
@@ -118,6 +156,8 @@ forward, the readout, and what each token alone adds to the stream; ``unedited``
 
 def refusal(method: Asks, model: Model) -> str:
     """Why a method or role with its parameters cannot run on a model; empty if it can."""
+    if reason := _streamed(method, model):
+        return reason
     for need in (*method.needs, *getattr(method, "more_needs", ())):
         if need not in NEEDS:
             raise UnknownNameError("need of a method", need, NEEDS)

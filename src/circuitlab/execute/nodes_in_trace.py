@@ -113,6 +113,12 @@ class NodeSelection:
         positions: Int[Tensor, "pair mark"] = torch.stack([batch.mark(mark) for mark in self.positions], dim=1).to(values.device)
         return values[torch.arange(len(values), device=values.device)[:, None], positions]
 
+    def on_window(self, values: Float[Tensor, "pair window *head"], start: int, batch: ContrastBatch) -> Float[Tensor, "pair ..."]:
+        """`placed` for values that begin at position ``start``, and are zero before it."""
+        import torch  # noqa: PLC0415
+
+        return self.placed(torch.cat([values.new_zeros(len(values), start, *values.shape[2:]), values], dim=1), batch)
+
     def stacked(self, effects: Mapping[Point, Float[Tensor, "pair ..."]]) -> dict[str, np.ndarray]:
         """Join the layers of every part, (pair[, mark], layer[, head]), as float64."""
         axis = 1 if self.positions == ("all",) else 2

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError
+from circuitlab.core.in_step import ByLayer, drained
 from circuitlab.core.nodes import Embed, Head, Logits, Mlp, parse_node
+from circuitlab.execute.arrangement import arrangement_on
+from circuitlab.execute.needs import decoder_of, is_streamed
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import Direction, MlpRule, Route, parse_receiver
 from circuitlab.execute.sweeps import batch_by_length, metric_of_sweep
@@ -20,11 +24,14 @@ if TYPE_CHECKING:
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder.decoder import Trace
+    from circuitlab.model.decoder.layer import LayerTrace
     from circuitlab.model.decoder.paths import Change, Sender
     from circuitlab.model.decoder.receivers import Receiver
     from circuitlab.model.protocol import Model
 
 __all__ = ["PathEffect", "RunPair", "path_effect"]
+
+_Kept = TypeVar("_Kept")
 
 _LARGEST = 1 << 25  # most entries in the edits, or the logits, of one part of a sweep
 
@@ -57,14 +64,20 @@ class RunPair:
     @classmethod
     def of(cls, model: Model, batch: ContrastBatch, metric: Metric, direction: Direction) -> RunPair:
         """Run both prompts of every pair."""
+        return drained(cls.by_layer(model, batch, metric, direction))
+
+    @classmethod
+    def by_layer(cls, model: Model, batch: ContrastBatch, metric: Metric, direction: Direction) -> ByLayer[RunPair]:
+        """`of` as work that goes through the layers; of a streamed model only what paths to the logits need is kept."""
         import torch  # noqa: PLC0415
 
         from circuitlab.model.decoder.taps import NO_SUM, STREAM  # noqa: PLC0415 - torch
         from circuitlab.model.places import Places  # noqa: PLC0415 - torch
 
+        decoder, keep = decoder_of(model).refusing(STREAM, NO_SUM), _without_attention if is_streamed(model) else _whole
+        traces = [decoder.traced_by_layer(Places.of(batch, tokens), keep) for tokens in (batch.clean, batch.corrupt)]
+        clean, corrupt = yield from arrangement_on(model).together(traces)
         with torch.no_grad():
-            decoder = model.decoder.refusing(STREAM, NO_SUM)
-            clean, corrupt = (decoder.traced_in(Places.of(batch, tokens)) for tokens in (batch.clean, batch.corrupt))
             values = [_read(model, metric, batch, _at_end(run.final, batch)) for run in (clean, corrupt)]
         edited, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
         return cls(model, metric, batch, edited, source, values[0], values[1], direction)
@@ -74,33 +87,38 @@ class RunPair:
 
         With ``mark``, outputs are replaced at that position only, otherwise at all positions.
         """
+        return drained(self.effects_by_layer(route, senders, mark))
+
+    def effects_by_layer(self, route: Route, senders: Sequence[Sender], mark: str | None = None) -> ByLayer[np.ndarray]:
+        """`effects` as work that goes through the layers."""
         import torch  # noqa: PLC0415
 
+        arrivals = yield from self._arrivals(route, senders, mark)
         with torch.no_grad():
-            arrivals = self._arrivals(route, senders, mark)
             if route.to_logits:
                 return self._to_logits(arrivals[route.receivers[0]], len(senders))
             # A receiver is set where outputs were replaced; after a hop that can be any position.
             place = None if mark is None or route.via else self.batch.mark(mark)
             return self._downstream(route, arrivals, len(senders), place)
 
-    def _arrivals(self, route: Route, senders: Sequence[Sender], mark: str | None) -> dict[Receiver, Change]:
+    def _arrivals(self, route: Route, senders: Sequence[Sender], mark: str | None) -> ByLayer[dict[Receiver, Change]]:
         """The change of the residual stream at each receiver."""
-        from circuitlab.model.decoder.paths import carry, join_point, sender_changes  # noqa: PLC0415 - torch
+        from circuitlab.model.decoder.paths import carry_by_layer, join_point, sender_changes_when_asked  # noqa: PLC0415 - torch
         from circuitlab.model.decoder.receivers import hop  # noqa: PLC0415 - torch
 
-        decoder, size = self.model.decoder, route.rows_per_block
+        decoder, size = decoder_of(self.model), route.rows_per_block
         steps: list[tuple[Receiver, ...]] = [*((receiver,) for receiver in route.via), route.receivers]
         latest = max(receiver.point(decoder) for receiver in steps[0])
         early = {i: sender for i, sender in enumerate(senders) if join_point(sender) <= latest}
-        joins = sender_changes(decoder, self.edited, self.source, early, self._places(mark, steps[0]))
+        joins = sender_changes_when_asked(decoder, self.edited, self.source, early, self._places(mark, steps[0]))
         for number, receivers in enumerate(steps):
             points = {receiver: receiver.point(decoder) for receiver in receivers}
             recompute = route.mlps == "recomputed"
-            changes = carry(decoder, self.edited, joins, set(points.values()), recompute=recompute, rows_per_block=size)
+            changes = yield from carry_by_layer(decoder, self.edited, joins, set(points.values()), recompute=recompute, rows_per_block=size)
             if number + 1 < len(steps):
                 (receiver,) = receivers
-                joins = hop(decoder, self.edited, receiver, changes[points[receiver]], self._places(None, steps[number + 1]), size)
+                hopped = hop(decoder, self.edited, receiver, changes[points[receiver]], self._places(None, steps[number + 1]), size)
+                joins = {point: functools.partial(_whole, change) for point, change in hopped.items()}
         return {receiver: changes[point] for receiver, point in points.items()}
 
     def _places(self, mark: str | None, receivers: Sequence[Receiver]) -> Tensor:
@@ -166,6 +184,18 @@ class RunPair:
         sweep = [EditSet(tuple(edits_of_sender), start) for edits_of_sender in edits]
         tokens = self.batch.corrupt if self.direction == "denoising" else self.batch.clean
         return self._signed(metric_of_sweep(self.model, self.metric, self.batch, tokens, sweep), touched)
+
+
+def _whole(kept: _Kept) -> _Kept:
+    return kept
+
+
+def _without_attention(layer: LayerTrace) -> LayerTrace:
+    """A layer's values without what no path to the logits reads, so that it can be freed."""
+    empty = layer.resid_pre.new_empty(0)
+    return replace(
+        layer, attn_in=empty, projected=(empty, empty, empty), q=empty, k=empty, v=empty, pattern=empty, attn_out=empty, mlp_in=empty
+    )
 
 
 def _at_end(whole: Tensor, batch: ContrastBatch) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
 from circuitlab.core.nodes import Head, KVHead, Logits, Mlp, Node, Port, Resid, Universe, parse_node
+from circuitlab.execute.needs import decoder_of
 
 if TYPE_CHECKING:
     from circuitlab.model.decoder.paths import Point, Sender
@@ -127,7 +128,7 @@ class Route:
             what = f"{model.spec.name} ({model.spec.family}) has no {mid[0]}: its MLPs read what its attention reads."
             raise ModelError(what, "Use r….pre or r….post.")
         for earlier, later in self._steps():
-            if not _joins(earlier.node) <= later.point(model.decoder):
+            if not _joins(earlier.node) <= later.point(decoder_of(model)):
                 what = f"The path from {earlier} to {later} runs backwards."
                 raise BadParameterError(what, "Name inputs in forward order; heads of one layer do not reach each other.")
         if not any(self.reached_by(model, cast("Sender", sender)) for sender in senders):
@@ -143,7 +144,7 @@ class Route:
         """Whether a sender comes before at least one of the inputs that it should reach first."""
         from circuitlab.model.decoder.paths import join_point  # noqa: PLC0415 - torch
 
-        return any(join_point(sender) <= receiver.point(model.decoder) for receiver in self.first)
+        return any(join_point(sender) <= receiver.point(decoder_of(model)) for receiver in self.first)
 
 
 def _joins(node: Node) -> Point:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from circuitlab.core.errors import ModelError, UnknownNameError
+from circuitlab.core.errors import ModelError, StreamedModelError, UnknownNameError
+from circuitlab.core.in_step import ByLayer, drained
+from circuitlab.execute.arrangement import InTurn, Pairs
+from circuitlab.execute.memory import Fits, most_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.execute.memory import Fits
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.engine import Engine
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EngineName",
+    "ExactSweeps",
     "Precision",
     "Run",
     "Sweeps",
@@ -37,6 +40,8 @@ __all__ = [
 
 EngineName: TypeAlias = Literal["exact", "hooks"]
 Precision: TypeAlias = Literal["full", "bf16_difference"]
+
+_Result = TypeVar("_Result")
 
 _TOKENS_TOGETHER = 6144
 """Positions of edited runs in one sweep: enough for large matrix products in the lower layers, too."""
@@ -74,6 +79,10 @@ class Run(Protocol):
         """The metric of every edited run, (edit set, pair)."""
         ...
 
+    def sweep_by_layer(self, edit_sets: Sequence[EditSet]) -> ByLayer[np.ndarray]:
+        """`sweep` as work that goes through the layers."""
+        ...
+
 
 class Sweeps(Protocol):
     """Runs prompts unedited; many edited runs start from there."""
@@ -82,9 +91,21 @@ class Sweeps(Protocol):
         """The unedited clean and corrupt runs, with the values of these sites."""
         ...
 
+    def start_by_layer(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> ByLayer[tuple[Run, Run]]:
+        """`start` as work that goes through the layers."""
+        ...
+
+    def together(self, works: Iterable[ByLayer[_Result]]) -> ByLayer[list[_Result]]:
+        """Several works on the same chunk of pairs: one after another, or in step where that reads the model less often."""
+        ...
+
+    def each(self, make: Callable[[Pairs], ByLayer[_Result]], chunks: Iterable[Pairs], name: str) -> Iterator[tuple[Pairs, _Result]]:
+        """Chunks of pairs with the results of works on them; see `InTurn.each`."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
-class _Exact:
+class ExactSweeps(InTurn):
     """The exact engine: computes only what an edit set can change."""
 
     model: Model
@@ -92,33 +113,47 @@ class _Exact:
     engine: Engine
 
     def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
+        """The unedited clean and corrupt runs, with the values of these sites."""
+        return drained(self.start_by_layer(batch, sites))
+
+    def start_by_layer(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> ByLayer[tuple[Run, Run]]:
+        """`start` as work that goes through the layers: once for both runs if they share a pass, and once for each otherwise."""
         import torch  # noqa: PLC0415
 
         from circuitlab.model.engine import CommonPrefix  # noqa: PLC0415
+        from circuitlab.model.places import Places  # noqa: PLC0415
 
         differ = batch.first_difference()
         first, n = int(torch.minimum(differ, batch.end).min()), batch.n_pairs
         length = batch.clean.shape[1]
         if first < _SHARED * length or n * (length - first) < _FEWEST:  # both runs in one pass: few prompts make small matrix products
             twice = {name: positions.repeat(2) for name, positions in batch.marks.items()}
-            both = self.engine.base_run(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), sites, first=first, marks=twice)
+            places = Places(torch.cat([batch.clean, batch.corrupt]), batch.end.repeat(2), twice)
+            both = yield from self.engine.base_run_by_layer(places, sites, first=first)
             return self.run(batch, both.select(range(n))), self.run(batch, both.select(range(n, 2 * n)))
-        clean = self.engine.base_run(batch.clean, batch.end, sites, first=first, marks=batch.marks)
+        clean = yield from self.engine.base_run_by_layer(Places(batch.clean, batch.end, batch.marks), sites, first=first)
         shared = CommonPrefix(clean, differ, first)
-        corrupt = self.engine.base_run(batch.corrupt, batch.end, sites, first=first, shared=shared, marks=batch.marks)
+        corrupt = yield from self.engine.base_run_by_layer(Places(batch.corrupt, batch.end, batch.marks), sites, first=first, shared=shared)
         return self.run(batch, clean), self.run(batch, corrupt)
 
     def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:
+        """An unedited run with its metric."""
         return _ExactRun(self, batch, base, self.read(batch, base.final))
 
+    def sweep_by_layer(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> ByLayer[Tensor]:
+        """The residual streams of edited runs: all edited runs in memory together or, by default, as many at a time as fit."""
+        yield from ()
+        return self.engine.sweep(base, edit_sets)
+
     def read(self, batch: ContrastBatch, final: Tensor) -> np.ndarray:
+        """The metric of runs whose residual streams at the answer positions are ``final``."""
         ids, token_batch = (None, batch) if self.metric.whole_vocabulary else batch.over_tokens()
         return np.asarray(self.metric(self.model.unembed(final, ids).double(), token_batch).cpu())
 
 
 @dataclass(frozen=True, eq=False)
 class _ExactRun:
-    on: _Exact
+    on: ExactSweeps
     batch: ContrastBatch
     base: BaseRun
     metric: np.ndarray
@@ -130,11 +165,14 @@ class _ExactRun:
         return _ExactRun(self.on, self.batch.select(pairs), self.base.select(pairs), self.metric[list(pairs)])
 
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
-        return self.on.read(self.batch, self.on.engine.sweep(self.base, edit_sets))
+        return drained(self.sweep_by_layer(edit_sets))
+
+    def sweep_by_layer(self, edit_sets: Sequence[EditSet]) -> ByLayer[np.ndarray]:
+        return self.on.read(self.batch, (yield from self.on.sweep_by_layer(self.base, edit_sets)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Hooks:
+class _Hooks(InTurn):
     """The slow reference: reruns the whole model for every edited run."""
 
     model: Model
@@ -143,6 +181,10 @@ class _Hooks:
     def start(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> tuple[Run, Run]:
         clean, corrupt = (self._run(batch, tokens, list(sites)) for tokens in (batch.clean, batch.corrupt))
         return clean, corrupt
+
+    def start_by_layer(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> ByLayer[tuple[Run, Run]]:
+        yield from ()  # whole forward passes
+        return self.start(batch, sites)
 
     def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
         captured = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}
@@ -173,6 +215,10 @@ class _HookedRun:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch
 
         return self.on.read(self.batch, sweep_by_hooks(self.on.model, self.tokens, self.batch.end, edit_sets, marks=self.batch.marks))
+
+    def sweep_by_layer(self, edit_sets: Sequence[EditSet]) -> ByLayer[np.ndarray]:
+        yield from ()
+        return self.sweep(edit_sets)
 
 
 def _trimmed(site: Site, value: Tensor, stop: int) -> Tensor:
@@ -206,10 +252,14 @@ def sweeps_on(model: Model, metric: Metric, engine: EngineName = "exact", precis
     try:
         decoder = model.decoder
         model.weights.final_norm  # noqa: B018 - raises if the logits cannot be computed from the last layer's stream
+    except StreamedModelError:
+        raise
     except ModelError as error:
         warnings.warn(f"Falling back to hooks, which are much slower: {error}", stacklevel=2)
         return _Hooks(model, metric)
-    return _Exact(model, metric, Engine(decoder, Difference() if precision == "bf16_difference" else None))
+    most = most_positions(model.spec.d_model, decoder.blocks[0].q.weight.element_size())
+    difference = Difference() if precision == "bf16_difference" else None
+    return ExactSweeps(model, metric, Engine(decoder, difference, most_positions=most))
 
 
 def batch_by_length(

@@ -10,12 +10,16 @@ import msgspec
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.progress import step
 from circuitlab.execute.checkpoint import PairRows
+from circuitlab.execute.chunks import Chunks, Held, window_and_length
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
-from circuitlab.execute.needs import prepared
+from circuitlab.execute.memory import PassSizes, fits_in, most_positions, pass_bytes
+from circuitlab.execute.needs import has_decoder, is_streamed, prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 from circuitlab.execute.reference import with_reference
+from circuitlab.execute.streamed_sweeps import any_sweeps_on
 from circuitlab.execute.sweeps import (
     EngineName,
     Precision,
@@ -24,7 +28,6 @@ from circuitlab.execute.sweeps import (
     batch_by_length,
     pairs_together,
     require_engine,
-    sweeps_on,
     unedited_together,
 )
 from circuitlab.model.sites import Edit, EditSet, Site
@@ -129,6 +132,13 @@ class ActivationPatching:
         """The sites that it edits; a model that lacks one is refused."""
         return tuple(dict.fromkeys(self._site(part) for part in self.parts))
 
+    @property
+    def streamed_fault(self) -> str:
+        """Why it cannot run on a streamed model; empty if it can."""
+        return (
+            "engine='hooks' runs the whole model for every patch; the exact engine gives the same numbers" if self.engine == "hooks" else ""
+        )
+
     def __post_init__(self) -> None:
         fields_as_tuples(self)
         if self.direction not in {"denoising", "noising"}:
@@ -159,12 +169,12 @@ class ActivationPatching:
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
-        self._fill(rows, sweeps_on(model, metric, self.engine, self.precision), batch, patches)
+        self._fill(rows, model, metric, batch, patches)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self.shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
-            about = msgspec.structs.replace(about, measured=self._error(effects, sweeps_on(model, metric), batch, patches))
+            about = msgspec.structs.replace(about, measured=self._error(effects, any_sweeps_on(model, metric), batch, patches))
         return HeadScores.build(arrays, about, marks)
 
     def effects_of(self, model: Model, batch: ContrastBatch, metric: Metric, columns: Sequence[int]) -> dict[str, np.ndarray]:
@@ -182,19 +192,56 @@ class ActivationPatching:
         """
         patches = list(self._patches(model, self._marks(batch)))
         rows = PairRows.empty(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(columns),)})
-        self._fill(rows, sweeps_on(model, metric, self.engine, self.precision), batch, [patches[i] for i in columns])
+        self._fill(rows, model, metric, batch, [patches[i] for i in columns])
         return rows.arrays
 
-    def _fill(self, rows: PairRows, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> None:
-        for pairs in batch_by_length(batch, self.pairs_per_pass or unedited_together(batch), rows.todo, alike=False):
-            rows.put(pairs, self._score(sweeps, batch.select(pairs), patches))
+    def _fill(self, rows: PairRows, model: Model, metric: Metric, batch: ContrastBatch, patches: list[_Patch]) -> None:
+        every = self._chunks(model, batch, len(patches), rows.todo)
+        sweeps = any_sweeps_on(model, metric, self.engine, self.precision, fits=every.fits)
+
+        def scored(pairs: list[int]) -> ByLayer[dict[str, np.ndarray]]:
+            return self._score(sweeps, batch.select(pairs), patches)
+
+        for pairs, values in sweeps.each(scored, every.pairs, self.name):
+            rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Chunks of pairs whose unedited runs share a pass, and their memory."""
+        return self._chunks(model, batch, len(list(self._patches(model, self._marks(batch)))), range(batch.n_pairs))
+
+    def _chunks(self, model: Model, batch: ContrastBatch, patches: int, todo: Sequence[int]) -> Chunks:
+        size = self.pairs_per_pass or unedited_together(batch)
+        if self.engine == "hooks" or not has_decoder(model):
+            return Chunks(list(batch_by_length(batch, size, todo, alike=False)), lambda _pairs: 0, lambda _pairs: 0)
+        sizes = Held(PassSizes.of(model), is_streamed(model))
+        held = sizes.patching(patches, [site.value for site in self.sites], differences=self.precision != "full")
+        most = most_positions(model.spec.d_model, sizes.sizes.itemsize)
+        alone = fits_in(lambda window, length: held(1, window, length) + sizes.sweeping(1, window, length), self.name)
+
+        def fits(pairs: int, window: int, length: int) -> bool:
+            if pairs == 1:
+                return alone(1, window, length)
+            in_waves = sizes.streamed and patches * pairs * window > most
+            return not in_waves and held(pairs, window, length) + sizes.sweeping(pairs, window, length) <= pass_bytes()
+
+        return Chunks(
+            list(batch_by_length(batch, size, todo, alike=False, fits=fits)),
+            lambda pairs: held(len(pairs), *window_and_length(batch, pairs)),
+            lambda pairs: sizes.sweeping(len(pairs), *window_and_length(batch, pairs)),
+            lambda pairs: 1 + -(-patches // max(1, most // (len(pairs) * window_and_length(batch, pairs)[0]))),
+            more_readings=0 if self.precision == "full" else 2,
+        )
 
     def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
         """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
         pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
         sampled = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
-        exact = self._score(full, batch.select(pairs), [patches[i] for i in sampled])["effects"]
+
+        def scored(chunk: list[int]) -> ByLayer[dict[str, np.ndarray]]:
+            return self._score(full, batch.select(chunk), [patches[i] for i in sampled])
+
+        exact = np.concatenate([sample["effects"] for _, sample in full.each(scored, [list(pairs)], self.name)])
         error = np.abs(effects[np.ix_(pairs, sampled)] - exact)
         return {
             "precision_error_rms": float(np.sqrt(np.mean(error**2))),
@@ -215,18 +262,21 @@ class ActivationPatching:
                 for layer in range(model.spec.n_layers):
                     yield from (_Patch(part, layer, head, place) for head in (range(count) if count else (None,)))
 
-    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, np.ndarray]:
+    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> ByLayer[dict[str, np.ndarray]]:
         """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs."""
         sites = sorted({self._site(patch.part) for patch in patches}, key=lambda site: site.value)
-        clean, corrupt = sweeps.start(batch, sites)
+        clean, corrupt = yield from sweeps.start_by_layer(batch, sites)
         edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
         changes = np.zeros((batch.n_pairs, len(patches)))
         n_nodes = len({(patch.part, patch.layer, patch.head) for patch in patches})
-        for pairs in batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, n_nodes)):
+
+        def patched(pairs: list[int]) -> ByLayer[None]:
             base_run = edited.select(pairs)
             live, edit_sets = self._edit_sets(batch.select(pairs), patches, source.select(pairs))
             if live:
-                changes[np.ix_(pairs, live)] = (base_run.sweep(edit_sets) - base_run.metric).T
+                changes[np.ix_(pairs, live)] = ((yield from base_run.sweep_by_layer(edit_sets)) - base_run.metric).T
+
+        yield from sweeps.together(map(patched, batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, n_nodes))))
         return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": changes if self.direction == "denoising" else -changes}
 
     def _edit_sets(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[EditSet]]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.execute.contract import fields_as_tuples
-from circuitlab.execute.first_order import check_direction, first_order
+from circuitlab.execute.first_order import check_direction, first_order, gradient_chunks
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
 
 if TYPE_CHECKING:
+    from circuitlab.execute.chunks import Chunks
     from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
@@ -74,6 +75,7 @@ class AttributionPatching:
     needs: ClassVar[tuple[str, ...]] = ("gradients",)
     cost: ClassVar[str] = "2 forward passes and 1 backward pass per pair"
     cite: ClassVar[tuple[str, ...]] = ("nanda2023", "kramar2024")
+    streamed_fault: ClassVar[str] = ""
 
     direction: Literal["denoising", "noising"] = "denoising"
     parts: tuple[str, ...] = ("heads", "mlps")
@@ -99,6 +101,10 @@ class AttributionPatching:
     def passes(self, size: RunSize) -> float:
         """Forward passes: two, and one backward."""
         return size.traced(2, 1)
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Pairs that share a pass, and their memory."""
+        return gradient_chunks(self, model, batch)
 
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:

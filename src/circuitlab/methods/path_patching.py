@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.nodes import Embed
 from circuitlab.core.progress import step
+from circuitlab.execute.arrangement import arrangement_on
 from circuitlab.execute.checkpoint import PairRows
+from circuitlab.execute.chunks import Chunks, Held, window_and_length
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.memory import PassSizes, fits_in
-from circuitlab.execute.needs import prepared
+from circuitlab.execute.needs import is_streamed, prepared
 from circuitlab.execute.paths import RunPair
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import Direction, MlpRule, Route, parse_receiver, universe_of
@@ -108,6 +112,13 @@ class PathPatching:
         """Always true: equal prompts have no difference to swap."""
         return True
 
+    @property
+    def streamed_fault(self) -> str:
+        """Why it cannot run on a streamed model; empty if it can."""
+        return (
+            "" if self.receivers == ("logits",) and not self.via else "paths to other receivers than the logits need several layers at once"
+        )
+
     def __post_init__(self) -> None:
         fields_as_tuples(self)
         for part in self.senders:
@@ -139,16 +150,37 @@ class PathPatching:
         for mark in marks or ():
             batch.mark(mark)
         rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(places), len(senders))})
-        sizes = PassSizes.of(model)
-        fits = fits_in(lambda _window, length: 2 * sizes.traced(length, length) + sizes.working(length, length), self.name)
-        for pairs in batch_by_length(batch, self.pairs_per_pass, rows.todo, alike=not route.to_logits, fits=fits):
-            runs = RunPair.of(model, batch.select(pairs), metric, self.direction)
-            effects = np.stack([runs.effects(route, senders, place).T for place in places], axis=1)
-            rows.put(pairs, {"clean": runs.clean, "corrupt": runs.corrupt, "effects": effects})
+        chunks = self._chunks(model, batch, rows.todo)
+        arranged = arrangement_on(model, chunks.fits)
+
+        def scored(pairs: list[int]) -> ByLayer[dict[str, np.ndarray]]:
+            runs = yield from RunPair.by_layer(model, batch.select(pairs), metric, self.direction)
+            effects = yield from arranged.together(runs.effects_by_layer(route, senders, place) for place in places)
+            return {"clean": runs.clean, "corrupt": runs.corrupt, "effects": np.stack([values.T for values in effects], axis=1)}
+
+        for pairs, values in arranged.each(scored, chunks.pairs, self.name):
+            rows.put(pairs, values)
             step(int(rows.done.sum()), batch.n_pairs)
         clean, corrupt, effects = (rows.arrays[name] for name in ("clean", "corrupt", "effects"))
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self._shape(effects, model)}
         return HeadScores.build(arrays, provenance_of(self, model, batch, metric), marks)
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Pairs that share a pass, and their memory."""
+        return self._chunks(model, batch, range(batch.n_pairs))
+
+    def _chunks(self, model: Model, batch: ContrastBatch, todo: Sequence[int]) -> Chunks:
+        held, senders = Held(PassSizes.of(model), is_streamed(model)), len(self._senders(model)) * len(self.positions)
+
+        def both(pairs: int, length: int) -> tuple[int, int]:
+            return held.paths(pairs, length, senders)
+
+        fits = fits_in(lambda _window, length: sum(both(1, length)), self.name)
+        return Chunks(
+            list(batch_by_length(batch, self.pairs_per_pass, todo, alike=not self._route().to_logits, fits=fits)),
+            lambda pairs: both(len(pairs), window_and_length(batch, pairs)[1])[0],
+            lambda pairs: both(len(pairs), window_and_length(batch, pairs)[1])[1],
+        )
 
     def _route(self) -> Route:
         receivers, via = (tuple(dict.fromkeys(map(parse_receiver, names))) for names in (self.receivers, self.via))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -15,9 +15,31 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from circuitlab.model.streaming import StreamedModel
+
 __all__ = ["load_model"]
 
 
+@overload
+def load_model(
+    model: str | Path | PreTrainedModel | Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = ...,
+    name: str | None = ...,
+    dtype: str = ...,
+    trust_remote_code: bool = ...,
+    stream: Literal[False] = ...,
+) -> HookedModel: ...
+@overload
+def load_model(
+    model: str | Path | PreTrainedModel | Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = ...,
+    name: str | None = ...,
+    dtype: str = ...,
+    trust_remote_code: bool = ...,
+    stream: bool,
+) -> HookedModel | StreamedModel: ...
 def load_model(
     model: str | Path | PreTrainedModel | Any,
     *,
@@ -25,7 +47,8 @@ def load_model(
     name: str | None = None,
     dtype: str = "float32",
     trust_remote_code: bool = False,
-) -> HookedModel:
+    stream: bool = False,
+) -> HookedModel | StreamedModel:
     """Load a decoder language model.
 
     Parameters
@@ -41,10 +64,14 @@ def load_model(
         Dtype in which a checkpoint is loaded and run; a model in memory keeps its own.
     trust_remote_code : bool
         Whether code in a folder or hub repository may run.
+    stream : bool
+        Keep one layer in memory at a time, for a model that is bigger than memory: layers are read from the folder whenever they are
+        needed. Activation patching, attribution patching and path patching to the logits run on such a model and give the same numbers;
+        everything else is refused by name.
 
     Returns
     -------
-    HookedModel
+    HookedModel or StreamedModel
         A `circuitlab.model.protocol.Model`.
 
     Raises
@@ -56,8 +83,10 @@ def load_model(
     ModelError
         If the model cannot be run exactly.
     BadParameterError
-        If the dtype is unknown.
+        If the dtype is unknown, or a model in memory or one with code of its own is to be streamed.
     """
+    if stream:
+        return _streamed(model, tokenizer, name, _dtype(dtype), trust_remote_code=trust_remote_code)
     if is_bridge(model):
         plain, bridge_tokenizer, bridge_name = unwrapped(model)
         return _wrapped(plain, tokenizer if tokenizer is not None else bridge_tokenizer, name or bridge_name)
@@ -67,6 +96,18 @@ def load_model(
 
     opened = open_source(model, _dtype(dtype), trust_remote_code=trust_remote_code)
     return _wrapped(opened.model, tokenizer if tokenizer is not None else opened.tokenizer, name or opened.name, opened.weights)
+
+
+def _streamed(model: Any, tokenizer: Any, name: str | None, dtype: torch.dtype, *, trust_remote_code: bool) -> StreamedModel:
+    from circuitlab.model.streaming.opening import open_streamed  # noqa: PLC0415 - only names and paths need the downloader
+
+    if isinstance(model, torch.nn.Module) or is_bridge(model):
+        what = f"stream=True was given for a {type(model).__name__}, which is in memory already."
+        raise BadParameterError(what, "Give the folder of its weights, or leave stream out.")
+    if trust_remote_code:
+        what = "stream=True and trust_remote_code=True were given: layers run by code of their own cannot be proved to work one at a time."
+        raise BadParameterError(what, "Leave one of them out.")
+    return open_streamed(model, dtype, tokenizer=tokenizer, name=name)
 
 
 def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -> HookedModel:

@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 from circuitlab.execute.contract import effective_params
-from circuitlab.execute.cost import forward_passes
+from circuitlab.execute.cost import forward_passes, size_of
 from circuitlab.execute.needs import refusal
 from circuitlab.methods.code_overlap import CodeOverlap
 from circuitlab.methods.sae.counts import code_agreement
@@ -17,7 +17,6 @@ from circuitlab.store.codecs import Documents
 from circuitlab.workflows.card_parts import NO_TASK, REFUSALS, Asked
 from circuitlab.workflows.card_weights import nearest_heads
 from circuitlab.workflows.fitness import judge_batch
-from circuitlab.workflows.score import run_size
 from circuitlab.workflows.terminal import CellProgress, announce
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _codes(asked: Asked, name: str, batch: ContrastBatch, cache: Cache | None, *
     identity |= {"params": effective_params(_METHOD)}
 
     def compute() -> dict[str, Any]:
-        passes = forward_passes(_METHOD, run_size(asked.model, batch))
+        passes = forward_passes(_METHOD, size_of(asked.model, batch))
         announce(f"Codes of {name}", judge_batch(asked.model, batch).seconds_per_pass * passes)
         with CellProgress(f"codes of {name}"):
             sample = _METHOD.sample(asked.model, batch)

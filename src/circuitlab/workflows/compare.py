@@ -11,6 +11,7 @@ from circuitlab.circuits import TopEdges, TopK
 from circuitlab.comparison import OverlapTable, Sampling, compare_methods, compare_tasks
 from circuitlab.core.errors import BadParameterError
 from circuitlab.execute.contract import require_prompts
+from circuitlab.execute.needs import require_in_memory
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.tasks.spec import Task
@@ -168,6 +169,7 @@ def transfer(
     >>> cl.transfer(model, ["ioi", "successor"]).transfer  # doctest: +SKIP
     """
     _require_comparable(len(tasks), 1)
+    require_in_memory(model, "Circuits on other tasks")
     picker, names = TopK(rule) if isinstance(rule, int) else rule, prompt_names(tasks)
     require_heads(model, picker.k)
     require_prompts(get_method(method), "difference between tasks")

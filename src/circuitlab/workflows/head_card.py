@@ -12,7 +12,7 @@ from circuitlab.core.errors import AlignmentError, BadParameterError, Tokenizati
 from circuitlab.core.files import require_writable
 from circuitlab.core.nodes import Head, KVHead
 from circuitlab.execute.contract import weights_only
-from circuitlab.execute.needs import refusal
+from circuitlab.execute.needs import refusal, require_in_memory
 from circuitlab.methods import MethodLike, get_method
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.inside import head_in
@@ -136,6 +136,7 @@ def head_card(
     >>> cl.head_card(model, "a20.h0", ["ioi"], store="runs")  # doctest: +SKIP
     """
     node, cache = head_in(model.spec, head), as_cache(store)
+    require_in_memory(model, "Cards of heads")
     if n < 1 or pairs < 1:
         raise BadParameterError(f"n={n} and pairs={pairs}: a card needs a pair of each task.", "Use at least 1.")
     listed = [tasks] if isinstance(tasks, str | Path | Task | ContrastBatch) else list(tasks)

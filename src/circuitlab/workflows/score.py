@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,16 @@ from circuitlab.core.files import require_writable
 from circuitlab.core.provenance import Provenance, capture_environment
 from circuitlab.execute.checkpoint import keeping_rows
 from circuitlab.execute.contract import Method, provenance_of, require_prompts, weights_only
-from circuitlab.execute.cost import RunSize, forward_passes
+from circuitlab.execute.cost import forward_passes, size_of
+from circuitlab.execute.needs import require
+from circuitlab.execute.plan import plan_of, within_memory
 from circuitlab.methods import MethodLike, get_method, method_classes
 from circuitlab.metrics import get_metric
 from circuitlab.model.inside import require_fit
 from circuitlab.store import EDGE_SCORES, HEAD_SCORES, Cache
 from circuitlab.workflows.fitness import Judged
 from circuitlab.workflows.prompts import Draws, Prompts, prompts_with_fitness
-from circuitlab.workflows.terminal import CellProgress, announce
+from circuitlab.workflows.terminal import CellProgress, announce, say
 
 if TYPE_CHECKING:
     from circuitlab.metrics import Metric
@@ -37,8 +40,8 @@ __all__ = [
     "as_cache",
     "edge_method",
     "edges_of_batch",
+    "planned",
     "run_checks",
-    "run_size",
     "score",
     "score_batch",
     "score_edges",
@@ -68,6 +71,7 @@ def score(
     seed: int = 0,
     metric: str | Metric | None = None,
     store: Cache | str | Path | None = None,
+    memory: str | float | None = None,
 ) -> HeadScores:
     """Score every head of a model on a task, with intervals over prompt pairs; or from its weights alone.
 
@@ -90,6 +94,9 @@ def score(
         The metric; the task's own by default.
     store : Cache, str or Path, optional
         Cache in which the run is looked up and stored; by default nothing is stored.
+    memory : str or float, optional
+        Most memory of the whole process, such as ``"4GiB"``, for methods that plan theirs (patching, attribution patching, path
+        patching): pairs are divided so that the run stays inside it, or it is refused before work starts. The plan is printed.
 
     Returns
     -------
@@ -117,8 +124,21 @@ def score(
     if cache is not None:
         require_writable(cache.root)
     given = _inputs(model, prompts, built_method, Draws(n, variant, seed), metric)
-    with CellProgress(built_method.name if given.batch is None else f"{given.batch.task.id} x {built_method.name}"):
+    label = built_method.name if given.batch is None else f"{given.batch.task.id} x {built_method.name}"
+    with CellProgress(label), planned(model, given.batch, built_method, memory):
         return score_batch(model, given.batch, built_method, given.metric, store=cache, fitness=given.fitness).scores
+
+
+@contextmanager
+def planned(model: Model, batch: ContrastBatch | None, method: Method, memory: str | float | None) -> Iterator[None]:
+    """Keep the process within an amount of memory inside the ``with`` block, and print what the run will take; nothing without one."""
+    if memory is None or batch is None:
+        yield
+        return
+    require(method, model)
+    with within_memory(memory, model, method):
+        say(f"{method.name}: {plan_of(method, model, batch)}.")
+        yield
 
 
 def score_task(
@@ -129,11 +149,13 @@ def score_task(
     *,
     metric: str | Metric | None = None,
     store: Cache | None = None,
+    memory: str | float | None = None,
 ) -> Scored:
     """Score a task as `score` does, and return also whether the scores were found in the cache and how long it took."""
     built = get_method(method)
     given = _inputs(model, task, built, draws or Draws(), metric)
-    return score_batch(model, given.batch, built, given.metric, store=store, fitness=given.fitness)
+    with planned(model, given.batch, built, memory):
+        return score_batch(model, given.batch, built, given.metric, store=store, fitness=given.fitness)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +200,11 @@ def score_batch(
     started = time.perf_counter()
 
     def compute() -> HeadScores:
+        require(method, model)  # before fitness is judged, which runs whole prompts
         judged, flag = fitness() if fitness is not None else None, None
         if judged is not None and batch is not None:  # judging runs whole prompts, which measures the time of a forward pass here
             flag = judged.report.flag()
-            announce(f"{batch.task.id} x {method.name}", judged.seconds_per_pass * forward_passes(method, run_size(model, batch)))
+            announce(f"{batch.task.id} x {method.name}", judged.seconds_per_pass * forward_passes(method, size_of(model, batch)))
         scores = method(model, batch, metric)  # type: ignore[arg-type]
         environment = capture_environment(time.perf_counter() - started)
         return replace(scores, provenance=msgspec.structs.replace(scores.provenance, fitness=flag, environment=environment))
@@ -193,13 +216,6 @@ def score_batch(
         scores, cached = store.get_or_compute(run_id, HEAD_SCORES, compute)
     checkpoint.clear()
     return Scored(scores, cached, time.perf_counter() - started)
-
-
-def run_size(model: Model, batch: ContrastBatch) -> RunSize:
-    """The size of a run on a batch, from which methods estimate their cost."""
-    spec, length = model.spec, float((batch.end + 1).double().mean())
-    changed = float(((batch.end + 1 - batch.first_difference()).clamp(min=1) / (batch.end + 1)).double().mean())
-    return RunSize(batch.n_pairs, length, changed, spec.n_layers, spec.n_heads, spec.n_kv_heads, spec.d_model)
 
 
 def score_edges(

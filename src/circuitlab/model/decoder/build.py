@@ -19,10 +19,11 @@ from circuitlab.model.sites import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["build_decoder"]
+__all__ = ["TOLERANCE", "build_decoder", "site_values"]
 
 # Norms and rotary angles of some families round to float32 even in a float64 model; the functional forward does not.
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+"""Largest accepted difference from the model's own residual stream, relative to its size."""
 _PROBE_LENGTH = 12
 _HOOKS = "Use activation_patching with engine='hooks', or logit_attribution: both run the model itself."
 
@@ -49,7 +50,7 @@ def build_decoder(run: HookedRun, name: str) -> Decoder:
             raise ModelError(what, _HOOKS)
     geometry_of = _RecordedGeometry(run, name)
     with own_modes(run.root):
-        values = _values(run, geometry_of.tokens(_PROBE_LENGTH))
+        values = site_values(run, geometry_of.tokens(_PROBE_LENGTH))
         recorded = geometry_of.record(_PROBE_LENGTH)
         assembled = list(_assembled(run, values, recorded, name))
     geometry_of.ready(assembled)
@@ -69,7 +70,7 @@ def _assembled(run: HookedRun, values: dict[tuple[Site, int], Tensor], geometry:
             raise ModelError(what, _HOOKS) from error
 
 
-def _values(run: HookedRun, tokens: Tensor) -> dict[tuple[Site, int], Tensor]:
+def site_values(run: HookedRun, tokens: Tensor) -> dict[tuple[Site, int], Tensor]:
     """Every site of one run."""
     seen: dict[tuple[Site, int], Tensor] = {}
 
@@ -137,7 +138,7 @@ class _RecordedGeometry:
             expected = _last(self.run, tokens, last)
             actual = decoder.final(tokens)
         apart, size = float((actual - expected).abs().max()), float(expected.abs().max())
-        if not apart <= _TOLERANCE.get(expected.dtype, 0.1) * max(1.0, size):
+        if not apart <= TOLERANCE.get(expected.dtype, 0.1) * max(1.0, size):
             off = f"{apart:.2g} away from the model's own stream (of size {size:.2g})"
             what = f"The functional forward of {self.name} is {off} at {length} tokens."
             raise ModelError(what, _HOOKS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.errors import ModelError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.model.decoder.block import Block
 from circuitlab.model.decoder.cache import Cache
 from circuitlab.model.decoder.layer import LayerRun, LayerTrace
@@ -149,6 +150,20 @@ class Decoder:
         """Every value on whole prompts, and where standing edits changed one."""
         watched = Watched(self.tap(places) or untouched)
         return replace(self.trace(self.embed(places.tokens), tap=watched), places=places, changed=frozenset(watched.changed))
+
+    @torch.no_grad()
+    def traced_by_layer(self, places: Places, keep: Callable[[LayerTrace], LayerTrace]) -> ByLayer[Trace]:
+        """`traced_in` as work that goes through the layers, without gradients; ``keep`` says what is kept of each layer's values."""
+        watched = Watched(self.tap(places) or untouched)
+        embed = self.embed(places.tokens)
+        self.geometry(embed.shape[-2])
+        resid, layers = embed, []
+        for layer in range(len(self.blocks)):
+            yield layer
+            values = self.at_layer(layer, resid.shape[-2], tap=watched)(resid)
+            resid = values.resid_post
+            layers.append(keep(values))
+        return Trace(embed, layers, places, frozenset(watched.changed))
 
     def traced_on(self, done: Trace, *, cache: Cache | None = None, tap: Tap | None = None) -> Trace:
         """Continue a trace of the first layers to the last layer."""

@@ -8,13 +8,15 @@ same here: either way no head's output changes.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 
+from circuitlab.core.in_step import ByLayer, drained
 from circuitlab.core.nodes import Embed, Head, Mlp
 from circuitlab.model.sites import Site
 
@@ -25,7 +27,21 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder.block import Block
     from circuitlab.model.decoder.decoder import Decoder, Trace
 
-__all__ = ["MID", "POST", "PRE", "Change", "Point", "Sender", "carry", "edited_rows", "join_point", "sender_changes", "writes_of"]
+__all__ = [
+    "MID",
+    "POST",
+    "PRE",
+    "Change",
+    "Point",
+    "Sender",
+    "carry",
+    "carry_by_layer",
+    "edited_rows",
+    "join_point",
+    "sender_changes",
+    "sender_changes_when_asked",
+    "writes_of",
+]
 
 Sender: TypeAlias = Head | Mlp | Embed
 """A node that writes to the residual stream."""
@@ -128,12 +144,23 @@ def sender_changes(
     dict of Point to Change
         Changes by point; rows in which nothing differs are left out.
     """
+    return {point: change() for point, change in sender_changes_when_asked(decoder, edited, source, senders, keep).items()}
+
+
+def sender_changes_when_asked(
+    decoder: Decoder,
+    edited: Trace,
+    source: Trace,
+    senders: Mapping[int, Sender],
+    keep: Bool[Tensor, "pair pos"],
+) -> dict[Point, Callable[[], Change]]:
+    """`sender_changes`, each computed when it is asked for: those of heads take a weight of their layer."""
     grouped: dict[Point, list[int]] = {}
     for index, sender in senders.items():
         grouped.setdefault(join_point(sender), []).append(index)
     pair, pos = keep.nonzero(as_tuple=True)
-    changes = {}
-    for point, indices in grouped.items():
+
+    def change_at(point: Point, indices: list[int]) -> Change:
         old, new = edited.layers[point.layer], source.layers[point.layer]
         if point.stage == MID:
             heads = torch.tensor([senders[i].head for i in indices], device=pair.device)  # type: ignore[union-attr]
@@ -143,8 +170,9 @@ def sender_changes(
         else:
             whole = (old.resid_pre, new.resid_pre) if point.stage == PRE else (old.mlp_out, new.mlp_out)
             value = (whole[1] - whole[0])[pair, pos][None]
-        changes[point] = _rows(torch.tensor(indices, device=pair.device), pair, pos, value)
-    return changes
+        return _rows(torch.tensor(indices, device=pair.device), pair, pos, value)
+
+    return {point: functools.partial(change_at, point, indices) for point, indices in grouped.items()}
 
 
 def _rows(senders: Tensor, pair: Tensor, pos: Tensor, value: Float[Tensor, "n place d_model"]) -> Change:
@@ -184,6 +212,25 @@ def carry(
     dict of Point to Change
         One entry per end; an empty change where nothing arrives.
     """
+    ready = {point: functools.partial(_same, change) for point, change in joins.items()}
+    return drained(carry_by_layer(decoder, run, ready, ends, recompute=recompute, rows_per_block=rows_per_block))
+
+
+def _same(change: Change) -> Change:
+    return change
+
+
+@torch.no_grad()
+def carry_by_layer(
+    decoder: Decoder,
+    run: Trace,
+    joins: Mapping[Point, Callable[[], Change]],
+    ends: Collection[Point],
+    *,
+    recompute: bool = True,
+    rows_per_block: int = 1024,
+) -> ByLayer[dict[Point, Change]]:
+    """`carry` as work that goes through the layers; ``joins`` are asked for while their layer is passed."""
     last = max(ends)
     width = run.final.shape[-1]
     nothing = run.final.new_zeros(0, dtype=torch.long)
@@ -192,12 +239,13 @@ def carry(
 
     def arrive(point: Point) -> None:
         nonlocal change
-        if point in joins and len(joins[point]):
-            change = Change.joined([change, joins[point]])
+        if point in joins and len(joining := joins[point]()):
+            change = Change.joined([change, joining])
         if point in ends:
             read[point] = change.select(slice(None)) if point == last else _copied(change)
 
     for layer in range(last.layer + 1):
+        yield layer
         block = decoder.blocks[layer]
         arrive(Point(layer, PRE))
         before = len(change)

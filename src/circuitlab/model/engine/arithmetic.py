@@ -131,7 +131,9 @@ class Difference:
         return multiply
 
     def _weight(self, linear: Linear) -> Tensor:
-        """A map's weight in bfloat16."""
+        """A map's weight in bfloat16; one that is stored so is used as it is, and nothing is kept of it."""
+        if linear.weight.dtype == torch.bfloat16:
+            return linear.weight
         rounded = self.rounded.get(linear)
         if rounded is None or not rounded.still(linear.weight):
             rounded = self.rounded[linear] = _Rounded.of(linear.weight)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.core.in_step import ByLayer, drained
 from circuitlab.model.decoder.taps import Watched, untouched
 from circuitlab.model.engine.arithmetic import BaseLinears, exact, keeping
 from circuitlab.model.engine.layer import SiteTap, attend, leave, mlp_out
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Decoder
     from circuitlab.model.places import Places
 
-__all__ = ["BaseRun", "CommonPrefix", "base_run"]
+__all__ = ["BaseRun", "CommonPrefix", "base_run", "base_run_by_layer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +149,26 @@ def base_run(
     shared : CommonPrefix, optional
         Prompts of an earlier run with the same prefix: only the positions after it are run. ``linears_from`` must not lie before it.
     """
+    return drained(base_run_by_layer(decoder, places, sites, linears_from=linears_from, shared=shared))
+
+
+@torch.no_grad()
+def base_run_by_layer(
+    decoder: Decoder,
+    places: Places,
+    sites: Collection[Site] = (),
+    *,
+    linears_from: int | None = None,
+    shared: CommonPrefix | None = None,
+) -> ByLayer[BaseRun]:
+    """`base_run` as work that goes through the layers; ``shared`` must be a run that has passed a layer before this one does."""
     start, length = 0 if shared is None else shared.start, places.tokens.shape[1]
     x = decoder.embed(places.tokens)[:, start:]
     watched = Watched(decoder.tap(places.window(start, length)) or untouched)
     run = BaseRun(places, [_joined(shared, x, 0)], sites={site: [] for site in sites}, linears_from=linears_from or 0)
-    for layer, (block, where) in enumerate(zip(decoder.blocks, decoder.geometry(length), strict=True)):
+    for layer, where in enumerate(decoder.geometry(length)):
+        yield layer
+        block = decoder.blocks[layer]
         linears: BaseLinears = {}
         by_site: dict[Site, Tensor] = {}
         multiply = exact if linears_from is None else keeping(linears, linears_from - start)

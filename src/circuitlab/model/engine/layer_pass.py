@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from circuitlab.core.in_step import ByLayer
 from circuitlab.model.engine.arithmetic import Difference, Multiply, Reusing
 from circuitlab.model.engine.layer import AttentionOutput, SiteTap, attend, leave, mlp_out
 from circuitlab.model.engine.window import Window, Write
@@ -92,10 +93,11 @@ class LayerPass:
     tokens_per_block: int
     reusing: Reusing = field(default_factory=Reusing)
 
-    def __call__(self, groups: Sequence[StartGroup]) -> list[Float[Tensor, "edit prompt d_model"]]:
-        """The residual stream leaving the last layer at the answer positions, for each group."""
+    def by_layer(self, groups: Sequence[StartGroup]) -> ByLayer[list[Float[Tensor, "edit prompt d_model"]]]:
+        """Go through the layers; returns the residual stream leaving the last layer at the answer positions, for each group."""
         last = len(self.decoder.blocks) - 1
         for layer in range(min(group.ordered[0].layer for group in groups), last + 1):
+            yield layer
             for group in groups:
                 group.join(layer, self.base.entering[layer], self.stop)
             self._layer(layer, [group for group in groups if group.joined], answer_only=layer == last)

