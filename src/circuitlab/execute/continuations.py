@@ -87,7 +87,7 @@ class Likelihoods(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """Prompts that an unedited model has read up to their last tokens, so that answers under edits of attention begin there.
+    """Prompts that a model has read up to their last tokens, so that answers under further edits begin there.
 
     Parameters
     ----------
@@ -97,6 +97,8 @@ class Begun:
         The residual stream that enters the first layer.
     caches : tuple of Cache
         Keys and values of all tokens before the prompt's last one.
+    edits : tuple of Intervention
+        Edits of the model that read them; they may act anywhere.
 
     Examples
     --------
@@ -110,11 +112,12 @@ class Begun:
     continuations: tuple[Continuation, ...]
     embedded: tuple[Float[Tensor, "1 pos d_model"], ...]
     caches: tuple[Cache, ...]
+    edits: tuple[Intervention, ...] = ()
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: Model, continuations: Sequence[Continuation]) -> Begun:
-        """Run the prompts of an unedited model.
+        """Run the prompts.
 
         Raises
         ------
@@ -136,7 +139,11 @@ class Begun:
             embedded.append(decoder.embed(tokens))
             places = Places(tokens, torch.tensor([one.end])).window(0, one.end)
             caches.append(decoder.prefill(embedded[-1][:, : one.end], decoder.tap(places), len(one.tokens)))
-        return cls(tuple(continuations), tuple(embedded), tuple(caches))
+        return cls(tuple(continuations), tuple(embedded), tuple(caches), _edits(model))
+
+    def row(self, number: int) -> Begun:
+        """One of the prompts."""
+        return Begun((self.continuations[number],), (self.embedded[number],), (self.caches[number],), self.edits)
 
     def final(self, model: Model, number: int) -> Float[Tensor, "token d_model"]:
         """The residual stream that leaves the last layer before each scored token of one row; gradients flow to values of edits.
@@ -144,7 +151,7 @@ class Begun:
         Parameters
         ----------
         model : Model
-            The model whose prompts were read, edited at positions ``"last"`` and ``"generated"``, or not at all.
+            The model that read the prompts, or one made of it by edits at positions ``"last"`` and ``"generated"``.
         number : int
             The row.
 
@@ -154,8 +161,8 @@ class Begun:
             If an edit acts, or may act, inside the prompt.
         """
         decoder, one = model.decoder, self.continuations[number]
-        if isinstance(decoder.standing, Standing):
-            for edit in decoder.standing.interventions:
+        for edit in _edits(model):
+            if not any(edit is own for own in self.edits):
                 _require_answering(edit)
         tokens = torch.tensor([one.tokens])
         # END is a mark, so that "last" means the prompt's last token.
@@ -169,6 +176,11 @@ class Begun:
         """As `likelihoods`, without reading the prompts again."""
         finals = ((one, self.final(model, number)) for number, one in enumerate(self.continuations))
         return _collected(model, [_scored(model, one, resid) for one, resid in finals])
+
+
+def _edits(model: Model) -> tuple[Intervention, ...]:
+    standing = model.decoder.standing
+    return tuple(standing.interventions) if isinstance(standing, Standing) else ()
 
 
 def _require_answering(edit: Intervention) -> None:

@@ -21,6 +21,10 @@ def test_answers_after_read_prompts_are_those_of_whole_runs(family: str) -> None
     groups = [f"a{layer}.kv{head}" for layer in range(3) for head in range(model.spec.n_kv_heads)]
     edits = [KeepKeys(groups, window=2, sinks=1, positions=ANSWERING), Scale("m1", 0.5, positions="generated")]
     begun = Begun.of(model, ROWS)
+    other = model.edited(Scale("m0", 0.5))
+    np.testing.assert_allclose(
+        Begun.of(other, ROWS).likelihoods(other.edited(edits[0])).logprob, likelihoods(other.edited(edits[0]), ROWS).logprob, atol=1e-4
+    )
     for edited in (model, *(model.edited(edit) for edit in edits)):
         ours, whole = begun.likelihoods(edited), likelihoods(edited, ROWS)
         np.testing.assert_allclose(ours.logprob, whole.logprob, atol=1e-4)
