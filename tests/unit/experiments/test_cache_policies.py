@@ -77,7 +77,7 @@ def test_the_planted_head_needs_its_cache_and_the_others_do_not(tmp_path: Path) 
     razor, whole, _compensation, duo, better, tokens, far, _rest, chunks = CachePolicies().judge(results)
     assert [claim.verdict for claim in (razor, whole, duo, tokens, far, chunks)] == ["replicates"] * 6, results["tokens"]
     assert better.verdict == "does not replicate", "gates and retrieval choose the same head here"
-    names = ["answers", "answers-without", "gates", "tokens", "passages"]
+    names = ["answers", "answers-without", "gates", "semantic-heads", "far-heads", "chunks", "passages"]
     assert [drawing.name for drawing in CachePolicies().draw(results, "toy")] == names
 
 
