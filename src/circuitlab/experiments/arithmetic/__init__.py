@@ -61,7 +61,7 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Arithmetic"
     question: ClassVar[str] = "Do a few heads write the result of a sum, and do other operations use the same ones?"
     cite: ClassVar[tuple[str, ...]] = ("zhang2024arithmetic",)
-    cost: ClassVar[str] = "7 minutes"
+    cost: ClassVar[str] = "6 minutes"
     version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
