@@ -17,6 +17,7 @@ __all__ = [
     "no_pairs",
     "proportion_interval",
     "q_values",
+    "rate_change_interval",
     "rate_interval",
 ]
 
@@ -216,3 +217,28 @@ def rate_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:
     square = stats.t.ppf((1 + confidence) / 2, n - 1) ** 2 / trials
     centre, half = (mean + square / 2) / (1 + square), np.sqrt(square * mean * (1 - mean) + square**2 / 4) / (1 + square)
     return Interval(mean, np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
+
+
+def rate_change_interval(changes: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Confidence interval of the mean of paired differences of rates, with limits between -1 and 1: `rate_interval` of (1 + change) / 2.
+
+    Parameters
+    ----------
+    changes : ndarray, shape (unit,)
+        For each independent unit, one rate minus another.
+    confidence : float
+        Nominal coverage, in (0, 1).
+
+    Raises
+    ------
+    BadParameterError
+        If there is no value, or one is not between -1 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rate_change_interval(np.array([1.0, 1.0, 1.0, 0.0])).as_dict()["high"] <= 1
+    True
+    """
+    halved = rate_interval((1 + np.asarray(changes, dtype=np.float64)) / 2, confidence=confidence)
+    return Interval(2 * halved.mean - 1, 2 * halved.low - 1, 2 * halved.high - 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.scores.intervals import mean_interval, proportion_interval, rate_interval
+from circuitlab.scores.intervals import mean_interval, proportion_interval, rate_change_interval, rate_interval
 
 SIMULATIONS = 20000
 NOISE = 4 * np.sqrt(0.95 * 0.05 / SIMULATIONS)  # four standard errors of a measured coverage
@@ -146,3 +146,14 @@ def test_intervals_of_rates_of_yes_and_no_are_those_of_proportions():
     for bad in (np.array([0.5, 1.2]), np.array([]), np.array([np.nan]), np.zeros((2, 2))):
         with pytest.raises(BadParameterError, match="no rates"):
             rate_interval(bad)
+
+
+def test_intervals_of_changes_of_rates_stay_between_minus_1_and_1_and_cover():
+    certain = rate_change_interval(np.array([1.0] * 20 + [0.0, 0.0]))
+    assert certain.low > 0.6 and certain.high <= 1 and mean_interval(np.array([1.0] * 20 + [0.0, 0.0])).high > 1
+    assert rate_change_interval(np.zeros(5)).as_dict() == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(1500):
+        one = rate_change_interval(rng.choice([-1.0, 0.0, 1.0], 20, p=[0.1, 0.3, 0.6]))
+        hits += bool(one.low <= 0.5 <= one.high)
+    assert hits / 1500 > 0.92

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
-from circuitlab.scores.intervals import Interval, mean_interval, rate_interval
+from circuitlab.scores.intervals import Interval, mean_interval, rate_change_interval, rate_interval
 
 __all__ = ["HeadTuning"]
 
@@ -64,7 +64,7 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
 
     Notes
     -----
-    Intervals are Student's over held-out questions, differences are paired. An answer is right if its token is the first choice over the
+    Intervals are over held-out questions, Wilson's of accuracies and Student's of log-probabilities; differences are paired. An answer is right if its token is the first choice over the
     whole vocabulary (accuracy); its log-probability stands beside it.
 
     References
@@ -79,7 +79,7 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
         "Do offsets at a few chosen heads, or injected means of heads, teach a model to answer without demonstrations?"
     )
     cite: ClassVar[tuple[str, ...]] = ("yin2024lofit", "park2025soft")
-    cost: ClassVar[str] = "8 minutes"
+    cost: ClassVar[str] = "7 minutes"
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Offsets at a few heads, chosen by learnt scalings, improve a task (LoFiT).",
@@ -270,7 +270,7 @@ def _placed(claims: tuple[Claim, Claim, Claim], results: Mapping[str, Any]) -> t
         for asked in names:
             foreign = np.mean([_cell(results, trained, asked, "offsets", key) for trained in names if trained != asked], axis=0)
             rows.append(_cell(results, asked, asked, "offsets", key) - foreign)
-        beyond[key] = mean_interval(np.concatenate(rows))
+        beyond[key] = _change(np.concatenate(rows), key)
     return (
         _judged(fifth, f"{_mean(results, 'offsets')} against {_mean(results, 'offsets_other')}", other),
         everywhere,
@@ -300,7 +300,11 @@ def _rows(results: Mapping[str, Any], name: str, key: str) -> np.ndarray:
 
 
 def _against(results: Mapping[str, Any], name: str, other: str, key: str) -> Interval:
-    return mean_interval(_rows(results, name, key) - _rows(results, other, key))
+    return _change(_rows(results, name, key) - _rows(results, other, key), key)
+
+
+def _change(differences: np.ndarray, key: str) -> Interval:
+    return rate_change_interval(differences) if key == "right" else mean_interval(differences)
 
 
 def _above(interval: Interval) -> bool:
