@@ -64,8 +64,8 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
 
     Notes
     -----
-    Intervals are over held-out questions, Wilson's of accuracies and Student's of log-probabilities; differences are paired. An answer is right if its token is the first choice over the
-    whole vocabulary (accuracy); its log-probability stands beside it.
+    Intervals are over held-out questions, Wilson's of accuracies and Student's of log-probabilities; differences are paired. An answer
+    is right if its token is the first choice over the whole vocabulary (accuracy); its log-probability stands beside it.
 
     References
     ----------
