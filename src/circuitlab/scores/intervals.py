@@ -8,7 +8,18 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError
 
-__all__ = ["NO_INTERVAL", "Interval", "IntervalMethod", "mean_interval", "no_interval", "no_pairs", "proportion_interval", "q_values"]
+__all__ = [
+    "NO_INTERVAL",
+    "Interval",
+    "IntervalMethod",
+    "mean_interval",
+    "no_interval",
+    "no_pairs",
+    "proportion_interval",
+    "q_values",
+    "rate_change_interval",
+    "rate_interval",
+]
 
 NO_INTERVAL = "no interval: from weights alone, without prompts"
 """What stands where an interval would, for scores that no prompt was run for."""
@@ -168,3 +179,74 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
         raise BadParameterError(what, "Check that the task yields at least one pair.")
     low, high = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Interval(np.float64(successes / n), np.float64(low), np.float64(high))
+
+
+def rate_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Confidence interval of the mean of values between 0 and 1, with limits between 0 and 1.
+
+    Where all values are 0 or 1 it is Wilson's interval of a proportion. Otherwise it is Wilson's formula with the number of trials that
+    would have given the spread of the values, and Student's quantile in place of the normal one.
+
+    Parameters
+    ----------
+    values : ndarray, shape (unit,)
+        One value for each independent unit, for example the share of a country's prompts that are answered.
+    confidence : float
+        Nominal coverage, in (0, 1).
+
+    Returns
+    -------
+    Interval
+        Where all values are the same and neither 0 nor 1, both limits are that value; they are NaN for a single such value.
+
+    Raises
+    ------
+    BadParameterError
+        If there is no value, or one is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rate_interval(np.array([1.0, 1.0, 1.0, 0.75])).as_dict()["high"] <= 1
+    True
+    """
+    from scipy import stats  # noqa: PLC0415
+
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
+        what = f"{values.tolist()[:5]} are no rates."
+        raise BadParameterError(what, "Give one value between 0 and 1 for each unit; for other values use mean_interval.")
+    n, mean, spread = len(values), values.mean(), values.var()
+    if np.isin(values, (0.0, 1.0)).all():
+        return proportion_interval(int(values.sum()), n, confidence=confidence)
+    if np.ptp(values) == 0:
+        return mean_interval(values, confidence=confidence)
+    trials = n * mean * (1 - mean) / spread
+    square = stats.t.ppf((1 + confidence) / 2, n - 1) ** 2 / trials
+    centre, half = (mean + square / 2) / (1 + square), np.sqrt(square * mean * (1 - mean) + square**2 / 4) / (1 + square)
+    return Interval(mean, np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
+
+
+def rate_change_interval(changes: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Confidence interval of the mean of paired differences of rates, with limits between -1 and 1: `rate_interval` of (1 + change) / 2.
+
+    Parameters
+    ----------
+    changes : ndarray, shape (unit,)
+        For each independent unit, one rate minus another.
+    confidence : float
+        Nominal coverage, in (0, 1).
+
+    Raises
+    ------
+    BadParameterError
+        If there is no value, or one is not between -1 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rate_change_interval(np.array([1.0, 1.0, 1.0, 0.0])).as_dict()["high"] <= 1
+    True
+    """
+    halved = rate_interval((1 + np.asarray(changes, dtype=np.float64)) / 2, confidence=confidence)
+    return Interval(2 * halved.mean - 1, 2 * halved.low - 1, 2 * halved.high - 1)

@@ -170,7 +170,8 @@ def _order(intervention: Intervention, model: Model, batch: ContrastBatch) -> It
     if isinstance(intervention, EditPattern):
         other: Intervention = EditPattern(intervention.heads, "block", keys=0, positions=intervention.positions)
     elif isinstance(intervention, KeepKeys):
-        other = KeepKeys(intervention.heads, sinks=1, window=2, positions=intervention.positions)
+        # After an edit that leaves keys without weight, a compensation token is refused.
+        other = KeepKeys(intervention.heads, sinks=2, compensate=intervention.compensate, positions=intervention.positions)
     elif isinstance(intervention, KeepHeads):
         other = KeepHeads(intervention.layers, 1, positions=intervention.positions)
     elif isinstance(intervention, NodeEdit):

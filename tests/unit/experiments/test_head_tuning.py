@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError
 from circuitlab.core.nodes import Head
 from circuitlab.experiments.head_tuning import HeadTuning
 from circuitlab.experiments.head_tuning.injection import inject
-from circuitlab.experiments.head_tuning.offsets import choose_heads, tune_offsets
+from circuitlab.experiments.head_tuning.offsets import choose_heads, tune_elsewhere, tune_offsets
 from circuitlab.experiments.head_tuning.prompts import Questions, TuningTask
 from circuitlab.experiments.types import ExperimentContext
 from circuitlab.model.toy.serve import serve
@@ -61,10 +61,24 @@ def task() -> TuningTask:
     return TuningTask(asked(train, shown=False), asked(held, shown=False), asked(train, shown=True), asked(held, shown=True))
 
 
+def mute_task() -> TuningTask:
+    """The same questions, to which no answer at all is right: the unedited model is, and what another task teaches makes it wrong."""
+    train, held, shown_train, shown_held = (
+        dataclasses.replace(part, answers=torch.full_like(part.answers, MUTE))
+        for part in (asked(range(8), shown=False), asked(range(8, ITEMS), shown=False), *(asked(range(8), shown=True),) * 2)
+    )
+    return TuningTask(train, held, shown_train, shown_held)
+
+
 def measured(tmp_path: Path, *, wired: bool):
     lab = ExperimentContext(HeadTuning(), model(wired=wired), 0, Cache(tmp_path))
     chosen = choose_heads(lab, task(), 1, STEPS)
-    return {"heads": chosen, "offsets": tune_offsets(lab, task(), chosen["heads"], STEPS, 2), "injection": inject(lab, task(), STEPS)}
+    silent, held = mute_task(), {"": task().held}
+    offsets = tune_offsets(lab, task(), chosen["heads"], STEPS, 2, {"mute": silent.held})
+    other = {"heads": [str(TASK)], **tune_offsets(lab, silent, [str(TASK)], STEPS, 1, {"items": held[""]})}
+    elsewhere = tune_elsewhere(lab, task(), [[str(Head(0, 0))]], 1, STEPS)
+    injection = inject(lab, task(), STEPS)
+    return {"task": "items", "heads": chosen, "offsets": {**offsets, **elsewhere}, "injection": injection, "tasks": {"mute": other}}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +91,7 @@ def test_the_wired_heads_are_chosen_and_every_claim_of_a_gain_replicates(found) 
     assert found["injection"]["gates"][TASK.layer][TASK.head] > 0.7
     verdicts = [claim.verdict for claim in HeadTuning().judge(found)]
     assert verdicts[:3] == ["replicates"] * 3
+    assert verdicts[4:] == ["replicates"] * 3, [claim.here for claim in HeadTuning().judge(found)]
     assert verdicts[3] != "replicates", "demonstrations are always answered right here, and cannot be beaten"
     assert sum(found["offsets"]["few_shot"]["right"]) == ITEMS - 8
     assert sum(found["offsets"]["zero_shot"]["right"]) == 0
@@ -111,4 +126,4 @@ def test_more_heads_than_leave_a_control_are_refused(tmp_path: Path) -> None:
 
 def test_figures_are_drawn_from_plain_data(found) -> None:
     drawings = HeadTuning().draw(found, "toy")
-    assert [drawing.name for drawing in drawings] == ["accuracy", "log-probability", "scalings", "gates"]
+    assert [drawing.name for drawing in drawings] == ["accuracy", "log-probability", "scalings", "gates", "transfer"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlab.core.errors import BadParameterError
-from circuitlab.scores.intervals import mean_interval, proportion_interval
+from circuitlab.scores.intervals import mean_interval, proportion_interval, rate_change_interval, rate_interval
 
 SIMULATIONS = 20000
 NOISE = 4 * np.sqrt(0.95 * 0.05 / SIMULATIONS)  # four standard errors of a measured coverage
@@ -137,3 +137,33 @@ def test_limits_are_cut_at_what_is_possible_and_cover_as_before():
     assert cut.mean == plain.mean
     with pytest.raises(BadParameterError, match="not within 0 to 1"):
         mean_interval(np.array([0.5, 1.5]), within=(0, 1))
+
+
+@pytest.mark.parametrize(("n", "a", "b"), [(9, 8.0, 1.0), (9, 2.0, 2.0), (18, 0.4, 0.1), (18, 1.0, 6.0)])
+def test_intervals_of_rates_cover_and_stay_between_0_and_1(n, a, b):
+    rng, hits, runs = np.random.default_rng(2), 0, 1500
+    for _ in range(runs):
+        one = rate_interval(rng.beta(a, b, n))
+        assert 0 <= one.low <= one.mean <= one.high <= 1
+        hits += bool(one.low <= a / (a + b) <= one.high)
+    assert hits / runs > 0.92
+
+
+def test_intervals_of_rates_of_yes_and_no_are_those_of_proportions():
+    assert rate_interval(np.array([1.0, 1.0, 0.0, 1.0])) == proportion_interval(3, 4)
+    assert rate_interval(np.ones(9)).low < 0.75 and rate_interval(np.ones(9)).high == 1
+    assert rate_interval(np.full(3, 0.5)).as_dict() == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    for bad in (np.array([0.5, 1.2]), np.array([]), np.array([np.nan]), np.zeros((2, 2))):
+        with pytest.raises(BadParameterError, match="no rates"):
+            rate_interval(bad)
+
+
+def test_intervals_of_changes_of_rates_stay_between_minus_1_and_1_and_cover():
+    certain = rate_change_interval(np.array([1.0] * 20 + [0.0, 0.0]))
+    assert certain.low > 0.6 and certain.high <= 1 and mean_interval(np.array([1.0] * 20 + [0.0, 0.0])).high > 1
+    assert rate_change_interval(np.zeros(5)).as_dict() == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(1500):
+        one = rate_change_interval(rng.choice([-1.0, 0.0, 1.0], 20, p=[0.1, 0.3, 0.6]))
+        hits += bool(one.low <= 0.5 <= one.high)
+    assert hits / 1500 > 0.92

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.scores.intervals import mean_interval
 
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
@@ -22,6 +23,8 @@ _OTHERS = ("subtraction", "multiplication", "arithmetic")
 _MARKS = ("A", "A+1", "B")
 _MARK_NAMES = {"A": "first operand", "A+1": "operator", "B": "second operand", "together": "together"}
 _MATTERS, _FEW, _ALPHA = 0.01, 0.05, 0.05
+_PASSAGE, _PASSAGES, _LITTLE = 64, 8, 0.05
+"""Tokens of a passage, passages, and nats per token that count as no loss."""
 
 
 class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +33,9 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
     Every head's direct path to the logits is patched with its output on the same sum with another operand, on half of the sums that the
     model gets right. On the other half, the heads with the largest effects are replaced by their mean output, more and more of them, beside
     random heads of the same layers; and the attention of the key heads from the last token is measured. Then the same heads are knocked out
-    in other operations.
+    in other operations. Last, the key heads alone are tuned on sums: a factor for every component of their queries and outputs, that is, of
+    columns of their query weights and rows of their output weights; and random heads of the same layers, and all heads. Sums with operands
+    that were not trained, right or wrong before, and passages of other text measure.
 
     Parameters
     ----------
@@ -42,6 +47,10 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
         Numbers of heads that are knocked out; ``key_heads`` is added.
     random_sets : int
         Random sets of heads of each number.
+    tuning_steps : int
+        Steps of Adam in every tuning, on batches of 8 sums.
+    tuned_sets : int
+        Random sets of heads that are tuned.
 
     References
     ----------
@@ -52,7 +61,8 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
     title: ClassVar[str] = "Arithmetic"
     question: ClassVar[str] = "Do a few heads write the result of a sum, and do other operations use the same ones?"
     cite: ClassVar[tuple[str, ...]] = ("zhang2024arithmetic",)
-    cost: ClassVar[str] = "4 minutes"
+    cost: ClassVar[str] = "6 minutes"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Few heads matter.",
@@ -86,10 +96,23 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
             rule="With every other task that the model can do, they share more key heads than by chance with as many heads in each layer "
             "(p < 0.05); in part with one of them.",
         ),
+        Claim(
+            claim="Tuning the key heads alone improves sums, and more than tuning random heads.",
+            published="LLaMA2-7B: 32 of 1024 heads are tuned. Mistral-7B, in the same laboratory's next paper: from 68.7 to 83.7 points on "
+            "classification, 75.7 with random heads.",
+            rule="On sums with operands that were not trained, the result's log-probability rises by more than 0, and by more than the "
+            "mean with random heads of the same layers (95 %, paired); in part if only the first holds.",
+        ),
+        Claim(
+            claim="Other abilities suffer less than when everything is tuned.",
+            published="LLaMA2-7B: other abilities keep. Mistral-7B: MMLU falls by 21.3 points when everything is tuned.",
+            rule="The loss on passages rises by less than with all heads tuned (95 %, paired), and by less than 0.05 nats per token; in "
+            "part if only the first holds.",
+        ),
     )
     limits: ClassVar[tuple[str, ...]] = (
-        "Tuning of the key heads' weights alone, the third part of the paper, is left out: offsets or scales trained through interventions "
-        "would be another method.",
+        "Tuning moves factors of each head's queries and outputs, not every weight; keys and values, which heads share in groups, and MLPs "
+        "stay. Everything means all heads.",
         "The paper destroys the arithmetic in its counterfactual prompts; here the second operand changes.",
         "Effects are shares of the logit difference between the result and the other result; the paper's are of the logit of the result.",
         "One-digit results only, because most current tokenizers split numbers into digits.",
@@ -99,18 +122,24 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
     key_heads: Several = 8
     counts: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] = (1, 2, 4, 8, 16)
     random_sets: Several = 5
+    tuning_steps: Several = 24
+    tuned_sets: Annotated[int, msgspec.Meta(ge=1)] = 2
 
     def gate(self, context: ExperimentContext) -> Gate:
         """Whether the model can add, and gets enough different sums right."""
         from circuitlab.workflows.fitness import check_task  # noqa: PLC0415 - torch
 
         reports = [check_task(context.model, task, 64, seed=context.seed, least=2 * self.pairs) for task in (_TASK, *_OTHERS)]
-        ready = {report.task: report.ready for report in reports}
+        ready, reasons = {report.task: report.ready for report in reports}, [report.reason for report in reports]
+        for task in [task for task, is_ready in ready.items() if is_ready]:
+            if self._solved(context, task) is None:
+                ready[task] = False
+                reasons.append(f"Fewer than {2 * self.pairs} of {4 * self.pairs} pairs of {task} are right: too few to choose and measure.")
         measured = {"ready": ready, "accuracy": {report.task: report.accuracy for report in reports}}
-        return Gate(met=ready[_TASK], reason=" ".join(report.reason for report in reports), measured=measured)
+        return Gate(met=ready[_TASK], reason=" ".join(reasons), measured=measured)
 
     def measure(self, context: ExperimentContext) -> dict[str, Any]:
-        """Find heads, knock them out, read their attention, and repeat the first two in other tasks."""
+        """Find heads, knock them out, read their attention, repeat the first two in other tasks, and tune the heads."""
         from circuitlab.experiments.arithmetic.heads import attention_to, knocked_out, ranked_heads, shared_heads  # noqa: PLC0415 - torch
 
         shape, counts = (context.model.spec.n_layers, context.model.spec.n_heads), sorted({*self.counts, self.key_heads})
@@ -119,27 +148,49 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
             ranked = context.stored("heads", lambda: ranked_heads(context, halves[0]))
         order = _heads(ranked["order"])
         key = order[: self.key_heads]
-        with context.share(0.2, 0.6):
+        with context.share(0.2, 0.4):
             out = context.stored("knockout", lambda: knocked_out(context, halves, order, counts, self.random_sets))
         attention = context.stored("attention", lambda: attention_to(context.model, halves[1], key, _MARKS))
-        ready = [task for task, is_ready in self.gate(context).measured["ready"].items() if is_ready and task != _TASK]
+        gate = context.stored("gate", lambda: msgspec.to_builtins(self.gate(context)))
+        ready = [task for task, is_ready in gate["measured"]["ready"].items() if is_ready and task != _TASK]
         transfer: dict[str, Any] = {}
         for number, task in enumerate(ready):
-            with context.share(0.6 + 0.4 * number / len(ready), 0.6 + 0.4 * (number + 1) / len(ready)):
+            with context.share(0.4 + 0.3 * number / len(ready), 0.4 + 0.3 * (number + 1) / len(ready)):
                 transfer[task] = context.stored(f"transfer {task}", lambda task=task: self._transfer(context, task, key))  # type: ignore[misc]
             transfer[task]["overlap"] = shared_heads(key, _heads(transfer[task]["order"])[: self.key_heads], shape)
-        return {"heads": {**ranked, "key": [str(head) for head in key]}, "knockout": out, "attention": attention, "transfer": transfer}
+        names = [str(head) for head in key]
+        with context.share(0.7, 1.0):
+            tuned = context.stored("tuning", lambda: self._tuning(context, key), about=names)
+        return {"heads": {**ranked, "key": names}, "knockout": out, "attention": attention, "transfer": transfer, "tuning": tuned}
 
-    def _halves(self, context: ExperimentContext, task: str) -> tuple[ContrastBatch, ContrastBatch]:
-        from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+    def _tuning(self, context: ExperimentContext, key: Sequence[Any]) -> dict[str, Any]:
+        """Sums of new prompts train; half of them, with other operands, measure."""
+        from circuitlab.execute.continuations import Continuation  # noqa: PLC0415 - torch
+        from circuitlab.execute.text_rows import text_rows  # noqa: PLC0415
+        from circuitlab.experiments.arithmetic.tuning import sums, tune_heads, unseen  # noqa: PLC0415
+        from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
+
+        drawn = prepare_batch(context.model, _TASK, 4 * self.pairs, seed=context.seed + 1)
+        half = drawn.n_pairs // 2
+        train, held = drawn.select(range(half)), drawn.select(range(half, drawn.n_pairs))
+        questions = sums(unseen(train, held, ("A", "B"))), sums(held)
+        rows = [row for row in text_rows(context.model, None, _PASSAGE) if len(row) == _PASSAGE][:_PASSAGES]
+        texts = [Continuation.passage(row) for row in rows]
+        return tune_heads(context, questions, key, texts, (self.tuning_steps, self.tuned_sets))
+
+    def _solved(self, context: ExperimentContext, task: str) -> ContrastBatch | None:
         from circuitlab.experiments.arithmetic.heads import solved  # noqa: PLC0415 - torch
         from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415
 
-        drawn = prepare_batch(context.model, task, 4 * self.pairs, seed=context.seed)
-        batch = solved(context.model, drawn, 2 * self.pairs)
+        return solved(context.model, prepare_batch(context.model, task, 4 * self.pairs, seed=context.seed), 2 * self.pairs)
+
+    def _halves(self, context: ExperimentContext, task: str) -> tuple[ContrastBatch, ContrastBatch]:
+        from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+
+        batch = self._solved(context, task)
         if batch is None:
-            what = f"{context.model.spec.name} gets fewer than {2 * self.pairs} of {drawn.n_pairs} pairs of {task} right."
-            raise BadParameterError(what, "Lower 'pairs', or use a model that is better at arithmetic.")
+            what = f"{context.model.spec.name} gets too few pairs of {task} right, which its gate would have said."
+            raise BadParameterError(what, "Ask the gate first (`circuitlab experiment run`).")
         return batch.select(range(self.pairs)), batch.select(range(self.pairs, 2 * self.pairs))
 
     def _transfer(self, context: ExperimentContext, task: str, key: Sequence[Any]) -> dict[str, Any]:
@@ -152,7 +203,7 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
 
     def judge(self, results: Mapping[str, Any]) -> tuple[Claim, ...]:
         """By effects, paired changes of accuracy, attention and overlap."""
-        few, late, needs, attends, subtracts, shares = self.published
+        few, late, needs, attends, subtracts, shares, improves, keeps = self.published
         effects, key = np.array(results["heads"]["map"]), _heads(results["heads"]["key"])
         share, early = float((np.abs(effects) > _MATTERS).mean()), sum(head.layer < len(effects) / 3 for head in key)
         difference, together = results["attention"]["difference"], results["attention"]["chosen"]["together"]
@@ -167,10 +218,11 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
             if "subtraction" in transfer
             else msgspec.structs.replace(subtracts, here="the model cannot subtract"),
             _overlaps(shares, {task: about["overlap"] for task, about in transfer.items()}),
+            *_tunes((improves, keeps), results["tuning"]),
         )
 
     def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
-        """The map of effects, the knock-out curve, and attention."""
+        """The map of effects, the knock-out curve, attention, and what tuning changes."""
         from circuitlab.figures import Series, Wording, category_bars, line_series, value_map  # noqa: PLC0415 - plotly
 
         words = Wording("Which heads write the result of a sum?", subtitle, units="share of the logit difference")
@@ -193,7 +245,7 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
         words = Wording("What do the key heads attend to?", subtitle, y="attention from the last token")
         shown = category_bars(groups, words, controls=("other heads of their layers",))
         drawings.append(Drawing("attention", shown, "Mean over heads. Bars: 95 % over sums."))
-        return drawings
+        return [*drawings, *_tuning_bars(results["tuning"], subtitle)]
 
 
 def _heads(names: Sequence[str]) -> list[Any]:
@@ -212,6 +264,49 @@ def _worse(claim: Claim, out: Mapping[str, Any], count: int) -> Claim:
     )
     falls = change["high"] is not None and change["high"] < 0
     return judged(claim, here, holds=falls and change["mean"] < min(random), partly=falls)
+
+
+def _rise(tuning: Mapping[str, Any], name: str, key: str) -> np.ndarray:
+    """By sum or passage, the change from the unedited model; of random sets their mean."""
+    after = [one[key] for one in tuning[name]] if name == "random" else tuning[name][key]
+    values = np.array(after, dtype=float) - np.array(tuning["unedited"][key], dtype=float)
+    return np.asarray(values.mean(0) if values.ndim > 1 else values)
+
+
+def _tunes(claims: tuple[Claim, Claim], tuning: Mapping[str, Any]) -> tuple[Claim, Claim]:
+    name = "log_probability"
+    rise, beyond = mean_interval(_rise(tuning, "key", name)), mean_interval(_rise(tuning, "key", name) - _rise(tuning, "random", name))
+    right = {which: np.mean(tuning[which]["right"]) for which in ("unedited", "key", "everything")}
+    everything = mean_interval(_rise(tuning, "everything", name))
+    accuracy = f"{right['unedited']:.2f}, then {right['key']:.2f} (all heads: {right['everything']:.2f})"
+    here = (
+        f"the result's log-probability rises by {interval_words(rise)}, by {interval_words(beyond)} more than with random heads (all "
+        f"heads: {interval_words(everything)}); accuracy {accuracy}"
+    )
+    loss, saved = (
+        mean_interval(-_rise(tuning, "key", "text")),
+        mean_interval(_rise(tuning, "key", "text") - _rise(tuning, "everything", "text")),
+    )
+    said = f"the loss rises by {interval_words(loss, 3)} nats per token, by {interval_words(saved, 3)} less than with all heads tuned"
+    spares = bool(saved.low > 0)
+    return (
+        judged(claims[0], here, holds=bool(rise.low > 0 and beyond.low > 0), partly=bool(rise.low > 0)),
+        judged(claims[1], said, holds=spares and bool(loss.mean < _LITTLE), partly=spares),
+    )
+
+
+def _tuning_bars(tuning: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+    from circuitlab.figures import Wording, category_bars  # noqa: PLC0415 - plotly
+
+    labels, drawings = {"key": "key heads", "random": "random heads, same layers", "everything": "all heads"}, []
+    for key, title, axis in (
+        ("log_probability", "What do sums gain from tuning?", "rise of the result's log-probability (nats)"),
+        ("text", "What does other text gain from tuning on sums?", "rise of the log-probability (nats per token)"),
+    ):
+        bars = {label: mean_interval(_rise(tuning, name, key)).as_dict() for name, label in labels.items()}
+        caption = f"{len(tuning['unedited'][key])} {'passages' if key == 'text' else 'sums'} that did not train. Arms: 95 %, paired."
+        drawings.append(Drawing(f"tuning-{key}", category_bars({"": bars}, Wording(title, subtitle, y=axis)), caption))
+    return drawings
 
 
 def _overlaps(claim: Claim, by_task: Mapping[str, Mapping[str, float]]) -> Claim:

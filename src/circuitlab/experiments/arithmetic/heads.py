@@ -16,7 +16,7 @@ from circuitlab.methods import PathPatching
 from circuitlab.methods.roles.attention import attention_between
 from circuitlab.metrics import LogitDiff, correct
 from circuitlab.model.interventions import Knockout
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import mean_interval, rate_interval
 from circuitlab.workflows.score import score_batch
 
 if TYPE_CHECKING:
@@ -77,17 +77,17 @@ def knocked_out(
     """
     source, held = batches
     shape = (context.model.spec.n_layers, context.model.spec.n_heads)
-    plain = _outcomes(context.model, held)
+    plain, intervals = _outcomes(context.model, held), (rate_interval, mean_interval)
     measured: dict[str, Any] = {name: {"chosen": [], "change": [], "random": []} for name in ("accuracy", "logit_difference")}
     for number, count in enumerate(counts):
         first = list(order[:count])
         drawn = random_heads(first, shape, n_random, context.rng("random", held.task.digest, count))
         chosen, *controls = (_outcomes(context.model.edited(Knockout(heads, "mean", source)), held) for heads in (first, *drawn))
         for row, values in enumerate(measured.values()):
-            values["chosen"].append(mean_interval(chosen[row]).as_dict())
+            values["chosen"].append(intervals[row](chosen[row]).as_dict())
             values["change"].append(mean_interval(chosen[row] - plain[row]).as_dict())
             values["random"].append([float((control[row] - plain[row]).mean()) for control in controls])
-            values["unedited"] = mean_interval(plain[row]).as_dict()
+            values["unedited"] = intervals[row](plain[row]).as_dict()
         step(number + 1, len(counts))
     return {"counts": list(counts), **measured}
 

@@ -9,20 +9,22 @@ import numpy as np
 
 from circuitlab.core.nodes import Head, KVHead
 from circuitlab.core.progress import step
-from circuitlab.execute.continuations import Continuation, likelihoods
-from circuitlab.experiments.cache_policies.policies import ChosenTokens, Streaming, of_groups, top_groups
+from circuitlab.execute.continuations import Begun, Continuation, likelihoods
+from circuitlab.experiments.cache_policies.policies import Streaming, of_groups, top_groups
+from circuitlab.experiments.cache_policies.tokens import ChosenTokens, Chunks, Heterogeneous, Reading, TokenPolicy, n_heterogeneous
 from circuitlab.experiments.controls import random_heads
 from circuitlab.experiments.retrieval_heads.needles import answered
 from circuitlab.methods.roles.decoded import copied, looked_at
-from circuitlab.scores.intervals import mean_interval
 
 if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
     from circuitlab.methods.roles.needles import NeedleTest
     from circuitlab.model.protocol import Model
 
-__all__ = ["choose_groups", "chosen_tokens", "needle_scores", "streamed", "token_quality"]
+__all__ = ["SETS", "choose_groups", "needle_scores", "streamed", "token_policies", "token_quality"]
 
+SETS = ("razor", "retrieval", "gates", "random", "random_gates")
+"""What chooses the heads that keep everything; random ones are from the layers of the heads by induction and by gates."""
 _ECHO = 0.01
 """Share of heads that RazorAttention keeps for their echo score, beside those for induction."""
 
@@ -40,10 +42,10 @@ def needle_scores(model: Model, tests: Sequence[NeedleTest]) -> dict[str, Any]:
 def choose_groups(
     context: ExperimentContext, scores: Mapping[str, Sequence[Sequence[float]]], shares: Sequence[float], n_random: int
 ) -> list[dict[str, Any]]:
-    """Key/value heads that keep everything: by induction and echo, by retrieval, and at random in the layers of the first.
+    """Key/value heads that keep everything: by induction and echo, by retrieval, by gates, and at random in the layers of two of them.
 
-    ``scores`` holds ``induction``, ``echo`` and ``retrieval`` for query heads; a group has the largest of its heads. The random sets have
-    no group in common with those by induction and echo.
+    ``scores`` holds ``induction``, ``echo`` and ``retrieval`` for query heads, of which a group has the largest of its heads, and ``gates``
+    for groups. Random sets have no group in common with the set that they control.
     """
     spec = context.model.spec
     by = {name: of_groups(values, spec.n_kv_heads) for name, values in scores.items()}
@@ -51,11 +53,12 @@ def choose_groups(
     for share in shares:
         count = max(1, round(share * total))
         razor = top_groups([(by["induction"], count), (by["echo"], max(1, round(_ECHO * total)))])
-        retrieval = top_groups([(by["retrieval"], len(razor))])
-        as_heads = [Head(group.layer, group.head) for group in razor]
-        drawn = random_heads(as_heads, (spec.n_layers, spec.n_kv_heads), n_random, context.rng("random", len(razor)))
-        names = {"razor": [razor], "retrieval": [retrieval], "random": [[KVHead(h.layer, h.head) for h in heads] for heads in drawn]}
-        rows.append({"share": share, **{name: [list(map(str, groups)) for groups in sets] for name, sets in names.items()}})
+        sets = {"razor": [razor], **{name: [top_groups([(by[name], len(razor))])] for name in ("retrieval", "gates")}}
+        for name, chosen in (("random", razor), ("random_gates", sets["gates"][0])):
+            as_heads = [Head(group.layer, group.head) for group in chosen]
+            drawn = random_heads(as_heads, (spec.n_layers, spec.n_kv_heads), n_random, context.rng(name, len(chosen)))
+            sets[name] = [[KVHead(head.layer, head.head) for head in heads] for heads in drawn]
+        rows.append({"share": share, **{name: [list(map(str, groups)) for groups in of_name] for name, of_name in sets.items()}})
     return rows
 
 
@@ -89,40 +92,64 @@ def streamed(
     cases = [
         (one["share"], name, number, full, compensate)
         for one in (empty, *sets)
-        for name in ("none", "razor", "retrieval", "random")
+        for name in ("none", *SETS)
         for number, full in enumerate(one.get(name, []))
         for compensate in (True, False)
     ]
-    whole, policies = likelihoods(context.model, rows), []
+    begun = Begun.of(context.model, rows) if answering else None
+    whole, policies = likelihoods(context.model, rows) if begun is None else begun.likelihoods(context.model), []
     for done, (share, name, number, full, compensate) in enumerate(cases):
         policy = Streaming(tuple(group for group in groups if str(group) not in set(full)), *keep, compensate)
-        values = likelihoods(policy.applied(context.model, answering=answering), rows)
+        edited = policy.applied(context.model, answering=answering)
+        values = likelihoods(edited, rows) if begun is None else begun.likelihoods(edited)
         about = {"share": share, "set": name, "number": number, "compensate": compensate, "kept": policy.kept(length, len(groups))}
         policies.append({**about, "logprob": values.logprob.round(5).tolist(), "top": values.top.round(5).tolist()})
         step(done + 1, len(cases))
     return {"full": {"logprob": whole.logprob.round(5).tolist(), "top": whole.top.round(5).tolist()}, "policies": policies}
 
 
-def chosen_tokens(
-    context: ExperimentContext, semantic: Sequence[Sequence[float]], n_heads: int, n_random: int, share: float
-) -> list[ChosenTokens]:
-    """In every layer the heads that score highest, then random heads of the layer, which may be the same ones where there are few."""
-    values, rng = np.array(semantic), context.rng("choosing heads")
-    count = min(n_heads, values.shape[1] - 1)
+def token_policies(
+    context: ExperimentContext, semantic: Sequence[Sequence[float]], budgets: Sequence[float], n_random: int, sizes: tuple[int, int, int]
+) -> list[tuple[str, float, TokenPolicy]]:
+    """Policies by token at every budget, each with its controls: name, share of the cache, policy.
+
+    Of `ChosenTokens`, four semantic heads of every layer choose, or random heads of the layer, which may be the same ones where there are
+    few. `Heterogeneous` is left out where a layer has a single key/value head, and at budgets that its full heads, sinks and last tokens
+    exceed. ``sizes``: sinks, tokens of a chunk, and tokens of the shortest prompt.
+    """
+    values, rng, spec, rows = np.array(semantic), context.rng("choosing heads"), context.model.spec, list[tuple[str, float, TokenPolicy]]()
+    count, (sinks, chunk, length) = min(4, values.shape[1] - 1), sizes
     best = tuple(tuple(sorted(np.argsort(-row, kind="stable")[:count].tolist())) for row in values)
-    policies = [ChosenTokens(best, share)]
-    for _ in range(n_random):
-        drawn = tuple(tuple(sorted(rng.choice(values.shape[1], count, replace=False).tolist())) for _ in values)
-        policies.append(ChosenTokens(drawn, share))
-    return policies
+    draws = [tuple(tuple(sorted(rng.choice(len(row), count, replace=False).tolist())) for row in values) for _ in range(n_random)]
+    most = max(n_heterogeneous(layer, spec) + (spec.n_kv_heads > 3) for layer in range(spec.n_layers))  # noqa: PLR2004 - and the nearest
+    for share in budgets:
+        rows += [("chosen", share, ChosenTokens(best, share)), *(("chosen_random", share, ChosenTokens(drawn, share)) for drawn in draws)]
+        rows += [("chunks", share, Chunks(share, chunk))]
+        rows += [("chunks_random", share, Chunks(share, chunk, drawn)) for drawn in range(n_random)]
+        own = (share * spec.n_kv_heads - most) / max(1, spec.n_kv_heads - most) * length
+        if spec.n_kv_heads == 1 or own < sinks + Heterogeneous(share).recent + 1:
+            continue
+        rows += [(f"far_{rest}", share, Heterogeneous(share, rest, sinks=sinks)) for rest in ("tokens", "mean", "none")]
+        rows += [("far_random", share, Heterogeneous(share, drawn=drawn, sinks=sinks)) for drawn in range(n_random)]
+    return rows
 
 
-def token_quality(model: Model, said: Sequence[Continuation], policies: Sequence[ChosenTokens]) -> dict[str, Any]:
-    """Log-probability of answers where the first policy's heads choose tokens, where random heads do, and the paired difference."""
-    values = []
-    for number, policy in enumerate(policies):
-        values.append(np.array([likelihoods(policy.applied(model, one), [one]).logprob[0] for one in said]))
-        step(number + 1, len(policies))
-    control = np.mean(values[1:], axis=0)
-    parts = {"semantic": values[0], "random": control, "beyond": values[0] - control}
-    return {name: mean_interval(part).as_dict() for name, part in parts.items()}
+def token_quality(model: Model, said: Sequence[Continuation], policies: Sequence[tuple[str, float, TokenPolicy]]) -> list[dict[str, Any]]:
+    """Log-probability of every answer, share of its tokens that come first, and share of the cache that is kept, by policy."""
+    begun, values = Begun.of(model, said), np.zeros((3, len(policies), len(said)))
+    for number, one in enumerate(said):
+        reading, row = Reading.of(model, one), begun.row(number)
+        for i, (_, _, policy) in enumerate(policies):
+            measured = row.likelihoods(model.edited(policy.edit(reading)))
+            values[:, i, number] = measured.logprob[0], measured.top[0], policy.kept(reading)
+            step(number * len(policies) + i + 1, len(said) * len(policies))
+    return [
+        {
+            "set": name,
+            "share": share,
+            "kept": round(float(kept.mean()), 5),
+            "logprob": logs.round(5).tolist(),
+            "top": tops.round(5).tolist(),
+        }
+        for (name, share, _), logs, tops, kept in zip(policies, *values, strict=True)
+    ]

@@ -47,8 +47,8 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
 
     Notes
     -----
-    Intervals are Student's, over needles, of which each is asked once, or over passages; differences are paired. Claims about masking are
-    judged at the number of heads nearest to 5 % of the model's, where the paper compares.
+    Intervals are over needles, of which each is asked once, or over passages: Student's, and `rate_interval` for shares of tokens;
+    differences are paired. Claims about masking are judged at the number of heads nearest to 5 % of the model's, where the paper compares.
 
     References
     ----------
@@ -61,7 +61,7 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     question: ClassVar[str] = "Does a model need a few heads to answer from its context, and which are they?"
     cite: ClassVar[tuple[str, ...]] = ("wu2024retrieval", "tang2024")
     cost: ClassVar[str] = "4 minutes"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Retrieval heads are few: most heads copy nothing.",

@@ -12,13 +12,16 @@ from circuitlab.core.progress import step
 from circuitlab.execute.continuations import Continuation, likelihoods
 from circuitlab.experiments.controls import random_heads
 from circuitlab.model.interventions import Knockout
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import mean_interval, rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
     from circuitlab.model.protocol import Model
 
 __all__ = ["bands", "beside_induction", "mask_heads", "mask_on_text", "ranked", "sets_of_heads"]
+
+_INTERVALS = {"top": (rate_interval, rate_change_interval), "logprob": (mean_interval, mean_interval)}
+"""How values, and their changes, get intervals: shares of tokens stay between 0 and 1."""
 
 RETRIEVES, STRONG = 0.1, 0.5
 """The score above which a head is a retrieval head, and a strong one: the paper's."""
@@ -103,10 +106,13 @@ def mask_heads(model: Model, said: Sequence[Continuation], sets: Sequence[dict[s
         for which in ("top", "logprob"):
             before, masked = getattr(whole, which), getattr(values[0], which)
             control = np.mean([getattr(value, which) for value in values[1:]], axis=0)
-            parts = {"masked": masked, "random": control, "lost": before - masked, "beyond": control - masked}
-            row[which] = {name: mean_interval(part).as_dict() for name, part in parts.items()}
+            of_value, of_change = _INTERVALS[which]
+            values_of = {"masked": masked, "random": control}
+            changes = {"lost": before - masked, "beyond": control - masked}
+            row[which] = {name: of_value(part).as_dict() for name, part in values_of.items()}
+            row[which] |= {name: of_change(part).as_dict() for name, part in changes.items()}
         rows.append(row)
-    unedited = {which: mean_interval(getattr(whole, which)).as_dict() for which in ("top", "logprob")}
+    unedited = {which: of_value(getattr(whole, which)).as_dict() for which, (of_value, _) in _INTERVALS.items()}
     return {"unedited": unedited, "sizes": rows}
 
 

@@ -54,11 +54,11 @@ def split_needles(model: Model, length: int, depths: Sequence[float], rng: np.ra
     first, second = sorted(order[: len(order) // 2]), sorted(order[len(order) // 2 :])
     names = tuple(tuple(NEEDLES[i].question for i in part) for part in (first, second))
     measuring = tuple(tests[i] for i in second)
-    said = tuple(told(model, tests[i], NEEDLES[i]) for i in second)
+    said = tuple(told(model, tests[i].tokens, NEEDLES[i]) for i in second)
     return Halves(tuple(tests[i] for i in first), measuring, said, cast("tuple[tuple[str, ...], tuple[str, ...]]", names))
 
 
-def told(model: Model, test: NeedleTest, needle: Needle) -> Continuation:
+def told(model: Model, prompt: Sequence[int], needle: Needle) -> Continuation:
     """The prompt, answered with the needle's sentence; the words of the answer are scored."""
     tokenizer = need_tokenizer(model.tokenizer, model.spec.name)
     space = "" if tokenizer.chat_template else " "
@@ -66,8 +66,8 @@ def told(model: Model, test: NeedleTest, needle: Needle) -> Continuation:
     (said,) = tokenize(tokenizer, [text], special=False)
     first = text.index(needle.answer)
     words = [i for i, (start, stop) in enumerate(said.spans) if start < first + len(needle.answer) and stop > first and stop > start]
-    before = len(test.tokens)
-    return Continuation((*test.tokens, *said.ids), before - 1, (before + words[0], before + words[-1] + 1))
+    before = len(prompt)
+    return Continuation((*prompt, *said.ids), before - 1, (before + words[0], before + words[-1] + 1))
 
 
 def answered(model: Model, tests: Sequence[NeedleTest]) -> Iterator[tuple[NeedleTest, Decoded]]:

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from circuitlab.model.encode import TokenizedPrompt
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDLES", "Needle", "NeedleTest", "Span", "control_spans", "hidden_pairs", "hidden_singly"]
+__all__ = [
+    "NEEDLES",
+    "Needle",
+    "NeedleTest",
+    "Span",
+    "control_spans",
+    "haystack_sentences",
+    "hidden_pairs",
+    "hidden_singly",
+    "prompt_asking",
+]
 
 Span: TypeAlias = tuple[int, int]
 """The first token, and the one after the last."""
@@ -150,10 +160,10 @@ def hidden_singly(model: Model, length: int, depths: Sequence[float], seed: int,
     """
     rng, tests = np.random.default_rng(seed), []
     for number, needle in enumerate(NEEDLES):
-        sentences = _haystack(model, length, rng)
+        sentences = haystack_sentences(model, length, rng)
         at = round(depths[number % len(depths)] * len(sentences))
         text = " ".join([*sentences[:at], needle.sentence, *sentences[at:]])
-        prompt, asked, before = _asked(model, text, needle, chat=chat)
+        prompt, asked, before = prompt_asking(model, text, needle, chat=chat)
         full = before + text
         sentence = full.index(needle.sentence, len(before))
         whole, haystack = _tokens_of(prompt, full, needle.sentence, sentence), _tokens_of(prompt, full, text, len(before))
@@ -172,12 +182,12 @@ def hidden_pairs(model: Model, length: int, seed: int) -> tuple[NeedleTest, ...]
     """
     rng, tests = np.random.default_rng(seed), []
     for first, second in zip(NEEDLES[::2], NEEDLES[1::2], strict=True):
-        sentences = _haystack(model, length, rng)
+        sentences = haystack_sentences(model, length, rng)
         third = max(1, len(sentences) // 3)
         parts = [*sentences[:third], first.sentence, *sentences[third : 2 * third], second.sentence, *sentences[2 * third :]]
         text = " ".join(parts)
         for needle, rival in ((first, second), (second, first)):
-            prompt, asked, _before = _asked(model, text, needle)
+            prompt, asked, _before = prompt_asking(model, text, needle)
             evidence, other = (_tokens_of(prompt, text, one.sentence) for one in (needle, rival))
             tests.append(NeedleTest(tuple(prompt.ids), evidence, other, asked, needle.answer))
     return tuple(tests)
@@ -199,7 +209,7 @@ def control_spans(size: int, taken: Span, inside: Span) -> Iterator[Span]:
     return iter(spans)
 
 
-def _haystack(model: Model, length: int, rng: np.random.Generator) -> list[str]:
+def haystack_sentences(model: Model, length: int, rng: np.random.Generator) -> list[str]:
     """Sentences of passages in random order, as many as make a haystack of about so many tokens."""
     tokenizer, room = need_tokenizer(model.tokenizer, model.spec.name), model.spec.n_ctx or length
     if min(room, length) < _LEAST:
@@ -217,7 +227,7 @@ def _haystack(model: Model, length: int, rng: np.random.Generator) -> list[str]:
     return sentences
 
 
-def _asked(model: Model, text: str, needle: Needle, *, chat: bool = False) -> tuple[TokenizedPrompt, Span, str]:
+def prompt_asking(model: Model, text: str, needle: Needle, *, chat: bool = False) -> tuple[TokenizedPrompt, Span, str]:
     """The whole prompt, where its question stands, and what comes before the text: nothing, or the beginning of a chat."""
     tokenizer = need_tokenizer(model.tokenizer, model.spec.name)
     before, whole = "", text + _ASKING.format(question=needle.question)

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from circuitlab.core.errors import BadParameterError, ModelError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.nodes import Head
-from circuitlab.model.interventions.base import Intervention
+from circuitlab.model.interventions.base import PatternEdit, RowMake
 from circuitlab.model.interventions.held import hash_tensor, read_tensor
 from circuitlab.model.interventions.positions import Positions, PositionSpec
-from circuitlab.model.interventions.spots import NodeSpec, Spot, read_nodes
-from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from circuitlab.model.places import Places, Tap
-    from circuitlab.model.runner import ReadableModel
+    from circuitlab.core.nodes import Node
+    from circuitlab.model.places import Places
 
 __all__ = ["EditPattern", "PatternChange", "Rest"]
 
 PatternChange: TypeAlias = Literal["replace", "uniform", "move", "scale", "block"]
 Rest: TypeAlias = Literal["renormalise", "others", "drop"]
-
-Visible: TypeAlias = Callable[[int], Sequence["Tensor"]]
-"""From a number of tokens to the keys that each query can attend to, in every layer, shape (query, key)."""
 
 _SEEING = {"uniform", "move"}
 _NEEDS = {"replace": {"weights"}, "uniform": set(), "move": {"keys", "to"}, "scale": {"keys", "factor"}, "block": {"keys"}}
@@ -38,7 +31,7 @@ _GIVEN = ("keys", "to", "weights", "factor")
 
 
 @dataclass(frozen=True, eq=False)
-class EditPattern(Intervention):
+class EditPattern(PatternEdit):
     """Edit rows of the attention pattern of heads.
 
     Parameters
@@ -79,23 +72,16 @@ class EditPattern(Intervention):
     """
 
     kind: ClassVar[str] = "pattern"
-    heads: NodeSpec
     how: PatternChange
     keys: PositionSpec | None = field(default=None, kw_only=True)
     to: PositionSpec | None = field(default=None, kw_only=True)
     weights: Tensor | None = field(default=None, kw_only=True)
     factor: Tensor | float | None = field(default=None, kw_only=True)
     rest: Rest = field(default="renormalise", kw_only=True)
-    positions: PositionSpec = field(default="all", kw_only=True)
-    visible: Visible | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        nodes = read_nodes(self.heads)
-        self._set("heads", nodes)
-        self._set("positions", Positions.of(self.positions).names)
-        if wrong := [str(node) for node in nodes if not isinstance(node, Head)]:
-            what = f"{wrong[0]} has no attention pattern."
-            raise BadParameterError(what, "Name query heads, for example a9.h6; each has its own pattern.")
+        super().__post_init__()
+        heads = len(self.spots)
         for name, value, known in (("pattern edit", self.how, get_args(PatternChange)), ("value of rest", self.rest, get_args(Rest))):
             if value not in known:
                 raise UnknownNameError(name, str(value), known)
@@ -109,90 +95,38 @@ class EditPattern(Intervention):
             value = getattr(self, name)
             self._set(name, () if value in ((), []) else Positions.of(value).names)
         if self.weights is not None:
-            self._set("weights", _read_weights(self.weights, len(nodes)))
+            self._set("weights", _read_weights(self.weights, heads))
         if self.factor is not None:
-            self._set("factor", _read_factor(self.factor, len(nodes), self.rest))
+            self._set("factor", _read_factor(self.factor, heads, self.rest))
         elif self.rest == "others":
             raise BadParameterError(f"EditPattern {self.how!r} was given rest='others'.", "Only 'scale' has it; use 'renormalise'.")
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    @cached_property
-    def spots(self) -> tuple[Spot, ...]:
-        """Where each head's pattern is."""
-        nodes: tuple[Head, ...] = self.heads  # type: ignore[assignment]
-        return tuple(Spot(node, Site.PATTERN, node.layer, node.head) for node in nodes)
+    def _refuse(self, node: Node) -> None:
+        if not isinstance(node, Head):
+            raise BadParameterError(f"{node} has no attention pattern.", "Name query heads, for example a9.h6; each has its own pattern.")
 
     @property
-    def targets(self) -> frozenset[tuple[Site, int]]:
-        """Sites and layers whose values it changes."""
-        return frozenset(spot.target for spot in self.spots)
-
-    def check(self, model: ReadableModel) -> None:
-        """Raise unless the model has every head, editable patterns, and (for ``"uniform"`` and ``"move"``) a known mask."""
-        for spot in self.spots:
-            spot.check(model)
+    def _needs_mask(self) -> tuple[str, str] | None:
         if self.how not in _SEEING:
-            return
-        try:
-            model.decoder  # noqa: B018 - built and checked on first use
-        except ModelError as error:
-            why = error.what.rstrip(".")
-            what = f"EditPattern {self.how!r} needs the model's mask from the functional forward, which cannot be built: {why}."
-            raise ModelError(what, "Use 'replace' with your own weights, or 'block': they act on the model itself.") from error
+            return None
+        return f"EditPattern {self.how!r}", "Use 'replace' with your own weights, or 'block': they act on the model itself."
 
-    def resolved(self, model: ReadableModel) -> EditPattern:
-        """The same edit bound to a model's mask; only ``"uniform"`` and ``"move"`` need it."""
-        if self.how not in _SEEING:
-            return self
-        self.check(model)
-        return replace(self, visible=lambda length: [where.visible for where in model.decoder.geometry(length)])
+    def _make_rows(self, places: Places, chosen: Bool[Tensor, "prompt pos"] | None) -> RowMake | None:  # noqa: ARG002 - rows by place
+        return None if self.keys == () else _Rows(self, places).edited
 
-    def tap(self, places: Places) -> Tap:
-        """The tap that applies it to the prompts and positions of a run."""
-        chosen = Positions.of(self.positions).chosen(places)
-        rows = _Rows(self, places)
-        grouped: dict[int, list[tuple[int, Spot]]] = {}
-        for index, spot in enumerate(self.spots):
-            grouped.setdefault(spot.layer, []).append((index, spot))
-        nowhere = self.keys == () or (chosen is not None and not bool(chosen.any()))
-
-        def tap(site: Site, layer: int, value: Tensor) -> Tensor:
-            if site is not Site.PATTERN or layer not in grouped or nowhere:
-                return value
-            mask = None if chosen is None else chosen.to(value.device)[..., None]
-            out = value.clone()
-            for index, spot in grouped[layer]:
-                old = value[..., spot.head, :, :]
-                new = rows.edited(index, layer, old).to(old)
-                out[..., spot.head, :, :] = new if mask is None else torch.where(mask, new, old)
-            return out
-
-        return tap
-
-    def identity(self) -> dict[str, Any]:
-        """Kind, heads, queries and settings."""
+    def _settings(self) -> dict[str, Any]:
         settings = {"how": self.how, "keys": self.keys, "to": self.to, "rest": self.rest}
         if self.factor is not None:
             settings["factor"] = hash_tensor(self.factor)  # type: ignore[arg-type]
-        weights = None if self.weights is None else hash_tensor(self.weights)
-        return {
-            "kind": self.kind,
-            "nodes": [[str(spot.node), spot.site.value] for spot in self.spots],
-            "positions": list(Positions.of(self.positions).names),
-            "weights": weights,
-            **settings,
-        }
+        return {"weights": None if self.weights is None else hash_tensor(self.weights), **settings}
 
     def describe(self) -> str:
         """A short description."""
-        heads = ",".join(str(spot.node) for spot in self.spots)
         keys = "" if self.keys is None else " " + ",".join(map(str, self.names("keys")))
         to = "" if self.to is None else " to " + ",".join(map(str, self.names("to")))
         factor: Any = self.factor
         by = "" if factor is None else f" by {float(factor):g}" if factor.ndim == 0 else " by head"
-        return f"pattern {self.how}{keys}{to}{by} {heads}{Positions.of(self.positions).describe()}"
+        return self._named(f"pattern {self.how}{keys}{to}{by}")
 
     def names(self, which: Literal["keys", "to"]) -> tuple[str | int, ...]:
         """The names or numbers of the keys."""

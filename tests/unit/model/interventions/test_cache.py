@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -34,7 +36,10 @@ def edited(policy: KeepKeys, value: torch.Tensor) -> torch.Tensor:
 
 
 def kept_by_hand(query: int, policy: KeepKeys) -> list[int]:
-    listed = [] if policy.keep is None else [i for i in range(LENGTH) if i >= len(policy.keep) or bool(policy.keep[i])]
+    keep = policy.keep
+    if keep is not None and keep.ndim == 3:
+        keep = keep[0, query] if query < keep.shape[1] else torch.ones(0, dtype=torch.bool)
+    listed = [] if keep is None else [i for i in range(LENGTH) if i >= len(keep) or bool(keep[i])]
     return [i for i in range(query + 1) if i < policy.sinks or query - i < policy.window or i in listed]
 
 
@@ -42,6 +47,7 @@ POLICIES = {
     "window": KeepKeys("a0.kv1", window=3),
     "sinks and window": KeepKeys("a0.kv1", sinks=2, window=2),
     "chosen keys": KeepKeys("a0.kv1", keep=torch.tensor([False, True, False, False, True, False])),
+    "keys chosen by query": KeepKeys("a0.kv1", keep=torch.rand(1, 7, 6, generator=torch.Generator().manual_seed(1)) < 0.4),
     "compensation": KeepKeys("a0.kv1", sinks=1, window=2, compensate=True),
 }
 
@@ -70,6 +76,34 @@ def test_a_row_of_which_nothing_is_dropped_stays_to_the_last_bit() -> None:
     assert not torch.allclose(out[..., 6:, :], pattern[..., 6:, :])
 
 
+def test_a_gate_mixes_the_two_kinds_of_attention_and_trains() -> None:
+    pattern = full()
+    kept, half = (edited(KeepKeys("a0.kv1", window=2, gate=gate), pattern) for gate in (0.0, 0.5))
+    assert torch.equal(kept, edited(KeepKeys("a0.kv1", window=2), pattern))
+    assert torch.equal(edited(KeepKeys("a0.kv1", window=2, gate=1.0), pattern), pattern)
+    torch.testing.assert_close(half, (kept + pattern) / 2)
+    gates = torch.nn.Parameter(torch.tensor([1.0, 0.25]))
+    out = edited(KeepKeys(["a0.kv0", "a0.kv1"], window=2, gate=gates), pattern)
+    assert torch.equal(out[:, :GROUP], pattern[:, :GROUP])
+    _, _, v = parts()
+    (out[0] @ v)[GROUP:].square().sum().backward()
+    assert gates.grad is not None and gates.grad[0] == 0 and gates.grad[1] != 0
+
+
+def test_a_dropped_key_of_unknown_score_is_not_averaged() -> None:
+    """The key is visible and its weight 0, as where 16 bits are too few; where the mask hides keys, 0 is their weight."""
+    pattern = full()
+    pattern[..., 2] = 0.0
+    policy = KeepKeys("a0.kv0", sinks=1, window=2, compensate=True).resolved(tiny_model("llama"))
+    with pytest.raises(ModelError, match="has weight 0"):
+        policy.tap(PLACES)(Site.PATTERN, 0, pattern)
+    hidden = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    hidden[:, 2] = False
+    masked = dataclasses.replace(policy, visible=lambda _length: [hidden] * 2)
+    assert not masked.tap(PLACES)(Site.PATTERN, 0, pattern)[0, 0, 2:, 2].any()
+    edited(KeepKeys("a0.kv0", sinks=1, window=2), pattern)  # what is dropped without compensation needs no score
+
+
 def test_the_weight_of_an_attention_sink_keeps_its_ratio() -> None:
     q, k, _ = parts()
     scores = (q @ k.transpose(-1, -2))[:, -1:]
@@ -88,6 +122,9 @@ def test_what_cannot_be_kept_is_refused() -> None:
         lambda: KeepKeys("a0.kv1", window=0),
         lambda: KeepKeys("a0.kv1", keep=torch.tensor([1, 0])),
         lambda: KeepKeys("a0.kv1", keep=torch.ones(2, 3, dtype=torch.bool)),
+        lambda: KeepKeys("a0.kv1", keep=torch.ones(1, 1, 3, 3, dtype=torch.bool)),
+        lambda: KeepKeys("a0.kv1", gate=1.5),
+        lambda: KeepKeys("a0.kv1", gate=torch.ones(2)),
         lambda: KeepKeys("a0.kv1").tap(PLACES),
         lambda: KeepKeys("a0.kv7").check(tiny_model("llama")),
     ):
