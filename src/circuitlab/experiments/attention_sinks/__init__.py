@@ -49,8 +49,8 @@ class AttentionSinks(Experiment, frozen=True, forbid_unknown_fields=True):
     -----
     Heads are chosen by a slope: the derivative of the right label's log-probability (among both labels, mean over the first half) in the
     factor of that head, at a factor of 1. Factors are those of the largest mean log-probability on the first half, for each group alone,
-    and for both tried together. Sinks are those of the unedited model on the same prompt. Intervals are Student's, over reviews,
-    of paired changes.
+    and for both tried together. Sinks are those of the unedited model on the same prompt. Intervals are over reviews, of paired changes:
+    Wilson's of accuracies, Student's of log-probabilities.
 
     References
     ----------
@@ -63,7 +63,7 @@ class AttentionSinks(Experiment, frozen=True, forbid_unknown_fields=True):
     question: ClassVar[str] = "Does scaling the attention that some heads give to sinks make answers right?"
     cite: ClassVar[tuple[str, ...]] = ("yu2024act", "han2025zero")
     cost: ClassVar[str] = "8 minutes"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Sinks also occur beyond the first token.",

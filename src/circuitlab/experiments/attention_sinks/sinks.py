@@ -13,7 +13,7 @@ from circuitlab.core.progress import step
 from circuitlab.experiments.attention_sinks.labelled import Labelled, log_probabilities
 from circuitlab.model.interventions import EditPattern, Intervention
 from circuitlab.model.sites import Site
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import rate_interval
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -70,8 +70,8 @@ def sink_shares(model: Model, asked: Labelled, threshold: float, layers: range) 
     """
     each = np.stack([sinks(_pattern(model, row), threshold, _QUERIES).any(-1) for row in asked.rows]).astype(float)
     even = max(int(sinks(_even(len(row)), threshold, _QUERIES).sum()) for row in asked.rows)
-    by_layer = [mean_interval(each[:, layer].mean(-1)).as_dict() for layer in range(each.shape[1])]
-    share = mean_interval(each[:, list(layers)].mean((1, 2))).as_dict()
+    by_layer = [rate_interval(each[:, layer].mean(-1)).as_dict() for layer in range(each.shape[1])]
+    share = rate_interval(each[:, list(layers)].mean((1, 2))).as_dict()
     return {"share": share, "by_layer": by_layer, "map": each.mean(0).round(4).tolist(), "even": even}
 
 

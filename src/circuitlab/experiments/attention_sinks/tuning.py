@@ -13,7 +13,7 @@ from circuitlab.experiments.attention_sinks.labelled import Labelled, Scored
 from circuitlab.experiments.attention_sinks.sinks import SinkKeys, calibration, first_token_slopes, sink_keys, sinks_slopes
 from circuitlab.experiments.controls import random_heads
 from circuitlab.model.interventions import EditPattern
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import mean_interval, rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
@@ -158,12 +158,13 @@ def _scaled(model: Model, groups: Groups, factors: Factors) -> Model:
 
 
 def _levels(run: Scored) -> dict[str, dict[str, float]]:
-    return {name: mean_interval(getattr(run, name)).as_dict() for name in MEASURES}
+    return {"likely": mean_interval(run.likely).as_dict(), "right": rate_interval(run.right).as_dict()}
 
 
 def _change(run: Scored, plain: Scored) -> dict[str, dict[str, float]]:
     """Paired change of both measures, with its interval over prompts."""
-    return {name: mean_interval(getattr(run, name) - getattr(plain, name)).as_dict() for name in MEASURES}
+    likely, right = mean_interval(run.likely - plain.likely), rate_change_interval(run.right - plain.right)
+    return {"likely": likely.as_dict(), "right": right.as_dict()}
 
 
 def _means(run: Scored, plain: Scored) -> dict[str, float]:

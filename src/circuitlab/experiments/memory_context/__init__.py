@@ -39,8 +39,9 @@ class MemoryContext(Experiment, frozen=True, forbid_unknown_fields=True):
 
     Notes
     -----
-    An interval is Student's, over countries, of a country's mean over its prompts, since prompts of one country are alike. A head's values
-    are shared by its group under grouped-query attention, so that its output ``z`` is scaled instead: the same by linearity.
+    An interval is over countries, of a country's mean over its prompts, since prompts of one country are alike; those of rates stay
+    between 0 and 1. A head's values are shared by its group under grouped-query attention, so that its output ``z`` is scaled instead:
+    the same by linearity.
 
     References
     ----------
@@ -52,7 +53,7 @@ class MemoryContext(Experiment, frozen=True, forbid_unknown_fields=True):
     question: ClassVar[str] = "When a prompt contradicts what the model knows, does one head decide between the two answers?"
     cite: ClassVar[tuple[str, ...]] = ("yu2023",)
     cost: ClassVar[str] = "5 minutes"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Scaling one memory head (down, or below zero) makes the model answer from the prompt.",

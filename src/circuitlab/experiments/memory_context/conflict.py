@@ -12,7 +12,7 @@ import torch
 from circuitlab.experiments.capitals import QUESTION, countries, known_capitals, single_token_rows
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.prepare import prepare_batch
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import rate_interval
 from circuitlab.tasks import Task
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Conflicts:
 
     def rates(self, model: Model) -> dict[str, dict[str, float]]:
         """Share of each kind of answer, with its interval over countries."""
-        return {kind: mean_interval(values).as_dict() for kind, values in zip(KINDS, self.by_country(self.kinds(model)), strict=True)}
+        return {kind: rate_interval(values).as_dict() for kind, values in zip(KINDS, self.by_country(self.kinds(model)), strict=True)}
 
 
 def conflicts(model: Model, prompts: int, rng: np.random.Generator) -> Conflicts:

@@ -15,7 +15,7 @@ from circuitlab.experiments.memory_context.conflict import KINDS, Conflicts
 from circuitlab.methods import LogitAttribution
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.interventions import Scale
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
@@ -70,9 +70,9 @@ def _scaled(
     for which, index in best.items():
         kind = kinds[which]
         changes = [float((swept[index][kind] - swept[at_one][kind]).mean()) for swept in of_controls]
-        change = mean_interval(on_held[index, kind] - on_held[at_one, kind]).as_dict()
+        change = rate_change_interval(on_held[index, kind] - on_held[at_one, kind]).as_dict()
         picked[which] = {"factor": factors[index], "change": change, "random": changes}
-    rates = {kind: [mean_interval(values).as_dict() for values in on_held[:, i]] for i, kind in enumerate(KINDS)}
+    rates = {kind: [rate_interval(values).as_dict() for values in on_held[:, i]] for i, kind in enumerate(KINDS)}
     names = list(map(str, controls))
     return {"head": str(head), "factors": list(factors), "rates": rates, "chosen": picked, "random_heads": names}
 

@@ -46,7 +46,7 @@ class SuccessorHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     -----
     Claims about *the* successor head are judged only where a head scores above 0.5; otherwise what the best head does is shown without a
     verdict. For all but the score itself, each list is taken in the spelling with most single tokens, so that an item counts once:
-    intervals are Student's over items (over passages, for text; Wilson's for numbered lists). The greater-than bias of a source is the
+    intervals are over items (over passages, for text), and those of rates stay between 0 and 1 (`rate_interval`). The greater-than bias of a source is the
     mean of the effective-OV matrix over targets two or more places later, minus the same for earlier ones, after the mean of every target
     over sources is taken off, in units of the matrix's spread. A direct effect is that of mean ablation on the way to the logits alone.
 
@@ -62,6 +62,7 @@ class SuccessorHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     )
     cite: ClassVar[tuple[str, ...]] = ("gould2024",)
     cost: ClassVar[str] = "2 minutes"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="Some head writes the next item of ordered lists: its successor score is above 0.5.",

@@ -12,7 +12,7 @@ import torch
 
 from circuitlab.experiments.successor_heads.items import Items, Reading
 from circuitlab.methods.sae.training import Training, train
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -102,7 +102,7 @@ def probed(
     commonest = float(np.bincount(true, minlength=RESIDUES).max() / len(true))
     control_right = float((control.predict(read) == true).mean())
     trained = float((probe.predict(vectors) == residues).mean())
-    about = {"right": mean_interval(right).as_dict(), "by_list": by_list, "items": len(true), "commonest": commonest}
+    about = {"right": rate_interval(right).as_dict(), "by_list": by_list, "items": len(true), "commonest": commonest}
     return probe, control, {**about, "permuted": control_right, "on_training": trained, "trained_on": len(tokens)}
 
 
@@ -124,8 +124,8 @@ def autoencoders(reading: Reading, items: Items, tokens: Sequence[int], seeds: S
         cosines.append(_cosine(dictionary, _modal(best, true)[1], probe))
     modal, control = np.mean(shares, 0), np.mean(dealt, 0)
     return {
-        "modal": mean_interval(modal).as_dict(),
-        "excess": mean_interval(modal - control).as_dict(),
+        "modal": rate_interval(modal).as_dict(),
+        "excess": rate_change_interval(modal - control).as_dict(),
         "permuted": float(control.mean()),
         "residues": len(modal),
         "cosine": float(np.mean(cosines)),
@@ -188,7 +188,7 @@ def arithmetic(reading: Reading, items: Items, probe: Probe, control: Probe) -> 
             continue
         each = sides[0]["each"]
         lists[name] = {
-            "right": mean_interval(np.array(each)).as_dict(),
+            "right": rate_interval(np.array(each)).as_dict(),
             "permuted": float(np.mean(sides[1]["each"])),
             "chance": 1 / len(items.rows(name)),
             "up": sides[0]["up"],

@@ -11,7 +11,7 @@ from circuitlab.core.nodes import Head
 from circuitlab.experiments.controls import random_heads
 from circuitlab.experiments.successor_heads.items import Items, Reading
 from circuitlab.methods.roles.successor import Successor
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import mean_interval, rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
@@ -41,8 +41,8 @@ def score_heads(model: Model, items: Items, role: Successor) -> dict[str, Any]:
         "by_task": {task: float(values[best.layer, best.head]) for task, values in shares.scores.items()},
         "chance": dict(shares.chance),
         "pairs": dict(shares.pairs),
-        "items": mean_interval(right[0]).as_dict(),
-        "lead": mean_interval(right[0] - right[1]).as_dict(),
+        "items": rate_interval(right[0]).as_dict(),
+        "lead": rate_change_interval(right[0] - right[1]).as_dict(),
     }
 
 

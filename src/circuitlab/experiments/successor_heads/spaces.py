@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from circuitlab.experiments.successor_heads.items import Items, Reading
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import rate_interval
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,7 +40,7 @@ def recombined(reading: Reading, items: Items, rng: np.random.Generator) -> dict
     lengths = [len(items.rows(items.lists[row])) for row in shared]
     return {
         "cells": len(share),
-        "right": mean_interval(share).as_dict() if len(share) else None,
+        "right": rate_interval(share).as_dict() if len(share) else None,
         "permuted": float(chance.mean()) if len(chance) else None,
         "chance": float(np.mean([1 / length for length in lengths])) if lengths else None,
     }

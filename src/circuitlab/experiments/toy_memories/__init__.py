@@ -60,6 +60,7 @@ class ToyMemories(Experiment, frozen=True, forbid_unknown_fields=True):
     question: ClassVar[str] = "What does attention become when it learns regression in context, and how many associations does it hold?"
     cite: ClassVar[tuple[str, ...]] = ("he2025icl", "qiao2025")
     cost: ClassVar[str] = "1 minute"
+    version: ClassVar[int] = 2
     published: ClassVar[tuple[Claim, ...]] = (
         Claim(
             claim="The key-query matrix becomes a multiple of the identity on the covariates.",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from circuitlab.core.progress import step
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import mean_interval, rate_interval
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -154,7 +154,8 @@ def described(setting: Setting, weights: Weights, seed: int) -> dict[str, Any]:
         "other_outputs": outputs[..., :d].abs().mean((-1, -2)) / target.abs().mean(-1),
     }
     measured = {**form, **_compared(setting, weights, seed)}
-    return {name: {**mean_interval(value.numpy()).as_dict(), "seeds": value.tolist()} for name, value in measured.items()}
+    intervals = {name: (rate_interval if name == "signs" else mean_interval)(value.numpy()) for name, value in measured.items()}
+    return {name: {**intervals[name].as_dict(), "seeds": value.tolist()} for name, value in measured.items()}
 
 
 @torch.no_grad()
