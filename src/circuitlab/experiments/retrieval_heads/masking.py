@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["bands", "beside_induction", "mask_heads", "mask_on_text", "ranked", "sets_of_heads"]
 
-_INTERVALS: dict[str, tuple[Callable[[Any], Interval], Callable[[Any], Interval]]] = {"top": (rate_interval, rate_change_interval), "logprob": (mean_interval, mean_interval)}
+_INTERVALS: dict[str, tuple[Callable[[Any], Interval], Callable[[Any], Interval]]] = {
+    "top": (rate_interval, rate_change_interval),
+    "logprob": (mean_interval, mean_interval),
+}
 """How values, and their changes, get intervals: shares of tokens stay between 0 and 1."""
 
 RETRIEVES, STRONG = 0.1, 0.5
