@@ -167,6 +167,33 @@ No GPU was measured."""
     return f"{about}\n\n{table(names, rows)}"
 
 
+_STREAMING = """## Streamed layer by layer
+
+Measured by `benchmarks/bench_streaming.py`: every head of a model with random bfloat16 weights is patched at every changed position of one
+pair, on one thread, with the weights of one layer in memory at a time and those of the next on their way. Reduced precision is checked in
+the same run: a sample of effects is computed in float32 as well."""
+
+_STREAMED = {
+    "weights_gib": "weights, GiB",
+    "heads": "heads",
+    "positions": "changed positions",
+    "precision": "precision",
+    "load_seconds": "seconds to load and test every layer",
+    "predicted_seconds": "seconds, predicted",
+    "seconds": "seconds, measured",
+    "cpu_seconds": "processor seconds",
+    "gemm_share": "share of the rate of a bfloat16 matrix product",
+    "predicted_read_gb": "GB read, predicted",
+    "read_gb": "GB read, measured",
+    "waited_seconds": "seconds waited for reading",
+    "predicted_peak_gib": "peak memory in GiB, predicted",
+    "peak_gib": "peak memory in GiB, measured",
+    "precision_error_rms": "error of an effect, root mean square",
+    "precision_effect_rms": "effect, root mean square",
+}
+"""Entries of the results that are shown, with their names on the page."""
+
+
 def _streaming() -> str:
     """What layer streaming measured, if its benchmark has been run."""
     path = RESULTS / "streaming.json"
@@ -174,10 +201,8 @@ def _streaming() -> str:
         return ""
     document = json.loads(path.read_text(encoding="utf-8"))
     lines = document if isinstance(document, list) else document.get("lines", [document])
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    rows = [[name, *(_value(line.get(name)) for line in lines)] for name in names]
-    about = "## Streamed layer by layer\n\nMeasured by `benchmarks/bench_streaming.py`, with one layer's weights in memory at a time:"
-    return f"{about}\n\n{table(['', *(f'run {i + 1}' for i in range(len(lines)))], rows)}"
+    rows = [[words, *(_value(line.get(name)) for line in lines)] for name, words in _STREAMED.items()]
+    return f"{_STREAMING}\n\n{table(['', *(line['model'] for line in lines)], rows)}"
 
 
 def _value(value: Any) -> str:

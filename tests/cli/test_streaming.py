@@ -17,7 +17,8 @@ def test_streamed_scores_are_those_of_the_model_in_memory(world, checkpoint, met
     plain = json.loads(command(*arguments, "--store", "other").out)
     document = json.loads(streamed.out)
     assert not document["cached"]
-    assert [document[name] for name in ("run_id", "heads", "mlps", "total")] == [plain[name] for name in ("run_id", "heads", "mlps", "total")]
+    for name in ("run_id", "heads", "mlps", "total"):
+        assert document[name] == plain[name]
 
 
 @pytest.mark.parametrize(

@@ -66,5 +66,5 @@ def test_what_streaming_measured_is_shown_where_it_was_measured(tmp_path, monkey
     lines = [{"model": "random-1b", "seconds": 61.25}, {"model": "random-8b", "peak_gib": 4.5}]
     (tmp_path / "streaming.json").write_text(json.dumps(lines))
     text = scaling.scaling_page()["scaling.md"]
-    for row in ("| model | random-1b | random-8b |", "| seconds | 61.2 | - |", "| peak_gib | - | 4.5 |"):
+    for row in ("|  | random-1b | random-8b |", "| seconds, measured | 61.2 | - |", "| peak memory in GiB, measured | - | 4.5 |"):
         assert row in text

@@ -31,7 +31,7 @@ def value_map(
     Parameters
     ----------
     values : sequence of sequences of float, shape (layer, head)
-        None and NaN are left blank. Colours are centred at 0.
+        None and NaN are left blank. Colours are centred at 0 if a value is below it, and begin at 0 if none is.
     wording : Wording
         Heading and units; the axes are layers and heads.
     outlined : sequence of str
@@ -49,8 +49,8 @@ def value_map(
     Examples
     --------
     >>> figure = value_map([[0.0, 1.0]], Wording("Score"), outlined=["a0.h1"])
-    >>> len(figure.layout.shapes)
-    1
+    >>> len(figure.layout.shapes), figure.layout.coloraxis.cmin
+    (1, 0)
     """
     cells = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
     if cells.ndim != 2:  # noqa: PLR2004 - layer and head
@@ -79,6 +79,7 @@ def value_map(
     figure.update_yaxes(tickvals=list(range(0, layers, max(1, layers // 10))))
     limit = symmetric_limit([cells])
     bar = {"title": {"text": plain(wording.units), "side": "right", "font": {"size": 11}}}
-    figure.update_layout(coloraxis={"cmin": -limit, "cmax": limit, "cmid": 0, "autocolorscale": True, "colorbar": bar})
+    colours = {"cmin": -limit, "cmax": limit, "cmid": 0} if (cells < 0).any() else {"cmin": 0, "cmax": limit}
+    figure.update_layout(coloraxis={**colours, "autocolorscale": True, "colorbar": bar})
     frame = Frame(wording.title, wording.subtitle, max(_LEAST, 22 * width), max(_LEAST, 12 * layers), margin_right=110)
     return finish(figure, frame, theme)

@@ -102,8 +102,8 @@ def mean_interval(
         return Interval(mean, low, high)
     half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
     half = np.where(constant, 0.0, half)
-    low, high = within or (-np.inf, np.inf)
-    return Interval(mean, np.maximum(mean - half, low), np.minimum(mean + half, high))
+    least, most = within or (-np.inf, np.inf)
+    return Interval(mean, np.maximum(mean - half, least), np.minimum(mean + half, most))
 
 
 def _bca_limits(values: np.ndarray, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

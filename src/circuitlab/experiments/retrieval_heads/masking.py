@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from circuitlab.core.progress import step
 from circuitlab.execute.continuations import Continuation, likelihoods
 from circuitlab.experiments.controls import random_heads
 from circuitlab.model.interventions import Knockout
-from circuitlab.scores.intervals import mean_interval, rate_change_interval, rate_interval
+from circuitlab.scores.intervals import Interval, mean_interval, rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from circuitlab.experiments.types import ExperimentContext
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["bands", "beside_induction", "mask_heads", "mask_on_text", "ranked", "sets_of_heads"]
 
-_INTERVALS = {"top": (rate_interval, rate_change_interval), "logprob": (mean_interval, mean_interval)}
+_INTERVALS: dict[str, tuple[Callable[[Any], Interval], Callable[[Any], Interval]]] = {
+    "top": (rate_interval, rate_change_interval),
+    "logprob": (mean_interval, mean_interval),
+}
 """How values, and their changes, get intervals: shares of tokens stay between 0 and 1."""
 
 RETRIEVES, STRONG = 0.1, 0.5
