@@ -46,9 +46,10 @@ class SuccessorHeads(Experiment, frozen=True, forbid_unknown_fields=True):
     -----
     Claims about *the* successor head are judged only where a head scores above 0.5; otherwise what the best head does is shown without a
     verdict. For all but the score itself, each list is taken in the spelling with most single tokens, so that an item counts once:
-    intervals are over items (over passages, for text), and those of rates stay between 0 and 1 (`rate_interval`). The greater-than bias of a source is the
-    mean of the effective-OV matrix over targets two or more places later, minus the same for earlier ones, after the mean of every target
-    over sources is taken off, in units of the matrix's spread. A direct effect is that of mean ablation on the way to the logits alone.
+    intervals are over items (over passages, for text), and those of rates stay between 0 and 1 (`rate_interval`). The greater-than bias
+    of a source is the mean of the effective-OV matrix over targets two or more places later, minus the same for earlier ones, after the
+    mean of every target over sources is taken off, in units of the matrix's spread. A direct effect is that of mean ablation on the way
+    to the logits alone.
 
     References
     ----------
