@@ -47,11 +47,14 @@ def index(records: dict[str, list[ExperimentRecord]]) -> str:
         for model, gate in one["gates"].items()
     ]
     costs = [[f"[`{one['name']}`]({one['name']}.md)", one["question"], citation(one["cite"][0]), one["cost"]] for one in catalogue()]
+    minutes = sum(int(one["cost"].split()[0]) for one in catalogue())
+    total = f"`make papers` runs all of them: {minutes} minutes, the sum of these times. One that is stopped goes on where it was."
     parts = [
         made_by("the experiments and their shipped records"),
         _INTRODUCTION,
         "## All experiments",
-        table(("experiment", "question", "paper", "time on two cores"), costs),
+        table(("experiment", "question", "paper", "time on smollm2-135m, one thread"), costs),
+        total,
         "## What was published, and what was found",
         table(("experiment", "published", "model", "here", "verdict"), rows),
         "## Which model can be asked",
