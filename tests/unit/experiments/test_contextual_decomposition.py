@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from circuitlab.experiments.contextual_decomposition import ContextualDecompositionExperiment
+from circuitlab.experiments.contextual_decomposition import ContextualDecompositionExperiment, rankings
 from circuitlab.experiments.contextual_decomposition.rankings import Parts, on_planted, on_task
 from circuitlab.experiments.types import ExperimentContext
+from circuitlab.methods.random import RandomScores
 from circuitlab.model.toy import build_planted
 from circuitlab.store import Cache
 
@@ -33,6 +34,18 @@ def test_planted_heads_are_ranked_first_and_their_circuit_is_faithful(results) -
     assert ranks.verdict == planted.verdict == "replicates"
     assert recovers.verdict == "does not replicate", "one of four heads does not carry the chain"
     assert published.verdict == "cannot be asked"
+
+
+def test_a_ranking_that_knows_nothing_of_the_circuit_replicates_nothing(tmp_path, monkeypatch) -> None:
+    """The same planted model and the same rules, with random numbers in place of the decomposition."""
+    monkeypatch.setattr(rankings, "METHOD", RandomScores(seed=1))
+    planted = build_planted("names-gqa")
+    lab = ExperimentContext(EXPERIMENT, planted.model, 0, Cache(tmp_path))
+    parts = Parts(*(planted.batch(6, seed=seed) for seed in range(3)))
+    task = on_task(lab, parts, 4 / 12, ((0.05, 4 / 12), 40))
+    even = {name: {"mean": 0.5 + shift, "low": 0.4, "high": 0.6} for name, shift in (("a", 0.01), ("b", -0.01))}
+    claims = EXPERIMENT.judge({"planted": even, "tasks": {"toy": task}})
+    assert [claim.verdict for claim in claims] == ["does not replicate"] * 4 + ["cannot be asked"]
 
 
 def test_figures_are_drawn_from_plain_data(results) -> None:
