@@ -37,8 +37,13 @@ def paths_in(text: str) -> set[str]:
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, smollm2) -> Path:
     """An empty folder with the table that the README uses, and the model as other tests have loaded it; tasks are judged on few pairs."""
+
+    def load(name: str, *, stream: bool = False) -> object:
+        assert not stream, "no command of the README streams"
+        return {"smollm2-135m": smollm2}[name]
+
     for place in ("circuitlab", "circuitlab.model"):
-        monkeypatch.setattr(f"{place}.load_model", lambda name: {"smollm2-135m": smollm2}[name], raising=False)
+        monkeypatch.setattr(f"{place}.load_model", load, raising=False)
     monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "own_pairs.csv").write_text((ROOT / "notebooks" / "own_pairs.csv").read_text(encoding="utf-8"))
