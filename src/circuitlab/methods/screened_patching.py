@@ -91,6 +91,7 @@ class ScreenedPatching:
     cost: ClassVar[str] = "that of AtP*, and pairs x (about 2 k + sample) runs from the patched layer on"
     cite: ClassVar[tuple[str, ...]] = ("kramar2024", "heimersheim2024")
     pooled: ClassVar[bool] = True
+    streamed_fault: ClassVar[str] = ""
 
     direction: Literal["denoising", "noising"] = "denoising"
     parts: tuple[str, ...] = ("heads", "mlps")

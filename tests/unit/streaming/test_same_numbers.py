@@ -16,6 +16,8 @@ ALL_PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post")
 PATCHING = cl.methods.ActivationPatching
 GRADIENTS = cl.methods.AttributionPatching
 PATHS = cl.methods.PathPatching
+STAR = cl.methods.AttributionPatchingStar
+SCREENED = cl.methods.ScreenedPatching
 METHODS = {
     "patching, every part": PATCHING(parts=ALL_PARTS),
     "patching, noising, at marks": PATCHING(direction="noising", positions=("CHANGE", "END")),
@@ -27,6 +29,11 @@ METHODS = {
     "gradients, every part": GRADIENTS(parts=(*ALL_PARTS, "embed")),
     "gradients, noising, keys, at marks": GRADIENTS("noising", "heads", "k", ("CHANGE", "END"), pairs_per_pass=2),
     "gradients at patterns": GRADIENTS(parts="heads", site="pattern"),
+    "AtP*": STAR(),
+    "AtP*, noising, values, at marks": STAR("noising", ("heads", "attns", "mlps"), "v", ("CHANGE", "END"), pairs_per_pass=2),
+    "AtP* without GradDrop": STAR(reduce="none"),
+    "screened patching": SCREENED(k=2, sample=3),
+    "screened patching, noising, at marks": SCREENED("noising", ("heads", "attns", "mlps"), ("CHANGE", "END"), k=3, sample=2, pairs_per_pass=2),
     "paths": PATHS(senders=("heads", "mlps", "embed")),
     "paths, noising, frozen MLPs, at marks": PATHS("noising", "heads", mlps="frozen", positions=("CHANGE", "END"), pairs_per_pass=2),
 }
