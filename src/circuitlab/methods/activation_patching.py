@@ -228,7 +228,11 @@ class ActivationPatching:
         """Chunks of pairs whose unedited runs share a pass, and their memory."""
         patches = len(list(self._patches(model, self._marks(batch))))
         sampled = 0 if self.precision == "full" else min(_SAMPLE_PATCHES, patches)
-        return self._chunks(model, batch, patches + sampled, range(batch.n_pairs))
+        return self.chunks_of(model, batch, patches + sampled)
+
+    def chunks_of(self, model: Model, batch: ContrastBatch, patches: int) -> Chunks:
+        """`chunks` for so many patches."""
+        return self._chunks(model, batch, patches, range(batch.n_pairs))
 
     def _chunks(self, model: Model, batch: ContrastBatch, patches: int, todo: Sequence[int]) -> Chunks:
         size = self.pairs_per_pass or unedited_together(batch)

@@ -21,7 +21,7 @@ from circuitlab.model import load_model
 from circuitlab.model.weights.folder_hash import remembered_hash
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
-STREAMED = {"activation_patching", "attribution_patching", "path_patching"}
+STREAMED = {"activation_patching", "atp_star", "attribution_patching", "path_patching", "screened_patching"}
 OTHERS = sorted(method_classes().keys() - STREAMED)
 
 
@@ -49,6 +49,8 @@ def test_every_other_method_is_refused_before_work(name) -> None:
     ("method", "why"),
     [
         (cl.methods.ActivationPatching(engine="hooks"), "engine='hooks' runs the whole model"),
+        (cl.methods.AttributionPatchingStar(site="q"), "the QK fix recomputes the attention of whole prompts"),
+        (cl.methods.AttributionPatchingStar(reduce="absolute"), "takes a pass down for every layer"),
         (cl.methods.PathPatching(receivers="a2.h1<q>"), "other receivers than the logits"),
         (cl.methods.PathPatching(via="m1"), "other receivers than the logits"),
     ],
