@@ -57,8 +57,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(world, checkpoint, arguments,
 
 
 def test_a_study_streams_its_model(world, checkpoint, monkeypatch) -> None:
-    opened = []
-    monkeypatch.setattr(opening, "open_streamed", lambda *args, was=opening.open_streamed, **named: opened.append(args) or was(*args, **named))
+    opened, really = [], opening.open_streamed
+    monkeypatch.setattr(opening, "open_streamed", lambda *args, **named: opened.append(args) or really(*args, **named))
     scores = {}
     for name, more in (("plain", ""), ("streamed", 'stream = true\nmemory = "64GiB"')):
         path = study_file(name, checkpoint, more)

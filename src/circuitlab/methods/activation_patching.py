@@ -211,8 +211,9 @@ class ActivationPatching:
         return rows.arrays
 
     def _fill(
-        self, rows: PairRows, model: Model, metric: Metric, batch: ContrastBatch, patches: list[_Patch], sample: _Sample = _Sample()
+        self, rows: PairRows, model: Model, metric: Metric, batch: ContrastBatch, patches: list[_Patch], sample: _Sample | None = None
     ) -> None:
+        sample = sample or _Sample()
         every = self._chunks(model, batch, len(patches) + len(sample.patches), rows.todo)
         sweeps = any_sweeps_on(model, metric, self.engine, self.precision, fits=every.fits)
 

@@ -13,6 +13,7 @@ from tests.reference.streamed import both, pairs
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError, StreamedModelError, WeightsError
+from circuitlab.evaluation import Evaluate
 from circuitlab.execute.needs import refusal
 from circuitlab.methods import method_classes
 from circuitlab.methods.roles import role_classes
@@ -81,7 +82,8 @@ REFUSED = {
     "output projection": lambda model, batch: model.weights.output(0),
     "embedding": lambda model, batch: model.weights.embedding,
     "unembedding": lambda model, batch: model.weights.unembed(slice(None)),
-    "evaluation": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0"]), batch),
+    "circuits of edges": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0", "logits"], edges=["a0.h0->logits"]), batch),
+    "mean ablation": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0"]), batch, settings=Evaluate(ablation="mean")),
     "transfer": lambda model, batch: cl.transfer(model, [batch, batch], rule=2),
     "card": lambda model, batch: cl.head_card(model, "a0.h0", [batch]),
     "lens": lambda model, batch: cl.logit_lens(model, [1, 2, 3]),

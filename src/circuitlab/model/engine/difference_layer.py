@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from circuitlab.model.engine.arithmetic import exact
 from circuitlab.model.engine.layer import SiteTap, added, leave, mixed, mlp_out
 from circuitlab.model.engine.window import write_all
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from circuitlab.model.decoder import Block, Linear
+    from circuitlab.model.decoder import Block
     from circuitlab.model.engine.arithmetic import BaseLinears, Difference
 
 __all__ = ["IN_CACHE", "DifferenceLayer", "Piece"]

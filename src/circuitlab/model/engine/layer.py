@@ -104,7 +104,9 @@ def mixed(block: Block, projected: tuple[Tensor, Tensor, Tensor], at: SiteTap) -
     return at(Site.Z, _mix(pattern, v, place)).flatten(-2), keys, v
 
 
-def added(block: Block, x: Float[Tensor, "edit prompt query d_model"], raw: Tensor, at: SiteTap) -> Float[Tensor, "edit prompt query d_model"]:
+def added(
+    block: Block, x: Float[Tensor, "edit prompt query d_model"], raw: Tensor, at: SiteTap
+) -> Float[Tensor, "edit prompt query d_model"]:
     """The residual stream after attention, from the stream that entered and the output projection's ``raw`` output."""
     mid = x + at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
     return mid if block.parallel else at(Site.RESID_MID, mid)
