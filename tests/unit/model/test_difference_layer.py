@@ -38,8 +38,8 @@ def swept(model, difference, batch, starts=(0, 3)) -> torch.Tensor:
                 value = source.sites[site][layer] if head is None else source.sites[site][layer][:, :, head]
                 edit_sets.append(EditSet((Edit(site, layer, value, head=head),), start))
                 later = source.sites[Site.Z][-1][:, :, 0]
-                both = (Edit(site, layer, value[rows, positions], head=head, positions=positions), Edit(Site.Z, n_layers - 1, later, head=0))
-                edit_sets.append(EditSet(both, start))
+                at_start = Edit(site, layer, value[rows, positions], head=head, positions=positions)
+                edit_sets.append(EditSet((at_start, Edit(Site.Z, n_layers - 1, later, head=0)), start))
     return engine.sweep(engine.base_run(batch.clean, batch.end, sites), edit_sets)
 
 
