@@ -175,10 +175,10 @@ Reduced precision is checked in the same run: a sample of effects is computed in
 
 The share of the rate is operations / (processor seconds x GEMM rate). The operations are those that the sweep cannot avoid, as above;
 those of the check are not counted. The processor seconds are those of the whole sweep, with reading, conversion of weights, both unedited
-runs in float32, and the check; loading is not in them. The GEMM rate is that of a bfloat16 product of 1,280 positions with the MLP's input projection,
-measured before and after the sweep on the same threads. A larger model has a larger share, because products grow as the square of the width
-and everything between them as the width, and because the check is a smaller part of more heads. Predicted seconds come from the rate just
-before the run, in seconds of the clock; where these are more than the processor seconds, the machine had other work."""
+runs in float32, and the check; loading is not in them. The GEMM rate is that of a bfloat16 product of 1,280 positions with the MLP's input
+projection, measured before and after the sweep on the same threads. A larger model has a larger share, because products grow as the square
+of the width and everything between them as the width, and because the check is a smaller part of more heads. Predicted seconds come from
+the rate just before the run, in seconds of the clock; where these are more than the processor seconds, the machine had other work."""
 
 _STREAMED = {
     "weights_gib": "weights, GiB",
