@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -63,8 +63,7 @@ def circuit(
     from circuitlab.scores.head_scores import HeadScores  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    if stream:
-        _require_streamed(ablation if evaluate else "resample", backups=backups)
+    _require_loaded(ablation if evaluate else "resample", stream=stream, backups=backups)
     request = Request(model, method, pairs, variant, seed, metric, param, store, stream)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
     loaded = load_checked([task], request, rule)
@@ -82,27 +81,27 @@ def circuit(
         measures = NOT_EVALUATED if evaluation is None else evaluation.measures | {"cached": evaluation.cached}
         print_json(picked.to_dict() | measures | {"evaluated": evaluate, "backups": found_backups})
         return
-    _print_circuit(picked, f"{task} ({heads.provenance.model.name})", evaluation)
-    if found_backups is not None:
-        print_backups(found_backups)
+    _print_circuit(picked, f"{task} ({heads.provenance.model.name})", evaluation, found_backups)
     warn_if_unfit(heads)
 
 
-def _require_streamed(ablation: str, *, backups: bool) -> None:
+def _require_loaded(ablation: str, *, stream: bool, backups: bool) -> None:
     """Raise before a model is loaded, if it would be streamed and something needs a model in memory."""
     from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
 
-    if ablation.startswith("mean"):
+    if stream and ablation.startswith("mean"):
         what = f"--ablation {ablation} takes means over activations of all prompts, and --stream keeps one layer at a time in memory."
         raise BadParameterError(what, "Use --ablation resample or zero, or leave out --stream.")
-    if backups:
+    if stream and backups:
         what = "--backups knocks heads out of a model in memory, and --stream keeps one layer at a time there."
         raise BadParameterError(what, "Leave out one of --backups and --stream.")
 
 
-def _print_circuit(circuit: Circuit, subject: str, evaluation: CircuitEvaluation | None) -> None:
+def _print_circuit(circuit: Circuit, subject: str, evaluation: CircuitEvaluation | None, backups: dict[str, Any] | None) -> None:
     print_text(f"{circuit.rule} on {subject}" + ("; not evaluated." if evaluation is None else ""))
     print_text(" ".join(map(str, circuit if circuit.edges is None else sorted(circuit.edges))))
     if evaluation is not None:
         print_text("")
         print_evaluation(evaluation)
+    if backups is not None:
+        print_backups(backups)
