@@ -82,7 +82,7 @@ class ExperimentRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The figures of this record; none where the gate is not met. Neither torch nor a model is loaded."""
         if not self.gate.met:
             return []
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if isinstance(value, int | float))
+        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.settings.items() if isinstance(value, int | float))
         return list(self.as_experiment().draw(self.results, f"{self.model['name']} · {settings} · seed {self.seed}"))
 
     def to_dict(self) -> dict[str, Any]:

@@ -151,6 +151,7 @@ def _role(document: Document, spec: ModelSpec) -> RoleScores:
         model=spec,
         cite=cls.cite,
         kind=cls.kind,
+        within=getattr(cls, "within", None),
     )
     return RoleScores.from_plain(kept, about)
 
