@@ -173,8 +173,8 @@ class CardRuns:
 
 def _written(model: Model, ids: Sequence[int], new: int) -> tuple[int, ...]:
     """What a model writes after a prompt, greedily."""
-    made = model.generate(list(ids), new)
-    return (made[0] if isinstance(made, tuple) else made).ids
+    generation = model.generate(list(ids), new)
+    return (generation[0] if isinstance(generation, tuple) else generation).ids
 
 
 def _agreeing(model: Model, ids: Sequence[int], tried: Sequence[int]) -> int:
