@@ -207,9 +207,9 @@ def _rows(model: Model, one: ContrastBatch, side: str, listed: Sequence[Head]) -
 
 def _value_norms(model: Model, values: Tensor, listed: Sequence[Head]) -> np.ndarray:
     """Norm of each key's value through a head's output matrix, before any norm behind it, (listed head, key)."""
-    group, norms = model.spec.n_heads // model.spec.n_kv_heads, {}
+    group, weights, norms = model.spec.n_heads // model.spec.n_kv_heads, model.weights, {}
     for layer in dict.fromkeys(head.layer for head in listed):
-        output = model.weights.output(layer).double()
+        output = weights.output(layer).double()
         for head in (one.head for one in listed if one.layer == layer):
             written = values[layer, :, head // group].double() @ output[head]
             norms[layer, head] = written.norm(dim=-1).cpu().numpy()
