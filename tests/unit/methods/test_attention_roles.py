@@ -130,6 +130,26 @@ def test_roles_read_together_are_those_read_alone() -> None:
         read_together(model, [get_role("sink", {"texts": FEW}), get_role("span", {"texts": FEW[:9]})])
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_patterns_kept_from_the_first_pass_are_those_of_a_second_and_prompts_are_run_once(family, monkeypatch) -> None:
+    model, runs = reading_model(family), []
+    capture = type(model).capture
+    monkeypatch.setattr(type(model), "capture", lambda self, *given, **named: runs.append(given[0].shape) or capture(self, *given, **named))
+    kept = on_text(model, ["positional", "sink"])
+    once = len(runs)
+    for off in ("_HELD", "triu"):
+        with monkeypatch.context() as patch:
+            runs.clear()
+            if off == "_HELD":
+                patch.setattr("circuitlab.methods.roles.reading._HELD", 0)
+            else:  # a model that looks ahead
+                patch.setattr(torch.Tensor, "triu", lambda self, _above: self)
+            again = on_text(model, ["positional", "sink"])
+        assert len(runs) == 2 * once, "what does not fit, or is more than the lower triangle, is run again"
+        for name, one in kept.items():
+            np.testing.assert_array_equal(one.values, again[name].values)
+
+
 def test_pieces_do_not_change_what_is_measured(monkeypatch) -> None:
     model = reading_model("gemma3")
     whole = on_text(model)
