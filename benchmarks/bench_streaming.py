@@ -1,8 +1,14 @@
 """All heads of a model that need not fit in memory: `.venv/bin/python benchmarks/bench_streaming.py --shape 1b`; 8b takes 16 GB of disk.
 
 Writes random bfloat16 weights of that shape, sweeps every head for one pair that differs in its last 8 positions, and removes the weights.
-Random weights say how fast and how exact streaming is, and nothing about models. ``gemm_share`` is the rate of the operations that cannot
-be avoided, over the rate of matrix products measured in the same run; ``peak_gib`` the most that the process held during the sweep.
+Random weights say how fast and how exact streaming is, and nothing about models.
+
+``gemm_share`` is operations / (processor seconds x GEMM rate). Operations are those of matrix products that the sweep cannot avoid
+(`flops.cone_flops`): both unedited runs, and each edited run from its layer and its first changed position on; products that reduced
+precision is checked with are not counted. Processor seconds are those of the whole sweep, with reading, conversion of weights, the
+unedited runs in float32 and that check; making the weights and loading the model are not in it. The GEMM rate is the median of products
+of 1,280 positions with the MLP's input projection (most operations are in products of this shape), in the dtype of the sweep, on the same
+threads, before and after the sweep. ``peak_gib`` is the most that the process held during the sweep.
 """
 
 from __future__ import annotations
@@ -157,7 +163,7 @@ def pair_of(model: Any) -> Any:
     return ContrastBatch.from_tokens(clean.tolist(), corrupt.tolist(), [[10]], [[11]])
 
 
-def gemm_rate(model: Any, precision: str, seconds: float = 1.0) -> float:
+def gemm_rate(model: Any, precision: str, seconds: float = 3.0) -> float:
     """What products of the MLP's shape sustain in the sweep's dtype on this machine in this run, in GFLOP/s (median)."""
     import torch
 

@@ -169,9 +169,16 @@ No GPU was measured."""
 
 _STREAMING = """## Streamed layer by layer
 
-Measured by `benchmarks/bench_streaming.py`: every head of a model with random bfloat16 weights is patched at every changed position of one
-pair, on one thread, with the weights of one layer in memory at a time and those of the next on their way. Reduced precision is checked in
-the same run: a sample of effects is computed in float32 as well."""
+Measured by `benchmarks/bench_streaming.py --shape 1b` and `--shape 8b`: every head of a model with random bfloat16 weights is patched at
+all changed positions of one pair, on one thread, with the weights of one layer in memory at a time and those of the next on their way.
+Reduced precision is checked in the same run: a sample of effects is computed in float32 as well.
+
+The share of the rate is operations / (processor seconds x GEMM rate). The operations are those that the sweep cannot avoid, as above;
+those of the check are not counted. The processor seconds are those of the whole sweep, with reading, conversion of weights, both unedited
+runs in float32, and the check; loading is not in them. The GEMM rate is that of a bfloat16 product of 1,280 positions with the MLP's input
+projection, measured before and after the sweep on the same threads. A larger model has a larger share, because products grow as the square
+of the width and everything between them as the width, and because the check is a smaller part of more heads. Predicted seconds come from
+the rate just before the run, in seconds of the clock; where these are more than the processor seconds, the machine had other work."""
 
 _STREAMED = {
     "weights_gib": "weights, GiB",
@@ -182,6 +189,8 @@ _STREAMED = {
     "predicted_seconds": "seconds, predicted",
     "seconds": "seconds, measured",
     "cpu_seconds": "processor seconds",
+    "tflop": "Tera-operations",
+    "gemm_gflops": "GEMM rate",
     "gemm_share": "share of the rate of a bfloat16 matrix product",
     "predicted_read_gb": "GB read, predicted",
     "read_gb": "GB read, measured",

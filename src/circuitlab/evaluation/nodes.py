@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,14 +11,17 @@ import numpy as np
 import torch
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.in_step import ByLayer
 from circuitlab.core.nodes import Embed, Head, Logits, Mlp, Node
 from circuitlab.core.progress import step
 from circuitlab.evaluation.runs import MaskedRuns, require_same_shape
 from circuitlab.evaluation.values import Ablation, Means, describe_ablation, require_ablation
-from circuitlab.execute.memory import started_fits
+from circuitlab.execute.memory import most_positions, started_fits
+from circuitlab.execute.needs import require_in_memory
 from circuitlab.execute.reference import with_reference
 from circuitlab.execute.routes import universe_of
-from circuitlab.execute.sweeps import EngineName, batch_by_length, require_engine, sweeps_on
+from circuitlab.execute.streamed_sweeps import any_sweeps_on
+from circuitlab.execute.sweeps import EngineName, Sweeps, batch_by_length, require_engine
 from circuitlab.model.sites import Edit, EditSet, Site
 
 if TYPE_CHECKING:
@@ -155,26 +158,57 @@ class NodeCircuitRunner(MaskedRuns):
         return Means.of(self.model, self.batch, self._sites, self.ablation)
 
     def run(self, masks: np.ndarray) -> np.ndarray:
-        """Metric of each circuit on each pair, (circuit, pair)."""
+        """Metric of each circuit on each pair, (circuit, pair).
+
+        Raises
+        ------
+        StreamedModelError
+            If nodes are ablated by means, which are taken over activations of the whole batch, and the model is streamed.
+        """
+        if self.ablation not in {"resample", "zero"}:
+            require_in_memory(self.model, f"Circuits with ablation={self.ablation!r}")
         batch = with_reference(self.model, self.metric, self.batch)
-        sweeps = sweeps_on(self.model, self.metric, self.engine)
+        sweeps = any_sweeps_on(self.model, self.metric, self.engine, fits=lambda wave: len(wave) == 1)
         metric = np.empty((len(masks), batch.n_pairs))
         done = 0
-        for pairs in batch_by_length(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit")):
-            chunk = batch.select(pairs)
-            clean, corrupt = sweeps.start(chunk, self._sites)
-            values = self._ablated_values(pairs, chunk, {site: corrupt.site(site) for site in self._sites})
-            start = int(chunk.first_difference().min()) if self.ablation == "resample" and not self.keep_at else 0
-            outside_marks = self._edits_outside_marks(chunk, values)
-            window = max(1, chunk.clean.shape[1] - start)
-            for group in _groups(len(masks), max(1, _TOKENS_TOGETHER // (len(pairs) * window))):
-                edited = [i for i in group if not masks[i].all()]
-                metric[np.ix_(group, pairs)] = clean.metric
-                if edited:
-                    edit_sets = [EditSet(self._edits(masks[i], values, outside_marks), start) for i in edited]
-                    metric[np.ix_(edited, pairs)] = clean.sweep(edit_sets)
-                done += len(group) * len(pairs)
-                step(done, metric.size)
+
+        def finished(count: int) -> None:
+            nonlocal done
+            done += count
+            step(done, metric.size)
+
+        def measured(pairs: list[int]) -> ByLayer[np.ndarray]:
+            return self._measured(sweeps, batch, pairs, masks, finished)
+
+        chunks = batch_by_length(batch, _PAIRS_PER_PASS, fits=started_fits(self.model, len(self._sites), "A circuit"))
+        for pairs, values in sweeps.each(measured, chunks, "An evaluation"):
+            metric[:, pairs] = values
+        return metric
+
+    def _measured(
+        self, sweeps: Sweeps, batch: ContrastBatch, pairs: list[int], masks: np.ndarray, finished: Callable[[int], None]
+    ) -> ByLayer[np.ndarray]:
+        """Metric of each circuit on some pairs, (circuit, pair); ``finished`` is told of every circuit and pair."""
+        chunk = batch.select(pairs)
+        clean, corrupt = yield from sweeps.start_by_layer(chunk, self._sites)
+        values = self._ablated_values(pairs, chunk, {site: corrupt.site(site) for site in self._sites})
+        start = int(chunk.first_difference().min()) if self.ablation == "resample" and not self.keep_at else 0
+        outside_marks = self._edits_outside_marks(chunk, values)
+        metric = np.tile(clean.metric, (len(masks), 1))
+
+        def run(group: Sequence[int]) -> ByLayer[None]:
+            edited = [i for i in group if not masks[i].all()]
+            if edited:
+                edit_sets = [EditSet(self._edits(masks[i], values, outside_marks), start) for i in edited]
+                metric[edited] = yield from clean.sweep_by_layer(edit_sets)
+            finished(len(group) * len(pairs))
+
+        each = len(pairs) * max(1, chunk.clean.shape[1] - start)
+        groups = list(_groups(len(masks), max(1, _TOKENS_TOGETHER // each)))
+        width, itemsize = self.model.spec.d_model, values[self._sites[0]].element_size()
+        at_once = max(1, most_positions(width, itemsize) // (each * len(groups[0])) if groups else 1)
+        for wave in _groups(len(groups), at_once):  # on a streamed model, as many groups in one reading as fit in memory
+            yield from sweeps.together(run(groups[i]) for i in wave)
         return metric
 
     def _ablated_values(self, pairs: list[int], chunk: ContrastBatch, corrupt: dict[Site, Tensor]) -> dict[Site, Tensor]:

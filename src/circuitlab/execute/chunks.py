@@ -38,6 +38,8 @@ class Chunks:
         How often every layer of a streamed model is read for a chunk, at most.
     more_readings : int
         Readings for the whole run beside those.
+    elsewhere : int
+        Most bytes that another stage of the run takes at once.
     """
 
     pairs: list[Pairs]
@@ -45,6 +47,7 @@ class Chunks:
     working: Callable[[Pairs], int]
     readings: Callable[[Pairs], int] = _two
     more_readings: int = 0
+    elsewhere: int = 0
 
     def bytes_of(self, wave: Sequence[Pairs]) -> int:
         """Bytes of chunks that are in memory together; they pass a layer one after another."""

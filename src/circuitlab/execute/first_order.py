@@ -112,11 +112,14 @@ class EffectEstimator:
         A functional forward with another backward pass, used for both runs.
     whole : bool
         Whether whole prompts are traced. Otherwise traces begin where clean and corrupt first differ, which takes less time and memory.
+    drops : bool
+        On a streamed model, whether gradients are means over dropped layers; ``effects`` says it for a model in memory.
     """
 
     effects: Effects = plain_effects
     decoder: Decoder | None = None
     whole: bool = False
+    drops: bool = False
 
 
 def first_order(
@@ -148,7 +151,9 @@ def first_order(
 
     def scored(pairs: Pairs) -> ByLayer[dict[str, np.ndarray]]:
         part = reference_batch.select(pairs)
-        return streamed_scores(method, model, part, metric) if is_streamed(model) else _at_once(method, model, part, metric, chosen)
+        if is_streamed(model):
+            return streamed_scores(method, model, part, metric, drops=chosen.drops)
+        return _at_once(method, model, part, metric, chosen)
 
     groups = gradient_chunks(method, model, reference_batch, whole=chosen.whole)
     for pairs, arrays_of_group in arrangement_on(model, groups.fits).each(scored, groups.pairs, method.name):

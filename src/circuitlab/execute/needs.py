@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from circuitlab.model.decoder import Block, Decoder
     from circuitlab.model.protocol import Model
 
-__all__ = ["NEEDS", "Asks", "blocks_of", "decoder_of", "has_decoder", "is_streamed", "prepared", "refusal", "require", "require_in_memory"]
+__all__ = [
+    "NEEDS",
+    "Asks",
+    "blocks_of",
+    "decoder_of",
+    "has_decoder",
+    "is_streamed",
+    "prepared",
+    "refusal",
+    "require",
+    "require_in_memory",
+    "streaming_fault",
+]
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -43,11 +55,14 @@ def decoder_of(model: Model) -> Decoder:
     return model.by_layer if is_streamed(model) else model.decoder  # type: ignore[attr-defined, no-any-return]
 
 
+def streaming_fault(method: Asks) -> str:
+    """Why a method with its parameters cannot run on any streamed model; empty if it can."""
+    return str(getattr(method, "streamed_fault", "it has not been written to go through the layers in order"))
+
+
 def _streamed(method: Asks, model: Model) -> str:
     """Why a method cannot run on a streamed model; empty if it can, or the model is in memory."""
-    if not is_streamed(model):
-        return ""
-    fault = getattr(method, "streamed_fault", "it has not been written to go through the layers in order")
+    fault = streaming_fault(method) if is_streamed(model) else ""
     return f"{model.spec.name} is streamed, one layer at a time is in memory, and {fault}." if fault else ""
 
 

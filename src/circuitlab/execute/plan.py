@@ -47,7 +47,8 @@ class Plan:
     passes : int
         Waves of chunks of pairs, one after another.
     readings : int
-        How often every layer is read from its files, at most; 0 for a model in memory.
+        How often every layer is read from its files, at most; 0 for a model in memory. Screened patching, which decides on its way how
+        often there is more to patch, is planned with one more time.
     read : int
         Bytes that are read.
     seconds : float
@@ -76,13 +77,13 @@ def plan_of(method: Any, model: Model, batch: ContrastBatch) -> Plan:
     """
     if not isinstance(method, Planned):
         what = f"{method.name} does not say how much memory it takes."
-        raise BadParameterError(what, "activation_patching, attribution_patching and path_patching do.")
+        raise BadParameterError(what, "activation_patching, screened_patching, attribution_patching, atp_star and path_patching do.")
     chunks = method.chunks(model, batch)
     waves = list(arrangement_on(model, chunks.fits).waves(chunks.pairs))
     streamed = is_streamed(model)
     readings = chunks.more_readings + sum(max(map(chunks.readings, wave)) for wave in waves) if streamed else 0
     read = readings * model.source.total_bytes if streamed else 0  # type: ignore[attr-defined]
-    held = max(map(chunks.bytes_of, waves), default=0) + _buffers_to_come(method, model)
+    held = max([chunks.elsewhere, *map(chunks.bytes_of, waves)]) + _buffers_to_come(method, model)
     reduced = getattr(method, "precision", "full") != "full"
     computing = forward_passes(method, size_of(model, batch)) * _pass_seconds(model, batch, reduced=reduced)
     reading = read * model.source.seconds_per_byte if streamed else 0.0  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.decoder import Cache, Decoder
+    from circuitlab.model.decoder.layer import LayerTrace
     from circuitlab.model.protocol import Model
 
 __all__ = ["GradientMethod", "streamed_scores"]
@@ -92,23 +93,89 @@ class _Runs:
 
     def down(self, layer: int, points: Sequence[Point], above: Tensor) -> tuple[Tensor, dict[Point, tuple[Tensor, Tensor]]]:
         """Take a gradient through a layer: the gradient that leaves it below, and (value, gradient) at its points."""
+        leaf, run, at = self._differentiable(layer, points)
+        below, *gradients = _gradients([run.resid_post], [above], [leaf, *at])
+        self.past.held.pop(layer, None)
+        return below, {point: (x.detach(), gradient) for point, x, gradient in zip(points, at, gradients, strict=True)}
+
+    def down_with_drops(
+        self, layer: int, points: Sequence[Point], above: tuple[Tensor, Tensor | None]
+    ) -> tuple[tuple[Tensor, Tensor], dict[Point, tuple[Tensor, Tensor, Tensor | None]]]:
+        """`down` for a gradient and the sum of gradients with one higher layer dropped (None above the last layer).
+
+        To the sum that leaves below, this layer's own drop is added: the gradient from above, which passes it unchanged. Points get
+        (value, gradient, sum or None).
+        """
+        leaf, run, at = self._differentiable(layer, points)
+        plain, dropped = above
+        below, *gradients = _gradients([run.resid_post], [plain], [leaf, *at], keep=True)
+        total, sums = plain, []
+        if dropped is not None:
+            # The stream that enters is an output, too, so that autograd adds its gradients in the order in which it does in one graph.
+            total, *sums = _gradients([run.resid_post, leaf], [dropped, plain], [leaf, *at])
+        self.past.held.pop(layer, None)
+        values = zip(points, at, gradients, sums or [None] * len(at), strict=True)
+        return (below, total), {point: (x.detach(), gradient, more) for point, x, gradient, more in values}
+
+    def _differentiable(self, layer: int, points: Sequence[Point]) -> tuple[Tensor, LayerTrace, list[Tensor]]:
+        """The stream that enters a layer, the layer's values in a graph from there, and those at its points."""
         import torch  # noqa: PLC0415
 
         with torch.enable_grad():
             leaf = self.entering.pop().detach().requires_grad_(True)
             run = self.decoder.at_layer(layer, leaf.shape[1], self.past.copy())(leaf)
-            at = [getattr(run, point.field) for point in points]
-            raw = torch.autograd.grad(run.resid_post, [leaf, *at], above, allow_unused=True)
-        gradients = [torch.zeros_like(x) if gradient is None else gradient for gradient, x in zip(raw, [leaf, *at], strict=True)]
-        self.past.held.pop(layer, None)
-        return gradients[0], {point: (x.detach(), gradient) for point, x, gradient in zip(points, at, gradients[1:], strict=True)}
+        return leaf, run, [getattr(run, point.field) for point in points]
 
 
-def streamed_scores(method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric) -> ByLayer[dict[str, np.ndarray]]:
+@dataclass(eq=False)
+class _Down:
+    """Gradients on their way down: plain ones, or means over the layers of a model of ``depth`` layers of which one is dropped.
+
+    Parameters
+    ----------
+    runs : _Runs
+        Both runs at the top.
+    depth : int
+        Number of layers that are dropped in turn; 1 drops none.
+    above : Tensor
+        The gradient at the stream that leaves the next layer down.
+    dropped : Tensor or None
+        The sum of gradients there with one higher layer dropped; None above the last layer.
+    """
+
+    runs: _Runs
+    depth: int
+    above: Tensor
+    dropped: Tensor | None = None
+
+    def __call__(self, layer: int, points: Sequence[Point]) -> dict[Point, tuple[Tensor, Tensor]]:
+        """Pass a layer: (value, gradient) at its points."""
+        if self.depth == 1:
+            self.above, at = self.runs.down(layer, points, self.above)
+            return at
+        (self.above, self.dropped), both = self.runs.down_with_drops(layer, points, (self.above, self.dropped))
+        means = {}
+        for point, (value, gradient, more) in both.items():  # a dropped layer below a point leaves its gradient as it is
+            total = gradient * layer if more is None else gradient * layer + more
+            means[point] = (value, total / (self.depth - 1))
+        return means
+
+
+def _gradients(outputs: list[Tensor], seeds: list[Tensor], at: list[Tensor], *, keep: bool = False) -> list[Tensor]:
+    """Gradients at some values of a graph, zeros where the outputs do not depend on them."""
+    import torch  # noqa: PLC0415
+
+    raw = torch.autograd.grad(outputs, at, seeds, retain_graph=keep, allow_unused=True)
+    return [torch.zeros_like(x) if gradient is None else gradient for gradient, x in zip(raw, at, strict=True)]
+
+
+def streamed_scores(
+    method: GradientMethod, model: Model, batch: ContrastBatch, metric: Metric, *, drops: bool = False
+) -> ByLayer[dict[str, np.ndarray]]:
     """The arrays of some pairs, as `first_order` needs them: once up through the layers, and once down.
 
     The numbers are those of one autograd graph through all layers: a gradient that enters a layer from above is all that the graph above
-    it gives.
+    it gives. With ``drops`` they are means over gradients with one later layer dropped (`AttributionPatchingStar`).
     """
     denoising = method.direction == "denoising"
     tokens, others = (batch.corrupt, batch.clean) if denoising else (batch.clean, batch.corrupt)
@@ -122,10 +189,10 @@ def streamed_scores(method: GradientMethod, model: Model, batch: ContrastBatch, 
     flat = metric.name if metric.needs_reference and not denoising else ""
     values, above = _metric_of(model, metric, batch, runs, flat)
     sign, effects, moved = 1 if denoising else -1, {}, False
+    down = _Down(runs, depth if drops else 1, above)
     for layer in reversed(range(depth)):
         yield layer
-        above, at_points = runs.down(layer, by_layer[layer], above)
-        for point, (value, gradient) in at_points.items():
+        for point, (value, gradient) in down(layer, by_layer[layer]).items():
             moved = moved or bool(gradient.any())
             difference = sign * (runs.sources.pop(point) - value)
             effects[point] = chosen.on_window(per_position(point, difference, gradient), runs.start, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from circuitlab.core.in_step import ByLayer
@@ -54,6 +54,10 @@ class StreamedSweeps(InStep, ExactSweeps):
     """
 
     edited: Engine = field(kw_only=True)
+
+    def in_full(self) -> StreamedSweeps:
+        """The same, in full precision."""
+        return replace(self, edited=replace(self.edited, decoder=self.model.by_layer, difference=None))  # type: ignore[attr-defined]
 
     def sweep_by_layer(self, base: BaseRun, edit_sets: Sequence[EditSet]) -> ByLayer[Tensor]:
         """The residual streams of edited runs, all in memory together."""

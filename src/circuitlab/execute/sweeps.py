@@ -83,6 +83,10 @@ class Run(Protocol):
         """`sweep` as work that goes through the layers."""
         ...
 
+    def in_full(self) -> Run:
+        """The same run, from which edited runs start in full precision."""
+        ...
+
 
 class Sweeps(Protocol):
     """Runs prompts unedited; many edited runs start from there."""
@@ -144,6 +148,10 @@ class ExactSweeps(InTurn):
         """The unedited clean run alone, from which runs edited at any position start."""
         return self.run(batch, self.engine.base_run(batch.clean, batch.end, marks=batch.marks))
 
+    def in_full(self) -> ExactSweeps:
+        """The same, in full precision."""
+        return replace(self, engine=replace(self.engine, difference=None))
+
     def run(self, batch: ContrastBatch, base: BaseRun) -> _ExactRun:
         """An unedited run with its metric."""
         return _ExactRun(self, batch, base, self.read(batch, base.final))
@@ -171,6 +179,9 @@ class _ExactRun:
 
     def select(self, pairs: Sequence[int]) -> _ExactRun:
         return _ExactRun(self.on, self.batch.select(pairs), self.base.select(pairs), self.metric[list(pairs)])
+
+    def in_full(self) -> _ExactRun:
+        return replace(self, on=self.on.in_full())
 
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
         return drained(self.sweep_by_layer(edit_sets))
@@ -221,6 +232,9 @@ class _HookedRun:
         stop = group.clean.shape[1]
         sites = {site: _trimmed(site, value[rows], stop) for site, value in self.sites.items()}
         return _HookedRun(self.on, group, self.tokens[rows, :stop], sites, self.metric[rows])
+
+    def in_full(self) -> _HookedRun:
+        return self
 
     def sweep(self, edit_sets: Sequence[EditSet]) -> np.ndarray:
         from circuitlab.model.engine.by_hooks import sweep_by_hooks  # noqa: PLC0415 - torch

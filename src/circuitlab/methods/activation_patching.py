@@ -53,8 +53,21 @@ _SITES = {
 }
 _INSIDE = {"z": Site.Z, "q": Site.Q, "k": Site.K, "v": Site.V, "pattern": Site.PATTERN}
 _EACH = "each"
-_SAMPLE_PAIRS, _SAMPLE_PATCHES = 2, 24
-"""Size of the sample that reduced precision is checked on."""
+_SAMPLE_PAIRS, _SAMPLE_PATCHES = 2, 12
+"""Size of the sample that reduced precision is checked on: its runs in full precision each cost more than two in bfloat16."""
+
+
+class _Sample(NamedTuple):
+    """Some pairs, and indices of patches, that are run in full precision, too."""
+
+    pairs: Sequence[int] = ()
+    patches: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, pairs: int, patches: int) -> _Sample:
+        """Pairs and patches that are spread evenly, from the first to the last."""
+        spread = np.linspace(0, patches - 1, min(_SAMPLE_PATCHES, patches)).round().astype(int).tolist()
+        return cls(range(0, pairs, max(1, pairs // _SAMPLE_PAIRS)), spread)
 
 
 class _Patch(NamedTuple):
@@ -168,13 +181,15 @@ class ActivationPatching:
         batch = with_reference(model, metric, batch)
         marks = self._marks(batch)
         patches = list(self._patches(model, marks))
-        rows = PairRows.of(batch.n_pairs, {"clean": (), "corrupt": (), "effects": (len(patches),)})
-        self._fill(rows, model, metric, batch, patches)
+        sample = _Sample() if self.precision == "full" else _Sample.of(batch.n_pairs, len(patches))
+        shapes = {"clean": (), "corrupt": (), "effects": (len(patches),)}
+        rows = PairRows.of(batch.n_pairs, shapes | ({"sample": (len(sample.patches),)} if sample.patches else {}))
+        self._fill(rows, model, metric, batch, patches, sample)
         effects, clean, corrupt = rows.arrays["effects"], rows.arrays["clean"], rows.arrays["corrupt"]
         arrays = {"total": clean - corrupt, "clean": clean, "corrupt": corrupt, **self.shape(effects, model, marks)}
         about = provenance_of(self, model, batch, metric)
         if self.precision != "full":
-            about = msgspec.structs.replace(about, measured=self._error(effects, any_sweeps_on(model, metric), batch, patches))
+            about = msgspec.structs.replace(about, measured=_error(effects, rows.arrays["sample"], sample))
         return HeadScores.build(arrays, about, marks)
 
     def effects_of(self, model: Model, batch: ContrastBatch, metric: Metric, columns: Sequence[int]) -> dict[str, np.ndarray]:
@@ -195,12 +210,16 @@ class ActivationPatching:
         self._fill(rows, model, metric, batch, [patches[i] for i in columns])
         return rows.arrays
 
-    def _fill(self, rows: PairRows, model: Model, metric: Metric, batch: ContrastBatch, patches: list[_Patch]) -> None:
-        every = self._chunks(model, batch, len(patches), rows.todo)
+    def _fill(
+        self, rows: PairRows, model: Model, metric: Metric, batch: ContrastBatch, patches: list[_Patch], sample: _Sample | None = None
+    ) -> None:
+        sample = sample or _Sample()
+        every = self._chunks(model, batch, len(patches) + len(sample.patches), rows.todo)
         sweeps = any_sweeps_on(model, metric, self.engine, self.precision, fits=every.fits)
 
         def scored(pairs: list[int]) -> ByLayer[dict[str, np.ndarray]]:
-            return self._score(sweeps, batch.select(pairs), patches)
+            here = [i for i, pair in enumerate(pairs) if pair in sample.pairs]
+            return self._score(sweeps, batch.select(pairs), patches, sample._replace(pairs=here))
 
         for pairs, values in sweeps.each(scored, every.pairs, self.name):
             rows.put(pairs, values)
@@ -208,7 +227,13 @@ class ActivationPatching:
 
     def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
         """Chunks of pairs whose unedited runs share a pass, and their memory."""
-        return self._chunks(model, batch, len(list(self._patches(model, self._marks(batch)))), range(batch.n_pairs))
+        patches = len(list(self._patches(model, self._marks(batch))))
+        sampled = 0 if self.precision == "full" else min(_SAMPLE_PATCHES, patches)
+        return self.chunks_of(model, batch, patches + sampled)
+
+    def chunks_of(self, model: Model, batch: ContrastBatch, patches: int) -> Chunks:
+        """`chunks` for so many patches."""
+        return self._chunks(model, batch, patches, range(batch.n_pairs))
 
     def _chunks(self, model: Model, batch: ContrastBatch, patches: int, todo: Sequence[int]) -> Chunks:
         size = self.pairs_per_pass or unedited_together(batch)
@@ -230,24 +255,7 @@ class ActivationPatching:
             lambda pairs: held(len(pairs), *window_and_length(batch, pairs)),
             lambda pairs: sizes.sweeping(len(pairs), *window_and_length(batch, pairs)),
             lambda pairs: 1 + -(-patches // max(1, most // (len(pairs) * window_and_length(batch, pairs)[0]))),
-            more_readings=0 if self.precision == "full" else 2,
         )
-
-    def _error(self, effects: np.ndarray, full: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> dict[str, float]:
-        """Error of ``effects``, (pair, patch), against full precision on a sample of pairs and patches, in metric units."""
-        pairs = range(0, batch.n_pairs, max(1, batch.n_pairs // _SAMPLE_PAIRS))
-        sampled = range(0, len(patches), max(1, len(patches) // _SAMPLE_PATCHES))
-
-        def scored(chunk: list[int]) -> ByLayer[dict[str, np.ndarray]]:
-            return self._score(full, batch.select(chunk), [patches[i] for i in sampled])
-
-        exact = np.concatenate([sample["effects"] for _, sample in full.each(scored, [list(pairs)], self.name)])
-        error = np.abs(effects[np.ix_(pairs, sampled)] - exact)
-        return {
-            "precision_error_rms": float(np.sqrt(np.mean(error**2))),
-            "precision_error_max": float(error.max()),
-            "precision_effect_rms": float(np.sqrt(np.mean(exact**2))),
-        }
 
     def _site(self, part: str) -> Site:
         return _INSIDE[self.site] if part == "heads" else _SITES[part]
@@ -262,22 +270,27 @@ class ActivationPatching:
                 for layer in range(model.spec.n_layers):
                     yield from (_Patch(part, layer, head, place) for head in (range(count) if count else (None,)))
 
-    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch]) -> ByLayer[dict[str, np.ndarray]]:
-        """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs."""
+    def _score(self, sweeps: Sweeps, batch: ContrastBatch, patches: list[_Patch], sample: _Sample) -> ByLayer[dict[str, np.ndarray]]:
+        """Metric of the clean and the corrupt run, (pair,), and the signed effects, (pair, patch), of a few pairs; also of the sample."""
         sites = sorted({self._site(patch.part) for patch in patches}, key=lambda site: site.value)
         clean, corrupt = yield from sweeps.start_by_layer(batch, sites)
         edited, source = (corrupt, clean) if self.direction == "denoising" else (clean, corrupt)
-        changes = np.zeros((batch.n_pairs, len(patches)))
-        n_nodes = len({(patch.part, patch.layer, patch.head) for patch in patches})
+        effects, in_full = np.zeros((batch.n_pairs, len(patches))), np.zeros((batch.n_pairs, len(sample.patches)))
 
-        def patched(pairs: list[int]) -> ByLayer[None]:
-            base_run = edited.select(pairs)
-            live, edit_sets = self._edit_sets(batch.select(pairs), patches, source.select(pairs))
+        def patched(run: Run, pairs: list[int], columns: Sequence[int], into: np.ndarray) -> ByLayer[None]:
+            base_run = run.select(pairs)
+            live, edit_sets = self._edit_sets(batch.select(pairs), [patches[i] for i in columns], source.select(pairs))
             if live:
-                changes[np.ix_(pairs, live)] = ((yield from base_run.sweep_by_layer(edit_sets)) - base_run.metric).T
+                into[np.ix_(pairs, live)] = ((yield from base_run.sweep_by_layer(edit_sets)) - base_run.metric).T
 
-        yield from sweeps.together(map(patched, batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, n_nodes))))
-        return {"clean": clean.metric, "corrupt": corrupt.metric, "effects": changes if self.direction == "denoising" else -changes}
+        groups = batch_by_length(batch, self.pairs_per_pass or pairs_together(batch, _nodes(patches)))
+        works = [patched(edited, pairs, range(len(patches)), effects) for pairs in groups]
+        if sample.patches and sample.pairs:  # beside the others, so that a streamed model is not read again for it
+            works.append(patched(edited.in_full(), list(sample.pairs), sample.patches, in_full))
+        yield from sweeps.together(works)
+        sign = 1 if self.direction == "denoising" else -1
+        values = {"clean": clean.metric, "corrupt": corrupt.metric, "effects": sign * effects}
+        return values | ({"sample": sign * in_full} if sample.patches else {})
 
     def _edit_sets(self, batch: ContrastBatch, patches: list[_Patch], source: Run) -> tuple[list[int], list[EditSet]]:
         """Indices and edit sets of the patches that can have an effect: those at or after the first position at which runs differ."""
@@ -320,6 +333,22 @@ class ActivationPatching:
             arrays["kv_heads" if shared else part] = signed[:, start:stop].reshape(-1, *axes)
             start = stop
         return arrays
+
+
+def _nodes(patches: list[_Patch]) -> int:
+    """Number of nodes that are patched, at whatever positions."""
+    return len({(patch.part, patch.layer, patch.head) for patch in patches})
+
+
+def _error(effects: np.ndarray, exact: np.ndarray, sample: _Sample) -> dict[str, float]:
+    """Error of ``effects``, (pair, patch), against those of the sample in full precision, (pair, patch of the sample), in metric units."""
+    full = exact[list(sample.pairs)]
+    error = np.abs(effects[np.ix_(sample.pairs, sample.patches)] - full)
+    return {
+        "precision_error_rms": float(np.sqrt(np.mean(error**2))),
+        "precision_error_max": float(error.max()),
+        "precision_effect_rms": float(np.sqrt(np.mean(full**2))),
+    }
 
 
 def _heads_of(model: Model, site: Site) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from circuitlab.core.errors import UnknownNameError
 from circuitlab.execute.contract import fields_as_tuples
-from circuitlab.execute.first_order import EffectEstimator, GradientRunPair, check_direction, first_order
-from circuitlab.execute.needs import prepared
+from circuitlab.execute.first_order import EffectEstimator, GradientRunPair, check_direction, first_order, gradient_chunks
+from circuitlab.execute.needs import decoder_of, prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection, Point, value_at
 from circuitlab.execute.qk_fix import attention_of, fixed_effect
 from circuitlab.model.sites import Site
@@ -17,6 +17,7 @@ from circuitlab.model.sites import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitlab.execute.chunks import Chunks
     from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
@@ -125,6 +126,13 @@ class AttributionPatchingStar:
         return ("no_sinks",) if self.site in {"q", "k"} else ()
 
     @property
+    def streamed_fault(self) -> str:
+        """Why it cannot run on a streamed model; empty if it can."""
+        if self.site in {"q", "k"}:
+            return "the QK fix recomputes the attention of whole prompts; site='z' and 'v' need no fix"
+        return "reduce='absolute' takes a pass down for every layer; reduce='signed' takes one" if self.reduce == "absolute" else ""
+
+    @property
     def chosen(self) -> NodeSelection:
         """Nodes and positions that are scored."""
         return NodeSelection(self.parts, self.site, self.positions)
@@ -136,7 +144,7 @@ class AttributionPatchingStar:
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:
         """Score every node; parts have shape (pair[, mark], layer[, head]) in metric units."""
-        decoder = model.decoder
+        decoder = decoder_of(model)
         if self.site in {"q", "k"}:
             decoder = decoder.refusing({Site.PATTERN}, "and the QK fix recomputes attention from queries and keys only")
         if self.reduce != "none":
@@ -146,7 +154,12 @@ class AttributionPatchingStar:
         def effects(contrast: GradientRunPair, points: Sequence[Point]) -> dict[Point, Tensor]:
             return self._effects(contrast, points, decoder)
 
-        return first_order(self, model, batch, metric, EffectEstimator(effects, decoder, whole=self.site in {"q", "k"}))
+        estimator = EffectEstimator(effects, decoder, whole=self.site in {"q", "k"}, drops=self.reduce == "signed")
+        return first_order(self, model, batch, metric, estimator)
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Pairs that share a pass, and their memory."""
+        return gradient_chunks(self, model, batch, whole=self.site in {"q", "k"})
 
     def _effects(self, contrast: GradientRunPair, points: Sequence[Point], decoder: Decoder) -> dict[Point, Tensor]:
         n_layers = len(contrast.edited.trace.layers)

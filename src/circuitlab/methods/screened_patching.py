@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.progress import progress_part
+from circuitlab.execute.arrangement import arrangement_on
 from circuitlab.execute.contract import fields_as_tuples, provenance_of
 from circuitlab.execute.needs import prepared
 from circuitlab.execute.nodes_in_trace import NodeSelection
@@ -21,6 +22,7 @@ from circuitlab.methods.atp_star import AttributionPatchingStar
 from circuitlab.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
+    from circuitlab.execute.chunks import Chunks
     from circuitlab.execute.cost import RunSize
     from circuitlab.metrics import Metric
     from circuitlab.model.batch import ContrastBatch
@@ -91,6 +93,7 @@ class ScreenedPatching:
     cost: ClassVar[str] = "that of AtP*, and pairs x (about 2 k + sample) runs from the patched layer on"
     cite: ClassVar[tuple[str, ...]] = ("kramar2024", "heimersheim2024")
     pooled: ClassVar[bool] = True
+    streamed_fault: ClassVar[str] = ""
 
     direction: Literal["denoising", "noising"] = "denoising"
     parts: tuple[str, ...] = ("heads", "mlps")
@@ -130,6 +133,21 @@ class ScreenedPatching:
         """Those of AtP*, and one run for each node that is patched."""
         nodes = size.nodes(self.parts) * size.places(self.positions)
         return self._screen.passes(size) + size.rerun(min(nodes, 2.5 * self.k + self.sample))
+
+    def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
+        """Chunks of pairs that are patched, and their memory or that of the gradients before, whichever is more.
+
+        What is found decides how often there is more to patch; the readings are those of one more time.
+        """
+        screen = self._screen.chunks(model, batch)
+        waves = list(arrangement_on(model, screen.fits).waves(screen.pairs))
+        exact = self._exact.chunks_of(model, batch, 2 * self.k + self.sample)
+        return replace(
+            exact,
+            readings=lambda pairs: 2 * exact.readings(pairs),
+            more_readings=2 * len(waves),
+            elsewhere=max(map(screen.bytes_of, waves), default=0),
+        )
 
     @prepared
     def __call__(self, model: Model, batch: ContrastBatch, metric: Metric) -> HeadScores:

@@ -24,7 +24,7 @@ def load_study(path: str | Path) -> StudySpec:
     ------
     BadParameterError
         If the file is missing, not UTF-8 or not TOML, has missing, unknown or invalid fields, its id cannot be a file name, or a method
-        reads weights alone.
+        reads weights alone, cannot run on a streamed model (``stream``), or does not plan its memory (``memory``).
     UnknownNameError
         If a task, variant or method does not exist; the closest name is suggested.
     """
@@ -51,6 +51,7 @@ def load_study(path: str | Path) -> StudySpec:
         if weights_only(get_method(method.name, method.params)):
             what = f"Study {spec.id!r} lists {method.name!r}, which reads weights alone, and a study scores tasks."
             raise BadParameterError(what, "Take it out, and use circuitlab.score or circuitlab.compare beside a method of the study.")
+        _check_streaming(spec, get_method(method.name, method.params))
     if spec.compare and spec.compare.method not in {method.name for method in spec.methods}:
         raise UnknownNameError("method in compare", spec.compare.method, {method.name for method in spec.methods})
     _check_analyses(spec)
@@ -66,6 +67,22 @@ def _converted(raw: dict[str, Any]) -> StudySpec:
     spec = msgspec.convert({name: value for name, value in raw.items() if name not in analysis_classes()}, StudySpec)
     analyses = [analysis for name, value in raw.items() if name in analysis_classes() for analysis in get_analyses(name, value)]
     return msgspec.structs.replace(spec, analyses=tuple(analyses))
+
+
+def _check_streaming(spec: StudySpec, method: Any) -> None:
+    """Raise unless a method can run with the study's ``stream`` and ``memory``."""
+    from circuitlab.execute.memory import gibibytes  # noqa: PLC0415 - only needed once the file is valid
+    from circuitlab.execute.needs import streaming_fault  # noqa: PLC0415
+    from circuitlab.execute.plan import Planned  # noqa: PLC0415
+
+    if spec.memory is not None:
+        gibibytes(spec.memory)
+        if not isinstance(method, Planned):
+            what = f"Study {spec.id!r} sets memory={spec.memory!r}, and {method.name} does not say how much memory it takes."
+            raise BadParameterError(what, "Take one of the two out.")
+    if spec.stream and (fault := streaming_fault(method)):
+        what = f"Study {spec.id!r} streams its model, one layer at a time is in memory, and {method.name} cannot run so: {fault}."
+        raise BadParameterError(what, "Take the method out, or stream = true.")
 
 
 def _check_analyses(spec: StudySpec) -> None:

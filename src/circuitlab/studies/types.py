@@ -289,6 +289,10 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Prompt pairs for each task.
     seed : int
         Seed of every stream of pairs.
+    stream : bool
+        Whether one layer of the model at a time is in memory (``load_model(..., stream=True)``). The numbers are the same.
+    memory : str, optional
+        Most memory of the whole process, such as ``"4GiB"``, as in `circuitlab.score`.
     compare : CompareSpec, optional
         The comparison across tasks.
     analyses : tuple of Analysis
@@ -302,6 +306,8 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     methods: list[MethodEntry]
     n: Count = 16
     seed: int = 0
+    stream: bool = False
+    memory: str | None = None
     compare: CompareSpec | None = None
     analyses: tuple[Analysis, ...] = ()
 

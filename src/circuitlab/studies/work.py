@@ -91,7 +91,8 @@ class Work:
         score: Callable[[Any, Cell, StudySpec, Cache], Scored] | None = None,
     ) -> Work:
         """The work of a study with a store; the model is loaded once, and only if it is needed. The last two are for tests."""
-        return cls(study, cache, functools.cache(functools.partial(load or _load, study.model)), score or _score)
+        loading = load or functools.partial(_load, stream=study.stream)
+        return cls(study, cache, functools.cache(functools.partial(loading, study.model)), score or _score)
 
     def lock_name(self, cell: Cell | AnalysisCell) -> str:
         """Name of the lock of a cell, the same in all processes."""
@@ -154,13 +155,13 @@ class Work:
 def _score(model: Model, cell: Cell, study: StudySpec, cache: Cache) -> Scored:
     method = get_method(cell.method.name, cell.method.params)
     draws = Draws(cell.n, cell.task.variant, study.seed)
-    return score_task(model, cell.task.id, method, draws, metric=cell.method.metric, store=cache)
+    return score_task(model, cell.task.id, method, draws, metric=cell.method.metric, store=cache, memory=study.memory)
 
 
-def _load(name: str) -> Model:
+def _load(name: str, *, stream: bool) -> Model:
     from circuitlab.model import load_model  # noqa: PLC0415 - a finished study must not import torch
 
-    return load_model(name)
+    return load_model(name, stream=True) if stream else load_model(name)
 
 
 def cost_of(cell: Cell | AnalysisCell) -> float:

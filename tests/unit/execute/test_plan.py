@@ -61,6 +61,17 @@ def test_less_memory_means_more_passes(method) -> None:
     assert resident_bytes() / 2 < small.peak < resident_bytes() + (1 << 26)
 
 
+def test_screened_patching_is_planned_with_its_gradients_and_one_more_time() -> None:
+    model, streamed = both("gemma2")
+    method, batch, reading = cl.methods.ScreenedPatching(k=1, sample=1, parts="heads"), pairs(model), streamed.source.reading
+    plan, before = plan_of(method, streamed, batch), reading.layers
+    assert plan.readings == 6  # gradients up and down; unedited and edited runs, twice
+    assert plan.peak >= plan_of(method._screen, streamed, batch).peak - (1 << 20)
+    scores = method(streamed, batch, METRIC)
+    depth, patched = model.spec.n_layers, scores.provenance.measured["patched"]
+    assert 4 * depth - 2 <= reading.layers - before <= 2 * depth * (1 + patched)
+
+
 def test_a_model_in_memory_is_not_read() -> None:
     model, _ = both("gemma2")
     plan = plan_of(METHODS[0], model, pairs(model))

@@ -6,24 +6,15 @@ import pytest
 import torch
 
 from circuitlab.model.decoder import Linear
-from circuitlab.model.decoder.rotary import Geometry
 from circuitlab.model.engine import Difference
 from circuitlab.model.engine.arithmetic import keeping
-from circuitlab.model.engine.window import Window
 
 POSITIONS, WIDTH = 3, 8
 
 
-def place() -> Window:
-    visible = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).tril()
-    return Window(0, POSITIONS, Geometry(None, visible))
-
-
 def product(difference: Difference, linear: Linear, x: torch.Tensor) -> torch.Tensor:
     """``x`` through a map, as a change from a base run of zeros."""
-    zeros = torch.zeros(1, POSITIONS, WIDTH)
-    multiply = difference.of({"down": (zeros, zeros)}, place(), 0)
-    return multiply("down", linear, x).clone()
+    return difference.product("down", linear, x.flatten(0, -2).to(torch.bfloat16)).float().view(x.shape)
 
 
 def linear(seed: int) -> Linear:

@@ -13,6 +13,7 @@ from tests.reference.streamed import both, pairs
 
 import circuitlab as cl
 from circuitlab.core.errors import BadParameterError, ModelError, StreamedModelError, WeightsError
+from circuitlab.evaluation import Evaluate
 from circuitlab.execute.needs import refusal
 from circuitlab.methods import method_classes
 from circuitlab.methods.roles import role_classes
@@ -21,7 +22,7 @@ from circuitlab.model import load_model
 from circuitlab.model.weights.folder_hash import remembered_hash
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
 
-STREAMED = {"activation_patching", "attribution_patching", "path_patching"}
+STREAMED = {"activation_patching", "atp_star", "attribution_patching", "path_patching", "screened_patching"}
 OTHERS = sorted(method_classes().keys() - STREAMED)
 
 
@@ -49,6 +50,8 @@ def test_every_other_method_is_refused_before_work(name) -> None:
     ("method", "why"),
     [
         (cl.methods.ActivationPatching(engine="hooks"), "engine='hooks' runs the whole model"),
+        (cl.methods.AttributionPatchingStar(site="q"), "the QK fix recomputes the attention of whole prompts"),
+        (cl.methods.AttributionPatchingStar(reduce="absolute"), "takes a pass down for every layer"),
         (cl.methods.PathPatching(receivers="a2.h1<q>"), "other receivers than the logits"),
         (cl.methods.PathPatching(via="m1"), "other receivers than the logits"),
     ],
@@ -79,7 +82,8 @@ REFUSED = {
     "output projection": lambda model, batch: model.weights.output(0),
     "embedding": lambda model, batch: model.weights.embedding,
     "unembedding": lambda model, batch: model.weights.unembed(slice(None)),
-    "evaluation": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0"]), batch),
+    "circuits of edges": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0", "logits"], edges=["a0.h0->logits"]), batch),
+    "mean ablation": lambda model, batch: cl.evaluate(model, cl.Circuit(["a0.h0"]), batch, settings=Evaluate(ablation="mean")),
     "transfer": lambda model, batch: cl.transfer(model, [batch, batch], rule=2),
     "card": lambda model, batch: cl.head_card(model, "a0.h0", [batch]),
     "lens": lambda model, batch: cl.logit_lens(model, [1, 2, 3]),

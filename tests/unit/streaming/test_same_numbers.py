@@ -8,6 +8,10 @@ import torch
 from tests.reference.streamed import FAMILIES, both, pairs
 
 import circuitlab as cl
+from circuitlab.circuits import Circuit
+from circuitlab.evaluation import Evaluate, NodeCircuitRunner
+from circuitlab.execute.memory import memory_budget
+from circuitlab.execute.routes import universe_of
 from circuitlab.metrics import get_metric
 from circuitlab.model import load_model
 from circuitlab.testing.tiny import tiny_batch, tiny_hf
@@ -16,6 +20,8 @@ ALL_PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post")
 PATCHING = cl.methods.ActivationPatching
 GRADIENTS = cl.methods.AttributionPatching
 PATHS = cl.methods.PathPatching
+STAR = cl.methods.AttributionPatchingStar
+SCREENED = cl.methods.ScreenedPatching
 METHODS = {
     "patching, every part": PATCHING(parts=ALL_PARTS),
     "patching, noising, at marks": PATCHING(direction="noising", positions=("CHANGE", "END")),
@@ -27,6 +33,11 @@ METHODS = {
     "gradients, every part": GRADIENTS(parts=(*ALL_PARTS, "embed")),
     "gradients, noising, keys, at marks": GRADIENTS("noising", "heads", "k", ("CHANGE", "END"), pairs_per_pass=2),
     "gradients at patterns": GRADIENTS(parts="heads", site="pattern"),
+    "AtP*": STAR(),
+    "AtP*, noising, values, at marks": STAR("noising", ("heads", "attns", "mlps"), "v", ("CHANGE", "END"), pairs_per_pass=2),
+    "AtP* without GradDrop": STAR(reduce="none"),
+    "screened patching": SCREENED(k=2, sample=3),
+    "screened patching, noising, at marks": SCREENED("noising", ("heads", "attns"), ("CHANGE", "END"), 3, 2, pairs_per_pass=2),
     "paths": PATHS(senders=("heads", "mlps", "embed")),
     "paths, noising, frozen MLPs, at marks": PATHS("noising", "heads", mlps="frozen", positions=("CHANGE", "END"), pairs_per_pass=2),
 }
@@ -45,6 +56,38 @@ def test_every_method_gives_the_same_numbers(family, name) -> None:
     model, streamed = both(family)
     batch, metric = pairs(model), get_metric("logit_diff")
     require_same(METHODS[name](streamed, batch, metric), METHODS[name](model, batch, metric))
+
+
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_knock_out_curves_are_the_same(family, ablation) -> None:
+    model, streamed = both(family)
+    batch, metric, reading = pairs(model), get_metric("logit_diff"), streamed.source.reading
+    scores = PATCHING()(model, batch, metric)
+    settings = Evaluate(ablation=ablation, parts=("heads", "mlps"), n_random=5, n_subsets=2, fractions=(0.1, 0.4))
+    circuit, before = Circuit(["a0.h1", "a1.h2", "m0"]).within(universe_of(model)), reading.layers
+    measured = settings(circuit, streamed, batch, metric, scores)
+    assert reading.layers - before > model.spec.n_layers
+    expected = settings(circuit, model, batch, metric, scores)
+    assert measured.to_dict() == expected.to_dict()
+    assert set(measured.values) == set(expected.values)
+    for name in expected.values:
+        np.testing.assert_array_equal(measured.values[name], expected.values[name], err_msg=name)
+
+
+def test_circuits_that_do_not_fit_in_memory_together_are_run_in_several_readings() -> None:
+    model, streamed = both("llama")
+    batch, metric, reading = tiny_batch(model, 4), get_metric("logit_diff"), streamed.source.reading
+    masks = np.random.default_rng(0).random((300, len(NodeCircuitRunner(model, batch, metric).elements))) < 0.5
+    expected = NodeCircuitRunner(model, batch, metric).run(masks)
+    readings = {}
+    for gib in (4.0, 1e-9):
+        before = reading.layers
+        with memory_budget(gib):
+            values = NodeCircuitRunner(streamed, batch, metric).run(masks)
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+        readings[gib] = (reading.layers - before) / model.spec.n_layers
+    assert readings[4.0] <= 2 < readings[1e-9]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from circuitlab.model.decoder import Linear
-    from circuitlab.model.engine.window import Window
 
 __all__ = ["BaseLinears", "Difference", "Multiply", "Reusing", "exact", "keeping"]
 
@@ -100,35 +100,23 @@ class Difference:
     """Multiply as ``base_out + bf16(x - base_in) @ bf16(W)``: rounding is relative to what an edit changed, not to the activation itself.
 
     One rounded copy of each weight is kept, until the weight is written to. The maps themselves are the keys: they stay alive, so that
-    no other map can take the address of one that is gone. Products reuse memory as in `Reusing`, except the last one of a layer, which
-    several blocks keep.
+    no other map can take the address of one that is gone. Products are written into memory that is reused, as in `Reusing`.
 
     Parameters
     ----------
     rounded : dict of Linear to rounded weight
         Weights in bfloat16 by map.
-    memory : dict of (str, dtype) to Tensor
-        The buffers of products.
+    memory : dict of str to Tensor
+        The buffers of changes and their products.
     """
 
     rounded: dict[Linear, _Rounded] = field(default_factory=dict)
-    memory: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, base: BaseLinears, place: Window, first: int) -> Multiply:
-        """Multiplication for one layer on the positions of ``place``; the base run's values begin at position ``first``."""
-        last: list[Tensor] = []  # the last input and its rounded change, shared by maps that read the same input
-
-        def multiply(name: str, linear: Linear, x: Tensor) -> Tensor:
-            whole = name in {"q", "k", "v"}  # projected on the whole window, even if the output is needed at one position only
-            entered, left = (place.cut(part, first, whole=whole) for part in base[name])
-            if not last or last[0] is not x:
-                last[:] = [x, (x - entered).to(torch.bfloat16).reshape(-1, x.shape[-1])]
-            weight = self._weight(linear)
-            out = torch.mm(last[1], weight, out=self._room("product", last[1], weight.shape[1]))
-            wide = out.to(x.dtype) if name == "down" else self._room(name, x, weight.shape[1]).copy_(out)
-            return wide.unflatten(0, x.shape[:-1]).add_(left)
-
-        return multiply
+    def product(self, name: str, linear: Linear, change: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_out"]:
+        """What a change of a map's input, in bfloat16, changes in its output; the next product of this name overwrites it."""
+        weight = self._weight(linear)
+        return torch.mm(change, weight, out=self.room(name, len(change), weight.shape[1], change.device))
 
     def _weight(self, linear: Linear) -> Tensor:
         """A map's weight in bfloat16; one that is stored so is used as it is, and nothing is kept of it."""
@@ -139,10 +127,9 @@ class Difference:
             rounded = self.rounded[linear] = _Rounded.of(linear.weight)
         return rounded.weight
 
-    def _room(self, name: str, like: Tensor, width: int) -> Tensor:
-        """Memory for one product per row of a tensor, in its dtype."""
-        rows = like.numel() // like.shape[-1]
-        buffer = self.memory.get((name, like.dtype))
-        if buffer is None or buffer.numel() < rows * width:
-            buffer = self.memory[name, like.dtype] = like.new_empty(rows * width)
+    def room(self, name: str, rows: int, width: int, device: torch.device | None = None) -> Tensor:
+        """Memory in bfloat16 for so many rows, (row, width), which the next call of this name takes again."""
+        buffer = self.memory.get(name)
+        if buffer is None or buffer.numel() < rows * width or (device is not None and buffer.device != device):
+            buffer = self.memory[name] = torch.empty(rows * width, dtype=torch.bfloat16, device=device)
         return buffer[: rows * width].view(rows, width)

@@ -175,7 +175,7 @@ def base_run_by_layer(
         past = (None, None) if shared is None else (shared.run.keys[layer][:, :start], shared.run.values[layer][:, :start])
         at_site = SiteTap(Window(start, length, where, *past), layer, taps=(watched, None), seen=by_site)
         attention = attend(block, x[None], multiply, at_site)
-        x = leave(attention, mlp_out(block, attention.read, multiply), at_site)[0]
+        x = leave(attention.mid, mlp_out(block, attention.read, multiply), at_site)[0]
         run.entering.append(_joined(shared, x, layer + 1))
         run.keys.append(attention.keys[0] if shared is None else shared.whole(shared.run.keys[layer], attention.keys[0]))
         run.values.append(attention.values[0] if shared is None else shared.whole(shared.run.values[layer], attention.values[0]))

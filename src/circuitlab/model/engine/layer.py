@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.model.engine.arithmetic import Multiply
     from circuitlab.model.places import Tap
 
-__all__ = ["AttentionOutput", "SiteTap", "attend", "leave", "mlp_out"]
+__all__ = ["AttentionOutput", "SiteTap", "added", "attend", "leave", "mixed", "mlp_out"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +81,35 @@ class SiteTap:
 
 def attend(block: Block, x: Float[Tensor, "edit prompt pos d_model"], multiply: Multiply, at: SiteTap) -> AttentionOutput:
     """Run a layer's attention, given the residual stream that enters the layer."""
-    place = at.place
     x = at(Site.RESID_PRE, x)
     normed = block.norm_attn.apply(x)
-    q = place.wanted(at(Site.Q, block.split(multiply("q", block.q, normed))))
-    k = at(Site.K, block.split(multiply("k", block.k, normed)))
-    v = at(Site.V, block.split(multiply("v", block.v, normed)))
+    z, keys, values = mixed(block, (multiply("q", block.q, normed), multiply("k", block.k, normed), multiply("v", block.v, normed)), at)
+    x = at.place.wanted(x)
+    mid = added(block, x, multiply("o", block.o, z), at)
+    return AttentionOutput(mid, x if block.parallel else mid, keys, values)
+
+
+def mixed(block: Block, projected: tuple[Tensor, Tensor, Tensor], at: SiteTap) -> tuple[Tensor, Tensor, Tensor]:
+    """From queries, keys and values as projected, (edit, prompt, pos, all), to what attention mixes, (edit, prompt, query, all).
+
+    The window's keys, after their norm and rotation, and values come second and third.
+    """
+    q, k, v = projected
+    place = at.place
+    q = place.wanted(at(Site.Q, block.split(q)))
+    k = at(Site.K, block.split(k))
+    v = at(Site.V, block.split(v))
     keys = block.rotated_k(k, place.angles)
     pattern = at(Site.PATTERN, _pattern(block, q, keys, place))
-    z = at(Site.Z, _mix(pattern, v, place))
-    x = place.wanted(x)
-    raw = multiply("o", block.o, z.flatten(-2))
+    return at(Site.Z, _mix(pattern, v, place)).flatten(-2), keys, v
+
+
+def added(
+    block: Block, x: Float[Tensor, "edit prompt query d_model"], raw: Tensor, at: SiteTap
+) -> Float[Tensor, "edit prompt query d_model"]:
+    """The residual stream after attention, from the stream that entered and the output projection's ``raw`` output."""
     mid = x + at(Site.ATTN_OUT, raw if block.post_attn is None else block.post_attn.apply(raw))
-    if block.parallel:
-        return AttentionOutput(mid, x, keys, v)
-    mid = at(Site.RESID_MID, mid)
-    return AttentionOutput(mid, mid, keys, v)
+    return mid if block.parallel else at(Site.RESID_MID, mid)
 
 
 def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multiply) -> Float[Tensor, "*rows d_model"]:
@@ -107,10 +120,10 @@ def mlp_out(block: Block, read: Float[Tensor, "*rows d_model"], multiply: Multip
 
 
 def leave(
-    attention: AttentionOutput, added: Float[Tensor, "edit prompt query d_model"], at: SiteTap
+    mid: Float[Tensor, "edit prompt query d_model"], written: Float[Tensor, "edit prompt query d_model"], at: SiteTap
 ) -> Float[Tensor, "edit prompt query d_model"]:
-    """The residual stream leaving the layer, from the MLP's output ``added``."""
-    return at(Site.RESID_POST, attention.mid + at(Site.MLP_OUT, added))
+    """The residual stream leaving the layer, from the stream after attention and the MLP's output ``written``."""
+    return at(Site.RESID_POST, mid + at(Site.MLP_OUT, written))
 
 
 def _neurons(block: Block, normed: Tensor, multiply: Multiply) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from circuitlab.core.in_step import ByLayer
-from circuitlab.model.engine.arithmetic import Difference, Multiply, Reusing
+from circuitlab.model.engine.arithmetic import Difference, Reusing
+from circuitlab.model.engine.difference_layer import IN_CACHE, DifferenceLayer, Piece
 from circuitlab.model.engine.layer import AttentionOutput, SiteTap, attend, leave, mlp_out
 from circuitlab.model.engine.window import Window, Write
+from circuitlab.model.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from circuitlab.model.sites import EditSet
 
 __all__ = ["LayerPass", "StartGroup"]
+
+_FROM_Z = {Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST}
+"""Sites of z and later."""
 
 
 @dataclass(eq=False)
@@ -106,31 +112,52 @@ class LayerPass:
     def _layer(self, layer: int, groups: Sequence[StartGroup], *, answer_only: bool) -> None:
         block = self.decoder.blocks[layer]
         for pieces in self._pieces(groups, layer, answer_only=answer_only):
-            outputs = [attend(block, piece.rows, self._multiply(layer, piece.at.place), piece.at) for piece in pieces]
-            for piece, output, added in zip(pieces, outputs, self._mlp(block, layer, pieces, outputs), strict=True):
-                out = leave(output, added, piece.at)
+            if self.difference is not None:
+                DifferenceLayer(block, self.difference, self.base.linears[layer], self.base.linears_from)(pieces)
+                continue
+            outputs = [attend(block, piece.rows, self.reusing, piece.at) for piece in pieces]
+            for piece, output, written in zip(pieces, outputs, self._mlp(block, outputs), strict=True):
+                out = leave(output.mid, written, piece.at)
                 piece.rows[:, :, : out.shape[2]] = out
 
-    def _pieces(self, groups: Sequence[StartGroup], layer: int, *, answer_only: bool) -> Iterator[list[_Piece]]:
+    def _pieces(self, groups: Sequence[StartGroup], layer: int, *, answer_only: bool) -> Iterator[list[Piece]]:
         """Runs in blocks of about ``tokens_per_block`` positions; a block may hold runs of several groups."""
-        block: list[_Piece] = []
+        block: list[Piece] = []
         size_so_far = 0
         for group in groups:
             only = self.base.at.clamp(min=group.start) if answer_only else None
             place, taps = self._place(layer, group.start, only), self._taps(group.start, only)
             each = group.rows.shape[1] * group.rows.shape[2]
-            for rows in _even_shares(group.joined, max(1, self.tokens_per_block // each)):
-                writes = [
-                    Write(i, edit) for i, edit_set in enumerate(group.ordered[rows]) for edit in edit_set.edits if edit.layer == layer
-                ]
+            for rows in _even_shares(0, group.joined, max(1, self.tokens_per_block // each)):
                 size = (rows.stop - rows.start) * each
                 if block and size_so_far + size > self.tokens_per_block:
                     yield block
                     block, size_so_far = [], 0
-                block.append(_Piece(group.rows[rows], SiteTap(place, layer, writes, taps)))
+                for part, from_z in self._parts(group, rows, layer):
+                    writes = [
+                        Write(i, edit) for i, edit_set in enumerate(group.ordered[part]) for edit in edit_set.edits if edit.layer == layer
+                    ]
+                    block.append(Piece(group.rows[part], SiteTap(place, layer, writes, taps), from_z))
                 size_so_far += size
         if block:
             yield block
+
+    def _parts(self, group: StartGroup, rows: slice, layer: int) -> Iterator[tuple[slice, bool]]:
+        """Some runs as they go through what is not a product: together, or for differences in pieces that stay in the cache.
+
+        Differences also keep runs apart that join here and are edited at z or later.
+        """
+        if self.difference is None:
+            yield rows, False
+            return
+        row = group.rows[0]
+        most = max(1, IN_CACHE // (row.numel() * row.element_size()))
+        late = [self.decoder.standing is None and _edited_from_z(edit_set, layer) for edit_set in group.ordered[rows]]
+        first = rows.start
+        for from_z, same in itertools.groupby(late):
+            count = len(list(same))
+            yield from ((part, from_z) for part in _even_shares(first, first + count, most))
+            first += count
 
     def _place(self, layer: int, start: int, only: Tensor | None) -> Window:
         where = self.decoder.geometry(self.stop)[layer]
@@ -143,32 +170,23 @@ class LayerPass:
         places = self.base.places.window(start, self.stop)
         return self.decoder.tap(places), None if only is None else self.decoder.tap(self.base.places.window(start, self.stop, only))
 
-    def _multiply(self, layer: int, place: Window) -> Multiply:
-        if self.difference is None:
-            return self.reusing
-        return self.difference.of(self.base.linears[layer], place, self.base.linears_from)
-
-    def _mlp(self, block: Block, layer: int, pieces: Sequence[_Piece], outputs: Sequence[AttentionOutput]) -> list[Tensor]:
-        """The MLP's output for each piece; one product for all pieces, unless arithmetic depends on the prompt of a row."""
-        if len(pieces) == 1 or self.difference is not None:
-            return [
-                mlp_out(block, output.read, self._multiply(layer, piece.at.place)) for piece, output in zip(pieces, outputs, strict=True)
-            ]
+    def _mlp(self, block: Block, outputs: Sequence[AttentionOutput]) -> list[Tensor]:
+        """The MLP's output for each piece; one product for all pieces."""
+        if len(outputs) == 1:
+            return [mlp_out(block, outputs[0].read, self.reusing)]
         joined = mlp_out(block, torch.cat([output.read.flatten(0, 2) for output in outputs]), self.reusing)
         parts = joined.split([output.read.shape[:3].numel() for output in outputs])
         return [part.view(output.read.shape) for part, output in zip(parts, outputs, strict=True)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """A part of a group's runs, with this layer's reads and writes of them."""
-
-    rows: Tensor
-    at: SiteTap
+def _edited_from_z(edit_set: EditSet, layer: int) -> bool:
+    """Whether a run begins at this layer and is edited only at z and later in it."""
+    return edit_set.layer == layer and all(edit.site in _FROM_Z for edit in edit_set.edits if edit.layer == layer)
 
 
-def _even_shares(count: int, most: int) -> Iterator[slice]:
+def _even_shares(first: int, last: int, most: int) -> Iterator[slice]:
     """Slices of about equal length and at most ``most`` runs: a small remainder would run much slower per row."""
+    count = last - first
     shares = -(-count // most)
     for share in range(shares):
-        yield slice(count * share // shares, count * (share + 1) // shares)
+        yield slice(first + count * share // shares, first + count * (share + 1) // shares)

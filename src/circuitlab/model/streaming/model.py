@@ -190,7 +190,8 @@ class StreamedModel:
 
     def _refuse(self, what: str) -> NoReturn:
         text = f"{what} cannot be had of {self.spec.name}, which is streamed: one layer at a time is in memory."
-        raise StreamedModelError(text, "Use activation_patching, attribution_patching or path_patching, or load it without stream=True.")
+        can = "activation_patching, screened_patching, attribution_patching, path_patching and circuits of nodes run"
+        raise StreamedModelError(text, f"{can}; for everything else load it without stream=True.")
 
     @property
     def decoder(self) -> Decoder:
