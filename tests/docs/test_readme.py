@@ -38,8 +38,8 @@ def paths_in(text: str) -> set[str]:
 def workplace(tmp_path, monkeypatch, smollm2) -> Path:
     """An empty folder with the table that the README uses, and the model as other tests have loaded it; tasks are judged on few pairs."""
 
-    def load(name: str, *, stream: bool = False) -> object:
-        assert not stream, "no command of the README streams"
+    def load(name: str, *, stream: bool = False, device: str | None = None) -> object:
+        assert not stream and device is None, "no command of the README streams or names a device"
         return {"smollm2-135m": smollm2}[name]
 
     for place in ("circuitlab", "circuitlab.model"):

@@ -40,6 +40,7 @@ _SEEDS = typer.Option(
 def circuit(
     task: str,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     method: str = options.METHOD,
     pairs: int = options.PAIRS,
     variant: str = options.VARIANT,
@@ -62,7 +63,7 @@ def circuit(
     from circuitlab.scores.head_scores import HeadScores  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    request = Request(model, method, pairs, variant, seed, metric, param, store)
+    request = Request(model, method, pairs, variant, seed, metric, param, store, device=device)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
     loaded = load_checked([task], request, rule)
     from circuitlab.workflows.circuit import evaluate as evaluate_circuit  # noqa: PLC0415 - torch
