@@ -42,6 +42,28 @@ def test_streamed_scores_are_those_of_the_model_in_memory(world, checkpoint, met
         assert document[name] == plain[name]
 
 
+def test_a_circuit_is_found_and_evaluated_on_a_streamed_model(world, checkpoint) -> None:
+    settings = ["-n", "4", "-k", "2", "--random", "5", "--universe", "heads+mlps"]
+    arguments = ["circuit", "colors", "--model", str(checkpoint), *settings, "--json"]
+    streamed, plain = command(*arguments, "--stream"), command(*arguments, "--store", "other")
+    assert streamed.code == 0, streamed.err
+    assert "faithfulness" in plain.out
+    assert json.loads(streamed.out) == json.loads(plain.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backups"], "--backups knocks heads out of a model in memory"),
+        (["--ablation", "mean_by_mark"], "--ablation mean_by_mark takes means over activations of all prompts"),
+    ],
+)
+def test_what_a_streamed_circuit_cannot_have_is_refused(world, checkpoint, arguments, says) -> None:
+    result = command("circuit", "colors", "--model", str(checkpoint), "--stream", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert says in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -56,6 +56,7 @@ def circuit(
     random: int = _RANDOM,
     backups: bool = _BACKUPS,
     backup_seeds: int = _SEEDS,
+    stream: bool = options.STREAM,
     as_json: bool = options.JSON,
 ) -> None:
     """Pick the heads (or edges) with the largest mean score as a task's circuit, and evaluate it on held-out prompts, all else ablated."""
@@ -63,7 +64,9 @@ def circuit(
     from circuitlab.scores.head_scores import HeadScores  # noqa: PLC0415
     from circuitlab.store import Cache  # noqa: PLC0415
 
-    request = Request(model, method, pairs, variant, seed, metric, param, store, device=device)
+    if stream:
+        _require_streamed(ablation if evaluate else "resample", backups=backups)
+    request = Request(model, method, pairs, variant, seed, metric, param, store, stream, device=device)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
     loaded = load_checked([task], request, rule)
     from circuitlab.workflows.circuit import evaluate as evaluate_circuit  # noqa: PLC0415 - torch
@@ -84,6 +87,18 @@ def circuit(
     if found_backups is not None:
         print_backups(found_backups)
     warn_if_unfit(heads)
+
+
+def _require_streamed(ablation: str, *, backups: bool) -> None:
+    """Raise before a model is loaded, if it would be streamed and something needs a model in memory."""
+    from circuitlab.core.errors import BadParameterError  # noqa: PLC0415
+
+    if ablation.startswith("mean"):
+        what = f"--ablation {ablation} takes means over activations of all prompts, and --stream keeps one layer at a time in memory."
+        raise BadParameterError(what, "Use --ablation resample or zero, or leave out --stream.")
+    if backups:
+        what = "--backups knocks heads out of a model in memory, and --stream keeps one layer at a time there."
+        raise BadParameterError(what, "Leave out one of --backups and --stream.")
 
 
 def _print_circuit(circuit: Circuit, subject: str, evaluation: CircuitEvaluation | None) -> None:
