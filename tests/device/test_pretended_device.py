@@ -76,7 +76,11 @@ def test_methods_give_the_numbers_of_the_processor(name, family) -> None:
 
 @pytest.mark.parametrize(
     ("name", "params"),
-    [("activation_patching", {"precision": "bf16_difference"}), ("activation_patching", {"parts": ["resid_pre"]}), ("activation_patching", {"site": "pattern"})],
+    [
+        ("activation_patching", {"precision": "bf16_difference"}),
+        ("activation_patching", {"parts": ["resid_pre"]}),
+        ("activation_patching", {"site": "pattern"}),
+    ],
 )
 def test_parameters_of_methods_change_nothing(name, params) -> None:
     host, there = models("llama")
