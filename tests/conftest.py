@@ -5,47 +5,29 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import zlib
 
 import pytest
 import torch
+from tests.turns import kept
+
+COLLECTED = pytest.StashKey[tuple[list[pytest.Item], list[pytest.Item]]]()
+"""Every case that was collected, and those of them that run without ``--every``."""
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every", action="store_true", help="everything on every family, not a changing share of it on later ones")
+    parser.addoption("--every", action="store_true", help="every case of every test, not a changing share of the families and settings")
 
 
-ALWAYS = ("gpt2", "llama", "gemma3", "llama_dynamic")
-"""Learned positions; grouped queries; norms after parts and of queries, windows; rotary angles that depend on the length."""
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Laws of methods run on four families and on one of the others by turns: on another one for every method and setting.
-
-    Tests marked ``by_turns`` run on the seven families of all laws, and on a third of the others: another third for every test.
-    """
+    """Without ``--every``, tests that run on many families or settings run on some of them: see `tests.turns`."""
+    few = kept(items)
+    config.stash[COLLECTED] = (list(items), few)
     if config.getoption("--every"):
         return
-    left_out = [item for item in items if item.get_closest_marker("laws") and not takes_its_turn(item)]
-    left_out += [item for item in items if item.get_closest_marker("by_turns") and not is_in_its_third(item)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
-
-
-def takes_its_turn(item) -> bool:
-    """Whether a law is tested on this family without ``--every``."""
-    from circuitlab.testing.method_laws import LAW_FAMILIES
-
-    family, others = item.callspec.params["family"], [name for name in LAW_FAMILIES if name not in ALWAYS]
-    return family in ALWAYS or others[zlib.crc32(item.nodeid.replace(family, "").encode()) % len(others)] == family
-
-
-def is_in_its_third(item) -> bool:
-    """Whether a test of a later family runs without ``--every``."""
-    from circuitlab.testing.tiny import ALL_FAMILIES, FAMILIES
-
-    family = item.callspec.params["family"]
-    return family in FAMILIES or (ALL_FAMILIES.index(family) + zlib.crc32(item.originalname.encode())) % 3 == 0
+    stay = set(map(id, few))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in stay])
+    items[:] = few
 
 
 @pytest.fixture(scope="session")

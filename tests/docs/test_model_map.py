@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.by_turns
+@pytest.mark.by_turns(6)
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_the_page_says_how_a_family_is_served(family: str) -> None:
     written = family_rows(PAGE.read_text(encoding="utf-8"), family)

@@ -43,6 +43,7 @@ def slow_effects(family: str, batch: ContrastBatch, direction: str) -> np.ndarra
     return out
 
 
+@pytest.mark.some(family=1, direction=3)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_equal_plain_hooks(family: str, direction: str) -> None:

@@ -55,6 +55,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "tiny"
 
 
+@pytest.mark.some(family=1, dtype=3)
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_whole_folder_is_the_model_that_was_saved(tmp_path, family, dtype) -> None:

@@ -1,0 +1,100 @@
+"""Which cases of a test run without ``--every``: few families always, the others by turns, and never none of a test.
+
+A test that runs on many families, sites or methods is thinned out by a mark. What is left out follows from its name and its parameters
+alone, so that it is the same in every process and on every machine, and another part is left out of every other test.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+
+import pytest
+
+ALWAYS = ("gpt2", "llama", "gemma3", "llama_dynamic")
+"""Learned positions; grouped queries; norms after parts and of queries, windows; rotary angles that depend on the length."""
+
+
+def kept(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases that run without ``--every``, in their order; an error names a test of which none would."""
+    functions: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        functions[function_of(item)].append(item)
+    chosen = set()
+    for name, cases in functions.items():
+        stay = cases
+        for mark, rule in RULES.items():
+            stay = [case for case in stay if not case.get_closest_marker(mark)] + rule(mark, stay)
+        if not stay:
+            raise pytest.UsageError(f"No case of {name} runs without --every: its marks leave nothing.")
+        chosen |= set(map(id, stay))
+    return [item for item in items if id(item) in chosen]
+
+
+def function_of(item: pytest.Item) -> str:
+    """The test without its parameters."""
+    return item.nodeid.partition("[")[0]
+
+
+def family_of(item: pytest.Item) -> str:
+    """The family that a case runs on: the value of the one parameter that names a family."""
+    from circuitlab.testing.families import ALL_FAMILIES
+
+    (family,) = [value for value in item.callspec.params.values() if isinstance(value, str) and value in ALL_FAMILIES]
+    return family
+
+
+def _marked(mark: str, cases: list) -> list:
+    return [case for case in cases if case.get_closest_marker(mark)]
+
+
+def _ends(mark: str, _cases: list) -> list:
+    """``every``: slow ends of a parametrisation never run."""
+    return []
+
+
+def _laws(mark: str, cases: list) -> list:
+    """``laws``: four families always, and one of the others by turns: another one for every test and every other parameter."""
+    cases = _marked(mark, cases)
+    others = sorted({family_of(case) for case in cases} - set(ALWAYS))
+
+    def has_its_turn(case) -> bool:
+        family = family_of(case)
+        return family in ALWAYS or others[_number(case.nodeid.replace(family, "")) % len(others)] == family
+
+    return [case for case in cases if has_its_turn(case)]
+
+
+def _by_turns(mark: str, cases: list) -> list:
+    """``by_turns(of)``: four families always, and every ``of``-th of the others: beginning elsewhere in every test."""
+    from circuitlab.testing.families import ALL_FAMILIES
+
+    def has_its_turn(case) -> bool:
+        (of,), family = case.get_closest_marker(mark).args, family_of(case)
+        return family in ALWAYS or (ALL_FAMILIES.index(family) + _number(case.originalname)) % of == 0
+
+    return [case for case in _marked(mark, cases) if has_its_turn(case)]
+
+
+def _some(mark: str, cases: list) -> list:
+    """``some(name=n)``: as few cases as give every value of each named parameter ``n`` cases; ``some(n)``: ``n`` cases."""
+    cases = sorted(_marked(mark, cases), key=lambda case: _number(case.nodeid))
+    taken: dict[tuple[str, str], int] = defaultdict(int)
+    stay = []
+    for lacking in (all, any):  # first the cases that every one of their values still lacks
+        for case in cases:
+            of = case.get_closest_marker(mark)
+            wanted = {(name, str(case.callspec.params[name])): n for name, n in of.kwargs.items()} or {("", ""): of.args[0]}
+            if case not in stay and lacking(taken[place] < n for place, n in wanted.items()):
+                stay.append(case)
+                for place in wanted:
+                    taken[place] += 1
+    return stay
+
+
+def _number(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+RULES = {"every": _ends, "laws": _laws, "by_turns": _by_turns, "some": _some}
+"""By mark: which of the marked cases of one test run."""
