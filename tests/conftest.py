@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import random
 import socket
+import sys
 
+import numpy as np
 import pytest
 import torch
-from tests.turns import kept
-
-COLLECTED = pytest.StashKey[tuple[list[pytest.Item], list[pytest.Item]]]()
-"""Every case that was collected, and those of them that run without ``--every``."""
+from tests.turns import COLLECTED, kept, longest_first
 
 
 def pytest_addoption(parser):
@@ -20,14 +20,14 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Without ``--every``, tests that run on many families or settings run on some of them: see `tests.turns`."""
+    """Without ``--every``, tests that run on many families or settings run on some of them; in any case long files come first."""
     few = kept(items)
     config.stash[COLLECTED] = (list(items), few)
-    if config.getoption("--every"):
-        return
-    stay = set(map(id, few))
-    config.hook.pytest_deselected(items=[item for item in items if id(item) not in stay])
-    items[:] = few
+    if not config.getoption("--every"):
+        stay = set(map(id, few))
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in stay])
+        items[:] = few
+    items[:] = longest_first(items)
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +46,47 @@ def share(request):
 
 
 @pytest.fixture(autouse=True)
-def threads(request):
-    """Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests."""
+def alike(request):
+    """A test begins in the same state whatever ran before it, and one that leaves another state fails.
+
+    Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests.
+    """
     # Tests that run side by side (pytest -n 2) share the cores.
     most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(most if request.node.get_closest_marker("real_model") else 1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    before = _state()
+    yield
+    assert _state() == before, "a test left another state of torch or of circuitlab's settings to those after it"
+
+
+def _state() -> tuple:
+    settings = {name: value for name, value in os.environ.items() if name.startswith("CIRCUITLAB_")}
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), settings
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_models_stay():
+    """Files share tiny models with each other, so one that changes a model fails, and not those after it."""
+    yield
+    tiny = sys.modules.get("circuitlab.testing.tiny")
+    for family, model in tiny.SHARED.items() if tiny else ():
+        if family not in _seen:
+            fresh = dict(tiny.tiny_hf(family).named_parameters())
+            assert all(torch.equal(value, fresh[name]) for name, value in model.root.named_parameters()), f"changed weights of {family}"
+            _seen[family] = _look(model)
+        assert family not in tiny.FAMILIES or _look(model) == _seen[family], f"the shared tiny {family} was changed"
+
+
+_seen: dict[str, tuple] = {}
+
+
+def _look(model) -> tuple:
+    """What a test could have changed of a model: its parameters, as torch counts changes of them, modes and hooks."""
+    values = [(value.data_ptr(), value._version, value.requires_grad, value.grad is None) for value in model.root.parameters()]
+    modules = [(module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.root.modules()]
+    return values, modules
 
 
 @pytest.fixture(scope="session")

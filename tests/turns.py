@@ -11,6 +11,23 @@ from collections import defaultdict
 
 import pytest
 
+COLLECTED = pytest.StashKey[tuple[list[pytest.Item], list[pytest.Item]]]()
+"""Of a session: every case that was collected, and those of them that run without ``--every``."""
+
+LONG = (
+    "tests/docs/test_notebooks.py",
+    "tests/parity/test_released_weights.py",
+    "tests/docs/test_pages.py",
+    "tests/unit/model/interventions/test_laws.py",
+    "tests/unit/workflows/test_planted.py",
+    "tests/parity/test_writers_parity.py",
+    "tests/docs/test_readme.py",
+    "tests/unit/methods/test_edge_methods.py",
+    "tests/unit/workflows/test_roles_everywhere.py",
+    "tests/cli/test_study_on_ray.py",
+)
+"""Files that take longest come first: two processes that share the files are then done at nearly the same time."""
+
 ALWAYS = ("gpt2", "llama", "gemma3", "llama_dynamic")
 """Learned positions; grouped queries; norms after parts and of queries, windows; rotary angles that depend on the length."""
 
@@ -29,6 +46,11 @@ def kept(items: list[pytest.Item]) -> list[pytest.Item]:
             raise pytest.UsageError(f"No case of {name} runs without --every: its marks leave nothing.")
         chosen |= set(map(id, stay))
     return [item for item in items if id(item) in chosen]
+
+
+def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases with those of long files before the others."""
+    return sorted(items, key=lambda item: LONG.index(file) if (file := item.nodeid.partition("::")[0]) in LONG else len(LONG))
 
 
 def function_of(item: pytest.Item) -> str:
