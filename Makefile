@@ -44,11 +44,12 @@ lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: weights lint  ## Everything continuous integration checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Compiled modules are kept, also where PYTHONDONTWRITEBYTECODE is set: some fifty commands that tests run in processes of their own use them.
+test: weights lint  ## Everything continuous integration checks, on some of the families and settings of each test
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-every: weights  ## The tests with every intervention on every family (an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
+test-every: weights  ## The tests on every family and with every setting, and every notebook (an hour)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
 
 notebooks: weights  ## Execute the notebooks in place (a test says when their outputs are stale)
 	$(BIN)/python notebooks/execute.py

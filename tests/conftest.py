@@ -1,16 +1,15 @@
-"""Shared fixtures; and no test reaches the network."""
+"""Shared fixtures; and no test reaches the network. What is heavy is imported inside: the process that hands tests out needs none of it."""
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import random
 import socket
 import sys
 
-import numpy as np
 import pytest
-import torch
 from tests.turns import COLLECTED, kept, longest_first
 
 
@@ -28,6 +27,13 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=[item for item in items if id(item) not in stay])
         items[:] = few
     items[:] = longest_first(items)
+
+
+def pytest_collection_finish():
+    """Modules and collected tests live as long as the process: the garbage collector need not go through them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +57,9 @@ def alike(request):
 
     Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests.
     """
+    import numpy as np
+    import torch
+
     # Tests that run side by side (pytest -n 2) share the cores.
     most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(most if request.node.get_closest_marker("real_model") else 1)
@@ -62,6 +71,8 @@ def alike(request):
 
 
 def _state() -> tuple:
+    import torch
+
     settings = {name: value for name, value in os.environ.items() if name.startswith("CIRCUITLAB_")}
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), settings
 
@@ -70,6 +81,8 @@ def _state() -> tuple:
 def shared_models_stay():
     """Files share tiny models with each other, so one that changes a model fails, and not those after it."""
     yield
+    import torch
+
     tiny = sys.modules.get("circuitlab.testing.tiny")
     for family, model in tiny.SHARED.items() if tiny else ():
         if family not in _seen:

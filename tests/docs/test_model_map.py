@@ -1,4 +1,4 @@
-"""The page of families says what the code does; every family is asked again by `make test-every`, seven and a third of the rest always."""
+"""The page of families says what the code does; `make test-every` asks every family again, `make test` four and a sixth of the rest."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.laws
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str) -> None:
     names = {law.name.partition(" [")[0] for law in check_method(QUICK, families=(family,))}
