@@ -99,19 +99,32 @@ def _by_turns(mark: str, cases: list) -> list:
 
 
 def _some(mark: str, cases: list) -> list:
-    """``some(name=n)``: as few cases as give every value of each named parameter ``n`` cases; ``some(n)``: ``n`` cases."""
-    cases = sorted(_marked(mark, cases), key=lambda case: _number(case.nodeid))
-    taken: dict[tuple[str, str], int] = defaultdict(int)
-    stay = []
-    for lacking in (all, any):  # first the cases that every one of their values still lacks
-        for case in cases:
-            of = case.get_closest_marker(mark)
-            wanted = {(name, str(case.callspec.params[name])): n for name, n in of.kwargs.items()} or {("", ""): of.args[0]}
-            if case not in stay and lacking(taken[place] < n for place, n in wanted.items()):
-                stay.append(case)
-                for place in wanted:
-                    taken[place] += 1
+    """``some(name=n)``: as few cases as give every value of each named parameter ``n`` cases; ``some(n)``: ``n`` cases.
+
+    Those with values that no chosen case has yet come first, so that few cases stand on many families and settings.
+    """
+    left, stay = _marked(mark, cases), []
+    taken: dict[tuple[str, str], int] = defaultdict(int)  # by parameter and value; every case has the value "" of the parameter ""
+
+    def lacking(case) -> int:
+        of = case.get_closest_marker(mark)
+        wanted = {(name, str(case.callspec.params[name])): n for name, n in of.kwargs.items()} or {("", ""): of.args[0]}
+        return sum(taken[place] < n for place, n in wanted.items())
+
+    def order(case) -> tuple[int, int, int]:
+        return -lacking(case), sum(taken[place] for place in _values(case)), _number(case.nodeid)
+
+    while left := [case for case in left if lacking(case)]:
+        chosen = min(left, key=order)
+        left.remove(chosen)
+        stay.append(chosen)
+        for place in _values(chosen):
+            taken[place] += 1
     return stay
+
+
+def _values(case) -> list[tuple[str, str]]:
+    return [("", ""), *((name, str(value)) for name, value in case.callspec.params.items())]
 
 
 def _number(text: str) -> int:

@@ -38,7 +38,7 @@ def runs(tmp_path_factory) -> Path:
 @pytest.fixture
 def few(monkeypatch, tmp_path, smollm2, runs):
     """Few pairs, in an empty folder, with the model that other tests have loaded, and scores that another notebook has computed."""
-    monkeypatch.setenv("CIRCUITLAB_PAIRS", "3")
+    monkeypatch.setenv("CIRCUITLAB_PAIRS", "2")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").symlink_to(runs)
     monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)

@@ -28,7 +28,7 @@ REAL_SITES = [
 ]
 
 
-@pytest.mark.some(name=4, site=1)
+@pytest.mark.some(name=3)
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
 @pytest.mark.parametrize(("site", "position"), REAL_SITES)

@@ -64,7 +64,7 @@ def patches(batch, base):
         yield EditSet((Edit(site, 1, beside * 0.5, head=head),), 0)
 
 
-@pytest.mark.some(model=1, mark=3)
+@pytest.mark.some(mark=2)
 @pytest.mark.parametrize(("mark", "layer"), [(None, 1), ("CHANGE", 1), ("END", LAST)])
 def test_the_engine_writes_after_standing_edits_as_hooks_do(model, mark, layer, share) -> None:
     batch, family = tiny_batch(model, 3, unequal=True), model.spec.name.removeprefix("tiny-")

@@ -255,7 +255,7 @@ def test_marks_positions_and_directions() -> None:
         assert np.abs(picked).max() > 1e-4
 
 
-@pytest.mark.some(direction=3, family=1)
+@pytest.mark.some(direction=2)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str, direction: str) -> None:

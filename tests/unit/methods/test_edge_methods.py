@@ -34,14 +34,14 @@ def llama():
     return tiny_model("llama")
 
 
-@pytest.mark.some(method=4, family=1)
+@pytest.mark.some(method=2)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize("method", [EdgeAttributionPatching(), EdgeAttributionPatchingIG(steps=2)], ids=lambda m: m.name)
 def test_laws_on_every_family(method, family) -> None:
     check_method(method, families=(family,))
 
 
-@pytest.mark.some(method=2, family=1)
+@pytest.mark.some(method=1, family=1)
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "gemma3"])
 @pytest.mark.parametrize(
     "method",

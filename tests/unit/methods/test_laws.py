@@ -13,7 +13,7 @@ from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import LAW_FAMILIES, check_method
 
 
-@pytest.mark.some(method=3, family=1)
+@pytest.mark.some(method=2, family=1)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize(
     "method",

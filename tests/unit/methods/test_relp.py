@@ -139,7 +139,7 @@ def test_frozen_patterns_carry_nothing() -> None:
     assert np.abs(frozen.values("heads")[:, 0] - free.values("heads")[:, 0]).max() > 1e-3
 
 
-@pytest.mark.some(method=3, family=1)
+@pytest.mark.some(method=2)
 @pytest.mark.parametrize(
     "method",
     [RelevancePatching(), RelevancePatching(direction="noising", parts=("heads", "attns", "embed")), RelevancePatching(pattern="frozen")],
