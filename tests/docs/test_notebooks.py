@@ -17,7 +17,7 @@ import circuitlab as cl
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-LONG = {"02_one_task", "03_overlap", "04_one_head", "05_change_the_model", "06_decomposition_and_codes"}
+LONG = {"01_tour", "02_one_task", "03_overlap", "04_one_head", "05_change_the_model", "06_decomposition_and_codes"}
 """Notebooks that take long also with few pairs: run by `make test-every`, their outputs held against their code always."""
 SPEC = importlib.util.spec_from_file_location("notebooks_execute", FOLDER / "execute.py")
 assert SPEC is not None and SPEC.loader is not None
@@ -38,7 +38,7 @@ def runs(tmp_path_factory) -> Path:
 @pytest.fixture
 def few(monkeypatch, tmp_path, smollm2, runs):
     """Few pairs, in an empty folder, with the model that other tests have loaded, and scores that another notebook has computed."""
-    monkeypatch.setenv("CIRCUITLAB_PAIRS", "2")
+    monkeypatch.setenv("CIRCUITLAB_PAIRS", "3")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").symlink_to(runs)
     monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)

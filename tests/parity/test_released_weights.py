@@ -15,6 +15,8 @@ from circuitlab.model.sites import Edit, EditSet, Site
 from circuitlab.workflows.score import run_checks
 
 METRIC = LogitDiff()
+MODELS = ["smollm2", pytest.param("gemma3", marks=pytest.mark.every)]
+"""Loading Gemma takes as long as all that is then asked of it."""
 REAL_SITES = [
     (Site.Z, "all"),
     (Site.Q, "END"),
@@ -28,9 +30,9 @@ REAL_SITES = [
 ]
 
 
-@pytest.mark.some(name=3)
+@pytest.mark.some(5)
 @pytest.mark.real_model
-@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("site", "position"), REAL_SITES)
 def test_the_engine_equals_hooks(request, name, site, position) -> None:
     model = request.getfixturevalue(name)
@@ -53,9 +55,8 @@ def test_the_engine_equals_hooks(request, name, site, position) -> None:
     assert (slow - METRIC(model.logits(batch.corrupt, batch.end).double(), batch)).abs().max() > 20 * REAL_FLOAT32
 
 
-@pytest.mark.some(check=1, name=1)
 @pytest.mark.real_model
-@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("method", "check"),
     [(ContextualDecomposition(parts=("mlps",)), "invariant"), (CodeOverlap(examples=2, trials=1, epochs=150), "dictionary")],

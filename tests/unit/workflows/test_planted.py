@@ -38,8 +38,8 @@ SLACK = 0.05
 EXACT = {"activation_patching", "path_patching"}
 
 
-DEAR = {"code_overlap": ("blocker-gqa", "blocker-mha", "copy-gqa")}
-"""Methods that train autoencoders are graded on the circuits they can see and on one that they cannot, on all with ``--every``."""
+DEAR = {"code_overlap": ("blocker-mha", "copy-gqa")}
+"""Methods that train autoencoders are graded on a circuit that they can see and on one that they cannot, on all with ``--every``."""
 
 
 @pytest.fixture(scope="module")
