@@ -63,6 +63,7 @@ def alike(request):
     # Tests that run side by side (pytest -n 2) share the cores.
     most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(most if request.node.get_closest_marker("real_model") else 1)
+    torch.set_grad_enabled(True)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(0)
     before = _state()
