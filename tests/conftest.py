@@ -38,7 +38,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session")
 def share(request):
-    """Every ``of``-th of some things for a family that came later, beginning elsewhere in each, so that all stand on many families.
+    """Every ``of``-th of some things for a family, beginning elsewhere in each, so that all stand on several families.
 
     ``pytest --every`` (`make test-every`) gives all of them.
     """
