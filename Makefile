@@ -12,7 +12,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights figures papers experiment-pictures test test-every lint notebooks docs picture benchmarks front-end lock setup-locked audit licences clean
+.PHONY: help setup weights figures papers experiment-pictures test tests test-every lint notebooks docs picture benchmarks front-end lock setup-locked audit licences clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,11 +44,15 @@ lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: weights lint  ## Everything continuous integration checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: weights  ## Everything continuous integration checks, side by side: lint, and tests on some of their families and settings
+	$(MAKE) --no-print-directory --jobs 2 lint tests
 
-test-every: weights  ## The tests with every intervention on every family (an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
+# Compiled modules are kept, also where PYTHONDONTWRITEBYTECODE is set: some fifty commands that tests run in processes of their own use them.
+tests: setup
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-every: weights  ## The tests on every family and with every setting, and every notebook (an hour)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
 
 notebooks: weights  ## Execute the notebooks in place (a test says when their outputs are stale)
 	$(BIN)/python notebooks/execute.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from circuitlab.execute.needs import blocks_of
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.scores.parts import PARTS
 
-__all__ = ["cone_flops", "gemm_peak"]
+__all__ = ["cone_flops", "gemm_peak", "now"]
 
 
 def cone_flops(model: Any, batch: ContrastBatch, part: str, *, by_position: bool) -> float:
@@ -44,17 +45,24 @@ def _run(layers: int, patched: int, window: int, attention: tuple[int, int], per
     return above + last + (window if patched < layers - 1 else 1) * mlp
 
 
-def gemm_peak(seconds: float = 2.0) -> float:
-    """What an fp32 matrix product of the MLP's shape sustains on this machine in this run, in GFLOP/s (median)."""
-    import time
-
+def now() -> float:
+    """The time, in seconds, when everything that a GPU was asked for is done."""
     import torch
 
-    a, b = torch.randn(1024, 576), torch.randn(1536, 576)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def gemm_peak(seconds: float = 2.0, *, device: str = "cpu", rows: int = 1024) -> float:
+    """What an fp32 matrix product of the MLP's shape sustains on this device in this run, in GFLOP/s (median)."""
+    import torch
+
+    a, b = torch.randn(rows, 576, device=device), torch.randn(1536, 576, device=device)
     rates = []
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:
-        started = time.perf_counter()
+        started = now()
         torch.nn.functional.linear(a, b)
-        rates.append(2 * 1024 * 576 * 1536 / (time.perf_counter() - started) / 1e9)
+        rates.append(2 * rows * 576 * 1536 / (now() - started) / 1e9)
     return float(np.median(rates))

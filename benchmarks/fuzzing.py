@@ -113,7 +113,7 @@ def mutated(data: bytes, choose: random.Random) -> bytes:
     """The content with some of it replaced: values where it is JSON, else lines, words and bytes."""
     if choose.random() < 0.5 and data[:1] in b"{[":
         try:
-            return _odd_json(json.loads(data), choose)
+            return odd_json(json.loads(data), choose)
         except ValueError:
             pass
     for _ in range(choose.choice((1, 1, 2, 4))):
@@ -126,7 +126,7 @@ def odd_value(choose: random.Random) -> Any:
     return copy.deepcopy(choose.choice(ODD_VALUES))  # lists among them are changed afterwards
 
 
-def _odd_json(value: Any, choose: random.Random) -> bytes:
+def odd_json(value: Any, choose: random.Random) -> bytes:
     for _ in range(choose.choice((1, 1, 2, 3))):
         holder, key = None, None
         inner = value

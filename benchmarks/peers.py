@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from flops import now
 
 from circuitlab.metrics import LogitDiff
 from circuitlab.model.transformer_lens import to_bridge
@@ -47,12 +47,12 @@ def peer_sweep(model: Any, batch: Any, kind: str) -> dict[str, Any]:
     metric = LogitDiff()
     bridge = to_bridge(model.root)
     seconds, values = [], []
-    started = time.perf_counter()
+    started = now()
     _, cache = bridge.run_with_cache(batch.clean)
-    caching = time.perf_counter() - started
+    caching = now() - started
     for layer in layers:
         index = np.stack(np.meshgrid([layer], *[range(sizes[axis]) for axis in axes[1:]], indexing="ij"), -1).reshape(-1, len(axes))
-        started = time.perf_counter()
+        started = now()
         found = patching.generic_activation_patch(
             bridge,
             batch.corrupt,
@@ -62,8 +62,8 @@ def peer_sweep(model: Any, batch: Any, kind: str) -> dict[str, Any]:
             activation_name=sweep["activation_name"],
             index_df=pd.DataFrame(index, columns=list(axes)),
         )
-        seconds.append(time.perf_counter() - started)
-        values.append(found.detach().numpy().reshape([sizes[axis] for axis in axes[1:]]))
+        seconds.append(now() - started)
+        values.append(found.detach().cpu().numpy().reshape([sizes[axis] for axis in axes[1:]]))
     return {"seconds": caching + float(np.median(seconds)) * spec.n_layers, "layers": layers, "values": np.stack(values)}
 
 
@@ -74,6 +74,6 @@ def peer_attribution(model: Any, batch: Any) -> dict[str, Any]:
 
     first = batch.select([0])
     bridge = to_bridge(model.root)
-    started = time.perf_counter()
+    started = now()
     attribution_patch(bridge, batch.clean, batch.corrupt, lambda logits: LogitDiff()(logits[:, -1], first).mean())
-    return {"seconds": time.perf_counter() - started, "layers": [], "values": np.zeros(0)}
+    return {"seconds": now() - started, "layers": [], "values": np.zeros(0)}

@@ -1,56 +1,44 @@
-"""Shared fixtures; and no test reaches the network."""
+"""Shared fixtures; and no test reaches the network. What is heavy is imported inside: the process that hands tests out needs none of it."""
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
+import random
 import socket
-import zlib
+import sys
 
 import pytest
-import torch
+from tests.turns import COLLECTED, kept, longest_first
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every", action="store_true", help="everything on every family, not a changing share of it on later ones")
+    parser.addoption("--every", action="store_true", help="every case of every test, not a changing share of the families and settings")
 
 
-ALWAYS = ("gpt2", "llama", "gemma3", "llama_dynamic")
-"""Learned positions; grouped queries; norms after parts and of queries, windows; rotary angles that depend on the length."""
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Laws of methods run on four families and on one of the others by turns: on another one for every method and setting.
-
-    Tests marked ``by_turns`` run on the seven families of all laws, and on a third of the others: another third for every test.
-    """
-    if config.getoption("--every"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("laws") and not takes_its_turn(item)]
-    left_out += [item for item in items if item.get_closest_marker("by_turns") and not is_in_its_third(item)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    """Without ``--every``, tests that run on many families or settings run on some of them; in any case long files come first."""
+    few = kept(items)
+    config.stash[COLLECTED] = (list(items), few)
+    if not config.getoption("--every"):
+        stay = set(map(id, few))
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in stay])
+        items[:] = few
+    items[:] = longest_first(items)
 
 
-def takes_its_turn(item) -> bool:
-    """Whether a law is tested on this family without ``--every``."""
-    from circuitlab.testing.method_laws import LAW_FAMILIES
-
-    family, others = item.callspec.params["family"], [name for name in LAW_FAMILIES if name not in ALWAYS]
-    return family in ALWAYS or others[zlib.crc32(item.nodeid.replace(family, "").encode()) % len(others)] == family
-
-
-def is_in_its_third(item) -> bool:
-    """Whether a test of a later family runs without ``--every``."""
-    from circuitlab.testing.tiny import ALL_FAMILIES, FAMILIES
-
-    family = item.callspec.params["family"]
-    return family in FAMILIES or (ALL_FAMILIES.index(family) + zlib.crc32(item.originalname.encode())) % 3 == 0
+def pytest_collection_finish():
+    """Modules and collected tests live as long as the process: the garbage collector need not go through them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
 def share(request):
-    """Every ``of``-th of some things for a family that came later, beginning elsewhere in each, so that all stand on many families.
+    """Every ``of``-th of some things for a family, beginning elsewhere in each, so that all stand on several families.
 
     ``pytest --every`` (`make test-every`) gives all of them.
     """
@@ -64,11 +52,55 @@ def share(request):
 
 
 @pytest.fixture(autouse=True)
-def threads(request):
-    """Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests."""
+def alike(request):
+    """A test begins in the same state whatever ran before it, and one that leaves another state fails.
+
+    Tiny models are fastest on one thread, and threads that wait for each other slow down whatever runs beside the tests.
+    """
+    import numpy as np
+    import torch
+
     # Tests that run side by side (pytest -n 2) share the cores.
     most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(most if request.node.get_closest_marker("real_model") else 1)
+    torch.set_grad_enabled(True)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    before = _state()
+    yield
+    assert _state() == before, "a test left another state of torch or of circuitlab's settings to those after it"
+
+
+def _state() -> tuple:
+    import torch
+
+    settings = {name: value for name, value in os.environ.items() if name.startswith("CIRCUITLAB_")}
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), settings
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_models_stay():
+    """Files share tiny models with each other, so one that changes a model fails, and not those after it."""
+    yield
+    import torch
+
+    tiny = sys.modules.get("circuitlab.testing.tiny")
+    for family, model in tiny.SHARED.items() if tiny else ():
+        if family not in _seen:
+            fresh = dict(tiny.tiny_hf(family).named_parameters())
+            assert all(torch.equal(value, fresh[name]) for name, value in model.root.named_parameters()), f"changed weights of {family}"
+            _seen[family] = _look(model)
+        assert family not in tiny.FAMILIES or _look(model) == _seen[family], f"the shared tiny {family} was changed"
+
+
+_seen: dict[str, tuple] = {}
+
+
+def _look(model) -> tuple:
+    """What a test could have changed of a model: its parameters, as torch counts changes of them, modes and hooks."""
+    values = [(value.data_ptr(), value._version, value.requires_grad, value.grad is None) for value in model.root.parameters()]
+    modules = [(module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.root.modules()]
+    return values, modules
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,12 @@ def made_up(text: str, path: str = "made_up.py") -> list[Source]:
     return [Source(path, text, ast.parse(text))]
 
 
+def module_names() -> list[str]:
+    """Full dotted names of the modules of circuitlab, read from the folders alone."""
+    paths = (path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
+
+
 @functools.cache
 def package_sources() -> tuple[Source, ...]:
     """Every module of circuitlab."""

@@ -6,10 +6,10 @@ import importlib
 from types import ModuleType
 
 import pytest
-from source_tree import made_up, package_sources
+from source_tree import made_up, module_names, package_sources
 from text_rules import bad_exports, broken_exports, missing_annotations, missing_docstrings, swallowed_exceptions
 
-MODULES = sorted("circuitlab" if source.path == "__init__.py" else f"circuitlab.{source.module}" for source in package_sources())
+MODULES = module_names()
 
 
 @pytest.mark.parametrize("rule", [missing_docstrings, missing_annotations, bad_exports, swallowed_exceptions])

@@ -50,6 +50,8 @@ def test_an_unknown_name_suggests_the_near_one(world, arguments, near) -> None:
     ("arguments", "says"),
     [
         ("score colors --param direction", "has no value"),
+        ("score colors --param direction=null", "direction"),
+        ("score colors --param pairs_per_pass=[[1]]", "pairs_per_pass"),
         ("compare colors", "two different tasks"),
         ("compare colors colors", "two different tasks"),
         ("compare colors shades --method copying_score", "no difference between tasks"),

@@ -114,7 +114,7 @@ def test_every_causal_language_model_of_transformers_is_on_the_page_or_refused(t
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.by_turns
+@pytest.mark.by_turns(8)
 @pytest.mark.parametrize("family", FURTHER)
 def test_a_folder_of_any_family_obeys_the_laws_or_is_refused(tmp_path, family) -> None:
     tiny_hf(family).save_pretrained(tmp_path)

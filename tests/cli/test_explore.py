@@ -10,7 +10,7 @@ import sys
 import jsonschema
 
 import circuitlab.studies.build as building
-from circuitlab.explorer.payload import payload_schema
+from circuitlab.explorer.schema import payload_schema
 
 from .conftest import COLORS, command
 

@@ -148,6 +148,7 @@ def test_help_lists_the_commands(word) -> None:
 @pytest.mark.real_model
 def test_the_default_model_end_to_end(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
     found = document("score", "successor", "--method", "logit_attribution", "-n", "4")
     assert found["model"] == "smollm2-135m"
     assert len(found["heads"]) == 270

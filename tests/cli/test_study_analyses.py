@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import circuitlab.studies.build as building
 from circuitlab import Study
+from circuitlab.core.provenance import digest
+from circuitlab.store import Cache
+from circuitlab.studies.misfits import built_from
+from circuitlab.studies.report.analyses import analysis_tables
+from circuitlab.studies.results import collect
 
 from .conftest import command
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from fuzzing import odd_json
 
 ANALYSES = """
 [circuits]
@@ -207,3 +218,50 @@ def test_a_wrong_setting_is_refused_before_anything_runs(analysed, old, new, say
     result = command("study", "run", str(analysed))
     assert result.code == 2 and says in result.err
     assert not (analysed.parent / "runs").exists()
+
+
+def forge(path: Path, result: object) -> None:
+    """Another result in a stored document, with the checksum that fits it."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"result": result, "checksum": digest(result)}))
+
+
+def test_forged_documents_are_named_set_aside_and_made_again(world, analysed) -> None:
+    first = document("study", "run", str(analysed))["cells"]
+    whole = document("figures", "build", str(analysed), "--out", "whole")["files"]
+    (record,) = [cell["run_id"] for cell in first if cell["task"] == "colors.activation_patching" and cell["analysis"] == "circuits"]
+    forge(world / "runs" / "analyses" / f"{record}.json", {"circuit": {"nodes": [3]}})
+    with pytest.warns(UserWarning, match=rf"analyses/{record}\.json was moved to .*another form"):
+        built = document("figures", "build", str(analysed), "--out", "built")
+    assert built["missing"] == ["circuits of colors.activation_patching"]
+    assert set(whole) - set(built["files"]) == {name for name in whole if name.startswith("circuits.colors")} != set()
+    cell = next((world / "runs" / "cells").glob("*.json"))
+    forge(cell, {"run": ["../../x"]})
+    with pytest.warns(UserWarning, match=rf"cells/{cell.name} was moved to .*another form"):
+        again = document("study", "run", str(analysed))["cells"]
+    assert not any(one["error"] for one in again) and [one["run_id"] for one in again] == [one["run_id"] for one in first]
+    assert document("figures", "build", str(analysed), "--out", "built")["files"] == whole
+
+
+def drawn(runs) -> dict[str, str]:
+    """What a build makes of the results of analyses."""
+    for analysis, results in runs.results:
+        if results:
+            analysis.draw(results)
+    return analysis_tables(runs)
+
+
+def test_no_value_of_a_result_stops_a_build(world, analysed) -> None:
+    document("study", "run", str(analysed))
+    store, choose, refused = Cache(world / "runs"), random.Random(0), 0
+    for path in sorted((store.root / "analyses").glob("*.json")):
+        whole = path.read_text()
+        for _ in range(4):
+            result = json.loads(odd_json(json.loads(whole)["result"], choose).replace(rb"\ud800", b"x"))
+            forge(path, result if isinstance(result, dict) else {})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                runs, tables = built_from(collect(analysed, store), store, drawn)
+            assert len(tables) == len({analysis.name for analysis, results in runs.results if results})
+            refused += len(runs.missing)
+            path.write_text(whole)
+    assert refused >= 3, "hardly any change mattered"

@@ -17,10 +17,16 @@ import circuitlab as cl
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LONG = {"01_tour", "02_one_task", "03_overlap", "04_one_head", "05_change_the_model", "06_decomposition_and_codes"}
+"""Notebooks that take long also with few pairs: run by `make test-every`, their outputs held against their code always."""
 SPEC = importlib.util.spec_from_file_location("notebooks_execute", FOLDER / "execute.py")
 assert SPEC is not None and SPEC.loader is not None
 execute = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(execute)
+
+
+def stem(path: Path) -> str:
+    return path.stem
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def shell(monkeypatch):
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [pytest.param(path, marks=pytest.mark.every if path.stem in LONG else ()) for path in NOTEBOOKS], ids=stem)
 def test_a_notebook_runs(few, shell, path) -> None:
     """In this process, which needs no kernel that imports and loads everything again."""
     outputs = []
@@ -92,7 +98,7 @@ def test_there_is_a_tour_and_every_notebook_is_small() -> None:
         assert path.stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=stem)
 def test_committed_outputs_are_those_of_the_code(path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert execute.why_stale(notebook) == "", f"{path.name}: run `make notebooks`"

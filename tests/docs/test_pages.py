@@ -81,9 +81,21 @@ def test_python_that_does_not_run_says_why() -> None:
     assert unexplained == []
 
 
+@pytest.fixture
+def loaded_once(request, monkeypatch) -> None:
+    """The default model is the one that other tests have loaded, and tasks are judged on few pairs; other models are loaded."""
+    load = cl.load_model
+
+    def load_model(model: object, **settings: object) -> object:
+        return request.getfixturevalue("smollm2") if model == "smollm2-135m" and not settings else load(model, **settings)
+
+    monkeypatch.setattr(cl, "load_model", load_model)
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
+
+
 @pytest.mark.real_model
 @pytest.mark.parametrize("place", [place for place in PAGES if python_of(place)])
-def test_python_of_a_page_runs(place, tmp_path, monkeypatch, capsys) -> None:
+def test_python_of_a_page_runs(place, loaded_once, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIRCUITLAB_STORE", str(tmp_path / "runs"))
     code = python_of(place)

@@ -6,12 +6,14 @@ import json
 import re
 import shlex
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from circuitlab.cli.main import app
+from circuitlab.evaluation import Evaluate
 from circuitlab.tasks import load_task, sample_pairs, tasks_folder
 
 ROOT = Path(__file__).parents[2]
@@ -36,15 +38,19 @@ def paths_in(text: str) -> set[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, smollm2) -> Path:
-    """An empty folder with the table that the README uses, and the model as other tests have loaded it; tasks are judged on few pairs."""
+    """An empty folder with the table that the README uses, and the model as other tests have loaded it.
 
-    def load(name: str, *, stream: bool = False) -> object:
-        assert not stream, "no command of the README streams"
+    Tasks are judged on few pairs, and a circuit is compared with few others.
+    """
+
+    def load(name: str, *, stream: bool = False, device: str | None = None) -> object:
+        assert not stream and device is None, "no command of the README streams or names a device"
         return {"smollm2-135m": smollm2}[name]
 
     for place in ("circuitlab", "circuitlab.model"):
         monkeypatch.setattr(f"{place}.load_model", load, raising=False)
     monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
+    monkeypatch.setattr("circuitlab.workflows.circuit.Evaluate", partial(Evaluate, n_random=4, n_subsets=2, most_elements=0))
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "own_pairs.csv").write_text((ROOT / "notebooks" / "own_pairs.csv").read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)

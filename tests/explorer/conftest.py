@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 import circuitlab as cl
-from circuitlab.explorer.payload import payload_schema
+from circuitlab.explorer.schema import payload_schema
 from circuitlab.model.toy import build_planted
 from circuitlab.store import Cache
 

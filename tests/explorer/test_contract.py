@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from circuitlab.explorer.example import HOSTILE, Example, example_payload
-from circuitlab.explorer.payload import SCHEMA_NAME, build_payload, payload_json, payload_schema
+from circuitlab.explorer.payload import SCHEMA_NAME, build_payload, payload_json
+from circuitlab.explorer.schema import payload_schema
 from circuitlab.explorer.sources import Sources
 from circuitlab.testing.fakes import fake_scores, fake_weights_scores
 

@@ -84,6 +84,7 @@ def random_circuits(n: int, size: int, seed: int = 0) -> np.ndarray:
     return np.concatenate([masks, np.zeros((1, size), bool), np.ones((1, size), bool)])
 
 
+@pytest.mark.some(both=1, ablation=2, parts=2)
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 @pytest.mark.parametrize("parts", [("heads",), ("heads", "mlps")])
 def test_circuits_of_nodes(both, parts, ablation) -> None:
@@ -148,6 +149,7 @@ def test_circuits_of_nodes_at_marks(ablation) -> None:
         assert_parity(NodeCircuitRunner(model, batch, METRIC, ("heads", "mlps"), ablation).metric_of(masks), expected, TINY_FLOAT32)
 
 
+@pytest.mark.some(both=1, ablation=1)
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_circuits_of_edges(both, ablation) -> None:
     model, hf = both
@@ -212,6 +214,7 @@ def slow_areas(values, full, empty, *, log=False):
     return areas(list(FRACTIONS), [(value.mean() - empty.mean()) / gap for value in values], log=log)
 
 
+@pytest.mark.some(family=1, level=1)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("level", ["nodes", "edges"])
 def test_cpr_and_cmd(family, level) -> None:

@@ -42,6 +42,7 @@ def case(request):
     return request.param, model, tiny_batch(model, n=2, unequal=True)
 
 
+@pytest.mark.some(case=1, direction=3)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_every_edge_of_every_family(case, direction: str) -> None:
     family, model, batch = case
@@ -49,6 +50,7 @@ def test_every_edge_of_every_family(case, direction: str) -> None:
     assert_every_edge(scores, slow_edges(family, batch, scores.layout, "clean" if direction == "noising" else "corrupt"))
 
 
+@pytest.mark.some(case=1, points=3)
 @pytest.mark.parametrize(("points", "at"), [("midpoint", [1 / 6, 1 / 2, 5 / 6]), ("left", [0, 1 / 3, 2 / 3])])
 def test_integrated_gradients_on_every_edge(case, points: str, at: list[float]) -> None:
     family, model, batch = case

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_patching_parity import assert_parity
-from tolerances import REAL_FLOAT32, TINY_FLOAT32
+from tolerances import TINY_FLOAT32
 
 from circuitlab.core.errors import BadParameterError, ModelError
 from circuitlab.methods.activation_patching import ActivationPatching
@@ -51,12 +51,14 @@ def agree(fast, slow) -> None:
         assert_parity(fast.dataset[part].values, slow.dataset[part].values, TINY_FLOAT32)
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_part(model, direction) -> None:
     parts = tuple(part for part in PARTS if part != "resid_mid" or not model.spec.parallel)
     agree(*both(model, tiny_batch(model, 4, unequal=True), parts=parts, direction=direction))
 
 
+@pytest.mark.some(model=2, site=3)
 @pytest.mark.parametrize("site", ["q", "k", "v", "pattern"])
 def test_inside_heads(model, site) -> None:
     fast, slow = both(model, tiny_batch(model, 4, unequal=True), parts=("heads",), site=site)
@@ -64,6 +66,7 @@ def test_inside_heads(model, site) -> None:
     agree(fast, slow)
 
 
+@pytest.mark.some(model=1, site=2)
 @pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
 def test_by_mark_and_by_position(model, site) -> None:
     agree(*both(model, tiny_batch(model, 4, unequal=True), parts=("heads", "mlps"), site=site, positions=("CHANGE", "END")))
@@ -73,6 +76,7 @@ def test_by_mark_and_by_position(model, site) -> None:
     assert (fast.dataset["resid_pre"].values[:, :2] == 0).all(), "nothing differs before position 2: exactly zero"
 
 
+@pytest.mark.some(model=1, site=3)
 @pytest.mark.parametrize("site", ["z", "k", "pattern"])
 def test_prompts_that_share_their_beginning(monkeypatch, model, site) -> None:
     monkeypatch.setattr("circuitlab.execute.sweeps._FEWEST", 0)
@@ -134,6 +138,7 @@ def test_order_and_chunks_change_nothing() -> None:
     assert_parity(llama.sweep(batch.corrupt, batch.end, sweep, ids).numpy(), whole[..., ids].numpy(), TINY_FLOAT32)
 
 
+@pytest.mark.some(model=2, site=2, early=5)
 @pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
 @pytest.mark.parametrize("early", [True, False])
 def test_differences_in_bfloat16_are_close_and_their_error_is_measured(monkeypatch, model, site, early) -> None:
@@ -201,42 +206,3 @@ def test_the_check_can_fail() -> None:
     right, wrong = (llama.sweep(batch.corrupt, batch.end, [EditSet((edit,), int(start))]) for start in (late - 1, late))
     with pytest.raises(AssertionError):
         assert_parity(wrong.numpy(), right.numpy(), TINY_FLOAT32)
-
-
-REAL_SITES = [
-    (Site.Z, "all"),
-    (Site.Q, "END"),
-    (Site.K, "S2"),
-    (Site.V, "S2"),
-    (Site.PATTERN, "all"),
-    (Site.RESID_PRE, "S2"),
-    (Site.ATTN_OUT, "S2"),
-    (Site.RESID_MID, "END"),
-    (Site.MLP_OUT, "all"),
-]
-
-
-@pytest.mark.real_model
-@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
-@pytest.mark.parametrize(("site", "position"), REAL_SITES)
-def test_on_released_weights(request, name, site, position) -> None:
-    from circuitlab.model.prepare import prepare_batch
-
-    model = request.getfixturevalue(name)
-    batch = prepare_batch(model, "ioi", 2)
-    values = model.capture(batch.clean, [site])[site]
-    place = None if position == "all" else batch.mark(position)
-    sweep = []
-    for layer in (3, 11, model.spec.n_layers - 2):
-        for head in range({Site.K: model.spec.n_kv_heads, Site.V: model.spec.n_kv_heads}.get(site, 3)) if site.per_head else (None,):
-            value = values[:, layer]
-            if head is not None:
-                value = value[:, head] if site is Site.PATTERN else value[:, :, head]
-            value = value if place is None else value[range(2), place]
-            edit = Edit(site, layer, value, head=head, positions=place)
-            sweep.append(EditSet((edit,), int((batch.first_difference() if place is None else place).min())))
-    ids, placed = batch.over_tokens()
-    fast = METRIC(model.sweep(batch.corrupt, batch.end, sweep, ids).double(), placed)
-    slow = METRIC(sweep_by_hooks(model, batch.corrupt, batch.end, sweep).double(), batch)
-    np.testing.assert_allclose(fast.numpy(), slow.numpy(), rtol=0, atol=REAL_FLOAT32)
-    assert (slow - METRIC(model.logits(batch.corrupt, batch.end).double(), batch)).abs().max() > 20 * REAL_FLOAT32

@@ -221,7 +221,7 @@ def loaded(family: str):
     return Reference(family), model, diagnose(model, laws=False)
 
 
-@pytest.mark.by_turns
+@pytest.mark.by_turns(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_equals_plain_hooks(family: str, share) -> None:
     reference, model, verdict = loaded(family)
@@ -259,6 +259,7 @@ def test_patching_equals_plain_hooks(family: str, share) -> None:
         assert np.abs(wanted).max() > 1e-3, kind
 
 
+@pytest.mark.by_turns(6)
 @pytest.mark.parametrize("family", READ_OUT)
 def test_logit_attribution_equals_plain_hooks(family: str) -> None:
     reference, model, verdict = loaded(family)

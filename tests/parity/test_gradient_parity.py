@@ -16,6 +16,7 @@ from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tin
 METRIC = LogitDiff()
 
 
+@pytest.mark.some(family=1, site=3)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("site", ["z", "q", "k", "v", "pattern"])
 def test_traces_of_the_window_give_what_traces_of_whole_prompts_give(family: str, site: str) -> None:

@@ -75,6 +75,7 @@ def usable(model) -> dict:
     return {names: some for names, some in RECEIVERS.items() if ".mid" not in names or not model.spec.parallel}
 
 
+@pytest.mark.some(both=1, direction=4, mlps=4)
 @pytest.mark.parametrize("mlps", ["recomputed", "frozen"])
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_receiver(request, both, direction, mlps, share) -> None:
@@ -84,6 +85,7 @@ def test_every_receiver(request, both, direction, mlps, share) -> None:
     compare(both, receivers, direction=direction, mlps=mlps)
 
 
+@pytest.mark.some(3)
 def test_at_marks(both) -> None:
     names = {name: RECEIVERS[name] for name in ("a1.kv1<k>", "m0", "r1.pre", "a1.h3<q> a1.kv0<k> a2.kv1<v> m2")}
     params = {"direction": "denoising", "mlps": "recomputed"}
@@ -103,6 +105,7 @@ LOUDER = 20
 """Effects of long paths are small; they are compared at a twentieth of the tolerance."""
 
 
+@pytest.mark.some(both=1, direction=3)
 @pytest.mark.parametrize(("direction", "mlps"), [("denoising", "recomputed"), ("noising", "frozen")])
 def test_paths_of_several_hops(both, direction, mlps) -> None:
     model, parts = both

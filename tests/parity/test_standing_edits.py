@@ -84,6 +84,7 @@ def arrays(name, model, batch):
     return method_classes()[method](**params)(model, batch, METRIC).dataset
 
 
+@pytest.mark.some(name=1, pair=3)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_method_runs_on_an_edited_model(pair, name) -> None:
     edited, other = pair
@@ -94,6 +95,7 @@ def test_a_method_runs_on_an_edited_model(pair, name) -> None:
     assert not np.allclose(found["clean"].values, plain["clean"].values, atol=1e-4)
 
 
+@pytest.mark.some(ablation=3, pair=1)
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_circuits_run_on_an_edited_model(pair, ablation) -> None:
     edited, other = pair
@@ -105,6 +107,7 @@ def test_circuits_run_on_an_edited_model(pair, ablation) -> None:
         np.testing.assert_allclose(here.run(masks), there.run(masks), **CLOSE)
 
 
+@pytest.mark.some(site=6)
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("site", [Site.RESID_PRE, Site.ATTN_OUT])
 def test_edits_of_the_stream_are_followed_or_refused(name, site) -> None:

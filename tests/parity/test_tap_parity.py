@@ -34,6 +34,7 @@ def sites_of(model):
     return sorted(model.sites, key=lambda site: site.value)
 
 
+@pytest.mark.some(model=1, mark=3)
 @pytest.mark.parametrize("mark", [None, "CHANGE", "END"])
 def test_a_forward_pass_with_standing_edits_equals_hooks(model, mark) -> None:
     batch = tiny_batch(model, 3, unequal=True)
@@ -63,6 +64,7 @@ def patches(batch, base):
         yield EditSet((Edit(site, 1, beside * 0.5, head=head),), 0)
 
 
+@pytest.mark.some(mark=2)
 @pytest.mark.parametrize(("mark", "layer"), [(None, 1), ("CHANGE", 1), ("END", LAST)])
 def test_the_engine_writes_after_standing_edits_as_hooks_do(model, mark, layer, share) -> None:
     batch, family = tiny_batch(model, 3, unequal=True), model.spec.name.removeprefix("tiny-")
@@ -77,6 +79,7 @@ def test_the_engine_writes_after_standing_edits_as_hooks_do(model, mark, layer, 
             torch.testing.assert_close(logits, logits_by_hooks(model, batch, standing, one.edits), **CLOSE)
 
 
+@pytest.mark.some(model=1, site=3)
 @pytest.mark.parametrize("site", [Site.RESID_PRE, Site.RESID_POST, Site.MLP_OUT])
 def test_an_edit_is_not_moved_past_a_standing_edit(model, site) -> None:
     """What leaves a layer and what enters the next are two places, and a standing edit may stand between them."""

@@ -55,7 +55,7 @@ def test_the_map_names_the_families_with_a_decoder() -> None:
     assert {"gpt2", "llama", "gemma3", "olmo2", "gpt_oss", "bloom", "mixtral"} <= set(DECODED)
 
 
-@pytest.mark.by_turns
+@pytest.mark.by_turns(8)
 @pytest.mark.parametrize("family", DECODED)
 def test_terms_sum_to_the_score_of_the_model_itself(family: str) -> None:
     """Differences of scores are the logarithms of ratios of the weights that the model's own softmax gave."""
@@ -76,7 +76,7 @@ def test_terms_sum_to_the_score_of_the_model_itself(family: str) -> None:
     assert spread > 0.1
 
 
-@pytest.mark.by_turns
+@pytest.mark.by_turns(6)
 @pytest.mark.parametrize("family", DECODED)
 def test_writes_are_what_the_model_itself_adds(family: str) -> None:
     """By the model's own forward pass: what attention and MLPs add, and what attention adds less of without one head."""
@@ -96,7 +96,7 @@ def test_writes_are_what_the_model_itself_adds(family: str) -> None:
             close(written[f"a{layer}.h1"], (own[Site.ATTN_OUT][0, layer, 5] - less[Site.ATTN_OUT][0, 0, 5]).double())
 
 
-@pytest.mark.by_turns
+@pytest.mark.by_turns(6)
 @pytest.mark.parametrize("family", DECODED)
 def test_values_are_split_into_writers_and_tokens(family: str) -> None:
     model = loaded(family)
@@ -111,7 +111,7 @@ def test_values_are_split_into_writers_and_tokens(family: str) -> None:
     assert key == 0 or np.abs(np.delete(read.sources[heads], key, axis=1)).max() > 1e-3
 
 
-@pytest.mark.by_turns
+@pytest.mark.by_turns(8)
 @pytest.mark.parametrize("family", DECODED)
 def test_sums_are_exact_in_float64(family: str) -> None:
     if family in NOT_IN_FLOAT64:

@@ -22,6 +22,7 @@ def attention(
     head: str = _HEAD,
     prompt: str = _PROMPT,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     pair: int = _PAIR,
     variant: str = options.VARIANT,
     seed: int = options.SEED,
@@ -40,7 +41,7 @@ def attention(
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.model.prepare import prepare_batch  # noqa: PLC0415 - torch
 
-    loaded = load_model(model)
+    loaded = load_model(model, device=device)
     if of_task:
         batch = prepare_batch(loaded, prompt, pair + 1, variant=variant, seed=seed).select([pair])
         patterns = [loaded.attention(node, prompts)[0] for prompts in (batch, replace(batch, clean=batch.corrupt))]  # type: ignore[arg-type,index]

@@ -40,6 +40,7 @@ _SEEDS = typer.Option(
 def circuit(
     task: str,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     method: str = options.METHOD,
     pairs: int = options.PAIRS,
     variant: str = options.VARIANT,
@@ -64,7 +65,7 @@ def circuit(
     from circuitlab.store import Cache  # noqa: PLC0415
 
     _require_loaded(ablation if evaluate else "resample", stream=stream, backups=backups)
-    request = Request(model, method, pairs, variant, seed, metric, param, store, stream)
+    request = Request(model, method, pairs, variant, seed, metric, param, store, stream, device=device)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
     loaded = load_checked([task], request, rule)
     from circuitlab.workflows.circuit import evaluate as evaluate_circuit  # noqa: PLC0415 - torch
@@ -78,11 +79,14 @@ def circuit(
     heads = scores if isinstance(scores, HeadScores) else scores.to_head_scores()
     found_backups = find_backups(loaded, picked, heads, task, backup_seeds, Cache(store)) if backups else None
     if as_json:
-        measures = NOT_EVALUATED if evaluation is None else evaluation.measures | {"cached": evaluation.cached}
-        print_json(picked.to_dict() | measures | {"evaluated": evaluate, "backups": found_backups})
+        print_json(picked.to_dict() | _measures(evaluation) | {"evaluated": evaluate, "backups": found_backups})
         return
     _print_circuit(picked, f"{task} ({heads.provenance.model.name})", evaluation, found_backups)
     warn_if_unfit(heads)
+
+
+def _measures(evaluation: CircuitEvaluation | None) -> dict[str, Any]:
+    return NOT_EVALUATED if evaluation is None else evaluation.measures | {"cached": evaluation.cached}
 
 
 def _require_loaded(ablation: str, *, stream: bool, backups: bool) -> None:

@@ -35,6 +35,7 @@ def compare(
     tasks: list[str] = _NAMES,
     task_list: str = _LIST,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     method: str = options.METHOD,
     methods: str = _METHODS,
     pairs: int = options.PAIRS,
@@ -57,7 +58,7 @@ def compare(
     task_names, method_names = _listed(tasks, task_list), _several(methods) or [method]
     _check(task_names, method_names, params=bool(param), edges=bool(edges), transfer=transfer)
     sampling = Sampling(null=null)  # type: ignore[arg-type]
-    request = Request(model, method_names[0], pairs, variant, seed, metric, param, store)
+    request = Request(model, method_names[0], pairs, variant, seed, metric, param, store, device=device)
     rule: TopK | TopEdges = TopEdges(edges) if edges else TopK(top)
     loaded = load_checked(task_names, request, rule)
     from circuitlab.workflows import compare as workflow  # noqa: PLC0415 - torch

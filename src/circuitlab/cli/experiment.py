@@ -40,6 +40,7 @@ def list_experiments(as_json: bool = options.JSON) -> None:
 def gate(
     name: str = _NAME,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     seed: int = options.SEED,
     setting: list[str] = _SETTING,
     out: Path = _GATES_OUT,
@@ -55,7 +56,7 @@ def gate(
 
     chosen, cache = _chosen(name, setting), Cache(store)
     require_writable(cache.root)
-    loaded = load_model(model)
+    loaded = load_model(model, device=device)
     table = gate_table(loaded.spec.name, {one: check_gate(loaded, one, seed=seed, store=cache) for one in chosen})
     if out is not None:
         save_gates(table, out)
@@ -72,6 +73,7 @@ def gate(
 def run(
     name: str = _NAME,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     seed: int = options.SEED,
     setting: list[str] = _SETTING,
     out: Path = _OUT,
@@ -87,7 +89,7 @@ def run(
 
     chosen, cache = _chosen(name, setting), Cache(store)  # what cannot be used is found before the model is loaded
     require_writable(cache.root)
-    loaded = load_model(model)
+    loaded = load_model(model, device=device)
     records = []
     for experiment in chosen:
         with CellProgress(experiment.name):

@@ -44,6 +44,7 @@ _COMPARE = typer.Option(False, "--compare", help="Also generate without the edit
 def generate(
     prompt: str = _PROMPT,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     max_new_tokens: int = _MOST,
     temperature: float = _TEMPERATURE,
     seed: int = _SEED,
@@ -65,7 +66,7 @@ def generate(
     _check(edits, mean_over, expect, compare=compare)
     task = load_task(mean_over) if mean_over else None
     text = _read(prompt)
-    loaded = load_model(model)
+    loaded = load_model(model, device=device)
     edited = edits.applied(loaded, _over(loaded, task, text)) if edits.nodes else loaded
     generations = {"edited": _generated(edited, text, decoding)}
     if compare:

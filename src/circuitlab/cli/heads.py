@@ -53,6 +53,7 @@ def _heads() -> None:
 @app.command("roles")
 def roles(
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     role_list: str = _ROLES,
     text: Path = _TEXT,
     top: int = _TOP,
@@ -70,7 +71,7 @@ def roles(
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.workflows.roles import roles as measure  # noqa: PLC0415
 
-    table = measure(load_model(model), asked, store=cache)
+    table = measure(load_model(model, device=device), asked, store=cache)
     if as_json:
         print_json(table.to_dict())
         return
@@ -82,6 +83,7 @@ def card(
     head: str = _CARD_HEADS,
     task: list[str] = _TASK,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     method: list[str] = _METHODS,
     role_list: str = _CARD_ROLES,
     pairs: int = options.PAIRS,
@@ -112,7 +114,7 @@ def card(
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.model.inside import head_in  # noqa: PLC0415
 
-    loaded = load_model(model)
+    loaded = load_model(model, device=device)
     for one in heads:
         head_in(loaded.spec, one)
     card_of = partial(head_card, loaded, tasks=task, methods=methods, roles=asked, n=pairs, tokens=token, prompt=prompt, codes=codes)
@@ -147,6 +149,7 @@ def _parsed(heads: str) -> list[Head]:
 def text(
     head: str = _HEAD,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     own: Path = _OWN,
     length: int = _LENGTH,
     top: int = _SHOWN,
@@ -165,7 +168,7 @@ def text(
     from circuitlab.model import load_model  # noqa: PLC0415 - torch
     from circuitlab.workflows.head_on_text import head_on_text  # noqa: PLC0415
 
-    measured = head_on_text(load_model(model), str(node), passages, length=length, store=cache)
+    measured = head_on_text(load_model(model, device=device), str(node), passages, length=length, store=cache)
     if as_json:
         print_json(measured.to_dict())
     else:
@@ -177,6 +180,7 @@ def export(
     form: str = _FORMAT,
     out: Path = _TARGET,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     role_list: str = _EXPORTED,
     runs: list[str] = _RUNS,
     own: Path = _OWN,
@@ -194,7 +198,7 @@ def export(
     require_writable(cache.root)
     from circuitlab.model import load_model  # noqa: PLC0415 - torch
 
-    asked.write(load_model(model), cache)
+    asked.write(load_model(model, device=device), cache)
     print_text(str(out))
 
 

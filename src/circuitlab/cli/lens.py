@@ -23,6 +23,7 @@ _TOP = typer.Option(5, "-k", "--top", min=1, help="How many top tokens the JSON 
 def lens(
     prompt: str = _PROMPT,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     at: str = _AT,
     token: list[str] = _TOKEN,
     position: list[int] = _POSITION,
@@ -40,7 +41,7 @@ def lens(
     from circuitlab.workflows.lens import logit_lens  # noqa: PLC0415
 
     wanted = position or (None if at == "stream" else [-1])
-    lens = logit_lens(load_model(model), prompt, at, tokens=token, positions=wanted, k=top)  # type: ignore[arg-type]
+    lens = logit_lens(load_model(model, device=device), prompt, at, tokens=token, positions=wanted, k=top)  # type: ignore[arg-type]
     read = lens[0] if isinstance(lens, tuple) else lens
     if figure is not None:
         from circuitlab.figures import logit_lens_heatmap  # noqa: PLC0415 - plotly

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-__all__ = ["FIGURE", "JSON", "MEMORY", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "STREAM", "TOP", "VARIANT"]
+__all__ = ["DEVICE", "FIGURE", "JSON", "MEMORY", "METHOD", "METRIC", "MODEL", "PAIRS", "PARAM", "SEED", "STORE", "STREAM", "TOP", "VARIANT"]
 
 FIGURE = typer.Option(None, "--figure", help="Also write a figure to this file: an .html page that needs no network, or plotly .json.")
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
@@ -20,4 +20,5 @@ STREAM = typer.Option(
     False, "--stream", help="Keep one layer at a time in memory, for models that are bigger than memory. The numbers are the same."
 )
 MEMORY = typer.Option(None, "--memory", help="Most memory of the whole process, such as 4GiB; the plan is printed before work starts.")
+DEVICE = typer.Option(None, "--device", help="Where the model runs: cpu (default), cuda, cuda:1.")
 TOP = typer.Option(20, "-k", "--top", min=1, help="How many heads to pick.")

@@ -43,6 +43,7 @@ def list_all(as_json: bool = options.JSON) -> None:
 def score(
     task: str = _TASK,
     model: str = options.MODEL,
+    device: str = options.DEVICE,
     method: str = options.METHOD,
     pairs: int = options.PAIRS,
     variant: str = options.VARIANT,
@@ -61,7 +62,7 @@ def score(
 
     if memory is not None:
         gibibytes(memory)  # refused before the model is loaded
-    request = Request(model, method, pairs, variant, seed, metric, param, store, stream)
+    request = Request(model, method, pairs, variant, seed, metric, param, store, stream, device)
     loaded = load_checked([task] if task else [], request)
     from circuitlab.workflows.prompts import Draws  # noqa: PLC0415 - torch
     from circuitlab.workflows.score import score_task  # noqa: PLC0415

@@ -30,6 +30,7 @@ class Request:
     params: list[str]
     store: Path | None
     stream: bool = False
+    device: str | None = None
 
     def build_method(self) -> Method:
         """The method with its parameters."""
@@ -70,7 +71,7 @@ def load_checked(tasks: list[str], request: Request, rule: TopK | TopEdges | Non
 
     if isinstance(rule, TopEdges):
         edge_method(method)
-    model = load_model(request.model, stream=request.stream)
+    model = load_model(request.model, stream=request.stream, device=request.device)
     if isinstance(rule, TopK):
         require_heads(model, rule.k)
     return model

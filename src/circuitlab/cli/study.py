@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from circuitlab.cli import options
 from circuitlab.cli.output import print_json, print_text
 
 __all__ = ["app"]
@@ -27,6 +28,7 @@ def run(
     address: str = typer.Option(None, "--address", help="Ray: address of a running cluster, or 'auto' (default: this machine alone)."),
     workers: int = typer.Option(None, "--workers", min=1, help="Ray: number of workers, each with its own model (default: all that fit)."),
     cpus: int = typer.Option(1, "--cpus", min=1, help="Ray: processors, and threads, of each worker."),
+    device: str = options.DEVICE,
     memory: float = typer.Option(None, "--worker-memory", help="Ray: memory that is reserved for each worker, in GiB."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
@@ -42,7 +44,7 @@ def run(
     if executor == "local" and cluster != RayCluster():
         what = "--address, --workers, --cpus and --worker-memory are for workers of Ray, and the executor is 'local'."
         raise BadParameterError(what, "Add --executor ray, or leave them out.")
-    result = Study(file, Cache(store)).run(shard=shard, cluster=cluster if executor == "ray" else None)
+    result = Study(file, Cache(store)).run(shard=shard, cluster=cluster if executor == "ray" else None, device=device)
     if as_json:
         print_json(result)
     else:

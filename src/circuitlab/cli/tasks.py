@@ -6,6 +6,7 @@ import itertools
 
 import typer
 
+from circuitlab.cli import options
 from circuitlab.cli.output import interval_text, print_json, print_table, print_text
 
 __all__ = ["app"]
@@ -56,7 +57,8 @@ def show(
 @app.command("check")
 def check(
     task: str,
-    model: str = typer.Option("smollm2-135m", "--model", help="Alias, path or hub name."),
+    model: str = options.MODEL,
+    device: str = options.DEVICE,
     pairs: int = typer.Option(64, "-n", "--pairs", min=2, help="Prompt pairs to measure on; fewer if a table of your own pairs has fewer."),
     variant: str = _VARIANT,
     seed: int = _SEED,
@@ -69,7 +71,7 @@ def check(
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.workflows.fitness import check_task  # noqa: PLC0415
 
-    report = check_task(load_model(model), task, pairs, variant=variant, seed=seed)
+    report = check_task(load_model(model, device=device), task, pairs, variant=variant, seed=seed)
     if as_json:
         print_json(report)
         return

@@ -29,6 +29,10 @@ norm, as in the script of Gould et al.; embedding and first MLP together; the em
 _LARGEST = (True, False)
 _BLOCK = 8192
 """Tokens of the vocabulary whose logits are formed at once."""
+_STEP = 2048
+"""The same where most rows are done with after a few tokens."""
+_ROUNDING = 1e-3
+"""By how much a token must stand above others, as a share of the spread of a row's logits, to be above them however they are rounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,18 +109,30 @@ class EffectiveOV:
     def among_top(self, layer: int, targets: Int[Tensor, " target"], k: int) -> tuple[Bool[Tensor, "head token target"], ...]:
         """Whether each target is among the ``k`` tokens of the whole vocabulary that a head writes most, and among those it writes least.
 
-        Another token that is written equally much counts against a target, so a head that writes nothing has no top.
+        Another token that is written equally much counts against a target, so a head that writes nothing has no top. Most heads write no
+        target so much: as soon as ``k + 1`` other tokens stand above all targets, and as many below, nothing more is computed of a head and
+        token.
         """
         written = self.written(layer)
-        ends = [written.new_zeros((*written.shape[:2], 0)) for _ in _LARGEST]
-        own = written.new_zeros((*written.shape[:2], len(targets)))
-        targets = targets.to(own.device)
-        for start, logits in self.by_block(written):
+        rows, targets = written.flatten(0, 1), targets.to(written.device)
+        own = rows @ at_least_float32(self.model.weights.unembed(targets)).T
+        high, low = own.amax(-1), own.amin(-1)
+        open_rows, ends = torch.arange(len(rows), device=rows.device), [rows[:, :0], rows[:, :0]]
+        hits = [torch.zeros_like(own, dtype=torch.bool) for _ in _LARGEST]
+        for start in range(0, self.model.spec.d_vocab, _STEP):
+            logits = rows[open_rows] @ at_least_float32(self.model.weights.unembed(slice(start, start + _STEP))).T
             parts = [torch.cat([end, _extreme(logits, k, largest)], -1) for end, largest in zip(ends, _LARGEST, strict=True)]
-            ends = [_extreme(part, k, largest) for part, largest in zip(parts, _LARGEST, strict=True)]
+            top, bottom = ends = [_extreme(part, k, largest) for part, largest in zip(parts, _LARGEST, strict=True)]
             here = ((targets >= start) & (targets < start + logits.shape[-1])).nonzero()[:, 0]
-            own[..., here] = logits[..., (targets[here] - start)]
-        return own > ends[0][..., -1:], own < ends[1][..., -1:]
+            own[open_rows[:, None], here] = logits[..., (targets[here] - start)]  # formed alike, so that a token ties with itself
+            if top.shape[-1] > k:
+                slack = _ROUNDING * (top[:, -1] - bottom[:, -1])
+                kept = (high[open_rows] >= top[:, -1] - slack) | (low[open_rows] <= bottom[:, -1] + slack)
+                open_rows, ends = open_rows[kept], [end[kept] for end in ends]
+            if not len(open_rows):
+                break
+        hits[0][open_rows], hits[1][open_rows] = own[open_rows] > ends[0][:, -1:], own[open_rows] < ends[1][:, -1:]
+        return hits[0].unflatten(0, written.shape[:2]), hits[1].unflatten(0, written.shape[:2])
 
     def by_block(self, written: Float[Tensor, "*rows d_model"]) -> Iterator[tuple[int, Float[Tensor, "*rows some"]]]:
         """Logits of what is written, a part of the vocabulary at a time: first token of the part, and logits of its tokens."""

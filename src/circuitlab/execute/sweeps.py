@@ -99,6 +99,10 @@ class Sweeps(Protocol):
         """`start` as work that goes through the layers."""
         ...
 
+    def clean(self, batch: ContrastBatch) -> Run:
+        """The unedited clean run alone, from which runs edited at any position start."""
+        ...
+
     def together(self, works: Iterable[ByLayer[_Result]]) -> ByLayer[list[_Result]]:
         """Several works on the same chunk of pairs: one after another, or in step where that reads the model less often."""
         ...
@@ -139,6 +143,10 @@ class ExactSweeps(InTurn):
         shared = CommonPrefix(clean, differ, first)
         corrupt = yield from self.engine.base_run_by_layer(Places(batch.corrupt, batch.end, batch.marks), sites, first=first, shared=shared)
         return self.run(batch, clean), self.run(batch, corrupt)
+
+    def clean(self, batch: ContrastBatch) -> Run:
+        """The unedited clean run alone, from which runs edited at any position start."""
+        return self.run(batch, self.engine.base_run(batch.clean, batch.end, marks=batch.marks))
 
     def in_full(self) -> ExactSweeps:
         """The same, in full precision."""
@@ -196,6 +204,9 @@ class _Hooks(InTurn):
     def start_by_layer(self, batch: ContrastBatch, sites: Collection[Site] = ()) -> ByLayer[tuple[Run, Run]]:
         yield from ()  # whole forward passes
         return self.start(batch, sites)
+
+    def clean(self, batch: ContrastBatch) -> Run:
+        return self._run(batch, batch.clean, [])
 
     def _run(self, batch: ContrastBatch, tokens: Tensor, sites: list[Site]) -> _HookedRun:
         captured = self.model.capture(tokens, sites, marks=batch.marks) if sites else {}

@@ -6,7 +6,7 @@ a norm of what attention writes (Gemma 2 and 3) a head's summand is its share of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,19 +21,41 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from circuitlab.model.decoder import Block, LayerTrace
+    from circuitlab.model.decoder import Block
     from circuitlab.model.decoder.layer import AttentionTrace
     from circuitlab.model.decoder.rotary import Geometry
     from circuitlab.model.places import Places
     from circuitlab.model.protocol import Model
 
-__all__ = ["Upstream", "head_shares", "require_sum"]
+__all__ = ["Below", "Upstream", "head_shares", "require_sum"]
 
 _OFF = {torch.float64: 1e-9, torch.float32: 1e-4}
 """How far a sum of summands may be off, as a share of the size of what is summed or of 1; in 16 bits the stream itself is rounded."""
 _OFF_16_BIT = 0.05
 _NOT_THE_MODEL = {torch.float64: 1e-3, torch.float32: 1e-3}
 _NOT_THE_MODEL_16_BIT = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Below:
+    """What a layer wrote, and what its heads read to write it; nothing else of a layer below is needed, and long prompts have many.
+
+    Parameters
+    ----------
+    v : Tensor, shape (row, pos, kv_head, d_head)
+        Values after any edits.
+    pattern : Tensor, shape (row, head, query, key)
+        Attention weights.
+    z : Tensor, shape (row, pos, head, d_head)
+        Attention-weighted values.
+    mlp_out : Tensor, shape (row, pos, d_model)
+        What the MLP added to the residual stream.
+    """
+
+    v: Float[Tensor, "row pos kv_head d_head"]
+    pattern: Float[Tensor, "row head query key"]
+    z: Float[Tensor, "row pos head d_head"]
+    mlp_out: Float[Tensor, "row pos d_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +70,7 @@ class Upstream:
         All layers of the model.
     embed : Tensor, shape (pos, d_model)
         What entered layer 0.
-    below : list of LayerTrace
+    below : sequence of Below
         The layers before it.
     front : AttentionTrace
         Its own attention.
@@ -61,13 +83,12 @@ class Upstream:
     layer: int
     blocks: Sequence[Block]
     embed: Float[Tensor, "pos d_model"]
-    below: list[LayerTrace]
+    below: Sequence[Below]
     front: AttentionTrace
     where: Geometry
     changed: frozenset[tuple[Site, int]]
 
     @classmethod
-    @torch.no_grad()
     def of(cls, model: Model, places: Places, layer: int) -> Upstream:
         """Run one prompt; nothing above the layer is computed.
 
@@ -76,18 +97,33 @@ class Upstream:
         ModelError
             If the model cannot be taken apart, or is edited so that its stream is no longer a sum of writes.
         """
+        return cls.at_layers(model, places, [layer])[layer]
+
+    @classmethod
+    @torch.no_grad()
+    def at_layers(cls, model: Model, places: Places, layers: Collection[int]) -> dict[int, Upstream]:
+        """Run one prompt once, for questions about several layers; each gets what `of` gives, to the last bit.
+
+        Raises
+        ------
+        ModelError
+            As `of`; also if an edit between two of the layers breaks the sum for the upper one only.
+        """
         decoder = model.decoder.refusing(STREAM, NO_SUM)
         watched = Watched(decoder.tap(places) or untouched)
         embed = resid = decoder.embed(places.tokens)
-        below: list[LayerTrace] = []
+        below: list[Below] = []
+        ups: dict[int, Upstream] = {}
         for run in decoder.layers(resid, None, watched):
-            if run.index == layer:
-                changed = frozenset(watched.changed)
-                front = run.attended(resid)
-                return cls(layer, decoder.blocks, embed[0], below, front, run.where, changed | frozenset(watched.changed))
-            below.append(run(resid))
-            resid = below[-1].resid_post
-        what = f"Layer {layer} does not exist; {model.spec.name} has layers 0 to {model.spec.n_layers - 1}."
+            front = run.attended(resid)
+            if run.index in layers:
+                ups[run.index] = cls(run.index, decoder.blocks, embed[0], tuple(below), front, run.where, frozenset(watched.changed))
+                if len(ups) == len(set(layers)):
+                    return ups
+            layer = run.written(front)
+            below.append(Below(layer.v, layer.pattern, layer.z, layer.mlp_out))
+            resid = layer.resid_post
+        what = f"Layer {max(layers)} does not exist; {model.spec.name} has layers 0 to {model.spec.n_layers - 1}."
         raise ModelError(what, "Count layers from 0.")
 
     @property
@@ -113,17 +149,25 @@ class Upstream:
             yield _attention_writes(block, layer.z[0, at].double())
             yield layer.mlp_out[0, at].double()[None]
 
-    def require_own_attention(self, model: Model, places: Places, head: int, query: int) -> Float[Tensor, " pos"]:
+    def require_own_attention(self, name: str, own: Float[Tensor, "head query key"], head: int, query: int) -> Float[Tensor, " pos"]:
         """The weights that the model itself gives a query; raises `ModelError` where this run says something else.
 
         The functional forward is tried when it is built, on other prompts; here the very row that is to be explained is compared.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        own : Tensor, shape (head, query, key)
+            The patterns of this layer in the model's own forward pass.
+        head, query : int
+            Of the row.
         """
-        own = model.capture(places.tokens, [Site.PATTERN], layers=[self.layer], marks=dict(places.marks) or None)
-        row = own[Site.PATTERN][0, 0, head, query].double()
+        row = own[head, query].double()
         computed = self.front.pattern[0, head, query].double()
         apart = float((row - computed).abs().max())
         if not apart <= _NOT_THE_MODEL.get(self.front.q.dtype, _NOT_THE_MODEL_16_BIT):
-            what = f"Attention of {Head(self.layer, head)} at position {query} is {apart:.2g} away from that of {model.spec.name} itself."
+            what = f"Attention of {Head(self.layer, head)} at position {query} is {apart:.2g} away from that of {name} itself."
             raise ModelError(what, "`circuitlab doctor MODEL` says which part of this model is not what it seems.")
         return row
 

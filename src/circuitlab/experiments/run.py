@@ -12,7 +12,7 @@ from circuitlab.core.files import read_bytes, replace_file, require_writable
 from circuitlab.core.html import html_table
 from circuitlab.experiments.registry import get_experiment
 from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
-from circuitlab.store import Cache, Documents
+from circuitlab.store import Cache, Document, Documents
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -82,7 +82,7 @@ class ExperimentRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The figures of this record; none where the gate is not met. Neither torch nor a model is loaded."""
         if not self.gate.met:
             return []
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if isinstance(value, int | float))
+        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.settings.items() if isinstance(value, int | float))
         return list(self.as_experiment().draw(self.results, f"{self.model['name']} · {settings} · seed {self.seed}"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,20 +160,20 @@ def run_experiment(
     """
     context = _context(model, experiment, seed, store, settings)
     require_writable(context.store.root)
-    document, _ = context.store.get_or_compute(context.identity(), RECORDS, lambda: _measured(context))
-    stored = document.result
-    claims = msgspec.convert(stored["claims"], tuple[Claim, ...])
-    return ExperimentRecord(
-        experiment=context.experiment.name,
-        version=context.experiment.version,
-        settings=msgspec.to_builtins(context.experiment),
-        model={"name": model.spec.name, **model.spec.identity()},
-        seed=seed,
-        gate=msgspec.convert(stored["gate"], Gate),
-        results=stored["results"],
-        claims=claims,
-        seconds=document.environment.seconds,
-    )
+    about = {
+        "experiment": context.experiment.name,
+        "version": context.experiment.version,
+        "settings": msgspec.to_builtins(context.experiment),
+        "model": {"name": model.spec.name, **model.spec.identity()},
+        "seed": seed,
+    }
+
+    def read(document: Document) -> ExperimentRecord:
+        return msgspec.convert(document.result | about | {"seconds": document.environment.seconds}, ExperimentRecord)
+
+    codec = RECORDS.checked(lambda document: read(document).drawings())
+    document, _ = context.store.get_or_compute(context.identity(), codec, lambda: _measured(context))
+    return read(document)
 
 
 def _context(
@@ -188,8 +188,10 @@ def _context(
 
 
 def _gate(context: ExperimentContext) -> Gate:
-    stored = context.stored("gate", lambda: msgspec.to_builtins(context.experiment.gate(context)))
-    return msgspec.convert(stored, Gate)
+    def read(plain: dict[str, Any]) -> Gate:
+        return msgspec.convert(plain, Gate)
+
+    return read(context.stored("gate", lambda: msgspec.to_builtins(context.experiment.gate(context)), read=read))
 
 
 def _measured(context: ExperimentContext) -> dict[str, Any]:

@@ -108,7 +108,14 @@ class ExperimentContext:
     seed: int
     store: Cache
 
-    def stored(self, name: str, compute: Callable[[], Mapping[str, Any]], *, about: Any = None) -> dict[str, Any]:
+    def stored(
+        self,
+        name: str,
+        compute: Callable[[], Mapping[str, Any]],
+        *,
+        about: Any = None,
+        read: Callable[[dict[str, Any]], object] | None = None,
+    ) -> dict[str, Any]:
         """The plain data of one step, from the store if this step was finished before.
 
         Parameters
@@ -120,6 +127,8 @@ class ExperimentContext:
             ``about``.
         about : plain data, optional
             What else the step depends on, for example the heads that an earlier step chose.
+        read : callable, optional
+            Reads the data as they are used; stored data that it cannot read are set aside and made again.
 
         Returns
         -------
@@ -127,7 +136,8 @@ class ExperimentContext:
             As it is stored: tuples are lists, and NaN is None.
         """
         identity = {**self.identity(), "step": name, "about": about}
-        document, _ = self.store.get_or_compute(identity, STEPS, compute)
+        codec = STEPS if read is None else STEPS.checked(lambda document: read(document.result))
+        document, _ = self.store.get_or_compute(identity, codec, compute)
         return document.result
 
     def identity(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from circuitlab.core.provenance import Environment, Provenance
 from circuitlab.store import Cache, Document, Documents
 from circuitlab.store.codecs import HEAD_SCORES, ScoreFiles, Sidecar
 
-__all__ = ["about_model", "documents_about", "documents_named", "stored_provenances"]
+__all__ = ["about_model", "documents_about", "documents_named", "is_name", "stored_provenances"]
 
 
 class _Peek(msgspec.Struct, frozen=True):
@@ -45,10 +45,18 @@ def documents_about(cache: Cache, codec: Documents, wanted: Callable[[Mapping[st
 
 
 def documents_named(cache: Cache, codec: Documents, names: Sequence[str]) -> list[Document]:
-    """Documents of one kind by the names of their files, the newest first; those that are gone are left out."""
-    paths = [cache.root / codec.folder / f"{name}{codec.suffix}" for name in names]
+    """Documents of one kind by the names of their files, the newest first; those that are gone are left out.
+
+    Names come from a record that anybody may have written: one that is no hash names nothing, least of all a file outside the store.
+    """
+    paths = [cache.root / codec.folder / f"{name}{codec.suffix}" for name in names if is_name(name)]
     documents = [document for path in paths if path.is_file() and (document := _read(codec, path)) is not None]
     return sorted(documents, key=lambda one: (one.environment.created, codec.name(one.about)), reverse=True)
+
+
+def is_name(name: object) -> bool:
+    """Whether this can be the name of a stored result: letters and digits."""
+    return isinstance(name, str) and name.isalnum() and name.isascii()
 
 
 def _read(codec: Documents, path: Path) -> Document | None:

@@ -207,9 +207,9 @@ def _rows(model: Model, one: ContrastBatch, side: str, listed: Sequence[Head]) -
 
 def _value_norms(model: Model, values: Tensor, listed: Sequence[Head]) -> np.ndarray:
     """Norm of each key's value through a head's output matrix, before any norm behind it, (listed head, key)."""
-    group, norms = model.spec.n_heads // model.spec.n_kv_heads, {}
+    group, weights, norms = model.spec.n_heads // model.spec.n_kv_heads, model.weights, {}
     for layer in dict.fromkeys(head.layer for head in listed):
-        output = model.weights.output(layer).double()
+        output = weights.output(layer).double()
         for head in (one.head for one in listed if one.layer == layer):
             written = values[layer, :, head // group].double() @ output[head]
             norms[layer, head] = written.norm(dim=-1).cpu().numpy()
@@ -219,15 +219,17 @@ def _value_norms(model: Model, values: Tensor, listed: Sequence[Head]) -> np.nda
 def _cards(asked: Measure, runs: Sequence[HeadScores], prompts: Mapping[str, Prompts]) -> dict[str, str]:
     """What the strongest heads write, why they look, what is different without them, and which heads are like them."""
     from circuitlab.workflows.card_parts import Asked, continuations_of, knockouts_of, why_of  # noqa: PLC0415 - torch
+    from circuitlab.workflows.card_runs import CardRuns  # noqa: PLC0415
     from circuitlab.workflows.card_weights import similar_heads, written_tokens  # noqa: PLC0415
     from circuitlab.workflows.head_card import CHEAP_ROLES  # noqa: PLC0415
     from circuitlab.workflows.roles import roles as measure_roles  # noqa: PLC0415
 
     batches = {name: asked.batch(run, prompts) for name, run in _by_task(runs).items()}
     table = measure_roles(asked.model, list(CHEAP_ROLES), store=asked.store)
-    heads, unedited = strongest_heads(runs, asked.cards), dict[Any, Any]()
+    heads = strongest_heads(runs, asked.cards)
+    shared = CardRuns(asked.model, tuple(heads))
     for number, head in enumerate(heads):
-        card = Asked(asked.model, head, batches, {}, asked.shown, unedited)
+        card = Asked(asked.model, head, batches, {}, asked.shown, shared)
         identity = {"version": _VERSION, "model": asked.model.spec.identity(), "head": str(head), "pairs": asked.shown}
         identity |= {"prompts": [batch.task.digest for batch in batches.values()], "roles": sorted(table.scores)}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from circuitlab.citations import CITATIONS, bibtex
@@ -22,21 +20,14 @@ from circuitlab.scores.role_scores import LEVEL
 if TYPE_CHECKING:
     from circuitlab.explorer.sources import Sources
 
-__all__ = ["SCHEMA_NAME", "build_payload", "payload_json", "payload_schema"]
+__all__ = ["SCHEMA_NAME", "build_payload", "payload_json"]
 
 SCHEMA_NAME = "circuitlab.explorer/1"
 """Version of the layout, which every payload names."""
 
 
-@cache
-def payload_schema() -> dict[str, Any]:
-    """The JSON Schema of payloads."""
-    schema: dict[str, Any] = json.loads(files("circuitlab.explorer").joinpath("schema.json").read_text(encoding="utf-8"))
-    return schema
-
-
 def build_payload(sources: Sources) -> dict[str, Any]:
-    """Put everything that is stored into the layout of `payload_schema`; equal sources give equal payloads.
+    """Put everything that is stored into the layout of `circuitlab.explorer.schema.payload_schema`; equal sources give equal payloads.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from circuitlab.model.places import Tap
 
-__all__ = ["HookedRun", "evaluating", "full_precision", "length_dependent", "own_modes"]
+__all__ = ["HookedRun", "device_of", "evaluating", "full_precision", "length_dependent", "own_modes"]
 
 
 @contextmanager
@@ -48,8 +48,12 @@ def own_modes(root: Any, *, gradients: bool = False) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No autocast inside the ``with`` block: it rounds products to 16 bits although the model's dtype says otherwise."""
+    """No autocast and no TensorFloat-32 inside the ``with`` block: they round products although the model's dtype says otherwise."""
     with ExitStack() as stack:
+        for products in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+            if (chosen := products.fp32_precision) not in {"ieee", "none"}:
+                stack.callback(setattr, products, "fp32_precision", chosen)
+                products.fp32_precision = "ieee"
         for device in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -103,6 +107,11 @@ class _Table:
             setattr(self.module, name, buffer)
 
 
+def device_of(root: Any) -> torch.device:
+    """The device of a module's weights; the processor for one whose weights are not in memory."""
+    return next((value.device for value in root.parameters() if value.device.type != "meta"), torch.device("cpu"))
+
+
 def length_dependent(root: Any) -> bool:
     """Whether a model's rotary angles depend on the length of the prompt."""
     return any(follows_length(module) for module in root.modules())
@@ -122,6 +131,11 @@ class HookedRun:
 
     root: Any
     parts: ModelParts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so where token ids are moved and values arise."""
+        return device_of(self.root)
 
     def logits(
         self,
@@ -146,6 +160,7 @@ class HookedRun:
         past : Cache, optional
             Keys and values of the positions before ``tokens``; those of this run are appended.
         """
+        tokens = tokens.to(self.device)
         named: dict[str, Any] = {"input_ids": tokens, "use_cache": past is not None}
         if past is not None:
             named["past_key_values"] = past
@@ -164,7 +179,7 @@ class HookedRun:
             logits: Tensor = self.root(**named).logits
         if at is None:
             return logits
-        return logits[:, 0] if reduced else logits[rows, at]
+        return logits[:, 0] if reduced else logits[rows, at.to(logits.device)]
 
     def entering(self, tokens: Int[Tensor, "row pos"], seen: Callable[[int, Any, dict[str, Any]], None], layers: int = 1) -> None:
         """Run the first ``layers`` layers, and call ``seen`` with each layer's (number, first argument, keyword arguments)."""
@@ -178,7 +193,7 @@ class HookedRun:
 
                 hooks.callback(parts.layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
             try:
-                self.root(input_ids=tokens, use_cache=False)
+                self.root(input_ids=tokens.to(self.device), use_cache=False)
             except _ReachedError:
                 return
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 
 from circuitlab.core.errors import BadParameterError, CircuitlabError, ModelError
+from circuitlab.model.device import require_device, require_one_device
 from circuitlab.model.hooked import HookedModel
+from circuitlab.model.hooks import device_of
 from circuitlab.model.transformer_lens import is_bridge, unwrapped
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def load_model(
     dtype: str = ...,
     trust_remote_code: bool = ...,
     stream: Literal[False] = ...,
+    device: str | None = ...,
 ) -> HookedModel: ...
 @overload
 def load_model(
@@ -39,6 +42,7 @@ def load_model(
     dtype: str = ...,
     trust_remote_code: bool = ...,
     stream: bool,
+    device: str | None = ...,
 ) -> HookedModel | StreamedModel: ...
 def load_model(
     model: str | Path | PreTrainedModel | Any,
@@ -48,6 +52,7 @@ def load_model(
     dtype: str = "float32",
     trust_remote_code: bool = False,
     stream: bool = False,
+    device: str | None = None,
 ) -> HookedModel | StreamedModel:
     """Load a decoder language model.
 
@@ -68,6 +73,9 @@ def load_model(
         Keep one layer in memory at a time, for a model that is bigger than memory: layers are read from the folder whenever they are
         needed. Activation patching, attribution patching and path patching to the logits run on such a model and give the same numbers;
         everything else is refused by name.
+    device : str, optional
+        Where a checkpoint runs: ``"cpu"`` by default, or ``"cuda"``, ``"cuda:1"``. Prompts stay in the memory of the processor and are
+        moved for each run. A model in memory runs where it is, and is not moved.
 
     Returns
     -------
@@ -83,19 +91,35 @@ def load_model(
     ModelError
         If the model cannot be run exactly.
     BadParameterError
-        If the dtype is unknown, or a model in memory or one with code of its own is to be streamed.
+        If the dtype is unknown, the device is not there or not supported, a model in memory is on another one, or a model in memory, one
+        with code of its own or one on another device than the processor is to be streamed.
     """
+    place = None if device is None else require_device(device)
+    if stream and place is not None and place.type != "cpu":
+        what = f"stream=True and device={device!r} were given: layers are streamed to the processor only."
+        raise BadParameterError(what, "Leave one of them out.")
     if stream:
         return _streamed(model, tokenizer, name, _dtype(dtype), trust_remote_code=trust_remote_code)
     if is_bridge(model):
         plain, bridge_tokenizer, bridge_name = unwrapped(model)
+        _require_there(plain, place)
         return _wrapped(plain, tokenizer if tokenizer is not None else bridge_tokenizer, name or bridge_name)
     if isinstance(model, torch.nn.Module):
+        _require_there(model, place)
         return _wrapped(model, tokenizer, name or type(model).__name__)
     from circuitlab.model.weights.resolve import open_source  # noqa: PLC0415 - only names and paths need the downloader
 
     opened = open_source(model, _dtype(dtype), trust_remote_code=trust_remote_code)
-    return _wrapped(opened.model, tokenizer if tokenizer is not None else opened.tokenizer, name or opened.name, opened.weights)
+    root = opened.model if place is None else opened.model.to(place)
+    return _wrapped(root, tokenizer if tokenizer is not None else opened.tokenizer, name or opened.name, opened.weights)
+
+
+def _require_there(root: torch.nn.Module, place: torch.device | None) -> None:
+    """Raise unless a model in memory is where it is wanted: it belongs to the caller, and is not moved."""
+    where = device_of(root)
+    if place is not None and (where.type, where.index or 0) != (place.type, place.index or 0):
+        what = f"device={str(place)!r} was given for a model in memory that is on {str(where)!r}."
+        raise BadParameterError(what, f"Move it first: model.to({str(place)!r}), or leave device out.")
 
 
 def _streamed(model: Any, tokenizer: Any, name: str | None, dtype: torch.dtype, *, trust_remote_code: bool) -> StreamedModel:
@@ -117,6 +141,7 @@ def _wrapped(root: Any, tokenizer: Any, name: str, weights: str | None = None) -
     if getattr(root.config, "is_encoder_decoder", False):
         what = f"{type(root).__name__} is an encoder-decoder; circuitlab serves decoder-only models."
         raise ModelError(what, "Load a decoder language model, such as Llama, Gemma, Qwen or GPT-2.")
+    require_one_device(root, name)
     _need_eager(root)
     try:
         return HookedModel(root, tokenizer, name, weights)

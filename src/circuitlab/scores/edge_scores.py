@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitlab.core.errors import BadParameterError, ScoreFileError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Edge, parse_edge
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import Interval, IntervalMethod, mean_interval
-from circuitlab.scores.netcdf import read_dataset, write_dataset
+from circuitlab.scores.netcdf import built_as_stored, read_dataset, write_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,9 +275,14 @@ class EdgeScores:
     @classmethod
     def load(cls, path: str | Path) -> EdgeScores:
         """Read a file written by `save`; foreign, damaged or newer files, and files of HeadScores, raise a `ScoreFileError`."""
-        scores = cls(*read_dataset(Path(path), _FORMAT))
-        names = [tuple(map(str, scores.dataset[axis].values)) for axis in ("sender", "receiver")]
-        if names != [scores.layout.sender_names, scores.layout.receiver_names]:
-            what = f"{path} is damaged: its senders and receivers are not those of {scores.provenance.model.name}."
-            raise ScoreFileError(what, "Remove it and compute the run again.")
-        return scores
+        dataset, provenance = read_dataset(Path(path), _FORMAT)
+
+        def build() -> EdgeScores:
+            spec = provenance.model
+            names = [tuple(map(str, dataset[axis].values)) for axis in ("sender", "receiver")]
+            layout = EdgeLayout.of(spec) if spec.n_layers * spec.n_heads < len(names[0]) else None  # a shape of millions is not laid out
+            if layout is None or names != [layout.sender_names, layout.receiver_names]:
+                raise BadParameterError(f"Its senders and receivers are not those of {spec.name}.", "Compute the run again.")
+            return cls.build({str(name): values.values for name, values in dataset.data_vars.items()}, provenance)
+
+        return built_as_stored(Path(path), build)

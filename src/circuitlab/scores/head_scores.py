@@ -14,7 +14,7 @@ from circuitlab.core.html import html_table
 from circuitlab.core.nodes import Head, KVHead, Node, Universe, parse_node
 from circuitlab.core.provenance import Provenance
 from circuitlab.scores.intervals import NO_INTERVAL, Interval, IntervalMethod, mean_interval, no_interval, no_pairs
-from circuitlab.scores.netcdf import read_dataset, write_dataset
+from circuitlab.scores.netcdf import built_as_stored, read_dataset, write_dataset
 from circuitlab.scores.parts import PARTS, PER_PAIR, NodeScore, require_no_prompts
 
 if TYPE_CHECKING:
@@ -345,7 +345,16 @@ class HeadScores:
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
         """Read a file written by `save`; foreign, damaged or newer files raise a `ScoreFileError` that names them."""
-        return cls(*read_dataset(Path(path), _FORMAT))
+        dataset, provenance = read_dataset(Path(path), _FORMAT)
+
+        def build() -> HeadScores:
+            marks = [str(mark) for mark in dataset["mark"].values] if "mark" in dataset.dims else None
+            scores = cls.build({str(name): values.values for name, values in dataset.data_vars.items()}, provenance, marks)
+            if not scores.parts:
+                raise BadParameterError("It holds no score of any node.", "Store at least one part.")
+            return scores
+
+        return built_as_stored(Path(path), build)
 
 
 def _source_and_meaning(scores: HeadScores) -> tuple[str, str]:

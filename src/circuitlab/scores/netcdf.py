@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
 
-from circuitlab.core.errors import BadParameterError, ForeignFileError, ScoreFileError
+from circuitlab.core.errors import BadParameterError, CircuitlabError, ForeignFileError, ScoreFileError
 from circuitlab.core.files import read_bytes, replace_file
 from circuitlab.core.provenance import SCHEMA, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import xarray as xr
 
-__all__ = ["read_dataset", "write_dataset"]
+__all__ = ["built_as_stored", "read_dataset", "write_dataset"]
+
+Scores = TypeVar("Scores")
 
 _PREFIX = "circuitlab "
 """The name of every format of this package begins with this."""
@@ -119,6 +121,20 @@ def read_dataset(path: Path, format_name: str) -> tuple[xr.Dataset, Provenance]:
     if name := _not_finite(dataset):
         raise _damaged(path, f"{name!r} holds values that are not finite")
     return dataset, provenance
+
+
+def built_as_stored(path: Path, build: Callable[[], Scores]) -> Scores:
+    """Scores from what a file holds; a checksum that fits does not make arrays of another shape, or of none, scores.
+
+    Raises
+    ------
+    ScoreFileError
+        If they cannot be built from it.
+    """
+    try:
+        return build()
+    except (CircuitlabError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _damaged(path, f"it holds no such scores ({type(error).__name__}: {error})") from error
 
 
 def _checked_provenance(path: Path, attributes: Mapping[str, Any], format_name: str) -> Provenance:

@@ -21,6 +21,9 @@ __all__ = ["LEVEL", "Null", "RoleProvenance", "RoleScores"]
 LEVEL = 0.05
 """False discovery rate over the heads of a role, and the tail of the null that a head must leave."""
 
+_ROUNDING = 1e-4
+"""By how much rounding may carry a value beyond the smallest or the largest possible one."""
+
 Per: TypeAlias = Literal["head", "kv_head"]
 
 
@@ -52,6 +55,8 @@ class RoleProvenance:
         BibTeX keys.
     kind : str
         ``"attention"``, ``"weights"`` or ``"behaviour"``: what it is read from.
+    within : tuple of float or None
+        The smallest and the largest possible value; None where there are none.
     """
 
     role: str
@@ -65,6 +70,7 @@ class RoleProvenance:
     model: ModelSpec
     cite: tuple[str, ...] = ()
     kind: str = ""
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +116,8 @@ class RoleScores:
     Raises
     ------
     BadParameterError
-        If shapes do not fit, a value is not finite, or a control has not one value per sample.
+        If shapes do not fit, a value is not finite or not possible (by the provenance's ``within``), or a control has not one value per
+        sample.
     """
 
     values: np.ndarray
@@ -130,6 +137,11 @@ class RoleScores:
                 raise BadParameterError(f"{name} of {self.provenance.role!r} has shape {array.shape}; heads are {heads}.", fix)
             if not np.isfinite(array).all():
                 raise BadParameterError(f"{name} of {self.provenance.role!r} holds values that are not finite.", "Check the model's dtype.")
+        least, most = self.provenance.within or (-np.inf, np.inf)
+        if not (self.values.min() >= least - _ROUNDING and self.values.max() <= most + _ROUNDING):
+            lowest, highest = self.values.min(), self.values.max()
+            what = f"Values of {self.provenance.role!r} lie between {lowest:g} and {highest:g}; possible are {least:g} to {most:g}."
+            raise BadParameterError(what, "Compute them in float32 or better, or declare other limits.")
         if self.weights_only and len(self.values) != 1:
             raise BadParameterError(f"{len(self.values)} samples of {self.provenance.role!r}, which has none.", "Name what a sample is.")
 
@@ -176,8 +188,12 @@ class RoleScores:
             raise ScoreFileError(what, "Remove the role's file from the store, and measure it again.") from error
 
     def interval(self) -> Interval:
-        """Mean with its 95 % t-interval over samples, each (layer, head); limits are NaN for weights alone or a single sample."""
-        return mean_interval(self.values)
+        """Mean with its 95 % t-interval over samples, each (layer, head), cut at the smallest and the largest possible value.
+
+        Limits are NaN for weights alone or a single sample.
+        """
+        within = self.provenance.within
+        return mean_interval(self.values if within is None else self.values.clip(*within), within=within)
 
     def chance(self) -> np.ndarray:
         """The 95th percentile of what chance gives, shape (layer, head).

@@ -4,5 +4,18 @@ from circuitlab.store.cache import Cache
 from circuitlab.store.checkpoint import Checkpoint
 from circuitlab.store.codecs import EDGE_SCORES, HEAD_SCORES, Codec, Document, Documents
 from circuitlab.store.merge import MergeResult, merge_stores
+from circuitlab.store.misfits import MISFITS, misfit
 
-__all__ = ["EDGE_SCORES", "HEAD_SCORES", "Cache", "Checkpoint", "Codec", "Document", "Documents", "MergeResult", "merge_stores"]
+__all__ = [
+    "EDGE_SCORES",
+    "HEAD_SCORES",
+    "MISFITS",
+    "Cache",
+    "Checkpoint",
+    "Codec",
+    "Document",
+    "Documents",
+    "MergeResult",
+    "merge_stores",
+    "misfit",
+]

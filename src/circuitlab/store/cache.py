@@ -231,5 +231,16 @@ class Cache:
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
+    def set_aside(self, name: str, codec: Codec[Any, Any, Any], problem: str) -> None:
+        """Move a stored result, by the name of its file, to quarantine, with a warning that names it and says what is wrong with it.
+
+        Raises
+        ------
+        StoreError
+            If this user may not move it.
+        """
+        file = f"{require_file_name('name of a result', name, StoreError)}{codec.suffix}"
+        self._quarantine(self.root / codec.folder / file, codec, problem)
+
     def _quarantine(self, path: Path, codec: Codec[Any, Any, Any], problem: str) -> None:
         quarantine(codec.files(path), self.root / codec.folder / "damaged", problem)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from circuitlab.core.names import require_file_name
 from circuitlab.core.provenance import Environment, Provenance, capture_environment, digest
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.scores.head_scores import HeadScores
+from circuitlab.store.misfits import misfit
 
 __all__ = ["EDGE_SCORES", "HEAD_SCORES", "Codec", "Document", "Documents", "ScoreFiles", "Sidecar"]
 
@@ -179,10 +181,18 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Documents:
-    """Files of plain data of one kind, such as ``"evaluations"``: ``<kind>/<hash>.json``. The identity is everything the data depend on."""
+    """Files of plain data of one kind, such as ``"evaluations"``: ``<kind>/<hash>.json``. The identity is everything the data depend on.
+
+    ``check`` reads a document as its user does; what it raises makes the file a damaged one, however well its checksum fits.
+    """
 
     kind: str
     suffix: str = ".json"
+    check: Callable[[Document], object] | None = field(default=None, compare=False, repr=False)
+
+    def checked(self, check: Callable[[Document], object]) -> Documents:
+        """The same files, of which one that this cannot read counts as damaged."""
+        return replace(self, check=check)
 
     @property
     def folder(self) -> str:
@@ -203,7 +213,7 @@ class Documents:
         Raises
         ------
         ScoreFileError
-            If the file is damaged, has another schema, or is named after another result.
+            If the file is damaged, has another schema or form, or is named after another result.
         StoreError
             If this user may not read it.
         """
@@ -217,6 +227,8 @@ class Documents:
             raise _damaged(path, "it is named after another result")
         if digest(document.result) != document.checksum:
             raise _damaged(path, "its values do not match their checksum")
+        if self.check is not None and (problem := misfit(partial(self.check, document))):
+            raise _damaged(path, f"its values have another form ({problem})")
         return document
 
     def write(self, path: Path, identity: Mapping[str, Any], computed: Mapping[str, Any], seconds: float) -> Document:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from circuitlab.studies.drawings import draw_all
 from circuitlab.studies.explorer_page import study_page
 from circuitlab.studies.load import load_study
 from circuitlab.studies.manifest import MANIFEST, FileEntry, Manifest, read_manifest, sha256
+from circuitlab.studies.misfits import built_from
 from circuitlab.studies.report.analyses import analysis_tables
 from circuitlab.studies.report.page import report_page
 from circuitlab.studies.results import StudyRuns, collect
@@ -83,13 +85,13 @@ def build_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     ------
     StoreError
         If score cells are missing (they are named, with the command that runs them), a file cannot be written, or the folder holds the
-        figures of another study. Analyses that have not been run are left out, named in the report and in ``missing``.
+        figures of another study. Analyses that have not been run are left out, named in the report and in ``missing``; a result
+        whose data have another form is named in a warning, moved to quarantine, and counts as not run.
     """
     runs = collect(study_file, store)
     folder = _folder_of(runs.study, out)
     before = _earlier_files(folder, runs.study)
-    drawings = draw_all(runs)
-    files = _files(runs, drawings, store)
+    runs, (drawings, files) = built_from(runs, store, partial(_drawn, store=store))
     pictures, images = _images(drawings)
     entries = {name: _entry(file) for name, file in files.items()}
     entries |= {name: msgspec.structs.replace(_entry(file), checked=False) for name, file in pictures.items()}
@@ -133,8 +135,8 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
     if manifest is None:
         what = f"{folder} has no {MANIFEST}."
         raise StoreError(what, f"Run `circuitlab figures build {study_file}` first.")
-    runs = collect(study_file, store)
-    entries = {name: _entry(file) for name, file in _files(runs, draw_all(runs), store).items()}
+    runs, (_, files) = built_from(collect(study_file, store), store, partial(_drawn, store=store))
+    entries = {name: _entry(file) for name, file in files.items()}
     entries |= {name: entry for name, entry in manifest.files.items() if not entry.checked}
     expected = {name: entry.sha256 for name, entry in entries.items()}
     expected[MANIFEST] = sha256(Manifest.of(runs, dict(sorted(entries.items())), manifest.images).encode())
@@ -145,10 +147,15 @@ def check_figures(study_file: str | Path, *, store: Cache, out: str | Path | Non
 
 def write_report(study_file: str | Path, *, store: Cache, out: str | Path | None = None) -> Path:
     """Write only the self-contained report (``<study id>.html`` by default); it raises as `build_figures` does."""
-    runs = collect(study_file, store)
+    runs, page = built_from(collect(study_file, store), store, lambda sound: report_page(sound, draw_all(sound)))
     path = Path(f"{runs.study.id}.html") if out is None else Path(out)
-    _write(path, report_page(runs, draw_all(runs)).encode())
+    _write(path, page.encode())
     return path
+
+
+def _drawn(runs: StudyRuns, store: Cache) -> tuple[list[StudyFigure], dict[str, _File]]:
+    drawings = draw_all(runs)
+    return drawings, _files(runs, drawings, store)
 
 
 def _files(runs: StudyRuns, drawings: list[StudyFigure], store: Cache) -> dict[str, _File]:

@@ -12,7 +12,7 @@ from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.studies.analyses import analysis_classes, get_analyses
 from circuitlab.studies.types import StudySpec
 from circuitlab.tasks.load import load_task
-from circuitlab.tasks.text import read_text
+from circuitlab.tasks.text import read_toml
 
 __all__ = ["load_study"]
 
@@ -33,7 +33,7 @@ def load_study(path: str | Path) -> StudySpec:
         what = f"There is no study file {path}."
         raise BadParameterError(what, "Check the path; figures/core.toml is the main study.")
     try:
-        spec = _converted(tomllib.loads(read_text(path, BadParameterError)))
+        spec = _converted(read_toml(path, BadParameterError))
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Study file {path} cannot be used: {error}."
         raise BadParameterError(what, "See figures/core.toml for the fields of a study.") from error

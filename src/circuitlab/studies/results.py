@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from circuitlab.core.errors import StoreError
-from circuitlab.store import Cache, Document, Documents
+from circuitlab.store import HEAD_SCORES, Cache, Document, Documents
 from circuitlab.studies.load import load_study
 from circuitlab.studies.types import Analysis, AnalysisCell, AnalysisResult, Cell, ScoredCell, StudySpec
 from circuitlab.tasks import load_task
 
 __all__ = ["ANALYSES", "StudyRuns", "collect", "finished", "read_runs", "record", "require_finished", "stored_analysis"]
 
-_CELLS = Documents("cells")
+_CELLS = Documents("cells", check=lambda document: HEAD_SCORES.name(document.result["run"]))
 """The run id of each cell: a run's id is known only after its model is loaded, but a cell's key is known before."""
 
 ANALYSES = Documents("analyses")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ from circuitlab.studies.results import collect
 from circuitlab.studies.types import StudySpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from circuitlab.comparison import OverlapTable
+    from circuitlab.model.protocol import Model
     from circuitlab.scores.head_scores import HeadScores
     from circuitlab.studies.build import BuildResult
     from circuitlab.studies.on_ray import RayCluster
@@ -72,7 +76,14 @@ class Study:
         """The store in use."""
         return self.store or Cache()
 
-    def run(self, *, shard: str | None = None, cluster: RayCluster | None = None, progress: Progress | None = None) -> StudyResult:
+    def run(
+        self,
+        *,
+        shard: str | None = None,
+        cluster: RayCluster | None = None,
+        progress: Progress | None = None,
+        device: str | None = None,
+    ) -> StudyResult:
         """Run every cell, of scores and of analyses, that is not finished.
 
         Parameters
@@ -83,13 +94,23 @@ class Study:
             Run the cells on Ray (`circuitlab.studies.on_ray.RayCluster`) instead of in this process.
         progress : Progress, optional
             Shows the progress; on the terminal by default.
+        device : str, optional
+            Where the model runs in this process, as in `circuitlab.load_model`.
+
+        Raises
+        ------
+        BadParameterError
+            If the device is not there, or is given for workers of Ray.
         """
         from circuitlab.studies.run import run_study  # noqa: PLC0415 - reading a finished study needs neither
         from circuitlab.workflows.terminal import TerminalProgress  # noqa: PLC0415
 
         shown = progress or TerminalProgress()
         if cluster is None:
-            return run_study(self.spec, self.runs, shard=shard, progress=shown)
+            return run_study(self.spec, self.runs, load=None if device is None else _loader(device), shard=shard, progress=shown)
+        if device is not None:
+            what = f"device={device!r} was given for workers of Ray, which run on processors."
+            raise BadParameterError(what, "Leave one of them out.")
         from circuitlab.studies.on_ray import run_study_on_ray  # noqa: PLC0415 - Ray is an extra
 
         return run_study_on_ray(self.spec, self.runs, cluster, shard=shard, progress=shown)
@@ -130,3 +151,12 @@ class Study:
         from circuitlab.studies.build import build_figures  # noqa: PLC0415
 
         return build_figures(self.file, store=self.runs, out=out)
+
+
+def _loader(device: str) -> Callable[[str], Model]:
+    """Loads models onto a device, which must be there before any cell is run."""
+    from circuitlab.model import load_model  # noqa: PLC0415 - reading a finished study needs no model
+    from circuitlab.model.device import require_device  # noqa: PLC0415
+
+    require_device(device)
+    return functools.partial(load_model, device=device)

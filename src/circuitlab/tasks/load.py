@@ -11,7 +11,7 @@ import msgspec
 from circuitlab.core.errors import TaskFileError, UnknownNameError
 from circuitlab.tasks.own_pairs import ENDINGS
 from circuitlab.tasks.spec import TableSource, Task
-from circuitlab.tasks.text import read_text, table_path
+from circuitlab.tasks.text import read_text, read_toml, table_path
 
 __all__ = ["is_task", "list_tasks", "load_pools", "load_task", "read_tables", "task_file", "tasks_folder", "word_list"]
 
@@ -88,7 +88,7 @@ def load_task(name: str | Path) -> Task:
     if path.suffix.lower() in ENDINGS:
         return Task.from_pairs(path)
     try:
-        written = tomllib.loads(read_text(path))
+        written = read_toml(path)
         if "folder" in written:
             raise msgspec.ValidationError("Object contains unknown field `folder`")
         spec = msgspec.convert(written, Task)
@@ -115,7 +115,7 @@ def load_pools(folder: Path) -> dict[str, list[str]]:
     if not path.is_file():
         path = tasks_folder() / _POOLS
     try:
-        return msgspec.convert(tomllib.loads(read_text(path)), dict[str, list[str]])
+        return msgspec.convert(read_toml(path), dict[str, list[str]])
     except (tomllib.TOMLDecodeError, RecursionError, msgspec.ValidationError) as error:
         what = f"Word lists {path} cannot be used: {error}."
         raise TaskFileError(what, 'Write each list as name = ["word", ...].') from error

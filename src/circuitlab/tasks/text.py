@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import codecs
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from circuitlab.core.errors import CircuitlabError, TaskFileError
 from circuitlab.core.names import require_file_name
 
-__all__ = ["read_text", "table_path"]
+__all__ = ["read_text", "read_toml", "table_path"]
 
 _OTHER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 """Byte-order marks of other encodings; those of UTF-32 come first, since one of them begins like one of UTF-16."""
+
+_PART = r"(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')"
+_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{200}}")
+"""A dotted key that no file has: the reader of TOML looks through all parts before each part."""
 
 _FIX = "Save it as UTF-8 (in Excel: 'CSV UTF-8'; in an editor: Save with encoding)."
 
@@ -49,6 +56,24 @@ def read_text(path: Path, error: type[CircuitlabError] = TaskFileError) -> str:
         what = f"{path} holds a zero byte at byte offset {offset}: it is UTF-16 without a byte-order mark, or not a text file."
         raise error(what, _FIX)
     return text
+
+
+def read_toml(path: Path, error: type[CircuitlabError] = TaskFileError) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises
+    ------
+    TOMLDecodeError, RecursionError
+        If it is not TOML, or nested too deeply.
+    CircuitlabError
+        If the file cannot be read, or a key has hundreds of parts, whose reading takes minutes.
+    """
+    text = read_text(path, error)
+    if long := _LONG_KEY.search(text):
+        line = text.count("\n", 0, long.start()) + 1
+        what = f"{path} has a key of hundreds of parts in line {line}: {long[0][:40]}..."
+        raise error(what, "Write tables and fields as tasks/README.md does.")
+    return tomllib.loads(text)
 
 
 def table_path(folder: Path, file: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +12,13 @@ from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.protocol import Model
 from circuitlab.testing.families import ALL_FAMILIES, configuration
 
-__all__ = ["ALL_FAMILIES", "FAMILIES", "joined", "shared_tiny_model", "tiny_batch", "tiny_hf", "tiny_model"]
+__all__ = ["ALL_FAMILIES", "FAMILIES", "SHARED", "joined", "shared_tiny_model", "tiny_batch", "tiny_hf", "tiny_model"]
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
 """The families on which every law of methods runs."""
+
+SHARED: dict[str, Model] = {}
+"""By family, the models that tests share."""
 
 
 def tiny_hf(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float | None = None) -> Any:
@@ -54,10 +56,11 @@ def tiny_model(family: str, *, seed: int = 0) -> Model:
     return load_model(tiny_hf(family, seed=seed), name=f"tiny-{family}")
 
 
-@functools.cache
 def shared_tiny_model(family: str) -> Model:
-    """`tiny_model`, built once in a process: for tests that change nothing of the model."""
-    return tiny_model(family)
+    """`tiny_model`, built once in a process and kept in `SHARED`: for tests that change nothing of the model."""
+    if family not in SHARED:
+        SHARED[family] = tiny_model(family)
+    return SHARED[family]
 
 
 def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False, lengths: Sequence[int] = ()) -> ContrastBatch:

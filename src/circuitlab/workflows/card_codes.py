@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CODES", "heads_by_code"]
 
-CODES = Documents("codes")
+CODES = Documents("codes", check=lambda document: _read(document.result))
 """Where codes are kept: one JSON file for each model and set of prompts."""
 
 _VERSION = 1
@@ -105,4 +106,12 @@ def _codes(asked: Asked, name: str, batch: ContrastBatch, cache: Cache | None, *
     if result["explained"] < _LEAST_EXPLAINED:
         what = f"The autoencoders explain {result['explained']:.0%} of what heads write on these prompts"
         raise BadParameterError(f"{what}: their codes mean little.", "Look at heads by what they write.")
-    return np.array(result["codes"])
+    return _read(result)
+
+
+def _read(result: Mapping[str, Any]) -> np.ndarray:
+    """Codes as an array; data of another form raise."""
+    codes, explained = np.array(result["codes"]), result["explained"]
+    if codes.ndim != 3 or codes.dtype.kind not in "if" or not isinstance(explained, int | float):  # noqa: PLR2004 - trial, prompt, head
+        raise ValueError(f"codes of shape {codes.shape}, of which {explained!r} is explained")
+    return codes

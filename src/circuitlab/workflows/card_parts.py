@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from circuitlab.core.errors import AdditivityError, AlignmentError, BadParameterError, EmptyGapError, ModelError, TokenizationError
 from circuitlab.scores.head_card import AttentionOnPair, Continuation, KnockedOut, Loading, LookedAt, Section, Term, WhyThere
 from circuitlab.scores.intervals import mean_interval
-from circuitlab.workflows.why import why_attends
+from circuitlab.workflows.card_runs import CardRuns
+from circuitlab.workflows.why import why_on
 
 if TYPE_CHECKING:
     from circuitlab.core.nodes import Head
     from circuitlab.model.batch import ContrastBatch
-    from circuitlab.model.interventions.knockout import KnockoutKind
     from circuitlab.model.protocol import Model
     from circuitlab.scores.attention import AttentionPattern
 
@@ -44,8 +45,8 @@ class Asked:
         Tasks without pairs, with the reason.
     pairs : int
         For how many pairs of each task attention is shown.
-    unedited : dict
-        What the model gives with the head in place, filled on first use; cards of several heads share it, since it is the same for all.
+    shared : CardRuns, optional
+        Runs that this card shares with those of other heads; by default its own.
     """
 
     model: Model
@@ -53,7 +54,12 @@ class Asked:
     batches: Mapping[str, ContrastBatch]
     absent: Mapping[str, str]
     pairs: int
-    unedited: dict[Any, Any] = field(default_factory=dict)
+    shared: CardRuns | None = None
+
+    @cached_property
+    def runs(self) -> CardRuns:
+        """The runs of this card."""
+        return self.shared or CardRuns(self.model, (self.head,))
 
     def section(self, gather: Callable[[str, ContrastBatch], Iterator[_Entry]]) -> Section[_Entry]:
         """What is gathered of each task, and the reasons for what cannot be."""
@@ -76,8 +82,8 @@ def attention_of(asked: Asked) -> Section[AttentionOnPair]:
 
     def gather(name: str, batch: ContrastBatch) -> Iterator[AttentionOnPair]:
         for pair, one in asked.shown(batch):
-            clean = _pattern(asked, one)
-            corrupt = _pattern(asked, replace(one, clean=one.corrupt))
+            clean = asked.runs.pattern(asked.head, one)
+            corrupt = asked.runs.pattern(asked.head, replace(one, clean=one.corrupt))
             last = len(clean.tokens) - 1
             rows = clean.values[last], corrupt.values[last]
             order = np.argsort(-np.maximum(*rows), kind="stable")[:_KEYS]
@@ -85,11 +91,6 @@ def attention_of(asked: Asked) -> Section[AttentionOnPair]:
             yield AttentionOnPair(name, pair, last, clean.tokens[last], keys)
 
     return asked.section(gather)
-
-
-def _pattern(asked: Asked, batch: ContrastBatch) -> AttentionPattern:
-    patterns = asked.model.attention(asked.head, batch)
-    return patterns[0] if isinstance(patterns, tuple) else patterns
 
 
 def _looked_at(key: int, clean: AttentionPattern, corrupt: AttentionPattern) -> LookedAt:
@@ -102,7 +103,7 @@ def why_of(asked: Asked) -> Section[WhyThere]:
 
     def gather(name: str, batch: ContrastBatch) -> Iterator[WhyThere]:
         for pair, one in asked.shown(batch):
-            row = _pattern(asked, one).values[-1]
+            row = asked.runs.pattern(asked.head, one).values[-1]
             keys = [int(key) for key in np.argsort(-row, kind="stable")[:2] if row[key] > 0]
             for key in keys if keys and keys[0] == 0 else keys[:1]:
                 yield _why(asked, name, pair, one, key)
@@ -112,8 +113,7 @@ def why_of(asked: Asked) -> Section[WhyThere]:
 
 def _why(asked: Asked, name: str, pair: int, one: ContrastBatch, key: int) -> WhyThere:
     against = "others" if int(one.end[0]) > 0 else None
-    why = why_attends(asked.model, asked.head, one.clean[0, : int(one.end[0]) + 1].tolist(), query=-1, key=key, against=against)
-    split = why[0] if isinstance(why, tuple) else why
+    split = why_on(asked.model, asked.runs.prompt(asked.head, one.clean[0, : int(one.end[0]) + 1].tolist()), asked.head, key, against)
     return WhyThere(
         task=name,
         pair=pair,
@@ -142,29 +142,12 @@ def knockouts_of(asked: Asked) -> Section[KnockedOut]:
 
 
 def _knocked_out(asked: Asked, name: str, batch: ContrastBatch) -> KnockedOut:
-    import torch  # noqa: PLC0415 - listing commands must not load torch
+    from circuitlab.metrics import get_metric  # noqa: PLC0415 - torch
 
-    from circuitlab.execute.reference import answer_logits, with_reference  # noqa: PLC0415
-    from circuitlab.metrics import get_metric  # noqa: PLC0415
-    from circuitlab.model.hooks import full_precision  # noqa: PLC0415
-    from circuitlab.model.interventions import Knockout  # noqa: PLC0415
-
-    how: KnockoutKind = "mean"
+    clean, knocked = asked.runs.knocked_out(asked.head, batch)
     metric = get_metric(batch.metric)
-    with torch.inference_mode(mode=False), torch.no_grad(), full_precision():
-        ready = with_reference(asked.model, metric, batch)
-        without = asked.model.edited(Knockout(str(asked.head), how, batch=batch))
-
-
-        def measured(model: Model) -> np.ndarray:
-            return np.asarray(metric(answer_logits(model, ready, ready.clean), ready).double().cpu().numpy())
-
-        key = ("metric", batch.task.digest, batch.metric)
-        if key not in asked.unedited:
-            asked.unedited[key] = measured(asked.model)
-        clean, knocked = asked.unedited[key], measured(without)
     intervals = (mean_interval(one).as_dict() for one in (clean, knocked, knocked - clean))
-    return KnockedOut(name, how, metric.name, metric.units, batch.n_pairs, *intervals)
+    return KnockedOut(name, "mean", metric.name, metric.units, batch.n_pairs, *intervals)
 
 
 def continuations_of(asked: Asked, prompt: str | Sequence[int] | None) -> Section[Continuation]:
@@ -194,18 +177,9 @@ def _continued(asked: Asked, source: str, prompt: str | Sequence[int], batch: Co
     if fits < 1:
         what = f"The prompt has {len(ids)} tokens, and {model.spec.name} has {model.spec.n_ctx} positions."
         raise BadParameterError(what, "Give a shorter prompt.")
-    how: KnockoutKind = "zero" if batch is None else "mean_over_positions"
-    knocked = model.edited(Knockout(str(asked.head), how, batch=batch))
-    key = ("text", tuple(ids), fits)
-    if key not in asked.unedited:
-        asked.unedited[key] = _generated(model, ids, fits)
-    texts = [asked.unedited[key], _generated(knocked, ids, fits)]
+    node, how = str(asked.head), "zero" if batch is None else "mean_over_positions"
+    edit = Knockout(node) if batch is None else Knockout(node, "mean_over_positions", values={node: asked.runs.mean(asked.head, batch)})
+    texts = [asked.runs.continued(ids, fits), asked.runs.continued_on(model.edited(edit), ids, fits)]
     space = " " if model.tokenizer is None else ""
     read, with_head, without = (space.join(texts_of(model.tokenizer, new)) for new in (ids, *texts))
     return Continuation(source, how, read, with_head, without, same=texts[0] == texts[1])
-
-
-def _generated(model: Model, ids: Sequence[int], new: int) -> tuple[int, ...]:
-    """The tokens that the model writes after a prompt, greedily."""
-    made = model.generate(list(ids), new)
-    return (made[0] if isinstance(made, tuple) else made).ids

@@ -46,7 +46,8 @@ __all__ = [
 Rule: TypeAlias = TopK | Threshold | Cumulative | Significant | TopEdges | GreedyEdges
 """A rule that selects a circuit from scores of heads or of edges."""
 
-_EVALUATIONS, _BACKUPS = Documents("evaluations"), Documents("backups")
+_EVALUATIONS = Documents("evaluations")
+_BACKUPS = Documents("backups", check=lambda document: _require_backups(document.result))
 _BACKUPS_VERSION = 1
 """Version of the search for backups; stored searches of another version are not used."""
 _UNIVERSES: dict[str | None, tuple[str, ...] | None] = {None: None, "heads": ("heads",), "heads+mlps": ("heads", "mlps")}
@@ -94,6 +95,13 @@ class CircuitEvaluation:
         if chance["n"]:
             rows.append((f"{chance['n']} random circuits", f"{_interval(chance)}, p = {chance['p']:.3g}"))
         return rows
+
+    def require_whole(self) -> None:
+        """Read every measure that is shown; one that is missing, or of another type, raises what reading it raises."""
+        self.rows()
+        for name in ("universe", "ablated_value", "kept"):
+            if not isinstance(self.measures["conventions"][name], str):
+                raise TypeError(f"the convention {name} is {self.measures['conventions'][name]!r}")
 
     def _repr_html_(self) -> str:
         conventions = self.measures["conventions"]
@@ -254,12 +262,14 @@ def evaluate_batch(measured: EvaluationInput, which: str, settings: Evaluate, ca
         given = measured
         return settings(given.circuit, given.model, given.batch, given.metric, given.scores).to_dict()
 
+    def read(measures: dict[str, Any], *, cached: bool) -> CircuitEvaluation:
+        return CircuitEvaluation(measured.circuit, measures | {"conventions": measures["conventions"] | {"prompts": which}}, cached)
+
     if cache is None:
-        measures, cached = measure(), False
-    else:
-        document, cached = cache.get_or_compute(evaluation_identity(settings, measured), _EVALUATIONS, measure)
-        measures = document.result
-    return CircuitEvaluation(measured.circuit, measures | {"conventions": measures["conventions"] | {"prompts": which}}, cached)
+        return read(measure(), cached=False)
+    codec = _EVALUATIONS.checked(lambda document: read(document.result, cached=True).require_whole())
+    document, cached = cache.get_or_compute(evaluation_identity(settings, measured), codec, measure)
+    return read(document.result, cached=cached)
 
 
 def require_evaluate(ablation: str, universe: str | None, n_random: int) -> Evaluate:
@@ -294,6 +304,17 @@ def find_backups(model: Model, circuit: Circuit, scores: HeadScores, prompts: Pr
     with CellProgress(f"{batch.task.id} x backups"):
         result = search() if cache is None else cache.get_or_compute(identity, _BACKUPS, search)[0].result
     return result | {"seeds": names}
+
+
+def _require_backups(result: Mapping[str, Any]) -> None:
+    """Read what is shown of a search; data of another form raise."""
+    numbers = [result["tested"], result["runs"]]
+    for group in result["groups"]:
+        numbers += [group[measure][limit] for measure in ("effect", "excess") for limit in ("mean", "low", "high")]
+        if not all(isinstance(head, str) for head in group["heads"]):
+            raise TypeError(f"the heads of a group are {group['heads']!r}")
+    if odd := [number for number in numbers if number is not None and not isinstance(number, int | float)]:
+        raise TypeError(f"{odd[0]!r} is no number")
 
 
 def strongest_heads(scores: HeadScores, circuit: Circuit, n: int) -> list[Node]:

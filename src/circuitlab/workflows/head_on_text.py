@@ -22,12 +22,12 @@ from circuitlab.model.token_text import texts_of
 from circuitlab.scores.head_on_text import Decile, HeadOnText, TextSpot
 from circuitlab.scores.intervals import mean_interval
 from circuitlab.store import Cache
-from circuitlab.store.codecs import Documents
+from circuitlab.store.codecs import Document, Documents
 from circuitlab.workflows.score import as_cache
 from circuitlab.workflows.terminal import CellProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from circuitlab.execute.on_text import TextValues
     from circuitlab.model.protocol import Model
@@ -115,9 +115,9 @@ def head_on_text(
         require(_Asks, model)  # type: ignore[arg-type]
         rows = text_rows(model, texts, length)
         identity = _identity(model, rows)
-        kept = None if cache is None else cache.find(identity, ON_TEXT)
+        kept = _kept(cache, identity, wanted)
         if kept is not None:
-            return msgspec.convert(kept.result[str(wanted)], HeadOnText)
+            return kept
         started = time.perf_counter()
         heads = _measure(model, rows)
     if cache is not None:
@@ -138,8 +138,15 @@ def stored_on_text(model: Model, head: Head, store: Cache | None) -> HeadOnText 
     """
     require(_Asks, model)  # type: ignore[arg-type]
     identity = _identity(model, text_rows(model, None, _LENGTH))
-    kept = None if store is None else store.find(identity, ON_TEXT)
-    return None if kept is None else msgspec.convert(kept.result[str(head)], HeadOnText)
+    return _kept(store, identity, head)
+
+
+def _kept(store: Cache | None, identity: Mapping[str, Any], head: Head) -> HeadOnText | None:
+    def read(document: Document) -> HeadOnText:
+        return msgspec.convert(document.result[str(head)], HeadOnText)
+
+    kept = None if store is None else store.find(identity, ON_TEXT.checked(read))
+    return None if kept is None else read(kept)
 
 
 def _identity(model: Model, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:

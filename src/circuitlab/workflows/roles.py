@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -184,7 +185,8 @@ class _Measuring:
         return _Wanted(role, identity | {"inputs": "" if inputs is None else digest(inputs)}, inputs)
 
     def _find(self, wanted: _Wanted) -> bool:
-        kept = None if self.cache is None else self.cache.find(wanted.identity, ROLES)
+        codec = ROLES.checked(partial(_read, wanted, self.model))
+        kept = None if self.cache is None else self.cache.find(wanted.identity, codec)
         if kept is not None:
             self.scores[wanted.role.name] = _read(wanted, self.model, kept)
         return kept is not None

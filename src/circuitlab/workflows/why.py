@@ -18,11 +18,11 @@ from circuitlab.scores.value_attribution import ValueAttribution
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitlab.execute.spots import Spot
+    from circuitlab.execute.spots import PromptRun, Spot
     from circuitlab.model.prompts import PromptLike
     from circuitlab.model.protocol import Model
 
-__all__ = ["edge_loadings", "why_attends", "why_reads"]
+__all__ = ["edge_loadings", "why_attends", "why_on", "why_reads"]
 
 Along: TypeAlias = "str | int | Sequence[str | int] | np.ndarray | Tensor | None"
 """A token, two tokens (the logit of the first minus that of the second), a direction of the residual stream, or the value itself."""
@@ -81,6 +81,27 @@ def why_attends(
         node, read = head_in(model.spec, head), read_prompts(prompts, model.tokenizer, model.spec)
         splits = tuple(_attends(model, spot, against) for spot in spots_of(model, node, read, query, key))
     return splits[0] if read.alone else splits
+
+
+def why_on(model: Model, run: PromptRun, head: Head, key: int, against: int | str | None = None) -> QueryKeyAttribution:
+    """`why_attends` of the last position of a prompt that has been run already, for any head in the layers of that run.
+
+    Parameters
+    ----------
+    model : Model
+        The model that was run.
+    run : PromptRun
+        The prompt.
+    head : Head
+    key : int
+        Position.
+    against : int, str or None
+        As for `why_attends`; errors are the same.
+    """
+    from circuitlab.execute.spots import torch_modes  # noqa: PLC0415 - torch
+
+    with torch_modes():
+        return _attends(model, run.spot(head, -1, key), against)
 
 
 def _attends(model: Model, spot: Spot, against: int | str | None) -> QueryKeyAttribution:

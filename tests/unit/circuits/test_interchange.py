@@ -162,6 +162,7 @@ def test_edges_into_part_of_a_group_are_widened_and_counted(tmp_path):
     [
         ("{", "JSONDecodeError"),
         ("[]", "TypeError"),
+        ('{"cfg":' * 100_000, "RecursionError"),
         ('{"nodes": {}, "edges": {}}', "cfg"),
         ('{"cfg": {"n_layers": 1, "n_heads": 1}, "edges": {}}', "nodes"),
         ('{"cfg": {"n_layers": "1", "n_heads": 1}, "nodes": {}, "edges": {}}', "whole numbers"),

@@ -66,6 +66,8 @@ def test_files_that_were_changed_or_are_newer_are_refused(tmp_path):
         ({"circuit": circuit | {"nodes": ["a9.h0"]}}, "a9.h0 lie outside"),
         ({"circuit": circuit | {"universe": {"n_layers": 3}}}, "TypeError"),
         ({"circuit": {"nodes": []}}, "lacks universe"),
+        ({"circuit": circuit | {"universe": {"n_layers": 10**6, "n_heads": 10**9, "n_kv_heads": 1}}}, "is impossible"),
+        ({"circuit": circuit | {"universe": {"n_layers": 2.5, "n_heads": 2, "n_kv_heads": 1}}}, "is impossible"),
     ]
     for parts, told in cases:
         path.write_text(whole)
@@ -74,7 +76,7 @@ def test_files_that_were_changed_or_are_newer_are_refused(tmp_path):
         assert told in str(raised.value), parts
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", '{"format": "circuitlab circuit"}'])
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"format": "circuitlab circuit"}', '{"circuit":' * 100_000])
 def test_other_files_are_refused_by_name(tmp_path, text):
     path = tmp_path / "bad.json"
     path.write_text(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +101,14 @@ def test_impossible_universe(shape):
 def test_numbers_that_no_model_has_are_no_node_names(text) -> None:
     with pytest.raises(BadParameterError):
         parse_node(text)
+
+
+LONG = ["a" * 40_000, "a1.h1->" + "a" * 40_000, "a1.h1->a2.h2<q>" * 3_000, "->" * 20_000, "a1.h1->m" + "1" * 40_000]
+
+
+@pytest.mark.parametrize("text", LONG, ids=[text[:8] for text in LONG])
+def test_a_long_edge_name_is_refused_at_once(text) -> None:
+    began = time.process_time()
+    with pytest.raises(BadParameterError):
+        parse_edge(text)
+    assert time.process_time() - began < 2  # it took 19 s in a regular expression

@@ -28,3 +28,15 @@ def test_text_that_a_spreadsheet_would_run_is_quoted(cell: str) -> None:
 @pytest.mark.parametrize("cell", [-1.5, -1, None, "a9.h6", "", "1+1"])
 def test_numbers_and_other_text_stay(cell: object) -> None:
     assert for_spreadsheet(cell) == cell
+
+
+def test_no_table_of_a_study_holds_a_formula() -> None:
+    import pandas as pd
+
+    from circuitlab.studies import tables
+    from circuitlab.studies.report import analyses
+    from circuitlab.studies.types import Table
+
+    assert tables._csv(pd.DataFrame({"task": ["=1+1", "@x"], "mean": [-1.5, 2.0]})) == "task,mean\n'=1+1,-1.5\n'@x,2\n"
+    rows = (("=cmd()", {"mean": -0.5, "low": -1.0, "high": 0.0}), ("+x", {"mean": 1.0, "low": 0.5, "high": 2.0}))
+    assert analyses._csv(Table(("Task", "Mean"), rows)).splitlines()[1:] == ["'=cmd(),-0.5,-1,0", "'+x,1,0.5,2"]

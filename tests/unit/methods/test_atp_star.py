@@ -45,6 +45,7 @@ def pattern_after(model, batch, site: Site, head: int, position: int | None = No
     return model.with_edits([edit]).capture(batch.corrupt, [Site.PATTERN], layers=[LAYER])[Site.PATTERN][:, 0]
 
 
+@pytest.mark.some(family=1, site=3)
 @pytest.mark.parametrize("site", [Site.Q, Site.K])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_predicted_attention_is_that_of_an_edited_run(family: str, site: Site) -> None:
@@ -66,6 +67,7 @@ def test_the_predicted_attention_is_that_of_an_edited_run(family: str, site: Sit
         torch.testing.assert_close(edited[:, others], before[:, others])
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_changed_key_by_formula_equals_an_edited_run(family: str) -> None:
     model = load_model(tiny_hf(family))
@@ -187,6 +189,7 @@ def dropped_scores(model, batch, layer: int, contrast: GradientRunPair, points: 
     return effects
 
 
+@pytest.mark.some(family=1, site=2)
 @pytest.mark.parametrize("site", ["z", "q", "k", "v"])
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "gemma2", "gemma3"])
 def test_dropping_equals_a_run_with_a_closed_gate(family: str, site: str) -> None:
@@ -252,8 +255,8 @@ def test_marks_positions_and_directions() -> None:
         assert np.abs(picked).max() > 1e-4
 
 
+@pytest.mark.some(direction=2)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str, direction: str) -> None:
     method = AttributionPatchingStar(direction=direction, parts=("heads", "attns", "mlps"))

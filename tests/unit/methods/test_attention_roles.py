@@ -75,6 +75,7 @@ def test_a_planted_echo_head_divides_its_attention_among_the_copies() -> None:
     assert np.argwhere(scores.earned()).tolist() == [[0, 2]]
 
 
+@pytest.mark.some(family=1, seed=2)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_weights_earn_no_role(family, seed) -> None:
@@ -128,6 +129,26 @@ def test_roles_read_together_are_those_read_alone() -> None:
         assert alone.provenance == together[name].provenance
     with pytest.raises(BadParameterError, match="different prompts"):
         read_together(model, [get_role("sink", {"texts": FEW}), get_role("span", {"texts": FEW[:9]})])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_patterns_kept_from_the_first_pass_are_those_of_a_second_and_prompts_are_run_once(family, monkeypatch) -> None:
+    model, runs = reading_model(family), []
+    capture = type(model).capture
+    monkeypatch.setattr(type(model), "capture", lambda self, *given, **named: runs.append(given[0].shape) or capture(self, *given, **named))
+    kept = on_text(model, ["positional", "sink"])
+    once = len(runs)
+    for off in ("_HELD", "triu"):
+        with monkeypatch.context() as patch:
+            runs.clear()
+            if off == "_HELD":
+                patch.setattr("circuitlab.methods.roles.reading._HELD", 0)
+            else:  # a model that looks ahead
+                patch.setattr(torch.Tensor, "triu", lambda self, _above: self)
+            again = on_text(model, ["positional", "sink"])
+        assert len(runs) == 2 * once, "what does not fit, or is more than the lower triangle, is run again"
+        for name, one in kept.items():
+            np.testing.assert_array_equal(one.values, again[name].values)
 
 
 def test_pieces_do_not_change_what_is_measured(monkeypatch) -> None:

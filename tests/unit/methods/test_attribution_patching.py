@@ -57,6 +57,7 @@ def assert_slopes(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=SLOPE)
 
 
+@pytest.mark.some(direction=3)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_node_is_the_derivative_of_exact_patching(family: str, direction: str) -> None:
@@ -105,6 +106,7 @@ def alike(family: str, distance: float):
     return load_model(hf), batch
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "gemma3"])
 def test_exact_patching_is_reached_as_differences_shrink(family: str) -> None:
     sites = ("z", "k", "v")
@@ -186,7 +188,7 @@ def test_baselines_are_those_of_exact_patching() -> None:
             np.testing.assert_allclose(first.dataset[name], exact.dataset[name], atol=1e-5)
 
 
-@pytest.mark.laws
+@pytest.mark.some(direction=2)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_law_holds(direction: str, family: str) -> None:

@@ -16,7 +16,6 @@ from circuitlab.methods.code_overlap import CodeOverlap
 from circuitlab.methods.sae import Dictionary, firings, node_outputs, nodes_of
 from circuitlab.methods.sae.learning import _examples
 from circuitlab.metrics import LogitDiff
-from circuitlab.model import load_model
 from circuitlab.model.sites import Site
 from circuitlab.model.toy import build_planted
 from circuitlab.testing.laws import LawError
@@ -38,7 +37,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.laws
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(family: str) -> None:
     names = {law.name.partition(" [")[0] for law in check_method(QUICK, families=(family,))}
@@ -111,7 +110,7 @@ def _published(ours, theirs, method, columns) -> np.ndarray:
     return score if method.softmax == "none" else (np.exp(rows) / np.exp(rows).sum(1, keepdims=True)).ravel()
 
 
-@pytest.mark.parametrize("form", ["gqa", "mha"])
+@pytest.mark.parametrize("form", ["gqa", pytest.param("mha", marks=pytest.mark.every)])
 def test_the_planted_blocker_is_found_by_every_seed(form) -> None:
     """The blocked prompts hold a stop token and the clean ones do not: two heads write what the other side never holds."""
     planted = build_planted(f"blocker-{form}")
@@ -251,11 +250,10 @@ def test_bad_parameters_are_refused(params, error, said) -> None:
 
 
 @pytest.mark.real_model
-def test_on_a_real_model() -> None:
+def test_on_a_real_model(smollm2) -> None:
     from circuitlab.model.prepare import prepare_batch
 
-    model = load_model("smollm2-135m")
-    batch = prepare_batch(model, "ioi", 4)
-    scores = CodeOverlap(trials=1, epochs=10)(model, batch, METRIC)
+    batch = prepare_batch(smollm2, "ioi", 4)
+    scores = CodeOverlap(trials=1, epochs=10)(smollm2, batch, METRIC)
     assert scores.values("heads").shape == (4, 30, 9)
     assert scores.mean().max() > 0

@@ -83,7 +83,7 @@ def test_sixteen_bits_give_nearly_the_same() -> None:
     assert 0 < np.abs(full - half).max() < 0.05
 
 
-@pytest.mark.laws
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_of_weights_holds(family) -> None:
     assert len(check_method(CopyingScore(), families=(family,))) > 10

@@ -18,7 +18,7 @@ from circuitlab.metrics import KLDivergence, LogitDiff
 from circuitlab.model.batch import ContrastBatch
 from circuitlab.model.sites import Edit, Site
 from circuitlab.model.toy import planted_model
-from circuitlab.testing import check_method
+from circuitlab.testing.method_laws import LAW_FAMILIES, check_method
 from circuitlab.testing.tiny import FAMILIES, shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
@@ -34,18 +34,22 @@ def llama():
     return tiny_model("llama")
 
 
+@pytest.mark.some(method=2)
+@pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize("method", [EdgeAttributionPatching(), EdgeAttributionPatchingIG(steps=2)], ids=lambda m: m.name)
-def test_laws_on_every_family(method) -> None:
-    check_method(method)
+def test_laws_on_every_family(method, family) -> None:
+    check_method(method, families=(family,))
 
 
+@pytest.mark.some(method=1, family=1)
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gemma3"])
 @pytest.mark.parametrize(
     "method",
     [EdgeAttributionPatching(direction="denoising"), EdgeAttributionPatchingIG(steps=2, variant="activations", points="left")],
     ids=["denoising", "activations"],
 )
-def test_laws_of_the_other_parameters(method) -> None:
-    check_method(method, families=("gpt_neox", "llama", "gemma3"))
+def test_laws_of_the_other_parameters(method, family) -> None:
+    check_method(method, families=(family,))
 
 
 def node_attribution(model, batch, direction: str) -> dict[str, np.ndarray]:
@@ -67,6 +71,7 @@ def node_attribution(model, batch, direction: str) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.some(model=1, direction=3)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_outgoing_edges_sum_to_the_node(model, direction) -> None:
     batch = tiny_batch(model, 4, unequal=True)
@@ -76,6 +81,7 @@ def test_outgoing_edges_sum_to_the_node(model, direction) -> None:
         np.testing.assert_allclose(scores.values(part), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.some(3)
 def test_input_gradients_integrate_to_the_gap(model) -> None:
     batch = tiny_batch(model, 3, unequal=True)
     errors = {}
@@ -87,6 +93,7 @@ def test_input_gradients_integrate_to_the_gap(model) -> None:
     assert errors["left"] < 0.1
 
 
+@pytest.mark.some(3)
 def test_activation_gradients_integrate_to_the_joint_patch(model) -> None:
     """All edges that leave a group sum to the exact effect of patching the group from the corrupt run into the clean run."""
     batch = tiny_batch(model, 2)

@@ -10,10 +10,10 @@ from circuitlab.methods.activation_patching import ActivationPatching
 from circuitlab.methods.logit_attribution import LogitAttribution
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawError
-from circuitlab.testing.method_laws import LAW_FAMILIES, check_method, method_laws
+from circuitlab.testing.method_laws import LAW_FAMILIES, check_method
 
 
-@pytest.mark.laws
+@pytest.mark.some(method=2, family=1)
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 @pytest.mark.parametrize(
     "method",
@@ -52,8 +52,6 @@ class _Broken(ActivationPatching):
     [("sign", "planted helper"), ("roll", "dead head"), ("offset", "null"), ("order", "batch size"), ("mean", "batch size")],
 )
 def test_a_faulty_method_breaks_the_law_it_should(fault: str, law: str) -> None:
-    broken = [result.name for result in method_laws(_Broken(fault=fault), ("llama",)) if not result.ok]
-    assert any(law in name for name in broken), broken
     with pytest.raises(LawError, match=law):
         check_method(_Broken(fault=fault), families=("llama",))
 

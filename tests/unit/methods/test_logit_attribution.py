@@ -14,6 +14,7 @@ from circuitlab.model.sites import Site
 from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
 
 
+@pytest.mark.some(family=1, run=3)
 @pytest.mark.parametrize("run", ["clean", "corrupt", "contrast"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parts_sum_to_the_metric(family: str, run: str) -> None:
@@ -103,6 +104,7 @@ def test_shares_that_do_not_sum_to_the_total_are_an_error() -> None:
             LogitAttribution()(model, batch, LogitDiff())
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_in_16_bits_have_a_wider_tolerance(family: str) -> None:
     model = load_model(tiny_hf(family, dtype=torch.bfloat16))

@@ -21,6 +21,7 @@ METRIC = LogitDiff()
 PARTS = ("heads", "attns", "mlps", "resid_pre", "resid_mid", "resid_post", "embed")
 
 
+@pytest.mark.some(family=1, frozen=3)
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_forward_pass_is_the_models_own(family: str, frozen: bool) -> None:
@@ -138,12 +139,12 @@ def test_frozen_patterns_carry_nothing() -> None:
     assert np.abs(frozen.values("heads")[:, 0] - free.values("heads")[:, 0]).max() > 1e-3
 
 
+@pytest.mark.some(method=2)
 @pytest.mark.parametrize(
     "method",
     [RelevancePatching(), RelevancePatching(direction="noising", parts=("heads", "attns", "embed")), RelevancePatching(pattern="frozen")],
     ids=["gradient", "noising", "frozen"],
 )
-@pytest.mark.laws
 @pytest.mark.parametrize("family", LAW_FAMILIES)
 def test_every_law_holds(method, family: str) -> None:
     assert len(check_method(method, families=(family,))) > 8

@@ -93,6 +93,7 @@ def test_a_run_goes_on_from_any_layer(model) -> None:
         assert torch.equal(decoder.forward(trace.entering(layer), start_layer=layer), trace.final)
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_flow_to_what_a_tap_uses(family) -> None:
     precise = load_model(tiny_hf(family, dtype=torch.float64))

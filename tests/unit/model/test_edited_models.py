@@ -40,6 +40,7 @@ def model(request):
     return shared_tiny_model(request.param)
 
 
+@pytest.mark.some(kind=3, model=2)
 @pytest.mark.parametrize("kind", ["knockout", "scale", "add", "replace", "pattern", "project", "stream"])
 def test_patching_an_edited_model_is_the_same_by_hooks(model, kind) -> None:
     edited, batch = model.edited(*edits_of(model)[kind]), tiny_batch(model, 3, unequal=True)

@@ -222,6 +222,7 @@ def test_shipped_tasks_align_on_the_default_model(smollm2, task) -> None:
     assert not bool((changed & ~batch.mask).any())
 
 
+@pytest.mark.some(1)
 @pytest.mark.real_model
 @pytest.mark.parametrize("task", ["ioi", "successor", "docstring", "capitals", "greater_than", "addition"])
 def test_the_default_model_can_do_six_of_the_seven(smollm2, task) -> None:

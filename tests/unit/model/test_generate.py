@@ -81,6 +81,7 @@ def worded():
     return load_model(root, tokenizer=tokenizer)
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_text_is_hugging_faces(family) -> None:
     model = shared_tiny_model(family)
@@ -90,6 +91,7 @@ def test_greedy_text_is_hugging_faces(family) -> None:
     assert len({one.ids for one in found}) == 5
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edits_do_the_same_with_a_cache_as_without(family) -> None:
     plain = shared_tiny_model(family)
@@ -111,6 +113,7 @@ def test_edits_do_the_same_with_a_cache_as_without(family) -> None:
     assert numbers(found) != pytest.approx(numbers(plain.generate(prompts(), NEW)), abs=1e-2)
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_token_is_the_likeliest_of_the_edited_model(family) -> None:
     model = shared_tiny_model(family).edited(Knockout(["a0.h0", "a2.h3"]), Scale("a1.kv1", -1.0, site="k"), EditPattern("a1.h0", "uniform"))
@@ -367,10 +370,10 @@ def test_modes_and_hooks_are_as_before_also_when_interrupted(monkeypatch) -> Non
 
 
 @pytest.mark.real_model
-def test_twenty_prompts_of_unequal_length_are_hugging_faces(smollm2) -> None:
-    names = ["Mary", "John", "Anna", "Tom", "Paul"]
+@pytest.mark.parametrize("names", [1, pytest.param(5, marks=pytest.mark.every)])
+def test_prompts_of_unequal_length_are_hugging_faces(smollm2, names) -> None:
     openings = ["When {0} went to the store,", "{0} said: 1, 2, 3,", "The capital of France is {0}", "def add(a, b):  # {0} is"]
-    texts = [opening.format(name) for opening in openings for name in names]
+    texts = [opening.format(name) for opening in openings for name in ["Mary", "John", "Anna", "Tom", "Paul"][:names]]
     found = smollm2.generate(texts, 30)
     root, tokenizer = smollm2.root, smollm2.tokenizer
     assert len({len(tokenizer(text)["input_ids"]) for text in texts}) >= 3

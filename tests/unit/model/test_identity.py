@@ -237,6 +237,7 @@ def test_nothing_that_is_run_is_rounded_by_autocast() -> None:
         assert str(found()) == str(plain)
 
 
+@pytest.mark.some(name=2, mode=4)
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("mode", ["train", "no_grad", "inference", "autocast"])
 def test_the_callers_modes_change_nothing_and_are_put_back(name, mode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "tiny"
 
 
+@pytest.mark.some(family=1, dtype=3)
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_whole_folder_is_the_model_that_was_saved(tmp_path, family, dtype) -> None:
@@ -206,19 +208,30 @@ def test_code_of_a_folder_runs_only_where_it_is_trusted_by_name(folder, tmp_path
     assert flag.read_text() == "ran"
 
 
-@pytest.mark.parametrize("where", ["tokenizer", "model"])
-def test_code_beside_a_family_that_transformers_knows_does_not_run(folder, tmp_path, where) -> None:
+def test_code_beside_a_family_that_transformers_knows_does_not_run(folder, tmp_path) -> None:
     flag = tmp_path / "ran"
     (folder / "own.py").write_text(CODE.format(flag=str(flag)))
-    if where == "model":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.OwnModel"}}))
-    else:
-        (folder / "tokenizer.json").write_text("{}")
-        (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["own.A", "own.B"]}}))
-    script = f"import torch; from circuitlab.model.weights.resolve import open_source; open_source({str(folder)!r}, torch.float32)"
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.OwnModel"}}))
+    (other / "tokenizer.json").write_text("{}")
+    (other / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["own.A", "own.B"]}}))
+    script = OPEN_BOTH.format(model=str(folder), tokenizer=str(other))
     done = subprocess.run([sys.executable, "-c", script], input="yes\n" * 9, capture_output=True, text=True, check=False)
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not flag.exists()
-    assert (done.returncode == 0) == (where == "model")
-    assert where == "model" or "The tokenizer in" in done.stderr
+    assert "model: opened" in done.stderr
+    assert "tokenizer: The tokenizer in" in done.stderr
+
+
+OPEN_BOTH = """
+import sys, torch
+from circuitlab.core.errors import CircuitlabError
+from circuitlab.model.weights.resolve import open_source
+for where, folder in (("model", {model!r}), ("tokenizer", {tokenizer!r})):
+    try:
+        open_source(folder, torch.float32)
+        print(f"{{where}}: opened", file=sys.stderr)
+    except CircuitlabError as error:
+        print(f"{{where}}: {{error}}", file=sys.stderr)
+"""

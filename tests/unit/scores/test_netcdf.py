@@ -84,6 +84,8 @@ def test_foreign_files_are_named(tmp_path, scores) -> None:
         ("provenance", "[" * 10_000),
         ("checksum", None),
         ("checksum", [1, 2]),
+        ("provenance", '{"method": 3}'),
+        ("provenance", [1.5, 2.5]),
     ],
 )
 def test_a_damaged_attribute_is_named(path, name, value) -> None:
@@ -92,6 +94,16 @@ def test_a_damaged_attribute_is_named(path, name, value) -> None:
         if value is not None:
             file.attrs[name] = value
     with pytest.raises(ScoreFileError, match="is damaged"):
+        HeadScores.load(path)
+
+
+@pytest.mark.parametrize("value", [None, [1, 2], "circuitlab", 7])
+def test_a_format_that_is_none_is_named(path, value) -> None:
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format"]
+        if value is not None:
+            file.attrs["format"] = value
+    with pytest.raises(ScoreFileError, match=r"did not write|not HeadScores|is damaged"):
         HeadScores.load(path)
 
 

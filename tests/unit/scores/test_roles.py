@@ -16,7 +16,7 @@ from circuitlab.testing.fakes import fake_provenance
 MODEL = fake_provenance(2, 2).model
 
 
-def made(values, reference, *, role="induction", sample="random sequences", threshold=0.3, **rest) -> RoleScores:
+def made(values, reference, *, role="induction", sample="random sequences", threshold=0.3, within=None, **rest) -> RoleScores:
     about = RoleProvenance(
         role=role,
         params={"rows": 4},
@@ -29,6 +29,7 @@ def made(values, reference, *, role="induction", sample="random sequences", thre
         model=rest.pop("model", MODEL),
         cite=("olsson2022",),
         kind="attention",
+        within=within,
     )
     against = reference if isinstance(reference, Null) else np.asarray(reference, float)
     return RoleScores(np.asarray(values, float), about, against, **rest)
@@ -44,6 +45,21 @@ def example() -> RoleScores:
     control[:, 1, 0] = [0.1, 0.9, 0.2, 0.8]
     control[:, 1, 1] = 0.0
     return made(values, control)
+
+
+def test_an_interval_of_shares_stays_between_0_and_1() -> None:
+    values = np.zeros((4, 2, 2))
+    values[:, 0, 0] = [1.0, 1.0 + 1e-6, 0.6, 1.0]
+    free, shares = (made(values, np.zeros_like(values), within=within).interval() for within in (None, (0.0, 1.0)))
+    assert free.high[0, 0] > 1
+    assert shares.high[0, 0] == 1.0
+    assert shares.low[0, 0] == pytest.approx(free.low[0, 0], abs=1e-5)
+
+
+def test_a_share_above_1_is_refused() -> None:
+    values = np.full((2, 2, 2), 1.01)
+    with pytest.raises(BadParameterError, match=r"Values of 'induction' lie between 1\.01 and 1\.01; possible are 0 to 1"):
+        made(values, np.zeros_like(values), within=(0.0, 1.0))
 
 
 def test_a_role_is_earned_above_the_threshold_and_clear_of_chance() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from circuitlab.core.errors import StoreError
+from circuitlab.explorer.documents import stored_provenances
 from circuitlab.scores.edge_layout import EdgeLayout
 from circuitlab.scores.edge_scores import EdgeScores
 from circuitlab.store import EDGE_SCORES, HEAD_SCORES, Cache, Documents
@@ -50,13 +51,17 @@ def test_a_run_is_computed_once(store, scores) -> None:
     assert store.path(run_id).with_suffix(".json").read_text().startswith("{")
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "text", "sidecar", "newer"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "sidecar", "nested", "newer"])
 def test_a_damaged_run_is_moved_aside_named_and_computed_again(store, scores, damage) -> None:
     run_id = put(store, scores)
     path = store.path(run_id)
     whole = path.read_bytes()
     if damage == "sidecar":
         path.with_suffix(".json").write_text("{")
+    elif damage == "nested":
+        path.with_suffix(".json").write_text("[" * 100_000)
+        with pytest.warns(UserWarning, match="left out"):
+            assert stored_provenances(store) == {}
     elif damage == "newer":
         import h5py
 

@@ -50,6 +50,7 @@ def require_same(scores, expected) -> None:
         np.testing.assert_array_equal(scores.dataset[name].values, expected.dataset[name].values, err_msg=name)
 
 
+@pytest.mark.some(name=2, family=3)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_gives_the_same_numbers(family, name) -> None:
@@ -110,6 +111,7 @@ def test_identity_and_logits_are_those_of_the_model_in_memory(family) -> None:
     assert torch.equal(streamed.by_layer.embed(batch.clean), model.decoder.embed(batch.clean))
 
 
+@pytest.mark.some(stored=1, dtype=2)
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_weights_are_converted_as_in_memory(tmp_path, stored, dtype) -> None:
@@ -136,7 +138,9 @@ def test_each_layer_is_read_once_in_each_reading(method, readings) -> None:
     assert (readings - 1) * depth < read <= readings * depth  # the layer at which a pass turns around is not read again
 
 
-def test_prompts_of_two_thousand_tokens(tmp_path) -> None:
+@pytest.mark.some(1)
+@pytest.mark.parametrize("method", [PATCHING(), PATHS()], ids=lambda method: method.name)
+def test_prompts_of_two_thousand_tokens(tmp_path, method) -> None:
     hf = tiny_hf("gemma3")
     hf.config.max_position_embeddings = 4096
     hf.save_pretrained(tmp_path / "tiny", max_shard_size="12KB")
@@ -145,5 +149,4 @@ def test_prompts_of_two_thousand_tokens(tmp_path) -> None:
     corrupt = clean.clone()
     corrupt[0, 1990] = (clean[0, 1990] + 1) % 48
     batch = cl.ContrastBatch.from_tokens(clean.tolist(), corrupt.tolist(), [[1]], [[2]])
-    for method in (PATCHING(), PATHS()):
-        require_same(method(streamed, batch, get_metric("logit_diff")), method(model, batch, get_metric("logit_diff")))
+    require_same(method(streamed, batch, get_metric("logit_diff")), method(model, batch, get_metric("logit_diff")))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from circuitlab.core.errors import TaskFileError
+from circuitlab.core.errors import CircuitlabError, TaskFileError
+from circuitlab.studies.load import load_study
 from circuitlab.tasks import load_task, sample_pairs
-from circuitlab.tasks.load import read_tables, task_file
+from circuitlab.tasks.load import load_pools, read_tables, task_file
 from circuitlab.tasks.templates import fill_set
 
 CAPITALS = task_file("capitals")
+STUDY = Path(__file__).parents[3] / "figures" / "core.toml"
 SECRET = "country,capital\nNowhere,topsecret\nElsewhere,hidden\n"
 
 
@@ -66,6 +68,33 @@ def test_a_long_pool_with_repeats_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match="repeats n0, n1"):
         next(sample_pairs(tmp_path / "ioi.toml"))
     assert time.process_time() - began < 10  # it took 35 s when every word was counted by itself
+
+
+HOSTILE = {
+    "nested arrays": "x = " + "[" * 100_000,
+    "nested tables": "x = " + "{a=" * 100_000,
+    "a key of many parts": ".".join("a" * 50_000) + " = 1",
+    "a key of many quoted parts": " . ".join(["'a'", '"b"'] * 10_000) + " = 1",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("file", ["capitals.toml", "pools.toml", "study.toml"])
+def test_toml_that_recurses_or_hangs_is_refused_at_once(tmp_path: Path, file: str, text: str) -> None:
+    own = {"capitals.toml": CAPITALS, "pools.toml": CAPITALS.with_name("pools.toml"), "study.toml": STUDY}
+    (tmp_path / file).write_text(text + "\n" + own[file].read_text(encoding="utf-8"), encoding="utf-8")
+    read = {"capitals.toml": load_task, "pools.toml": lambda path: load_pools(path.parent), "study.toml": load_study}
+    began = time.process_time()
+    with pytest.raises(CircuitlabError, match=file) as refused:
+        read[file](tmp_path / file)
+    assert refused.value.fix and time.process_time() - began < 5
+
+
+def test_a_cell_of_megabytes_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "task", "table.csv")
+    (path.parent / "table.csv").write_text("country,capital\n" + "A" * 2_000_000 + ",b\nC,d\n")
+    with pytest.raises(TaskFileError, match=r"table\.csv"):
+        next(sample_pairs(path))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from circuitlab.testing.model_laws import check_model, model_laws
 from circuitlab.testing.tiny import FAMILIES, tiny_model
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_law_holds(family: str) -> None:
     assert len(check_model(tiny_model(family))) > 25

@@ -19,11 +19,13 @@ from circuitlab.execute.effective_ov import EffectiveOV
 from circuitlab.methods.roles.copying import Copying
 from circuitlab.methods.sae.counts import code_agreement
 from circuitlab.metrics import LogitDiff
-from circuitlab.model.interventions import Knockout
+from circuitlab.model.interventions import Knockout, Scale
 from circuitlab.model.toy import build_planted
 from circuitlab.scores.intervals import mean_interval
 from circuitlab.testing.surgery import kill_head
 from circuitlab.testing.tiny import tiny_batch, tiny_hf, tiny_model
+from circuitlab.workflows.card_parts import Asked, attention_of, continuations_of, knockouts_of, why_of
+from circuitlab.workflows.card_runs import CardRuns
 
 KEYS = {"head", "kv_head", "model", "weights", "tasks", "causal", "roles", "tokens", "why", "attention", "knockout"}
 KEYS |= {"continuations", "similar", "text"}
@@ -371,15 +373,46 @@ def test_unknown_names_and_empty_cards_are_refused(copying) -> None:
         cl.head_card(copying.model, "a1.h1", n=0)
 
 
-def test_what_the_unedited_model_gives_is_the_same_for_every_head_and_run_once(monkeypatch) -> None:
-    from circuitlab.workflows.card_parts import Asked, continuations_of, knockouts_of
-
+def test_cards_that_share_their_runs_are_those_made_alone_and_prompts_are_run_once(monkeypatch) -> None:
     planted = build_planted("copy-gqa")
-    batches, shared, written = {"copy": planted.batch(6)}, {}, []
-    generate = type(planted.model).generate
+    batches, heads, written, seen = {"copy": planted.batch(6)}, (Head(0, 1), Head(1, 1), Head(1, 2)), [], []
+    generate, capture = type(planted.model).generate, type(planted.model).capture
     monkeypatch.setattr(type(planted.model), "generate", lambda self, *given: written.append(self.spec.edits) or generate(self, *given))
-    for head in (Head(1, 1), Head(1, 2)):
-        together, alone = (Asked(planted.model, head, batches, {}, 1, unedited) for unedited in (shared, {}))
-        assert knockouts_of(together) == knockouts_of(alone)
-        assert continuations_of(together, [1, 2, 3]) == continuations_of(alone, [1, 2, 3])
-    assert written.count("") == 3  # once for the two that share, and twice for those that do not
+    monkeypatch.setattr(
+        type(planted.model), "capture", lambda self, *given, **named: seen.append(self.spec.edits) or capture(self, *given, **named)
+    )
+    together = CardRuns(planted.model, heads)
+    shared = [_sections(Asked(planted.model, head, batches, {}, 2, together)) for head in heads]
+    runs = written.count(""), seen.count("")
+    alone = [_sections(Asked(planted.model, head, batches, {}, 2)) for head in heads]
+    assert (written.count("") - runs[0], seen.count("") - runs[1]) == (3 * runs[0], 3 * runs[1])
+    for one, other in zip(shared, alone, strict=True):
+        assert one[:-1] == other[:-1]
+        assert one[-1] == pytest.approx(other[-1], abs=1e-5) and one[-1]
+
+
+def _sections(asked: Asked) -> tuple:
+    """Knocked out last: many rows in one product may be rounded otherwise than one."""
+    return why_of(asked), attention_of(asked), continuations_of(asked, [1, 2, 3]), continuations_of(asked, None), _flat(knockouts_of(asked))
+
+
+def _flat(section) -> dict[str, float]:
+    """Intervals as numbers by name, which can be compared but for rounding."""
+    rows = {one.task: dataclasses.asdict(one) for one in section.entries}
+    names = ("clean", "without", "change")
+    return {f"{task} {name} {end}": row[name][end] for task, row in rows.items() for name in names for end in row[name]}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_text_that_is_tried_first_is_the_text_that_the_edited_model_writes(family: str) -> None:
+    """Whether an edit changes all of it, some, or nothing; on an edited model, too."""
+    model, ids, kept = tiny_model(family), [3, 1, 4, 1, 5], set()
+    for base in (model, model.edited(Knockout("a0.h0"))):
+        runs = CardRuns(base, (Head(1, 1),))
+        for factor in (1.0, 1.02, 1.2, 3.0, -30.0):
+            edited = base.edited(Scale("m2", factor))
+            own = edited.generate(ids, 12).ids
+            assert runs.continued_on(edited, ids, 12) == own
+            tried = runs.continued(ids, 12)
+            kept.add(next((at for at, both in enumerate(zip(tried, own, strict=True)) if len(set(both)) > 1), 12))
+    assert 12 in kept and len(kept) > 1, kept

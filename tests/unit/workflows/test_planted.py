@@ -38,9 +38,22 @@ SLACK = 0.05
 EXACT = {"activation_patching", "path_patching"}
 
 
+DEAR = {"code_overlap": ("blocker-mha", "copy-gqa")}
+"""Methods that train autoencoders are graded on a circuit that they can see and on one that they cannot, on all with ``--every``."""
+
+
 @pytest.fixture(scope="module")
-def board():
-    return scoreboard(seeds=SEEDS)
+def asked(request) -> dict[str, tuple[str, ...]]:
+    """On which planted models each method is graded."""
+    few = {} if request.config.getoption("--every") else DEAR
+    return {method: few.get(method, tuple(planted_names())) for method in list_methods()}
+
+
+@pytest.fixture(scope="module")
+def board(asked):
+    whole = [method for method, models in asked.items() if len(models) == len(planted_names())]
+    parts = [scoreboard([method], models, seeds=SEEDS) for method, models in asked.items() if method not in whole]
+    return [*scoreboard(whole, seeds=SEEDS), *itertools.chain(*parts)]
 
 
 # The statistics.
@@ -121,8 +134,9 @@ def test_what_cannot_be_graded_is_refused(scores, truth, said) -> None:
 # The gate.
 
 
-def test_everything_is_on_the_board(board) -> None:
-    assert {(one.model, one.method) for one in board} == set(itertools.product(planted_names(), list_methods()))
+def test_everything_is_on_the_board(board, asked) -> None:
+    assert {(one.model, one.method) for one in board} == {(model, method) for method, models in asked.items() for model in models}
+    assert sum(len(models) == len(planted_names()) for models in asked.values()) >= len(list_methods()) - 1
     for one in board:
         assert one.visible is (one.reason == "")
         if one.method == "copying_score":
@@ -142,11 +156,12 @@ def test_no_method_falls_below_its_floors(board) -> None:
     assert {one.method: one.below for one in standings(board) if one.below} == {}
 
 
-def test_every_method_has_floors_close_below_what_it_reaches(board) -> None:
+def test_every_method_has_floors_close_below_what_it_reaches(board, asked) -> None:
     """A method that has improved by more than the slack must have its floor raised."""
     assert set(FLOORS) == set(list_methods()) - {"random"}
     for one in standings(board):
-        for reached, floor in ((one.least, one.floor_least), (one.mean, one.floor_mean)):
+        whole = len(asked[one.method]) == len(planted_names())  # a part of the models has no mean to be held against
+        for reached, floor in ((one.least, one.floor_least), *([(one.mean, one.floor_mean)] if whole else [])):
             low = {name: (reached[name], floor[name]) for name in MEASURES if floor and reached and reached[name] > floor[name] + SLACK}
             assert low == {}, one.method
 
@@ -176,7 +191,8 @@ def test_every_reason_is_still_needed(board) -> None:
     needless = [f"{one.method} on {one.model}" for one in found if not one.visible]
     assert needless == []
     methods = set(list_methods())
-    used = {(one.method, one.model.rpartition("-")[0]) for one in board} | {(one.method, one.model) for one in board}
+    every = set(itertools.product(methods, planted_names()))
+    used = {(method, model.rpartition("-")[0]) for method, model in every} | every
     assert all(key[0] in methods and (key[1] == "*" or key in used) for key in REASONS)
     assert all(reason.endswith(".") and reason.count(".") == 1 for reason in REASONS.values())
 

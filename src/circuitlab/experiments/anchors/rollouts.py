@@ -84,8 +84,13 @@ def perturbed(
         missing = {"mean": None, "low": None, "high": None}
         return {"top": missing, "bottom": missing, "difference": missing, "lower": None, "answers": len(table)}
     columns = {"top": table[:, 0], "bottom": table[:, 1], "difference": table[:, 1] - table[:, 0]}
+    limits = {"top": (0, 1), "bottom": (0, 1), "difference": (-1, 1)}
     lower = float((table[:, 0] < table[:, 1]).mean())
-    return {**{name: mean_interval(column).as_dict() for name, column in columns.items()}, "lower": lower, "answers": len(table)}
+    return {
+        **{name: mean_interval(column, within=limits[name]).as_dict() for name, column in columns.items()},
+        "lower": lower,
+        "answers": len(table),
+    }
 
 
 def _kept(model: Model, answer: Answer, positions: Sequence[int], sizes: tuple[int, int], words: Words) -> float:

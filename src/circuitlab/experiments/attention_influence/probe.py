@@ -102,5 +102,5 @@ def choose_heads(model: Model, prompts: Sequence[KeyValue], share: float) -> dic
         "map": np.round(mean, 4).tolist(),
         "heads": [str(head) for head in heads],
         "least": float(mean.ravel()[order[-1]]),
-        "best": mean_interval(each[:, heads[0].layer, heads[0].head]).as_dict(),
+        "best": mean_interval(each[:, heads[0].layer, heads[0].head], within=(0, 1)).as_dict(),
     }

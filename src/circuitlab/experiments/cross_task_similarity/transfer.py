@@ -10,7 +10,7 @@ import torch
 
 from circuitlab.core.progress import step
 from circuitlab.model.sites import Site
-from circuitlab.scores.intervals import mean_interval
+from circuitlab.scores.intervals import mean_interval, rate_change_interval, rate_interval
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,7 +49,7 @@ def own_help(model: Model, prompts: CrossPrompts) -> dict[str, Any]:
     n = len(prompts.names)
     alone = _table(model, [prompts.alone[t] for t in range(n)], prompts.answers)
     own = _table(model, [prompts.shown[t][t] for t in range(n)], prompts.answers)
-    return {"alone": mean_interval(alone[0]).as_dict(), "own": mean_interval(own[0] - alone[0]).as_dict()}
+    return {"alone": rate_interval(alone[0]).as_dict(), "own": rate_change_interval(own[0] - alone[0]).as_dict()}
 
 
 def gains(model: Model, prompts: CrossPrompts) -> dict[str, Any]:
@@ -67,11 +67,12 @@ def gains(model: Model, prompts: CrossPrompts) -> dict[str, Any]:
         tables[name] = flat.reshape(2, n, n) - alone[:, None]
     others = {name: _others(table) for name, table in tables.items()}
     others["difference"] = others["shown"] - others["dealt"]
+    limits = {"right": (-1.0, 1.0), "likely": None}
     return {
         measure: {
             "alone": alone[i].round(5).tolist(),
             **{name: table[i].round(5).tolist() for name, table in tables.items()},
-            "cross": {name: mean_interval(values[i]).as_dict() for name, values in others.items()},
+            "cross": {name: mean_interval(values[i], within=limits[measure]).as_dict() for name, values in others.items()},
         }
         for i, measure in enumerate(MEASURES)
     }

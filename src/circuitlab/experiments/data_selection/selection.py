@@ -39,7 +39,7 @@ def precisions(vectors: dict[str, np.ndarray], parts: Split, rng: np.random.Gene
     ])  # fmt: skip
     return {
         "tasks": {task: {**{way: float(by_way[way][i]) for way in WAYS}, "random": float(chance[i])} for i, task in enumerate(parts.tasks)},
-        "mean": {name: mean_interval(values).as_dict() for name, values in {**by_way, "random": chance}.items()},
+        "mean": {name: mean_interval(values, within=(0, 1)).as_dict() for name, values in {**by_way, "random": chance}.items()},
         "above": {
             name: mean_interval(by_way["features"] - values).as_dict()
             for name, values in (("random", chance), ("dense", by_way["dense"]), ("tokens", by_way["tokens"]))

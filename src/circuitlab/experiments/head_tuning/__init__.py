@@ -150,7 +150,7 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
         if rows < _FEWEST_HELD:
             return Gate(met=False, reason=f"{rows} questions of {self.task} are left to measure, of {_FEWEST_HELD} needed.")
         shown, zero = task.shown_held.measured(context.model)[0], task.held.measured(context.model)[0]
-        accuracy, gain = rate_interval(shown), mean_interval(shown - zero)
+        accuracy, gain = rate_interval(shown), rate_change_interval(shown - zero)
         reason = (
             f"With {self.shots} demonstrations it answers {interval_words(accuracy)} of {rows} held-out questions of {self.task}, "
             f"{interval_words(gain)} more than without."

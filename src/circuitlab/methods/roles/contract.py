@@ -51,9 +51,10 @@ class Role(Protocol):
     Notes
     -----
     What values depend on beside the parameters and the model (token ids that are run, lists of words) is told by an optional method
-    ``inputs(model)``, as plain data: a stored result is found by it, before anything is run. A role that takes minutes on a small model
-    has a class variable ``by_default = False``, and is measured only where it is named. Where products of weights take most of its time, an
-    optional method ``work(model)`` gives the number of multiplications, from which its duration is announced.
+    ``inputs(model)``, as plain data: a stored result is found by it, before anything is run. A role whose values have a smallest and a
+    largest possible one has a class variable ``within``, such as (0.0, 1.0): intervals stay inside. A role that takes minutes on a small
+    model has a class variable ``by_default = False``, and is measured only where it is named. Where products of weights take most of its
+    time, an optional method ``work(model)`` gives the number of multiplications, from which its duration is announced.
     """
 
     name: ClassVar[str]
@@ -85,6 +86,7 @@ def role_provenance(role: Role, model: Model, sample: str = "", tokens: object =
         model=model.spec,
         cite=role.cite,
         kind=role.kind,
+        within=getattr(role, "within", None),
     )
 
 

@@ -64,6 +64,7 @@ class Copying:
     name: ClassVar[str] = "copying"
     estimand: ClassVar[str] = "share of words that are among the top tokens of what the head writes when it attends to the word alone"
     units: ClassVar[str] = "share of words"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "words permuted: each word is looked for in what the head writes for another"
     kind: ClassVar[RoleKind] = "weights"

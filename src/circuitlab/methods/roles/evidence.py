@@ -99,6 +99,7 @@ class QueryEvidence(_OnNeedlePairs):
     name: ClassVar[str] = "query_evidence"
     estimand: ClassVar[str] = "attention from a question's tokens to the sentence that answers it"
     units: ClassVar[str] = "share of attention"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.1
     null: ClassVar[str] = "the same attention to the same sentences when another one is asked for"
     cost: ClassVar[str] = "18 forward passes of 230 tokens"
@@ -150,6 +151,7 @@ class ChunkSelection(_OnNeedlePairs):
     name: ClassVar[str] = "chunk_selection"
     estimand: ClassVar[str] = "share of a question's tokens that pick a chunk with what answers it, by the keys of chunks"
     units: ClassVar[str] = "share of queries"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.6
     null: ClassVar[str] = "the same chunks, picked when another sentence is asked for"
     needs: ClassVar[tuple[str, ...]] = ("decoder", "tokenizer", "unedited")

@@ -115,6 +115,7 @@ class Sink(OnText):
     name: ClassVar[str] = "sink"
     estimand: ClassVar[str] = "mean attention of all queries to the first token"
     units: ClassVar[str] = "share of attention"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = "attention of the same queries to the other of the first 8 tokens, their mean"
     cite: ClassVar[tuple[str, ...]] = ("gu2025", "yu2024act")
@@ -149,6 +150,7 @@ class Span(OnText):
     name: ClassVar[str] = "span"
     estimand: ClassVar[str] = "mean distance of attention, as a share of the distance to the first token"
     units: ClassVar[str] = "share of the longest distance"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.75
     null: ClassVar[str] = "the distance of even attention to the keys that the same queries see"
     cite: ClassVar[tuple[str, ...]] = ("li2025waad",)
@@ -182,6 +184,7 @@ class Locality(OnText):
     name: ClassVar[str] = "locality"
     estimand: ClassVar[str] = "share of attention within the last few tokens (window)"
     units: ClassVar[str] = "share of attention"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.75
     null: ClassVar[str] = "the share of the keys seen by the same queries that lie there"
     cite: ClassVar[tuple[str, ...]] = ("li2025waad",)
@@ -223,6 +226,7 @@ class Focus(OnText):
     name: ClassVar[str] = "focus"
     estimand: ClassVar[str] = "1 - entropy of attention / log of the number of visible keys"
     units: ClassVar[str] = "share of the largest entropy"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.75
     null: ClassVar[str] = "even attention to the keys that the same queries see, which gives 0"
     cite: ClassVar[tuple[str, ...]] = ("clark2019",)
@@ -303,6 +307,7 @@ class Delimiter(OnText):
     name: ClassVar[str] = "delimiter"
     estimand: ClassVar[str] = "share of attention that goes to punctuation and line breaks"
     units: ClassVar[str] = "share of attention"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "attention to as many keys drawn evenly from those that the same queries see"
     cite: ClassVar[tuple[str, ...]] = ("clark2019",)

@@ -79,7 +79,8 @@ def span(pattern: Pattern, seen: Seen | None = None) -> Numbers:
     mass = pattern.sum(-1)
     even = (visible * distance).sum(-1) / np.maximum(visible.sum(-1), 1)
     longest = (mass * query).sum(-1)
-    return _ratio((pattern * distance).sum((-1, -2)), longest), _ratio((mass * even).sum(-1), longest)
+    far = np.tensordot(pattern, distance.astype(pattern.dtype), axes=2)  # one product: no array of the pattern's size is made
+    return _ratio(far, longest), _ratio((mass * even).sum(-1), longest)
 
 
 def locality(pattern: Pattern, window: int, seen: Seen | None = None) -> Numbers:
@@ -103,12 +104,16 @@ def focus(pattern: Pattern, seen: Seen | None = None) -> Numbers:
     Of the attention that goes to keys. A query that gives nothing to any key counts as even.
     """
     count = _seen(pattern, seen).sum(-1)
-    mass = pattern.sum(-1, keepdims=True)
-    share = np.divide(pattern, mass, out=np.zeros_like(pattern), where=mass > 0)
-    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(-1)
+    mass = pattern.sum(-1)
+    # Entropy of shares w / W from the weights: log W - sum of w log w / W. Only weights above 0 have a logarithm.
+    logs = np.zeros_like(pattern)
+    np.log(pattern, out=logs, where=pattern > 0)
+    looks = mass > 0
+    weighed = np.einsum("...k,...k->...", pattern, logs)
+    entropy = np.log(np.where(looks, mass, 1.0)) - np.divide(weighed, mass, out=np.zeros_like(mass), where=looks)
     most = np.log(np.maximum(count, 2))
     rows = np.broadcast_to(count > 1, entropy.shape)
-    values = np.where(mass[..., 0] > 0, 1 - entropy / most, 0.0)
+    values = np.where(looks, 1 - entropy / most, 0.0)
     return _mean(values, rows), np.zeros(entropy.shape[:-1])
 
 

@@ -16,12 +16,16 @@ from circuitlab.model.sites import Site
 from circuitlab.scores.role_scores import RoleScores
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from circuitlab.model.protocol import Model
 
 __all__ = ["Each", "PatternRole", "Reader", "ReadsPatterns", "RolePrompts", "read_together"]
 
 _CHUNK = 2**26
 """Bytes that the patterns of one pass may take as 64-bit numbers; a pass is never less than one prompt."""
+_HELD = 2**30
+"""Bytes of patterns that may be kept from the first pass for later ones; where there are more, the prompts are run again."""
 _ROUNDING = 4
 """Rounding of a mean of attention weights, in units of the last place of 1: less than that between value and control is no difference."""
 
@@ -152,9 +156,10 @@ def read_together(model: Model, roles: Sequence[PatternRole]) -> list[RoleScores
         readers = [role.reader(one) for role, one in zip(roles, prompts, strict=True)]
         rounding = 0.0
         passes = max(role.passes for role in roles)
+        source = _Source(model, tokens, again=passes > 1)
         for which in range(passes):
             asking = [reader for role, reader in zip(roles, readers, strict=True) if which < role.passes]
-            for rows, pattern, eps in _patterns(model, tokens):
+            for rows, pattern, eps in source():
                 rounding = _ROUNDING * eps
                 seen = np.any(pattern > 0, axis=(0, 2), keepdims=True)
                 for reader in asking:
@@ -163,16 +168,59 @@ def read_together(model: Model, roles: Sequence[PatternRole]) -> list[RoleScores
     return [_scores(model, *each, rounding) for each in zip(roles, prompts, readers, strict=True)]
 
 
-def _patterns(model: Model, tokens: np.ndarray) -> Iterator[tuple[slice, np.ndarray, float]]:
-    """Patterns of some prompts at a time, as 64-bit numbers, and the unit in the last place of their own."""
+class _Source:
+    """Patterns of prompts, a few prompts at a time: from the model, and after a first pass from memory where they fit.
+
+    Keys after the query are not kept: their weights are exactly 0 in a causal model, which is looked at.
+    """
+
+    def __init__(self, model: Model, tokens: np.ndarray, *, again: bool) -> None:
+        self._model, self._tokens, self._again = model, tokens, again
+        self._kept: list[tuple[slice, Tensor]] = []
+        self._complete = False
+
+    def __call__(self) -> Iterator[tuple[slice, np.ndarray, float]]:
+        """Patterns of some prompts at a time, as 64-bit numbers, and the unit in the last place of their own."""
+        import torch  # noqa: PLC0415 - listing roles must not load torch
+
+        for rows, pattern in self._from_memory() if self._complete else self._from_model():
+            yield rows, pattern.double().cpu().numpy(), torch.finfo(pattern.dtype).eps
+        self._complete = bool(self._kept)
+
+    def _from_memory(self) -> Iterator[tuple[slice, Tensor]]:
+        length = self._tokens.shape[1]
+        for rows, kept in self._kept:
+            pattern = kept.new_zeros(*kept.shape[:-1], length, length)
+            pattern[..., *_below(length)] = kept
+            yield rows, pattern
+
+    def _from_model(self) -> Iterator[tuple[slice, Tensor]]:
+        keeps, size = self._again, 0
+        for rows, pattern in _patterns(self._model, self._tokens):
+            kept = pattern[..., *_below(pattern.shape[-1])] if keeps else pattern[:0]
+            size += kept.numel() * kept.element_size()
+            keeps = keeps and size <= _HELD and not bool(pattern.triu(1).any())
+            self._kept = [*self._kept, (rows, kept)] if keeps else []
+            yield rows, pattern
+
+
+def _below(length: int) -> tuple[Tensor, Tensor]:
+    """Queries and keys on the diagonal and below."""
+    import torch  # noqa: PLC0415
+
+    queries, keys = torch.tril_indices(length, length)
+    return queries, keys
+
+
+def _patterns(model: Model, tokens: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+    """Patterns of some prompts at a time."""
     import torch  # noqa: PLC0415 - listing roles must not load torch
 
     spec, (rows, length) = model.spec, tokens.shape
     size = max(1, _CHUNK // (8 * spec.n_layers * spec.n_heads * length**2))
     for first in range(0, rows, size):
         some = slice(first, min(first + size, rows))
-        pattern = model.capture(torch.tensor(tokens[some]), [Site.PATTERN])[Site.PATTERN]
-        yield some, pattern.double().cpu().numpy(), torch.finfo(pattern.dtype).eps
+        yield some, model.capture(torch.tensor(tokens[some]), [Site.PATTERN])[Site.PATTERN]
 
 
 def _scores(model: Model, role: PatternRole, prompts: RolePrompts, reader: Reader, rounding: float) -> RoleScores:

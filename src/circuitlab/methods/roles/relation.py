@@ -62,6 +62,7 @@ class Relation:
     name: ClassVar[str] = "relation"
     estimand: ClassVar[str] = "share of pairs whose target is among the top tokens that the head writes when it attends to the source alone"
     units: ClassVar[str] = "share of pairs"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.15
     null: ClassVar[str] = "targets permuted among the sources"
     kind: ClassVar[RoleKind] = "weights"

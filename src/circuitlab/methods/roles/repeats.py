@@ -86,6 +86,7 @@ class _OnRepeats(ReadsPatterns):
     """What roles on repeated random tokens share: their prompts, and what values are compared with."""
 
     units: ClassVar[str] = "share of attention"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = _OTHERS
     kind: ClassVar[RoleKind] = "attention"

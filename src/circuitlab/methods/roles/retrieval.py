@@ -150,6 +150,7 @@ class Retrieval(_WhileAnswering):
         "asked in the tokenizer's chat template where it has one"
     )
     units: ClassVar[str] = "share of the needle"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.1
     null: ClassVar[str] = "the same count, as if the needle stood elsewhere in the haystack"
     cite: ClassVar[tuple[str, ...]] = ("wu2024retrieval",)
@@ -197,6 +198,7 @@ class SemanticRetrieval(_WhileAnswering):
         "asked in the tokenizer's chat template where it has one"
     )
     units: ClassVar[str] = "share of attention"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.3
     null: ClassVar[str] = "attention at the same steps to as many tokens elsewhere in the haystack"
     cite: ClassVar[tuple[str, ...]] = ("lin2025compress",)

@@ -76,6 +76,7 @@ class Successor:
     name: ClassVar[str] = "successor"
     estimand: ClassVar[str] = "share of items for which the head, attending to the item alone, writes the next one most of its list"
     units: ClassVar[str] = "share of pairs"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "next items permuted within a list and spelling"
     kind: ClassVar[RoleKind] = "weights"

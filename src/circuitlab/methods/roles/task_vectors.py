@@ -74,6 +74,7 @@ class TaskVector:
         "that do"
     )
     units: ClassVar[str] = "probability"
+    within: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     threshold: ClassVar[float] = 0.01
     null: ClassVar[str] = "the same with the head's mean over prompts whose demonstrations' answers are dealt anew"
     kind: ClassVar[RoleKind] = "behaviour"

@@ -53,6 +53,7 @@ class TokenPreference:
     name: ClassVar[str] = "token_preference"
     estimand: ClassVar[str] = "share of words whose query scores the key of the same word above those of all other words of a sample"
     units: ClassVar[str] = "share of words"
+    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "words permuted: each query's best key is compared with another word"
     kind: ClassVar[RoleKind] = "weights"

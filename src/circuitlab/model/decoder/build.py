@@ -105,7 +105,7 @@ class _RecordedGeometry:
 
     @property
     def _device(self) -> torch.device:
-        return next(iter(self.run.root.parameters())).device
+        return self.run.device
 
     def tokens(self, length: int) -> Tensor:
         """Two prompts of this length to test on."""
@@ -147,7 +147,8 @@ class _RecordedGeometry:
         """The rotary angles, masks and biases that the model passes to its layers."""
         calls: list[dict[str, Any]] = []
         self.run.entering(self.tokens(length)[:1], lambda _layer, _resid, named: calls.append(named), len(self.run.parts.layers))
-        return [Geometry.of_call(named, length) for named in calls]
+        whole = (Geometry.of_call(named, length) for named in calls)
+        return [replace(where, visible=where.visible.to(self._device)) for where in whole]
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The residual stream entering the first layer."""

@@ -159,7 +159,7 @@ def _filled(out: Tensor, layer_pass: LayerPass, groups: list[tuple[int, list[tup
     base = layer_pass.base
     begun = [StartGroup.of(start, ordered, base, layer_pass.stop) for start, ordered in groups]
     for group, resid in zip(begun, (yield from layer_pass.by_layer(begun)), strict=True):
-        out[group.indices] = torch.where((base.at >= group.start)[None, :, None], resid, out[group.indices])
+        out[group.indices] = torch.where((base.at >= group.start).to(resid.device)[None, :, None], resid, out[group.indices])
 
 
 def _check(edit_set: EditSet, base: BaseRun, stop: int) -> None:

@@ -184,24 +184,23 @@ class Computed:
     model: str
 
     @classmethod
-    @torch.no_grad()
     def of(cls, model: ReadableModel, batch: ContrastBatch, how: KnockoutKind, spots: Sequence[Spot]) -> Computed:
         """Run every corrupt prompt once and average."""
-        labels = _labels(batch, how)
-        kinds = int(labels.max()) + 1
-        counts = torch.bincount(labels[batch.mask], minlength=kinds).double()
-        tables: list[Tensor | None] = [None] * len(spots)
+        return cls.of_kinds(model, batch, (how,), spots)[0]
+
+    @classmethod
+    @torch.no_grad()
+    def of_kinds(cls, model: ReadableModel, batch: ContrastBatch, kinds: Sequence[KnockoutKind], spots: Sequence[Spot]) -> list[Computed]:
+        """Several kinds of values from one run of every corrupt prompt; each is what `of` gives, to the last bit."""
+        sums = [_Sums(how, batch) for how in kinds]
         for pairs in _of_one_length(batch):
             group = batch.select(pairs)
-            kind = labels[pairs, : group.clean.shape[1]].flatten()
             for index, value in enumerate(_captured(model, group, spots)):
                 flat = value.flatten(0, 1).double()
-                table = tables[index]
-                table = flat.new_zeros(kinds, flat.shape[1]) if table is None else table
-                tables[index] = table.index_add_(0, kind.to(flat.device), flat)
-        shares = counts.clamp(min=1)[:, None]
-        means = [table / shares.to(table.device) for table in tables if table is not None]
-        return cls(means, counts, labels, batch, how, digest(model.spec.identity()))
+                for each in sums:
+                    each.add(index, pairs, group.clean.shape[1], flat)
+        about = digest(model.spec.identity())
+        return [cls(each.means(), each.counts, each.labels, batch, each.how, about) for each in sums]
 
     def rows(self, places: Places, chosen: Bool[Tensor, "prompt pos"] | None) -> Int[Tensor, "prompt pos"]:
         """Row of the tables for every position of a run.
@@ -240,6 +239,28 @@ class Computed:
             position = places.end if name == "END" else places.mark(name)
             rows[at == position.cpu()[:, None]] = number
         return rows
+
+
+class _Sums:
+    """Sums of nodes' values over positions of each kind."""
+
+    def __init__(self, how: KnockoutKind, batch: ContrastBatch) -> None:
+        self.how, self.labels = how, _labels(batch, how)
+        self.kinds = int(self.labels.max()) + 1
+        self.counts = torch.bincount(self.labels[batch.mask], minlength=self.kinds).double()
+        self._tables: dict[int, Tensor] = {}
+
+    def add(self, index: int, pairs: Sequence[int], length: int, flat: Float[Tensor, "place width"]) -> None:
+        """The values of node number ``index`` at every position of some pairs."""
+        kind = self.labels[list(pairs), :length].flatten().to(flat.device)
+        if index not in self._tables:
+            self._tables[index] = flat.new_zeros(self.kinds, flat.shape[1])
+        self._tables[index].index_add_(0, kind, flat)
+
+    def means(self) -> list[Float[Tensor, "kind width"]]:
+        """For each node, the mean over each kind of position."""
+        shares = self.counts.clamp(min=1)[:, None]
+        return [table / shares.to(table.device) for _, table in sorted(self._tables.items())]
 
 
 def _labels(batch: ContrastBatch, how: KnockoutKind) -> Int[Tensor, "pair pos"]:

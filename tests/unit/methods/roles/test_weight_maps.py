@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from circuitlab.core.errors import ModelError, UnknownNameError
+from circuitlab.execute import effective_ov
 from circuitlab.execute.composition import composition_scores
 from circuitlab.execute.effective_ov import EffectiveOV
 from circuitlab.execute.ov_eigenvalues import ov_eigenvalues
@@ -55,7 +56,7 @@ def test_effective_ov_equals_the_whole_map_up_to_a_factor(family, reads) -> None
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 @torch.no_grad()
 def test_the_top_of_the_vocabulary_equals_a_full_sort(family, monkeypatch) -> None:
-    monkeypatch.setattr("circuitlab.execute.effective_ov._BLOCK", 7)  # the vocabulary in pieces, the last one short
+    monkeypatch.setattr("circuitlab.execute.effective_ov._STEP", 7)  # the vocabulary in pieces, the last one short
     slow, model = _models(family)
     embedding = slow.embedding()
     stream = embedding + slow.first_mlp(embedding)
@@ -65,6 +66,19 @@ def test_the_top_of_the_vocabulary_equals_a_full_sort(family, monkeypatch) -> No
         for layer, head in HEADS:
             order = (sign * slow.ov_map(layer, head, stream if layer else embedding)).argsort(-1, descending=True)
             assert value[layer, head] == pytest.approx(np.mean([word in order[word, :3] for word in words]))
+
+
+@torch.no_grad()
+def test_heads_that_write_no_target_so_much_are_left_early_and_no_hit_is_lost(monkeypatch) -> None:
+    model, targets = tiny_model("llama"), torch.tensor([3, 41])
+    circuit, shapes = EffectiveOV.of(model, torch.arange(48), "stream"), []
+    whole = circuit.among_top(1, targets, 2)
+    extreme = effective_ov._extreme
+    monkeypatch.setattr(effective_ov, "_STEP", 8)
+    monkeypatch.setattr(effective_ov, "_extreme", lambda logits, *how: shapes.append(len(logits)) or extreme(logits, *how))
+    assert all(torch.equal(*both) for both in zip(circuit.among_top(1, targets, 2), whole, strict=True))
+    assert all(0 < int(hits.sum()) < hits.numel() / 4 for hits in whole)
+    assert shapes[0] == 4 * 48 and shapes[-1] < shapes[0] / 2
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])

@@ -46,6 +46,7 @@ def test_every_role_from_weights_is_tested() -> None:
     assert {role.name for role in ROLES} == {name for name, cls in role_classes().items() if cls.kind == "weights"}
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_random_model_of_every_family_earns_no_role(family) -> None:
     model = random_model(family)
