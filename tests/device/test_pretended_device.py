@@ -12,6 +12,7 @@ import torch
 import circuitlab as cl
 from circuitlab.execute.contract import weights_only
 from circuitlab.execute.needs import refusal
+from circuitlab.execute.reference import with_reference
 from circuitlab.methods import get_method, method_classes
 from circuitlab.metrics import METRICS, get_metric
 from circuitlab.model.batch import ContrastBatch
@@ -92,7 +93,10 @@ def test_parameters_of_methods_change_nothing(name, params) -> None:
 def test_metrics(name) -> None:
     host, there = models("llama")
     batch = tiny_batch(host)
-    ours, theirs = (get_metric(name)(model.logits(batch.clean, batch.end), batch).cpu() for model in (host, there))
+    metric = get_metric(name)
+    ours, theirs = (
+        metric(model.logits(batch.corrupt, batch.end), with_reference(model, metric, batch)).cpu() for model in (host, there)
+    )
     assert torch.equal(ours, theirs)
 
 
