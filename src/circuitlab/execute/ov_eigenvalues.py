@@ -42,11 +42,11 @@ def ov_eigenvalues(model: Model, n: int, reads: Reads, draws: int, seed: int) ->
     shape = (model.spec.n_layers, model.spec.n_heads)
     frames = list(random_frames(model.spec.d_model, model.decoder.blocks[0].d_head, draws, seed))
     value, null = np.zeros(shape, np.float32), np.zeros((draws, *shape), np.float32)
-    read = met = torch.empty(0)
+    read: torch.Tensor | None = None
     for layer in range(model.spec.n_layers):
         heads, before = HeadMatrices.of(model, layer), read
         read = circuit.normed(layer)
-        if not torch.equal(read, before):  # later layers read the same, unless their norms scale it differently
+        if before is None or not torch.equal(read, before):  # later layers read the same, unless their norms scale it differently
             met = read.T @ columns  # what is read, times what is written, summed over tokens
         written = model.weights.final_norm.linear(heads.o)
         values, wanted = heads.shared(heads.v), met @ written.transpose(-1, -2)

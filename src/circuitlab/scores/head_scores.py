@@ -348,11 +348,10 @@ class HeadScores:
         dataset, provenance = read_dataset(Path(path), _FORMAT)
 
         def build() -> HeadScores:
-            marks = [str(mark) for mark in dataset["mark"].values] if "mark" in dataset.dims else None
-            scores = cls.build({str(name): values.values for name, values in dataset.data_vars.items()}, provenance, marks)
-            if not scores.parts:
+            marks = list(map(str, dataset["mark"].values)) if "mark" in dataset.dims else None
+            if not dataset.data_vars:
                 raise BadParameterError("It holds no score of any node.", "Store at least one part.")
-            return scores
+            return cls.build({str(name): part.values for name, part in dataset.items()}, provenance, marks)
 
         return built_as_stored(Path(path), build)
 
