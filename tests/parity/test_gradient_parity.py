@@ -59,7 +59,8 @@ def test_dropped_gradients_too(monkeypatch, site: str, reduce: str) -> None:
     batch, method = tiny_batch(model, 4, unequal=True), AttributionPatchingStar(site=site, reduce=reduce)
     short = method(model, batch, METRIC)
     monkeypatch.setattr(
-        "circuitlab.methods.atp_star.EffectEstimator", lambda effects, decoder, whole: EffectEstimator(effects, decoder, whole=not whole)
+        "circuitlab.methods.atp_star.EffectEstimator",
+        lambda effects, decoder, whole, drops: EffectEstimator(effects, decoder, whole=not whole, drops=drops),
     )
     whole = method(model, batch, METRIC)
     for part in short.parts:

@@ -171,7 +171,12 @@ def run_experiment(
     def read(document: Document) -> ExperimentRecord:
         return msgspec.convert(document.result | about | {"seconds": document.environment.seconds}, ExperimentRecord)
 
-    codec = RECORDS.checked(lambda document: read(document).drawings())
+    def check(document: Document) -> None:
+        record = read(document)
+        if record.gate.met:
+            context.experiment.draw(record.results, "")
+
+    codec = RECORDS.checked(check)
     document, _ = context.store.get_or_compute(context.identity(), codec, lambda: _measured(context))
     return read(document)
 

@@ -349,7 +349,7 @@ class HeadScores:
 
         def build() -> HeadScores:
             marks = list(map(str, dataset["mark"].values)) if "mark" in dataset.dims else None
-            if not dataset.data_vars:
+            if not any(name in dataset for name in PARTS):
                 raise BadParameterError("It holds no score of any node.", "Store at least one part.")
             return cls.build({str(name): part.values for name, part in dataset.items()}, provenance, marks)
 

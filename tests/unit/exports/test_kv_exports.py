@@ -51,7 +51,9 @@ def test_so_many_heads_have_full_attention(table, tmp_path, full, heads) -> None
 def test_values_themselves_are_exact_and_refused_where_they_are_no_gates(table, tmp_path) -> None:
     gates = cl.exports.write_duo_attention(table, tmp_path, roles=["echo", "induction"], full=None)
     np.testing.assert_array_equal(gates.values, kv_values(table, ["echo", "induction"]))
-    large = dataclasses.replace(table.scores["induction"], values=table.scores["induction"].values * 3)
+    induction = table.scores["induction"]
+    about = dataclasses.replace(induction.provenance, within=None)
+    large = dataclasses.replace(induction, values=induction.values * 3, provenance=about)
     with pytest.raises(BadParameterError, match=r"gates lie in \[0, 1\]"):
         cl.exports.write_duo_attention(RoleTable(table.model, {"induction": large}), tmp_path, full=None)
 

@@ -43,7 +43,6 @@ class Positional(OnText):
     name: ClassVar[str] = "positional"
     estimand: ClassVar[str] = "share of the pattern's variance explained by the positions of query and key, beyond the first token"
     units: ClassVar[str] = "share of variance"
-    within: ClassVar[tuple[float, float]] = (0.0, 1.0)
     threshold: ClassVar[float] = 0.5
     null: ClassVar[str] = "the same weights with the keys of each query in random order, which gives 0 on average"
     kind: ClassVar[RoleKind] = "attention"
