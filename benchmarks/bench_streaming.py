@@ -8,7 +8,8 @@ Random weights say how fast and how exact streaming is, and nothing about models
 precision is checked with are not counted. Processor seconds are those of the whole sweep, with reading, conversion of weights, the
 unedited runs in float32 and that check; making the weights and loading the model are not in it. The GEMM rate is the median of products
 of 1,280 positions with the MLP's input projection (most operations are in products of this shape), in the dtype of the sweep, on the same
-threads, before and after the sweep. ``peak_gib`` is the most that the process held during the sweep.
+threads, before and after the sweep. ``peak_gib`` is the most that the process held during the sweep; ``load_peak_gib`` is the most while the
+model was loaded (tested and hashed), which comes first.
 """
 
 from __future__ import annotations
@@ -98,9 +99,9 @@ def random_weight(noise: Any, shape: tuple[int, ...], start: int) -> Any:
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
     count = shape[0] * shape[1]
-    shifted = noise.roll(start)
-    flat = shifted.repeat(-(-count // len(noise)))[:count] if count > len(noise) else shifted[:count]
-    return (flat.view(shape) / shape[1] ** 0.5).to(torch.bfloat16)
+    shifted = (noise.roll(start) / shape[1] ** 0.5).to(torch.bfloat16)
+    flat = shifted.repeat(-(-count // len(noise)))[:count] if count > len(noise) else shifted[:count].clone()
+    return flat.view(shape)
 
 
 def swept(folder: Path, precision: str) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def swept(folder: Path, precision: str) -> dict[str, Any]:
     batch, method = pair_of(model), cl.methods.ActivationPatching(parts="heads", precision=precision)
     before, rate = gemm_rate(model, precision), model.source.reading
     plan, read, waited = plan_of(method, model, batch), rate.bytes, rate.waited
+    load_peak = _peak_mb() * 2**20
     _forget_peak()
     started, cpu = time.perf_counter(), time.process_time()
     scores = method(model, batch, LogitDiff())
@@ -134,6 +136,7 @@ def swept(folder: Path, precision: str) -> dict[str, Any]:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "load_seconds": round(loading, 1),
+        "load_peak_gib": round(load_peak / _GIB, 2),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "predicted_seconds": round(plan.seconds, 1),

@@ -186,6 +186,7 @@ _STREAMED = {
     "positions": "changed positions",
     "precision": "precision",
     "load_seconds": "seconds to load and test every layer",
+    "load_peak_gib": "peak memory in GiB while loading",
     "predicted_seconds": "seconds, predicted",
     "seconds": "seconds, measured",
     "cpu_seconds": "processor seconds",

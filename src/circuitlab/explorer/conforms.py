@@ -1,10 +1,12 @@
-"""Whether a part of a payload has the form that the schema gives it: what `schema.json` uses of JSON Schema."""
+"""Whether a part of a payload has the form that the schema gives it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from circuitlab.core.errors import ScoreFileError
 from circuitlab.explorer.packed import unpack
@@ -12,7 +14,7 @@ from circuitlab.explorer.schema import payload_schema
 
 __all__ = ["require_conforming"]
 
-_TYPES: dict[str, Any] = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
+_LONGEST = 60
 
 
 def require_conforming(part: str, value: Any) -> None:
@@ -35,63 +37,32 @@ def require_conforming(part: str, value: Any) -> None:
     >>> require_conforming("level", 0.05)
     >>> require_conforming("level", "0.05")
     Traceback (most recent call last):
-    circuitlab.core.errors.ScoreFileError: level is '0.05', not of type number. Compute it again.
+    circuitlab.core.errors.ScoreFileError: level is '0.05', not of type 'number'. Compute it again.
     """
-    _check(payload_schema()["properties"][part], value, part)
+    schema = payload_schema()["properties"][part] | {"$defs": payload_schema()["$defs"]}
+    error = next(_validator()(schema).iter_errors(value), None)
+    if error is not None:
+        shown = repr(error.instance)
+        shown = shown if len(shown) < _LONGEST else shown[: _LONGEST - 3] + "..."
+        what = f"{part}{error.json_path.removeprefix('$')} is {shown}, not of {error.validator} {error.validator_value!r}."
+        raise ScoreFileError(what, "Compute it again.")
 
 
-def _check(schema: Mapping[str, Any], value: Any, where: str) -> None:
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        _check(payload_schema()["$defs"][name], value, where)
-        if name == "packed":
-            unpack(value)  # which its shape may not fit
-    if "type" in schema and not _is(schema["type"], value):
-        raise _misfit(where, value, f"of type {schema['type']}")
-    if "enum" in schema and value not in schema["enum"]:
-        raise _misfit(where, value, f"one of {schema['enum']}")
-    if "minimum" in schema and value is not None and not value >= schema["minimum"]:
-        raise _misfit(where, value, f"at least {schema['minimum']}")
-    if "pattern" in schema and not re.search(schema["pattern"], value):
-        raise _misfit(where, value, f"like {schema['pattern']}")
-    if isinstance(value, dict):
-        _check_object(schema, value, where)
-    elif isinstance(value, list):
-        _check_array(schema, value, where)
+@cache
+def _validator() -> Any:
+    """The class of validators in which a number may be null, as NaN is stored, and the bytes of packed numbers have to fit their shape."""
+    known = Draft202012Validator.TYPE_CHECKER
+    checker = known.redefine("number", lambda _, value: value is None or known.is_type(value, "number"))
+    return validators.extend(Draft202012Validator, {"minimum": _minimum, "$ref": _ref}, type_checker=checker)
 
 
-def _check_object(schema: Mapping[str, Any], value: dict[str, Any], where: str) -> None:
-    known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
-    for name in schema.get("required", ()):
-        if name not in value:
-            raise _misfit(where, sorted(value), f"with {name!r}")
-    for name, inner in value.items():
-        if name in known:
-            _check(known[name], inner, f"{where}.{name}")
-        elif more is False:
-            raise _misfit(where, name, f"one of {sorted(known)}")
-        elif isinstance(more, dict):
-            _check(more, inner, f"{where}.{name}")
+def _minimum(validator: Any, least: float, value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+    if value is not None:
+        yield from Draft202012Validator.VALIDATORS["minimum"](validator, least, value, schema)
 
 
-def _check_array(schema: Mapping[str, Any], value: list[Any], where: str) -> None:
-    if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
-        raise _misfit(where, len(value), f"of {schema.get('minItems', 0)} entries or more")
-    first = schema.get("prefixItems", ())
-    for at, inner in enumerate(value):
-        if at < len(first) or "items" in schema:
-            _check(first[at] if at < len(first) else schema["items"], inner, f"{where}[{at}]")
-
-
-def _is(names: str | list[str], value: Any) -> bool:
-    return any(
-        value is None  # NaN is stored as null
-        if name == "null" or (name == "number" and value is None)
-        else isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
-        for name in ([names] if isinstance(names, str) else names)
-    )
-
-
-def _misfit(where: str, value: Any, wanted: str) -> ScoreFileError:
-    shown = repr(value)
-    return ScoreFileError(f"{where} is {shown if len(shown) < 60 else shown[:57] + '...'}, not {wanted}.", "Compute it again.")  # noqa: PLR2004
+def _ref(validator: Any, ref: str, value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+    wrong = list(Draft202012Validator.VALIDATORS["$ref"](validator, ref, value, schema))
+    yield from wrong
+    if ref == "#/$defs/packed" and not wrong:
+        unpack(value)
