@@ -8,8 +8,8 @@ Random weights say how fast and how exact streaming is, and nothing about models
 precision is checked with are not counted. Processor seconds are those of the whole sweep, with reading, conversion of weights, the
 unedited runs in float32 and that check; making the weights and loading the model are not in it. The GEMM rate is the median of products
 of 1,280 positions with the MLP's input projection (most operations are in products of this shape), in the dtype of the sweep, on the same
-threads, before and after the sweep. ``peak_gib`` is the most that the process held during the sweep; ``load_peak_gib`` is the most while the
-model was loaded (tested and hashed), which comes first.
+threads, before and after the sweep. ``peak_gib`` is the most that the process held during the sweep; ``load_peak_gib`` is the most while
+the model was loaded (tested and hashed), which comes first.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["between", "page", "scaling", "table"]
+from marked_table import MarkedTable
+
+__all__ = ["PLACE", "page", "scaling", "table"]
 
 ROOT = Path(__file__).parents[1]
-START, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- speed ends -->"
+PLACE = MarkedTable("speed", "table.py")
 RESULTS = ROOT / "benchmarks/results"
 _AXES = {
     "pairs": "pairs",
@@ -78,17 +80,9 @@ def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def between(text: str) -> str:
-    """What a page holds between the two marks."""
-    return text.split(START)[1].split(END, maxsplit=1)[0].strip()
-
-
 def main() -> None:
     """Rewrite the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n{page()}\n{END}{after}", encoding="utf-8")
+    PLACE.write(page())
 
 
 if __name__ == "__main__":

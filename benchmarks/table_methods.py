@@ -1,7 +1,4 @@
-"""Rewrite the README's table of methods from benchmarks/results/methods.jsonl: `.venv/bin/python benchmarks/table_methods.py`.
-
-The table goes between the two marks below; put them where it should stand before the first run.
-"""
+"""Rewrite the README's table of methods from benchmarks/results/methods.jsonl: `.venv/bin/python benchmarks/table_methods.py`."""
 
 from __future__ import annotations
 
@@ -9,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["END", "START", "between", "table"]
+from marked_table import MarkedTable
+
+__all__ = ["PLACE", "table"]
 
 ROOT = Path(__file__).parents[1]
-START, END = "<!-- methods: made by benchmarks/table_methods.py -->", "<!-- methods end -->"
+PLACE = MarkedTable("methods", "table_methods.py")
 _STAGES = ("model_seconds", "training_seconds", "encoding_seconds", "scoring_seconds")
 
 
@@ -42,20 +41,10 @@ def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def between(text: str) -> str:
-    """What a page holds between the two marks."""
-    return text.split(START)[1].split(END, maxsplit=1)[0].strip()
-
-
 def main() -> None:
     """Rewrite the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise SystemExit(f"README.md has no place for the table of methods. Put these two lines where it should stand:\n{START}\n{END}")
-    lines = [json.loads(line) for line in (ROOT / "benchmarks/results/methods.jsonl").read_text(encoding="utf-8").splitlines()]
-    before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n{table(lines)}\n{END}{after}", encoding="utf-8")
+    lines = (ROOT / "benchmarks/results/methods.jsonl").read_text(encoding="utf-8").splitlines()
+    PLACE.write(table([json.loads(line) for line in lines]))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
-"""Rewrite the README's table of studies from benchmarks/results/studies.jsonl: `.venv/bin/python benchmarks/table_studies.py`.
-
-The table goes between the two marks below; put them where it should stand before the first run.
-"""
+"""Rewrite the README's table of studies from benchmarks/results/studies.jsonl: `.venv/bin/python benchmarks/table_studies.py`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from bench_study import kept
+from marked_table import MarkedTable
 
-__all__ = ["END", "START", "between", "table"]
+__all__ = ["PLACE", "table"]
 
-ROOT = Path(__file__).parents[1]
-START, END = "<!-- studies: made by benchmarks/table_studies.py -->", "<!-- studies end -->"
+PLACE = MarkedTable("studies", "table_studies.py")
 _GROUPS = {"explorer: ": "explorer", "build: ": "figures and pages"}
 _DEAREST = 3
 
@@ -40,19 +36,9 @@ def group_of(name: str) -> str:
     return f"`{name.rpartition(' x ')[2]}`" if " x " in name else name
 
 
-def between(text: str) -> str:
-    """What a page holds between the two marks."""
-    return text.split(START)[1].split(END, maxsplit=1)[0].strip()
-
-
 def main() -> None:
     """Rewrite the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise SystemExit(f"README.md has no place for the table of studies. Put these two lines where it should stand:\n{START}\n{END}")
-    before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n{table(kept())}\n{END}{after}", encoding="utf-8")
+    PLACE.write(table(kept()))
 
 
 if __name__ == "__main__":

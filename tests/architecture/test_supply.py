@@ -8,13 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import supply
+from project_rules import _normal, unpinned
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / ".ci"))
-
-import supply  # noqa: E402 - scripts of continuous integration are no package
-from project_rules import _normal, unpinned  # noqa: E402
-
 TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 LOCKED = supply.entries(TEXT)
 PINS = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE))

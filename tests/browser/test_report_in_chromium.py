@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from made_up_study import made_up_study
 
 from circuitlab.studies.build import build_figures
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "figures"))
-from made_up_study import made_up_study
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from fuzzing import odd_json
 
 import circuitlab.studies.build as building
 from circuitlab import Study
@@ -20,10 +21,6 @@ from circuitlab.studies.report.analyses import analysis_tables
 from circuitlab.studies.results import collect
 
 from .conftest import command
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from fuzzing import odd_json
 
 ANALYSES = """
 [circuits]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
+import bench_study
 import pytest
+import table_studies
 
 from circuitlab.execute.contract import weights_only
 from circuitlab.methods import list_methods, method_classes
 from circuitlab.studies.load import load_study
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import bench_study  # noqa: E402 - benchmarks are no package
-import table_studies  # noqa: E402
-
-
 def busy(seconds: float) -> None:
     stop = time.process_time() + seconds
     while time.process_time() < stop:
@@ -65,13 +60,11 @@ def test_the_table_adds_up_methods_and_says_what_is_dearest() -> None:
     parts |= {"build: report_page": [20.0, 10.0]}
     text = table_studies.table([{"study": "core", "threads": 2, "cpu_seconds": 200.0, "seconds": 120.0, "parts": parts}])
     assert text.splitlines()[2] == "| `figures/core.toml` | 2.0 | 3.3 | 2 | `eap` 60%, explorer 30%, figures and pages 10% |"
-    page = f"before\n{table_studies.START}\n{text}\n{table_studies.END}\nafter"
-    assert table_studies.between(page) == text
 
 
 def test_the_readme_shows_the_kept_lines() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table_studies.between(readme) == table_studies.table(bench_study.kept()), "run benchmarks/table_studies.py"
+    assert table_studies.PLACE.between(readme) == table_studies.table(bench_study.kept()), "run benchmarks/table_studies.py"
 
 
 def test_the_study_of_every_method_leaves_none_out() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,35 +12,34 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 
 
-def module(name: str):
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
-        found = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = found
-        spec.loader.exec_module(found)
-        return found
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
 @pytest.fixture(scope="module")
 def lines() -> list[dict]:
     return [json.loads(line) for line in (BENCHMARKS / "results" / "patching.jsonl").read_text().splitlines()]
 
 
 def test_the_readme_shows_the_stored_lines(lines) -> None:
-    table = module("table")
-    shown = table.between((ROOT / "README.md").read_text(encoding="utf-8"))
+    table = import_module("table")
+    shown = table.PLACE.between((ROOT / "README.md").read_text(encoding="utf-8"))
     assert shown == table.page()
     assert shown.startswith(table.table(lines))
     changed = [{**lines[0], "seconds": lines[0]["seconds"] + 1}, *lines[1:]]
     assert not shown.startswith(table.table(changed))
 
 
+def test_a_table_is_written_between_its_marks_and_nothing_else_changes(tmp_path) -> None:
+    place, page = import_module("marked_table").MarkedTable("speed", "table.py"), tmp_path / "page.md"
+    page.write_text(f"before\n{place.start}\nold\n{place.end}\nafter\n", encoding="utf-8")
+    place.write("| new |", page)
+    assert page.read_text(encoding="utf-8") == f"before\n{place.start}\n| new |\n{place.end}\nafter\n"
+    assert place.between(page.read_text(encoding="utf-8")) == "| new |"
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no place"):
+        place.write("| new |", page)
+
+
 def test_every_line_has_every_key(lines) -> None:
     keys = {"sweep", "seconds", "peer", "peer_seconds", "ratio", "efficiency", "gemm_gflops", "peak_mb", "peer_peak_mb", "max_abs_diff"}
-    assert [line["sweep"] for line in lines] == list(module("sweeps").SWEEPS)
+    assert [line["sweep"] for line in lines] == list(import_module("sweeps").SWEEPS)
     for line in lines:
         assert keys <= set(line)
         assert (line["ratio"] is None) == (line["peer"] is None)
@@ -64,5 +62,5 @@ def test_unavoidable_operations_are_counted_by_hand() -> None:
     unedited = 2 * 3 * 2 * (keys + query_and_output + mlp)
     first = mlp + (keys + query_and_output + mlp + 4 * 8 * 3)  # patched in layer 0: its MLP, then all of layer 1
     second = mlp
-    found = module("flops").cone_flops(model, batch, "heads", by_position=False)
+    found = import_module("flops").cone_flops(model, batch, "heads", by_position=False)
     assert found == pytest.approx(unedited + first + second, rel=0.02)

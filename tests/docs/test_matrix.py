@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from bench_matrix import PAGE, RESULTS, cells, page, passes, saved, table
+
+from circuitlab.methods import list_methods
+from circuitlab.tasks import list_tasks
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from bench_matrix import PAGE, RESULTS, cells, page, passes, saved, table  # noqa: E402 - benchmarks are no package
-
-from circuitlab.methods import list_methods  # noqa: E402
-from circuitlab.tasks import list_tasks  # noqa: E402
-
 CHEAP = 10.0
 
 

@@ -6,12 +6,13 @@ import ast
 import inspect
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import typer
+import write
 import yaml
+from writers import methods, page, reference
 
 import circuitlab as cl
 from circuitlab.cli.main import app
@@ -20,11 +21,6 @@ from circuitlab.methods import list_methods
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS))
-
-import write  # noqa: E402 - the documentation's scripts are no package
-from writers import methods, page, reference  # noqa: E402
-
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 SHELLS = ("bash", "shell", "console", "sh")
 LANGUAGES = {"python", "{.python .no-run}", "pycon", "text", "toml", "csv", *SHELLS, ""}

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import bench_cost
+import flops
 import pytest
+from cost_model import METHODS, SHAPES, Prompts, Shape, operations
+from writers import scaling
 
 ROOT = Path(__file__).parents[2]
-for folder in ("benchmarks", "docs"):
-    sys.path.insert(0, str(ROOT / folder))
-
-import bench_cost  # noqa: E402 - benchmarks and the documentation's scripts are no packages
-import flops  # noqa: E402
-from cost_model import METHODS, SHAPES, Prompts, Shape, operations  # noqa: E402
-from writers import scaling  # noqa: E402
-
 SMALL = Shape(layers=3, heads=4, kv_heads=2, d_model=32, d_mlp=48, d_head=8)
 
 

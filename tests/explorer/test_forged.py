@@ -6,12 +6,12 @@ import json
 import random
 import re
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
 import jsonschema
 import pytest
+from fuzzing import odd_json
 
 from circuitlab.core.errors import CircuitlabError
 from circuitlab.core.provenance import digest
@@ -21,10 +21,6 @@ from circuitlab.explorer.payload import build_payload, payload_json
 from circuitlab.explorer.stored import ATTENTION, gather, page_records
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.store import Cache, Documents
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from fuzzing import odd_json
 
 METHOD = "activation_patching"
 KINDS = ["roles", "attention", "cards", "evaluations", "analyses"]
@@ -78,7 +74,7 @@ def others(payload: dict, kind: str) -> dict:
 def test_a_page_shows_all_but_what_was_forged(everything, tmp_path, check, kind) -> None:
     store, runs = everything
     whole, choose, left_out = build_payload(gather(store, runs)), random.Random(kind), 0
-    for _ in range(12):
+    for _ in range(7):
         shutil.rmtree(tmp_path, ignore_errors=True)
         shutil.copytree(store.root, tmp_path)
         forged(choose.choice(sorted((tmp_path / kind).glob("*.json"))), choose)
@@ -89,7 +85,7 @@ def test_a_page_shows_all_but_what_was_forged(everything, tmp_path, check, kind)
         payload_json(payload)
         assert others(payload, kind) == others(whole, kind)
         left_out += any(re.search(rf"{kind}.*left out", str(one.message)) for one in said)
-    assert left_out >= 3, "hardly any change mattered"
+    assert left_out >= 2, "hardly any change mattered"
 
 
 def test_names_of_records_reach_no_file_outside_the_store(everything, tmp_path) -> None:

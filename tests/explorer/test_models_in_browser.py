@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from chromium import accessibility_problems, chromium, visit
+from npm_tools import install_packages
 
 import circuitlab as cl
 from circuitlab.explorer.page import explorer_page
 from circuitlab.model.toy import build_planted
-
-sys.path.insert(0, str(Path(__file__).parent))
-from chromium import accessibility_problems, chromium, visit
-from npm_tools import install_packages
 
 pytestmark = pytest.mark.browser
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-
-sys.path.insert(0, str(Path(__file__).parent))
 from chromium import OWN, chromium
+from nbclient import NotebookClient
 
 pytestmark = pytest.mark.browser
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+from chromium import accessibility_problems, chromium, visit
+from npm_tools import install_packages
 
 from circuitlab.explorer.example import Example, example_payload
 from circuitlab.explorer.packed import pack
 from circuitlab.explorer.page import explorer_page
-
-sys.path.insert(0, str(Path(__file__).parent))
-from chromium import accessibility_problems, chromium, visit
-from npm_tools import install_packages
 
 pytestmark = pytest.mark.browser
 
@@ -338,6 +335,7 @@ def test_markup_in_the_data_is_shown_as_text(browser, pages) -> None:
         seen.require_quiet()
 
 
+@pytest.mark.some(scheme=1, phone=1)
 @pytest.mark.parametrize(("scheme", "phone"), [("light", False), ("dark", False), ("light", True), ("dark", True)])
 def test_no_serious_accessibility_problem_in_any_view(browser, pages, scheme, phone) -> None:
     axe = install_packages() / "axe-core" / "axe.min.js"

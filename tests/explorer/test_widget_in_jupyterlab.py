@@ -16,8 +16,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from chromium import chromium
 
 import circuitlab

@@ -30,7 +30,7 @@ REAL_SITES = [
 ]
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(3)
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("site", "position"), REAL_SITES)

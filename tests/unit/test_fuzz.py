@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fuzzing
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from circuitlab.explorer.example import Example, example_payload
 from circuitlab.explorer.page import explorer_page
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import fuzzing
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 SHORT = settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)

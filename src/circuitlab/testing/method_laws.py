@@ -82,7 +82,7 @@ def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Ite
             yield from in_every_mode(method, family, scores)
         yield _dead_head(method, family)
         if family in RELABELLED:
-            yield relabelling(method, family)
+            yield relabelling(method, family, scores)
         if family != "gemma2":  # with a softcap, logits are not linear in the unembedding
             yield _scale(method, family, scores)
     yield from _planted(method)

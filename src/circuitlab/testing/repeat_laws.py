@@ -57,13 +57,11 @@ def round_trip(_m: Method, _model: Model, _b: ContrastBatch, scores: HeadScores,
     yield law_on_family("provenance round trip", family, worst + float(not same), 0.0)
 
 
-def relabelling(method: Method, family: str) -> LawResult:
-    """Heads keep their scores where their key/value groups change places."""
-    plain, turned = load_model(tiny_hf(family)), load_model(relabel_heads(tiny_hf(family), [1, 0]))
-    batch = tiny_batch(plain)
-    scores, other = method(plain, batch, _METRIC), method(turned, batch, _METRIC)
-    heads = scores.values("heads")
-    size = plain.spec.n_heads // plain.spec.n_kv_heads
+def relabelling(method: Method, family: str, scores: HeadScores) -> LawResult:
+    """Heads keep their scores, those of the tiny batch, where their key/value groups change places."""
+    turned = load_model(relabel_heads(tiny_hf(family), [1, 0]))
+    heads, other = scores.values("heads"), method(turned, tiny_batch(turned), _METRIC)
+    size = turned.spec.n_heads // turned.spec.n_kv_heads
     moved = np.concatenate([heads[..., size:], heads[..., :size]], axis=-1)
     return law_on_family("head relabelling", family, distance(other.values("heads"), moved), 1e-4 * unit(scores))
 

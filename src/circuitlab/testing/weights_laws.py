@@ -48,7 +48,7 @@ def weights_laws(method: Method, families: tuple[str, ...]) -> Iterator[LawResul
         if family in _DROPOUT:
             yield from in_every_mode(method, family, scores)
         if family in RELABELLED:
-            yield relabelling(method, family)
+            yield relabelling(method, family, scores)
     for family in _HOOKS_ALONE:
         yield _refusal(method, load_model(tiny_hf(family)), family)
 

@@ -15,15 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_up_study import made_up_study
 
 import circuitlab.studies.build as building
 from circuitlab.core.errors import StoreError
 from circuitlab.studies.build import build_figures, check_figures, write_report
 from circuitlab.studies.load import load_study
 from circuitlab.tasks import tasks_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "figures"))
-from made_up_study import made_up_study
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from test_run import STUDY, Fake
 
 from circuitlab.core.errors import StoreError
 from circuitlab.store import Cache
@@ -13,10 +11,6 @@ from circuitlab.studies.load import load_study
 from circuitlab.studies.on_workers import hand_out
 from circuitlab.studies.work import Work, cells_of
 from circuitlab.workflows.terminal import SilentProgress
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from test_run import STUDY, Fake
 
 ANALYSIS = "\n[agreement]\n"
 

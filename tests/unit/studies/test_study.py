@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from made_up_study import made_up_study
 
 from circuitlab import Study, TopK
 from circuitlab.comparison import compare_tasks
 from circuitlab.core.errors import CircuitlabError, StoreError, UnknownNameError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "figures"))
-from made_up_study import made_up_study
 
 
 def test_a_finished_study_runs_nothing_and_reads_compares_and_builds(tmp_path) -> None:

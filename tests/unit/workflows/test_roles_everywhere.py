@@ -33,7 +33,7 @@ def letters() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="_", bos_token="^")
 
 
-@pytest.mark.by_turns(16)
+@pytest.mark.by_turns(32)
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_every_role_is_measured_or_refused_with_a_reason(family) -> None:
     model = load_model(tiny_hf(family), tokenizer=letters(), name=f"tiny-{family}")

@@ -181,11 +181,21 @@ def stream_faults(root: Any, parts: ModelParts, tokens: Tensor) -> dict[Site, st
     for anew in (False, True):
         seen = _streams(run, tokens, at, served, layers, anew=anew)
         faults = _unlike(seen, parts, anew=anew) | faults
-    for site in served:
-        back = run.logits(tokens, at, [(site, n) for n in layers], lambda _site, _layer, value: value.clone())
-        if not _near(back, plain):
-            faults.setdefault(site, "writing its own value back changes the logits")
-    return faults
+    return _unlike_written_back(run, tokens, served, plain) | faults
+
+
+def _unlike_written_back(run: HookedRun, tokens: Tensor, served: Sequence[Site], plain: Tensor) -> dict[Site, str]:
+    """Sites where a site's own value, written back, changes the logits: all in one run first, and each alone only if that changes them."""
+    at = torch.full((len(tokens),), tokens.shape[1] - 1)
+
+    def changes(sites: Sequence[Site]) -> bool:
+        every = [(site, layer) for site in sites for layer in range(len(run.parts.layers))]
+        return not _near(run.logits(tokens, at, every, lambda _site, _layer, value: value.clone()), plain)
+
+    if not changes(served):
+        return {}
+    why = "writing its own value back changes the logits"
+    return {site: why for site in served if changes([site])} or dict.fromkeys(served, f"{why}, with the other sites of the stream")
 
 
 def _streams(
