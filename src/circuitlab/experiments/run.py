@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from circuitlab.core.errors import BadParameterError
+from circuitlab.core.errors import BadParameterError, CircuitlabError, StoreError
 from circuitlab.core.files import read_bytes, replace_file, require_writable
 from circuitlab.core.html import html_table
 from circuitlab.experiments.registry import get_experiment
 from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
-from circuitlab.store import Cache, Document, Documents
+from circuitlab.store import MISFITS, Cache, Document, Documents
 
 if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
@@ -156,7 +156,7 @@ def run_experiment(
     UnknownNameError
         If there is no such experiment or setting.
     StoreError
-        If the store cannot be written; this is found before anything is run.
+        If the store cannot be written, which is found before anything is run; or if the experiment fails on steps that were read from it.
     """
     context = _context(model, experiment, seed, store, settings)
     require_writable(context.store.root)
@@ -177,7 +177,7 @@ def run_experiment(
             context.experiment.draw(record.results, "")
 
     codec = RECORDS.checked(check)
-    document, _ = context.store.get_or_compute(context.identity(), codec, lambda: _measured(context))
+    document, _ = context.store.get_or_compute(context.identity(), codec, lambda: _gone_on(context))
     return read(document)
 
 
@@ -197,6 +197,19 @@ def _gate(context: ExperimentContext) -> Gate:
         return msgspec.convert(plain, Gate)
 
     return read(context.stored("gate", lambda: msgspec.to_builtins(context.experiment.gate(context)), read=read))
+
+
+def _gone_on(context: ExperimentContext) -> dict[str, Any]:
+    """`_measured`; an error that steps from the store may have caused names their files, which stay where they are."""
+    try:
+        return _measured(context)
+    except MISFITS as error:
+        if isinstance(error, CircuitlabError) or not context.reused:
+            raise
+        files = ", ".join(map(str, context.reused))
+        what = f"Experiment {context.experiment.name!r} failed on data of finished steps ({files}): {type(error).__name__}: {error}."
+        fix = "If another program or version wrote them, move them away; they are then made again. Otherwise the experiment has a fault."
+        raise StoreError(what, fix) from error
 
 
 def _measured(context: ExperimentContext) -> dict[str, Any]:

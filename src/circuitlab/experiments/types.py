@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -107,6 +108,12 @@ class ExperimentContext:
     model: Model
     seed: int
     store: Cache
+    _reused: list[Path] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def reused(self) -> tuple[Path, ...]:
+        """Files of the steps that were not computed but read from the store so far."""
+        return tuple(self._reused)
 
     def stored(
         self,
@@ -137,7 +144,9 @@ class ExperimentContext:
         """
         identity = {**self.identity(), "step": name, "about": about}
         codec = STEPS if read is None else STEPS.checked(lambda document: read(document.result))
-        document, _ = self.store.get_or_compute(identity, codec, compute)
+        document, stored = self.store.get_or_compute(identity, codec, compute)
+        if stored:
+            self._reused.append(self.store.path(identity, codec))
         return document.result
 
     def identity(self) -> dict[str, Any]:

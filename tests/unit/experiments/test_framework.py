@@ -14,13 +14,13 @@ import pytest
 
 import circuitlab.experiments
 from circuitlab.citations import CITATIONS
-from circuitlab.core.errors import BadParameterError, UnknownNameError
+from circuitlab.core.errors import BadParameterError, StoreError, UnknownNameError
 from circuitlab.core.nodes import Head
 from circuitlab.experiments import Claim, Experiment, ExperimentContext, Gate, experiment_classes, get_experiment
 from circuitlab.experiments.catalogue import RESULTS, catalogue, shipped_records
 from circuitlab.experiments.controls import random_heads
 from circuitlab.experiments.run import check_gate, read_record, run_experiment
-from circuitlab.experiments.types import judged
+from circuitlab.experiments.types import STEPS, judged
 from circuitlab.model.toy import build_planted
 from circuitlab.store import Cache
 
@@ -85,6 +85,25 @@ def test_an_interrupted_experiment_goes_on_after_its_last_step(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         run_experiment(model, Counting(fails=True), store=store)
     assert Counting.computed == ["first"]
+
+
+def test_a_step_of_another_form_is_named_and_stays(tmp_path: Path) -> None:
+    model, store = build_planted("copy-gqa").model, Cache(tmp_path)
+    step = {**ExperimentContext(Counting(), model, 0, store).identity(), "step": "first", "about": None}
+    store.put(step, STEPS, {"other": 1.0})
+    with pytest.raises(StoreError, match=r"failed on data of finished steps .*KeyError: 'value'") as said:
+        run_experiment(model, Counting(), store=store)
+    path = store.path(step, STEPS)
+    assert str(path) in str(said.value) and path.exists() and Counting.computed == []
+    path.unlink()
+    assert run_experiment(model, Counting(), store=store).claims[0].verdict == "replicates"
+
+
+def test_a_fault_of_an_experiment_itself_is_raised_as_it_is(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Counting, "_value", lambda self, context: {"other": 1.0})
+    with pytest.raises(KeyError, match="value") as said:
+        run_experiment(build_planted("copy-gqa").model, Counting(), store=Cache(tmp_path))
+    assert not isinstance(said.value, StoreError)
 
 
 def test_seed_settings_and_model_are_part_of_the_identity(tmp_path: Path) -> None:
