@@ -1,6 +1,6 @@
 """Kill a study at random moments, again and again: is a file ever torn, a finished cell ever lost, a temporary file left behind?
 
-    .venv/bin/python benchmarks/bench_kills.py                 200 kills (about five minutes)
+    .venv/bin/python benchmarks/bench_kills.py                 200 kills (5 to 15 minutes)
     .venv/bin/python benchmarks/bench_kills.py --trials 20     the short version, as in the tests
 
 A study of three tasks and three methods on a tiny random-weight Llama is run in a child process, which gets SIGKILL after a random time,
