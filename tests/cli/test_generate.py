@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from circuitlab.model import load_model
 from circuitlab.model.interventions import Knockout, Scale
-from circuitlab.model.interventions.words import EditWords
+from circuitlab.model.interventions.notation import EditWords
 from circuitlab.model.prepare import prepare_batch
 from circuitlab.model.sites import Site
 

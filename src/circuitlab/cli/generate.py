@@ -15,7 +15,7 @@ from circuitlab.core.plain_text import for_terminal
 if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.generate import Decoding, Generation
-    from circuitlab.model.interventions.words import EditWords
+    from circuitlab.model.interventions.notation import EditWords
     from circuitlab.model.protocol import Model
     from circuitlab.tasks.spec import Task
 
@@ -59,7 +59,7 @@ def generate(
     """Continue a prompt, optionally with nodes scaled or knocked out."""
     from circuitlab.model import load_model  # noqa: PLC0415
     from circuitlab.model.generate import Decoding  # noqa: PLC0415
-    from circuitlab.model.interventions.words import EditWords  # noqa: PLC0415
+    from circuitlab.model.interventions.notation import EditWords  # noqa: PLC0415
     from circuitlab.tasks import load_task  # noqa: PLC0415
 
     decoding, edits = Decoding(max_new_tokens, temperature, seed, stop), EditWords.read(scale, knockout)

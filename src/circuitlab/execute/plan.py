@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from circuitlab.model.batch import ContrastBatch
     from circuitlab.model.protocol import Model
 
-__all__ = ["Plan", "Planned", "plan_of", "within_memory"]
+__all__ = ["Plan", "PlansMemory", "plan_of", "within_memory"]
 
 _GIB = 2**30
 _TIMED = 5
@@ -28,7 +28,7 @@ _RATE_SHARE = 0.75
 
 
 @runtime_checkable
-class Planned(Protocol):
+class PlansMemory(Protocol):
     """A method that says how it divides a batch."""
 
     def chunks(self, model: Model, batch: ContrastBatch) -> Chunks:
@@ -75,7 +75,7 @@ def plan_of(method: Any, model: Model, batch: ContrastBatch) -> Plan:
     BadParameterError
         If the method does not say how it divides a batch.
     """
-    if not isinstance(method, Planned):
+    if not isinstance(method, PlansMemory):
         what = f"{method.name} does not say how much memory it takes."
         raise BadParameterError(what, "activation_patching, screened_patching, attribution_patching, atp_star and path_patching do.")
     chunks = method.chunks(model, batch)

@@ -1,6 +1,6 @@
 """Replications of published experiments on any model, one folder each."""
 
 from circuitlab.experiments.registry import experiment_classes, get_experiment
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture
 
-__all__ = ["Claim", "Drawing", "Experiment", "ExperimentContext", "Gate", "experiment_classes", "get_experiment"]
+__all__ = ["Claim", "Experiment", "ExperimentContext", "Gate", "Picture", "experiment_classes", "get_experiment"]

@@ -11,7 +11,7 @@ from circuitlab.core.errors import BadParameterError, CircuitlabError, StoreErro
 from circuitlab.core.files import read_bytes, replace_file, require_writable
 from circuitlab.core.html import html_table
 from circuitlab.experiments.registry import get_experiment
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture
 from circuitlab.store import MISFITS, Cache, Document, Documents
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ExperimentRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The experiment with the settings of this record."""
         return get_experiment(self.experiment, self.settings)
 
-    def drawings(self) -> list[Drawing]:
+    def drawings(self) -> list[Picture]:
         """The figures of this record; none where the gate is not met. Neither torch nor a model is loaded."""
         if not self.gate.met:
             return []

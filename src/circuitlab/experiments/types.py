@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circuitlab.model.protocol import Model
     from circuitlab.scores.intervals import Interval
 
-__all__ = ["STEPS", "VERDICTS", "Claim", "Drawing", "Experiment", "ExperimentContext", "Gate", "Verdict", "interval_words", "judged"]
+__all__ = ["STEPS", "VERDICTS", "Claim", "Experiment", "ExperimentContext", "Gate", "Picture", "Verdict", "interval_words", "judged"]
 
 Verdict = Literal["replicates", "in part", "does not replicate", "cannot be asked"]
 
@@ -74,7 +74,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = "cannot be asked"
 
 
-class Drawing(NamedTuple):
+class Picture(NamedTuple):
     """A figure of an experiment: a short name for its file, the figure, and a sentence on how to read it."""
 
     name: str
@@ -209,7 +209,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """``published`` in the same order, each with what was measured and its verdict; reads plain data and loads no model."""
         raise NotImplementedError
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """The figures; imports neither torch nor transformers. ``subtitle`` names the model and the settings."""
         raise NotImplementedError
 

@@ -73,11 +73,11 @@ def _check_streaming(spec: StudySpec, method: Any) -> None:
     """Raise unless a method can run with the study's ``stream`` and ``memory``."""
     from circuitlab.execute.memory import gibibytes  # noqa: PLC0415 - only needed once the file is valid
     from circuitlab.execute.needs import streaming_fault  # noqa: PLC0415
-    from circuitlab.execute.plan import Planned  # noqa: PLC0415
+    from circuitlab.execute.plan import PlansMemory  # noqa: PLC0415
 
     if spec.memory is not None:
         gibibytes(spec.memory)
-        if not isinstance(method, Planned):
+        if not isinstance(method, PlansMemory):
             what = f"Study {spec.id!r} sets memory={spec.memory!r}, and {method.name} does not say how much memory it takes."
             raise BadParameterError(what, "Take one of the two out.")
     if spec.stream and (fault := streaming_fault(method)):

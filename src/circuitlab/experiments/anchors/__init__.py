@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["Anchors"]
 
@@ -178,7 +178,7 @@ class Anchors(Experiment, frozen=True, forbid_unknown_fields=True):
         holds, partly = _above(rolled["difference"]), rolled["lower"] > _MOST_TRIALS
         return first, second, third, judged(self.published[3], here, holds=holds, partly=partly)
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Distances of heads, patterns and tracks of one answer, couplings and roll-outs."""
         from circuitlab.experiments.anchors.drawing import drawings  # noqa: PLC0415 - plotly
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlab.experiments.types import Drawing
+from circuitlab.experiments.types import Picture
 from circuitlab.figures import Series, Wording, category_bars, line_series, value_grid, value_map
 
 __all__ = ["drawings"]
@@ -17,11 +17,11 @@ _COUPLINGS = {
 }
 
 
-def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+def drawings(results: Mapping[str, Any], subtitle: str) -> list[Picture]:
     """Distances of heads, patterns and tracks of one answer, couplings and roll-outs."""
     example, tokens = results["example"], results["tokens"]
     where = value_map(results["distance"], Wording("How far do heads look back?", subtitle, units="mean distance, tokens"))
-    figures = [Drawing("distance", where, "Mean attention distance over the tokens of the answers that choose heads.")]
+    figures = [Picture("distance", where, "Mean attention distance over the tokens of the answers that choose heads.")]
     for name, heads, caption in (
         ("near", "local", "Mean attention of the local heads along one answer."),
         (
@@ -31,21 +31,21 @@ def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
         ),
     ):
         words = Wording(f"Where do {heads} heads look?", subtitle, x="attended token", y="token", units="attention")
-        figures.append(Drawing(f"pattern-{name}", _pattern(example[name], tokens, words), caption))
-    figures.append(Drawing("tracks", _tracks(example, subtitle), "Signals along one answer, each divided by its largest value."))
+        figures.append(Picture(f"pattern-{name}", _pattern(example[name], tokens, words), caption))
+    figures.append(Picture("tracks", _tracks(example, subtitle), "Signals along one answer, each divided by its largest value."))
     bars = {
         "observed": {label: results["couplings"][key]["observed"] for key, label in _COUPLINGS.items()},
         "shuffled positions": {label: results["couplings"][key]["shuffled"] for key, label in _COUPLINGS.items()},
     }
     words = Wording("Do the signals go together?", subtitle, y="nats, or share of peaks")
     figures.append(
-        Drawing("coupling", category_bars(bars, words, controls=["shuffled positions"]), "Means over answers, with 95 % intervals.")
+        Picture("coupling", category_bars(bars, words, controls=["shuffled positions"]), "Means over answers, with 95 % intervals.")
     )
     rolled = results["rollouts"]
     kept = {"overlap": {"largest FAI": rolled["top"], "smallest FAI": rolled["bottom"]}}
     words = Wording("How much of the text stays when a token is replaced?", subtitle, y="overlap of content words")
     figures.append(
-        Drawing("rollouts", category_bars(kept, words), "Jaccard overlap with the answer, mean over answers, with 95 % intervals.")
+        Picture("rollouts", category_bars(kept, words), "Jaccard overlap with the answer, mean over answers, with 95 % intervals.")
     )
     return figures
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 from circuitlab.scores.intervals import mean_interval
 
 if TYPE_CHECKING:
@@ -221,13 +221,13 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
             *_tunes((improves, keeps), results["tuning"]),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """The map of effects, the knock-out curve, attention, and what tuning changes."""
         from circuitlab.figures import Series, Wording, category_bars, line_series, value_map  # noqa: PLC0415 - plotly
 
         words = Wording("Which heads write the result of a sum?", subtitle, units="share of the logit difference")
         shown = value_map(results["heads"]["map"], words, outlined=results["heads"]["key"])
-        drawings = [Drawing("heads", shown, "Effect of each head's direct path to the logits; the key heads are outlined.")]
+        drawings = [Picture("heads", shown, "Effect of each head's direct path to the logits; the key heads are outlined.")]
         for name, axis in (("accuracy", "change of accuracy"), ("logit_difference", "change of the logit difference")):
             measured, counts = results["knockout"][name], results["knockout"]["counts"]
             random = [{"mean": float(np.mean(row)), "low": min(row), "high": max(row)} for row in measured["random"]]
@@ -237,14 +237,14 @@ class Arithmetic(Experiment, frozen=True, forbid_unknown_fields=True):
             }
             words = Wording("What do sums lose without these heads?", subtitle, x="heads with their mean output", y=axis)
             caption = "On sums that chose nothing. Bands: 95 % over sums; for random heads the range of all sets."
-            drawings.append(Drawing(f"knockout-{name}", line_series(lines, words, references={"unedited": 0.0}), caption))
+            drawings.append(Picture(f"knockout-{name}", line_series(lines, words, references={"unedited": 0.0}), caption))
         groups = {
             name: {_MARK_NAMES.get(mark, mark): value for mark, value in results["attention"][part].items()}
             for part, name in (("chosen", "key heads"), ("others", "other heads of their layers"))
         }
         words = Wording("What do the key heads attend to?", subtitle, y="attention from the last token")
         shown = category_bars(groups, words, controls=("other heads of their layers",))
-        drawings.append(Drawing("attention", shown, "Mean over heads. Bars: 95 % over sums."))
+        drawings.append(Picture("attention", shown, "Mean over heads. Bars: 95 % over sums."))
         return [*drawings, *_tuning_bars(results["tuning"], subtitle)]
 
 
@@ -295,7 +295,7 @@ def _tunes(claims: tuple[Claim, Claim], tuning: Mapping[str, Any]) -> tuple[Clai
     )
 
 
-def _tuning_bars(tuning: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+def _tuning_bars(tuning: Mapping[str, Any], subtitle: str) -> list[Picture]:
     from circuitlab.figures import Wording, category_bars  # noqa: PLC0415 - plotly
 
     labels, drawings = {"key": "key heads", "random": "random heads, same layers", "everything": "all heads"}, []
@@ -305,7 +305,7 @@ def _tuning_bars(tuning: Mapping[str, Any], subtitle: str) -> list[Drawing]:
     ):
         bars = {label: mean_interval(_rise(tuning, name, key)).as_dict() for name, label in labels.items()}
         caption = f"{len(tuning['unedited'][key])} {'passages' if key == 'text' else 'sums'} that did not train. Arms: 95 %, paired."
-        drawings.append(Drawing(f"tuning-{key}", category_bars({"": bars}, Wording(title, subtitle, y=axis)), caption))
+        drawings.append(Picture(f"tuning-{key}", category_bars({"": bars}, Wording(title, subtitle, y=axis)), caption))
     return drawings
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["AttentionInfluenceOnTexts"]
 
@@ -136,21 +136,21 @@ class AttentionInfluenceOnTexts(Experiment, frozen=True, forbid_unknown_fields=T
             _groups(self.published[2], texts),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """The map of recall, influence by group, and influence by kind."""
         from circuitlab.figures import Wording, category_bars, value_map  # noqa: PLC0415 - plotly
 
         heads, texts = results["heads"], results["texts"]
         words = Wording("Which heads look at the token that is said next?", subtitle, units="share of the answer's tokens")
         shown = value_map(heads["map"], words, outlined=heads["heads"])
-        drawn = [Drawing("heads", shown, f"Recall on key-value prompts; the {len(heads['heads'])} heads that are masked are outlined.")]
+        drawn = [Picture("heads", shown, f"Recall on key-value prompts; the {len(heads['heads'])} heads that are masked are outlined.")]
         groups = {
             "retrieval heads": {name: texts["groups"][name]["chosen"] for name in texts["groups"]},
             "random heads of the same layers": {name: texts["groups"][name]["random_mean"] for name in texts["groups"]},
         }
         words = Wording("What do passages lose when heads attend evenly?", subtitle, y="influence, share of the loss")
         bars = category_bars(groups, words, controls=["random heads of the same layers"])
-        drawn.append(Drawing("groups", bars, "Influence of passages by group of kinds. Bars: 95 % over passages."))
+        drawn.append(Picture("groups", bars, "Influence of passages by group of kinds. Bars: 95 % over passages."))
         by_kind = {"retrieval heads": {}, "random heads of the same layers": {}}  # type: dict[str, dict[str, Mapping[str, float | None]]]
         for kind, about in sorted(texts["kinds"].items(), key=lambda each: -each[1]["chosen"]):
             label = f"{kind} ({about['n']})"
@@ -158,7 +158,7 @@ class AttentionInfluenceOnTexts(Experiment, frozen=True, forbid_unknown_fields=T
             by_kind["random heads of the same layers"][label] = {"mean": about["random"], "low": None, "high": None}
         words = Wording("Which kinds of passages lose most?", subtitle, y="influence, share of the loss")
         ranked = category_bars(by_kind, words, controls=["random heads of the same layers"])
-        drawn.append(Drawing("kinds", ranked, "Mean influence by kind, with the number of passages; few of each, so without intervals."))
+        drawn.append(Picture("kinds", ranked, "Mean influence by kind, with the number of passages; few of each, so without intervals."))
         return drawn
 
 

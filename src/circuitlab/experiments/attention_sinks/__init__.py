@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["AttentionSinks"]
 
@@ -158,7 +158,7 @@ class AttentionSinks(Experiment, frozen=True, forbid_unknown_fields=True):
         together = f"up-effective heads times {by['up']:g} and down-effective ones times {by['down']:g}: "
         return first, second, third, _accuracy(self.published[3], together, zero["plain"], chosen["both"])
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Maps of sinks and slopes, log-probability over the factor, and accuracy beside random heads."""
         from circuitlab.experiments.attention_sinks.drawing import drawings  # noqa: PLC0415 - plotly
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitlab.experiments.types import Drawing
+from circuitlab.experiments.types import Picture
 from circuitlab.figures import Series, Wording, category_bars, line_series, value_map
 
 __all__ = ["drawings"]
@@ -13,7 +13,7 @@ __all__ = ["drawings"]
 _GROUPS = {"up": "up-effective heads", "down": "down-effective heads"}
 
 
-def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+def drawings(results: Mapping[str, Any], subtitle: str) -> list[Picture]:
     """Maps of sinks and slopes, log-probability over the factor, and changes beside random heads."""
     sinks, act, zero = results["sinks"], results["act"], results["first_token"]
     where = value_map(sinks["map"], Wording("Which heads have a sink beyond the first?", subtitle, units="share of reviews with one"))
@@ -31,11 +31,11 @@ def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
     )
     chosen = {"ACT": act, **{name: zero["chosen"][key] for key, name in {**_GROUPS, "both": "both groups"}.items()}}
     figures = [
-        Drawing("sinks", where, "Tokens with 16 queries or more that receive more than a tenth of their attention, without the first."),
-        Drawing(
+        Picture("sinks", where, "Tokens with 16 queries or more that receive more than a tenth of their attention, without the first."),
+        Picture(
             "slopes", slopes, "Slopes on the reviews that choose. Outlined: both groups of heads, blue up-effective, orange down-effective."
         ),
-        Drawing("factors", line_series(lines, words), "On reviews that chose nothing. Bands: 95 % over reviews."),
+        Picture("factors", line_series(lines, words), "On reviews that chose nothing. Bands: 95 % over reviews."),
     ]
     for measure, heading, axis in (
         ("right", "Does it make more answers right?", "change of accuracy"),
@@ -47,7 +47,7 @@ def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
         }
         figure = category_bars(bars, Wording(heading, subtitle, y=axis), controls=["random heads (range)"])
         caption = "On reviews that chose nothing. Chosen heads with 95 % intervals; random sets of the same layers with their range."
-        figures.append(Drawing(f"change-{measure}", figure, caption))
+        figures.append(Picture(f"change-{measure}", figure, caption))
     return figures
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 if TYPE_CHECKING:
     from circuitlab.scores.intervals import Interval
@@ -260,14 +260,14 @@ class CachePolicies(Experiment, frozen=True, forbid_unknown_fields=True):
             *_by_token(self.published[5:], results["tokens"]),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Log-probability over the size of the cache, the gates, and bars for passages."""
         from circuitlab.figures import Wording, value_map  # noqa: PLC0415 - plotly
 
         words = Wording("Which key/value heads do passkeys need?", subtitle, units="gate, 0 to 1 (1 before training)")
         gates = value_map(results["gates"]["gates"], words, shared=True)
         caption = "Trained gates by layer and key/value head: the share of attention to all keys that the answers need."
-        shown = Drawing("gates", gates, caption)
+        shown = Picture("gates", gates, caption)
         return [*_answer_lines(results, subtitle), shown, *_token_lines(results, subtitle), _bars(results, subtitle)]
 
 
@@ -307,7 +307,7 @@ def _token(tokens: Sequence[Mapping[str, Any]], name: str, share: float) -> Any:
 _AXES = {"x": "share of the cache that is kept", "y": "log-probability per token (nats)"}
 
 
-def _answer_lines(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+def _answer_lines(results: Mapping[str, Any], subtitle: str) -> list[Picture]:
     """With a compensation token, and without."""
     from circuitlab.figures import Wording, line_series  # noqa: PLC0415 - plotly
 
@@ -317,11 +317,11 @@ def _answer_lines(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
         lines = {label: _line(answers, shares, chosen, compensate=compensate) for chosen, label in labels.items()}
         words = Wording(f"What do answers lose with a smaller cache {name}?", subtitle, **_AXES)
         caption = f"Heads that keep everything, by what chose them, {name}. Bands: 95 % over needles that chose nothing."
-        drawings.append(Drawing("answers" if compensate else "answers-without", line_series(lines, words, references=full), caption))
+        drawings.append(Picture("answers" if compensate else "answers-without", line_series(lines, words, references=full), caption))
     return drawings
 
 
-def _token_lines(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+def _token_lines(results: Mapping[str, Any], subtitle: str) -> list[Picture]:
     """One figure for each policy by token that was measured, with its control."""
     from circuitlab.figures import Series, Wording, line_series  # noqa: PLC0415 - plotly
 
@@ -337,11 +337,11 @@ def _token_lines(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
         if any(line.x for line in lines.values()):
             words = Wording(f"What do answers lose where {what}?", subtitle, **_AXES)
             caption = "Bands: 95 % over needles that chose nothing; of random draws the mean."
-            drawings.append(Drawing(file, line_series(lines, words, references=full), caption))
+            drawings.append(Picture(file, line_series(lines, words, references=full), caption))
     return drawings
 
 
-def _bars(results: Mapping[str, Any], subtitle: str) -> Drawing:
+def _bars(results: Mapping[str, Any], subtitle: str) -> Picture:
     from circuitlab.figures import Wording, category_bars  # noqa: PLC0415 - plotly
 
     text, share = results["text"], results["sets"][0]["share"]
@@ -354,7 +354,7 @@ def _bars(results: Mapping[str, Any], subtitle: str) -> Drawing:
     }
     words = Wording(f"What does text lose with {share:.0%} of heads in full?", subtitle, y="rise of the loss (nats per token)")
     caption = f"{len(text['full']['logprob'])} passages, every token of which reads the smaller cache; 95 % over passages, paired."
-    return Drawing("passages", category_bars(groups, words), caption)
+    return Picture("passages", category_bars(groups, words), caption)
 
 
 def _line(answers: Mapping[str, Any], shares: Sequence[float], name: str, *, compensate: bool) -> Any:

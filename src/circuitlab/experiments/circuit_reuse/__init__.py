@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["CircuitReuse"]
 
@@ -130,7 +130,7 @@ class CircuitReuse(Experiment, frozen=True, forbid_unknown_fields=True):
             _correlates(self.published[4], results["repair"]),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Heatmaps of the stages of both tasks, overlaps, and bars of the repair."""
         from circuitlab.experiments.circuit_reuse.drawing import drawings  # noqa: PLC0415 - plotly
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from circuitlab.experiments.types import Drawing
+from circuitlab.experiments.types import Picture
 from circuitlab.figures import Wording, category_bars
 from circuitlab.figures.repair import repair_bars
 from circuitlab.figures.stages import stage_heatmaps
@@ -14,14 +14,14 @@ from circuitlab.tasks import list_tasks, load_task
 __all__ = ["drawings", "roles_said"]
 
 
-def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
+def drawings(results: Mapping[str, Any], subtitle: str) -> list[Picture]:
     """Heatmaps of the stages of both tasks, bars of their overlap, and bars of the repair."""
     settings, drawn = results["settings"], []
     tasks = {task: results["tasks"][task]["stages"] for task in (settings["source"], settings["target"])}
     titles = _titles(tasks)
     if any(tasks.values()):
         caption = "A thick outline is a head that both tasks keep in the same stage." + roles_said(results["by_role"])
-        drawn.append(Drawing("stages", stage_heatmaps(tasks, titles=titles, subtitle=subtitle), caption))
+        drawn.append(Picture("stages", stage_heatmaps(tasks, titles=titles, subtitle=subtitle), caption))
     if results["overlap"] is not None:
         drawn.append(_overlap(results, subtitle))
     if (repair := results["repair"]) is not None:
@@ -32,7 +32,7 @@ def drawings(results: Mapping[str, Any], subtitle: str) -> list[Drawing]:
             published=results["published"]["repair"],
             subtitle=f"{results['model']['name']} · {repair['n_pairs']} prompts · heads found in {source}, edited in {target}",
         )
-        drawn.append(Drawing("repair", shown, "An edit works if its bar rises above the dashed line and the grey bar beside it."))
+        drawn.append(Picture("repair", shown, "An edit works if its bar rises above the dashed line and the grey bar beside it."))
     return drawn
 
 
@@ -46,7 +46,7 @@ def roles_said(roles: Sequence[Mapping[str, Any]]) -> str:
     return f" Heads by role, first and second task: {'; '.join(parts)}." if parts else " No head earned the label of a role."
 
 
-def _overlap(results: Mapping[str, Any], subtitle: str) -> Drawing:
+def _overlap(results: Mapping[str, Any], subtitle: str) -> Picture:
     """Jaccard index of every pair of tasks over all stages, and of source and target by stage, beside its mean by chance."""
     settings, measured, chance = results["settings"], {}, {}
     for pair in results["overlap"]["pairs"]:
@@ -58,7 +58,7 @@ def _overlap(results: Mapping[str, Any], subtitle: str) -> Drawing:
                 chance[name] = {"mean": overlap["null_mean"], "low": None, "high": None}
     words = Wording("Do the tasks share heads?", subtitle, y="Jaccard index")
     shown = category_bars({"measured": measured, "by chance": chance}, words, controls=("by chance",))
-    return Drawing("overlap", shown, "Over all stages unless a stage is named. Bars: 95 % over pairs. Grey: the mean by chance.")
+    return Picture("overlap", shown, "Over all stages unless a stage is named. Bars: 95 % over pairs. Grey: the mean by chance.")
 
 
 def _titles(tasks: Iterable[str]) -> dict[str, str]:

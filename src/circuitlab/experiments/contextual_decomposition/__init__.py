@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from circuitlab.experiments.ranking import ALPHA, judge_ranking, ready_tasks
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["ContextualDecompositionExperiment"]
 
@@ -137,13 +137,13 @@ class ContextualDecompositionExperiment(Experiment, frozen=True, forbid_unknown_
             _as_published(self.published[4], lists),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Areas on planted models, and for each task faithfulness over size and the map of scores."""
         from circuitlab.figures import Series, Wording, category_bars, line_series, value_map  # noqa: PLC0415 - plotly
 
         words = Wording("Does the decomposition find planted circuits?", subtitle, y="area under the ROC curve")
         shown = category_bars({"contextual decomposition": results["planted"]}, words, references={"random": 0.5})
-        drawings = [Drawing("planted", shown, "Models whose circuit is known. Bars: 95 % over sets of prompts.")]
+        drawings = [Picture("planted", shown, "Models whose circuit is known. Bars: 95 % over sets of prompts.")]
         for task, about in results["tasks"].items():
             rows, sizes = about["faithfulness"], [row["share"] for row in about["faithfulness"]]
             lines = {
@@ -153,9 +153,9 @@ class ContextualDecompositionExperiment(Experiment, frozen=True, forbid_unknown_
             words = Wording(f"How faithful are its circuits? {task}", subtitle, x="share of the heads", y="faithfulness")
             figure = line_series(lines, words, references={"whole model": 1.0}, logarithmic=True)
             caption = "Bands: 95 % over pairs for the circuit; the middle 95 % of random circuits."
-            drawings.append(Drawing(f"faithfulness-{task}", figure, caption))
+            drawings.append(Picture(f"faithfulness-{task}", figure, caption))
             words = Wording(f"What is due to each head? {task}", subtitle, units="units of the task's metric")
-            drawings.append(Drawing(f"map-{task}", value_map(about["map"], words), "Blue heads help the answer, orange ones hinder it."))
+            drawings.append(Picture(f"map-{task}", value_map(about["map"], words), "Blue heads help the answer, orange ones hinder it."))
         return drawings
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["CrossTaskSimilarity"]
 
@@ -133,7 +133,7 @@ class CrossTaskSimilarity(Experiment, frozen=True, forbid_unknown_fields=True):
         )
         return first, judged(self.published[1], here, holds=about["mean"] > 0 and about["p"] < _SIGNIFICANT)
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Gains and similarities by source and target, and the correlation in every layer."""
         from circuitlab.figures import Series, Wording, line_series, value_grid  # noqa: PLC0415 - plotly
 
@@ -151,9 +151,9 @@ class CrossTaskSimilarity(Experiment, frozen=True, forbid_unknown_fields=True):
         words = Wording("Does similarity go with help?", subtitle, x="layer", y="correlation with the gain")
         limits = {"95 % of chance": related["definition"]["null"][1], "0": 0.0}
         return [
-            Drawing("gains", gain, "Change of the answer's log-probability by examples of the source; the diagonal is the task itself."),
-            Drawing("similarity", similar, "Cosine of the residual stream over the tokens of two definitions, mean over layers."),
-            Drawing(
+            Picture("gains", gain, "Change of the answer's log-probability by examples of the source; the diagonal is the task itself."),
+            Picture("similarity", similar, "Cosine of the residual stream over the tokens of two definitions, mean over layers."),
+            Picture(
                 "correlation",
                 line_series(lines, words, references=limits),
                 "Correlation of similarity with gain over pairs of different tasks, each target's mean taken off. Dashed: the 95th "

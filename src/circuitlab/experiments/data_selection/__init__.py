@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 if TYPE_CHECKING:
     from circuitlab.experiments.data_selection.kinds import Split
@@ -141,7 +141,7 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
         third = _both(self.published[2], precisions["above"], "average precision by features, above that by")
         return first, second, third, _both(self.published[3], loss["below"], "nats lower after what features select than after")
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Average precision and gain by task, and by way of selecting."""
         from circuitlab.figures import Wording, category_bars, value_grid  # noqa: PLC0415 - plotly
 
@@ -150,17 +150,17 @@ class DataSelection(Experiment, frozen=True, forbid_unknown_fields=True):
         cells = [[precisions["tasks"][task][way] for way in _NAMES] for task in tasks]
         words = Wording("Which ranking finds a task's own passages?", subtitle, x="ranked by", y="task", units="average precision")
         grid = value_grid(cells, (tasks, list(_NAMES.values())), words, signed=False)
-        drawn = [Drawing("precision", grid, "Average precision of the passages of each task among all that can be selected.")]
+        drawn = [Picture("precision", grid, "Average precision of the passages of each task among all that can be selected.")]
         cells = [[loss["tasks"][task]["none"] - loss["tasks"][task][way] for way in _NAMES] for task in tasks]
         words = Wording(
             "How much does what is selected help?", subtitle, x="selected by", y="task", units="loss without context minus with, nats"
         )
         grid = value_grid(cells, (tasks, list(_NAMES.values())), words)
-        drawn.append(Drawing("gain", grid, "How much lower the loss of held-out passages is after the selected passages."))
+        drawn.append(Picture("gain", grid, "How much lower the loss of held-out passages is after the selected passages."))
         bars = {_NAMES[way]: loss["gain"][way] for way in _NAMES}
         words = Wording("How much does what is selected help on average?", subtitle, y="fall of the loss, nats per token")
         figure = category_bars({"selected by": bars}, words)
-        return [*drawn, Drawing("mean-gain", figure, "Loss of held-out passages without context minus with. Bars: 95 % over tasks.")]
+        return [*drawn, Picture("mean-gain", figure, "Loss of held-out passages without context minus with. Bars: 95 % over tasks.")]
 
 
 def _above(interval: Mapping[str, Any]) -> bool:

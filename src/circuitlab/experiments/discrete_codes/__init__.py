@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from circuitlab.experiments.ranking import ALPHA, judge_ranking, ready_tasks
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["DiscreteCodes"]
 
@@ -153,14 +153,14 @@ class DiscreteCodes(Experiment, frozen=True, forbid_unknown_fields=True):
             _as_published(self.published[4], lists),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Areas on planted models, areas on tasks, and the map of codes of each task."""
         from circuitlab.figures import Wording, category_bars, value_map  # noqa: PLC0415 - plotly
 
         planted = {named: results["planted"][level]["models"] for level, named in _LEVELS.items()}
         words = Wording("Do codes find planted heads?", subtitle, y="area under the ROC curve")
         caption = "Models whose circuit is known. Bars: 95 % over autoencoders; dashed: a random ranking."
-        drawings = [Drawing("planted", category_bars(planted, words, references={"random": 0.5}), caption)]
+        drawings = [Picture("planted", category_bars(planted, words, references={"random": 0.5}), caption)]
         groups: dict[str, dict[str, Any]] = {}
         for task, about in results["tasks"].items():
             for level, named in _LEVELS.items():
@@ -171,10 +171,10 @@ class DiscreteCodes(Experiment, frozen=True, forbid_unknown_fields=True):
         words = Wording("Do codes find the model's own heads?", subtitle, y="area under the ROC curve")
         shown = category_bars(groups, words, controls=("shuffled within layers",), references={"random": 0.5})
         caption = "Bars: 95 % over autoencoders. Grey: what the layers alone tell, node codes shuffled within each layer."
-        drawings.append(Drawing("tasks", shown, caption))
+        drawings.append(Picture("tasks", shown, caption))
         for task, about in results["tasks"].items():
             words = Wording(f"Which heads have codes of clean prompts alone? {task}", subtitle, units="codes")
-            drawings.append(Drawing(f"map-{task}", value_map(about["map"], words), "Mean over autoencoders of the number of such codes."))
+            drawings.append(Picture(f"map-{task}", value_map(about["map"], words), "Mean over autoencoders of the number of such codes."))
         return drawings
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["HeadBudget"]
 
@@ -138,7 +138,7 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
             judged(self.published[3], here, holds=loads["p"] < _ALPHA),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """The loss over the budget, and loads by kind of text."""
         from circuitlab.figures import Series, Wording, line_series, value_map  # noqa: PLC0415 - plotly
 
@@ -153,14 +153,14 @@ class HeadBudget(Experiment, frozen=True, forbid_unknown_fields=True):
         whole = {"mean": 0.0, "low": 0.0, "high": 0.0}
         lines = {name: Series.of(x, [whole, *losses["rises"][way]], control=way == "random") for way, name in names.items()}
         words = Wording("What does text lose with fewer heads?", subtitle, x="share of heads kept", y="rise of the loss, share of it")
-        drawn = [Drawing("losses", line_series(lines, words), "Loss of passages by how heads are chosen. Bands: 95 % over passages.")]
+        drawn = [Picture("losses", line_series(lines, words), "Loss of passages by how heads are chosen. Bands: 95 % over passages.")]
         code, prose = (loads["maps"][name] for name in ("code", "prose"))
         shown = [[a - b for a, b in zip(*rows, strict=True)] for rows in zip(code, prose, strict=True)]
         words = Wording(
             "Which heads does code keep more than prose?", subtitle, units="share of tokens that keep the head, code minus prose"
         )
         caption = f"Share of tokens for which a head is among the {loads['kept']} that write most of its layer: code minus prose."
-        return [*drawn, Drawing("loads", value_map(shown, words), caption)]
+        return [*drawn, Picture("loads", value_map(shown, words), caption)]
 
 
 def _above(interval: Mapping[str, Any]) -> bool:

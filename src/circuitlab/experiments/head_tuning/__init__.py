@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 from circuitlab.scores.intervals import Interval, mean_interval, rate_change_interval, rate_interval
 
 __all__ = ["HeadTuning"]
@@ -223,7 +223,7 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
             *_placed((fifth, sixth, seventh), results),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Accuracy by what was done, both maps of heads, and the gains by task that trained and task that is asked."""
         from circuitlab.figures import Wording, category_bars, value_map  # noqa: PLC0415 - plotly
 
@@ -238,13 +238,13 @@ class HeadTuning(Experiment, frozen=True, forbid_unknown_fields=True):
             bars = {label: interval(rows).as_dict() for label, rows in shown_rows.items()}
             shown = category_bars({"": bars}, Wording(title, subtitle, y=axes[key]))
             caption = "Only the second bar has demonstrations in its prompts. Arms: 95 % over held-out questions."
-            drawings.append(Drawing(_MEASURES[key], shown, caption))
+            drawings.append(Picture(_MEASURES[key], shown, caption))
         words = Wording("Which heads' scalings move?", subtitle, units="norm of factors minus 1")
         chosen = value_map(results["heads"]["map"], words, outlined=results["heads"]["heads"])
-        drawings.append(Drawing("scalings", chosen, "The outlined heads moved furthest, and were given an offset."))
+        drawings.append(Picture("scalings", chosen, "The outlined heads moved furthest, and were given an offset."))
         words = Wording("Which heads take the few-shot mean?", subtitle, units="gate, 0 to 1 (0.5 before training)")
         gates = value_map(results["injection"]["gates"], words)
-        drawings.append(Drawing("gates", gates, "Share of the few-shot mean in each head's output at the last token, after training."))
+        drawings.append(Picture("gates", gates, "Share of the few-shot mean in each head's output at the last token, after training."))
         return [*drawings, _transfer_grid(results, subtitle)]
 
 
@@ -278,7 +278,7 @@ def _placed(claims: tuple[Claim, Claim, Claim], results: Mapping[str, Any]) -> t
     )
 
 
-def _transfer_grid(results: Mapping[str, Any], subtitle: str) -> Drawing:
+def _transfer_grid(results: Mapping[str, Any], subtitle: str) -> Picture:
     from circuitlab.figures import Wording, value_grid  # noqa: PLC0415 - plotly
 
     names, rows, cells = [results["task"], *results["tasks"]], [], []
@@ -289,7 +289,7 @@ def _transfer_grid(results: Mapping[str, Any], subtitle: str) -> Drawing:
             cells.append([round(float(gain.mean()), 3) for gain in gains])
     words = Wording("Does what is learnt on a task help another?", subtitle, x="asked about", y="tuned on", units="rise (nats)")
     grid = value_grid(cells, (rows, [name.replace("_", " ") for name in names]), words)
-    return Drawing("transfer", grid, "Rise of the right answer's log-probability on held-out questions, over the unedited model.")
+    return Picture("transfer", grid, "Rise of the right answer's log-probability on held-out questions, over the unedited model.")
 
 
 def _rows(results: Mapping[str, Any], name: str, key: str) -> np.ndarray:

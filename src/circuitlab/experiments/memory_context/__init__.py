@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["MemoryContext"]
 
@@ -124,7 +124,7 @@ class MemoryContext(Experiment, frozen=True, forbid_unknown_fields=True):
             _verdict(self.published[2], in_context, "in_context", "up"),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """The map of what heads write, and rates over the factor for both heads."""
         from circuitlab.figures import Series, Wording, line_series, value_map  # noqa: PLC0415 - plotly
 
@@ -136,7 +136,7 @@ class MemoryContext(Experiment, frozen=True, forbid_unknown_fields=True):
             outlined=outlined,
         )
         caption = "Blue heads write the city that the prompt claims, orange ones the true capital; the two chosen heads are outlined."
-        drawings.append(Drawing("heads", shown, caption))
+        drawings.append(Picture("heads", shown, caption))
         for kind, about in results["scaling"].items():
             lines = {
                 name: Series.of(about["factors"], about["rates"][key])
@@ -150,7 +150,7 @@ class MemoryContext(Experiment, frozen=True, forbid_unknown_fields=True):
             )
             figure = line_series(lines, words)
             caption = f"{about['head']}, the {kind.replace('_', '-')} head, on countries that chose nothing. Bands: 95 % over countries."
-            drawings.append(Drawing(f"rates-{kind}", figure, caption))
+            drawings.append(Picture(f"rates-{kind}", figure, caption))
         return drawings
 
 

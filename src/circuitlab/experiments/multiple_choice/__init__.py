@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from circuitlab.experiments.multiple_choice.forms import AS_CHOSEN, FORMS, LABELS
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["MultipleChoice"]
 
@@ -149,7 +149,7 @@ class MultipleChoice(Experiment, frozen=True, forbid_unknown_fields=True):
             _mutation(mutation, results["labels"]),
         )
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Map of the heads, matrices of the chosen ones, direct and total effects, loss by rank, and label sets."""
         from circuitlab.experiments.multiple_choice.drawings import drawings  # noqa: PLC0415 - plotly
 

@@ -10,7 +10,7 @@ import msgspec
 from circuitlab.core.errors import BadParameterError
 from circuitlab.experiments.recall_mechanisms.drawing import figures
 from circuitlab.experiments.recall_mechanisms.verdicts import verdicts
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture
 
 __all__ = ["RecallMechanisms"]
 
@@ -148,6 +148,6 @@ class RecallMechanisms(Experiment, frozen=True, forbid_unknown_fields=True):
         """By intervals over held-out countries, and by random heads or earlier layers."""
         return verdicts(self.published, results)
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Maps of topic heads, relation heads and coefficients; intercepts by layer; the last layers."""
         return figures(results, subtitle)

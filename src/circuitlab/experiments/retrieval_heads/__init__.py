@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["RetrievalHeads"]
 
@@ -179,7 +179,7 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
         )
         return few, masking, random, judged(self.published[3], here, holds=text["beyond"]["low"] <= 0), about
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """The map of retrieval scores, answers over the number of masked heads, and log-probabilities."""
         from circuitlab.figures import Series, Wording, line_series, value_map  # noqa: PLC0415 - plotly
 
@@ -188,7 +188,7 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
         outlined = sets[-1]["top"] if sets else []
         shown = value_map(answers["scores"], words, outlined=outlined)
         caption = f"On {answers['answered']} answered needles; the {len(outlined)} heads that are masked together are outlined."
-        drawings = [Drawing("heads", shown, caption)]
+        drawings = [Picture("heads", shown, caption)]
         names = {"top": ("answers", "answer tokens that come first (share)"), "logprob": ("logprob", "log-probability per token (nats)")}
         for which, (name, axis) in names.items() if sets else ():
             rows, whole = results["masking"]["sizes"], results["masking"]["unedited"][which]
@@ -199,7 +199,7 @@ class RetrievalHeads(Experiment, frozen=True, forbid_unknown_fields=True):
             }
             words = Wording("What do answers lose without retrieval heads?", subtitle, x="heads masked", y=axis)
             caption = f"On {len(results['needles']['measured_on'])} needles that chose nothing. Bands: 95 % over needles.{_elsewhere(sets)}"
-            drawings.append(Drawing(name, line_series(lines, words), caption))
+            drawings.append(Picture(name, line_series(lines, words), caption))
         return drawings
 
 

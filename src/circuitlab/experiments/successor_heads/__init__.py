@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture
 
 if TYPE_CHECKING:
     from circuitlab.experiments.successor_heads.items import Items, Reading
@@ -208,7 +208,7 @@ class SuccessorHeads(Experiment, frozen=True, forbid_unknown_fields=True):
 
         return verdicts(self.published, results)
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Score map, effective-OV matrix, arithmetic and effects in text."""
         from circuitlab.experiments.successor_heads.drawings import drawings  # noqa: PLC0415 - plotly
 

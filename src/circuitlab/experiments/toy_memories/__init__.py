@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from circuitlab.experiments.types import Claim, Drawing, Experiment, ExperimentContext, Gate, interval_words, judged
+from circuitlab.experiments.types import Claim, Experiment, ExperimentContext, Gate, Picture, interval_words, judged
 
 __all__ = ["ToyMemories"]
 
@@ -172,7 +172,7 @@ class ToyMemories(Experiment, frozen=True, forbid_unknown_fields=True):
         here = f"power {interval_words(worst)} (keys of 16 dimensions at every width: {control['error_free']['mean']:.2f})"
         return average, judged(self.published[5], here, holds=_inside(worst, _ROOT))
 
-    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Drawing]:
+    def draw(self, results: Mapping[str, Any], subtitle: str) -> Sequence[Picture]:
         """Weights of the first seed, losses, retrieval and knees."""
         from circuitlab.experiments.toy_memories.drawing import drawings  # noqa: PLC0415 - plotly
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["ALIGNED", "Place", "Shards"]
+__all__ = ["ALIGNED", "Shards", "TensorLocation"]
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _RELOAD = "Copy the folder again if it is damaged, and load the model again."
@@ -26,7 +26,7 @@ ALIGNED = 64
 """Bytes to which tensors are aligned in a buffer, as torch aligns its own: how a product is rounded may depend on it."""
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Where a tensor lies: its file (an index of `Shards.files`), first byte, size in bytes, dtype and shape."""
 
     file: int
@@ -57,12 +57,12 @@ class Shards:
         try:
             self._handles.extend(os.open(path, os.O_RDONLY) for path in self.files)
             self._states = [_state(handle) for handle in self._handles]
-            self.places: Mapping[str, Place] = {name: place for i in range(len(self.files)) for name, place in self._header(i)}
+            self.places: Mapping[str, TensorLocation] = {name: place for i in range(len(self.files)) for name, place in self._header(i)}
         except BaseException:
             self.close()
             raise
 
-    def _header(self, file: int) -> Iterator[tuple[str, Place]]:
+    def _header(self, file: int) -> Iterator[tuple[str, TensorLocation]]:
         handle = self._handles[file]
         length = int.from_bytes(os.pread(handle, 8, 0), "little")
         for name, about in json.loads(os.pread(handle, length, 8)).items():
@@ -72,7 +72,7 @@ class Shards:
                 what = f"{self.files[file]} holds {name!r} as {about['dtype']}; only floating-point weights can be streamed."
                 raise WeightsError(what, "Save the model dequantised, in float32 or bfloat16.")
             start, stop = about["data_offsets"]
-            yield name, Place(file, 8 + length + start, stop - start, _DTYPES[about["dtype"]], tuple(about["shape"]))
+            yield name, TensorLocation(file, 8 + length + start, stop - start, _DTYPES[about["dtype"]], tuple(about["shape"]))
 
     def state(self) -> dict[str, tuple[int, int, int]]:
         """Size, time of the last write and inode of every file, by name: what its contents are recognised by."""
