@@ -41,6 +41,7 @@ experiment-pictures: setup  ## Redraw the pictures on the experiments' pages (ne
 
 lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

@@ -83,7 +83,7 @@ class Clock:
 def measure(study_file: str, store: Path, out: Path, clock: Clock) -> list[str]:
     """Run a study and build its figures, and return what failed."""
     with clock.part("imports"):
-        from circuitlab.explorer import measure as explorer
+        from circuitlab.explorer import measurements as explorer
         from circuitlab.model import load_model
         from circuitlab.store import Cache
         from circuitlab.studies import build

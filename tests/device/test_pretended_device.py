@@ -94,9 +94,7 @@ def test_metrics(name) -> None:
     host, there = models("llama")
     batch = tiny_batch(host)
     metric = get_metric(name)
-    ours, theirs = (
-        metric(model.logits(batch.corrupt, batch.end), with_reference(model, metric, batch)).cpu() for model in (host, there)
-    )
+    ours, theirs = (metric(model.logits(batch.corrupt, batch.end), with_reference(model, metric, batch)).cpu() for model in (host, there))
     assert torch.equal(ours, theirs)
 
 

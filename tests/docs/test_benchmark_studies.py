@@ -14,6 +14,8 @@ from circuitlab.methods import list_methods, method_classes
 from circuitlab.studies.load import load_study
 
 ROOT = Path(__file__).parents[2]
+
+
 def busy(seconds: float) -> None:
     stop = time.process_time() + seconds
     while time.process_time() < stop:
@@ -39,7 +41,7 @@ def test_time_inside_a_part_is_counted_once_also_after_an_error() -> None:
 
 
 def test_a_study_is_run_and_built_from_an_empty_store_and_every_step_is_timed(tmp_path, monkeypatch) -> None:
-    from circuitlab.explorer import measure as explorer
+    from circuitlab.explorer import measurements as explorer
     from circuitlab.studies import build
 
     monkeypatch.setattr(explorer, "MEASURES", dict(explorer.MEASURES))

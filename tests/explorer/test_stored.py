@@ -144,7 +144,7 @@ def test_unknown_parts_and_folders_without_runs_are_refused(tmp_path) -> None:
 
 
 def test_an_edited_model_and_scores_of_another_are_not_mixed(planted) -> None:
-    from circuitlab.explorer.measure import Measure
+    from circuitlab.explorer.measurements import Measure
 
     run = planted.store.read(planted.payload["scores"][0]["run"])
     edited = planted.model.edited(cl.interventions.Knockout("a1.h1", "zero"))

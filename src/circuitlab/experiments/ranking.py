@@ -61,9 +61,7 @@ def ranked_against(scores: np.ndarray, heads: np.ndarray, rng: np.random.Generat
     ranks, count = rankdata(scores).reshape(scores.shape), int(heads.sum())
     copies = np.tile(ranks, (_SHUFFLES, 1, 1))
     shuffled = {"": rng.permuted(copies.reshape(_SHUFFLES, -1), axis=1).reshape(copies.shape), "_within": rng.permuted(copies, axis=2)}
-    areas = {
-        name: (rows[:, heads].sum(1) - count * (count + 1) / 2) / (count * (heads.size - count)) for name, rows in shuffled.items()
-    }
+    areas = {name: (rows[:, heads].sum(1) - count * (count + 1) / 2) / (count * (heads.size - count)) for name, rows in shuffled.items()}
     by_chance = {f"p{name}": p_value(area, values + 1e-12) for name, values in areas.items()}
     return {"auroc": area, **by_chance, "within": float(areas["_within"].mean()), "heads": count}
 

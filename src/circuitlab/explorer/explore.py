@@ -120,7 +120,7 @@ def explored(
     scores = [source] if isinstance(source, HeadScores) else source
     parts = None if measure is None else [measure] if isinstance(measure, str) else list(measure)
     if parts is not None:
-        from circuitlab.explorer.measure import measured_parts  # noqa: PLC0415
+        from circuitlab.explorer.measurements import measured_parts  # noqa: PLC0415
 
         parts = measured_parts(parts)
     request = _Request(_listed(tasks), _listed(methods), n, parts)
@@ -224,7 +224,7 @@ class _Request:
 
     def of_model(self, model: Model, cache: Cache | None) -> Sources:
         """Score what is not stored, measure, and gather."""
-        from circuitlab.explorer.measure import Measure  # noqa: PLC0415
+        from circuitlab.explorer.measurements import Measure  # noqa: PLC0415
         from circuitlab.workflows.score import score  # noqa: PLC0415 - torch
 
         if not self.tasks:

@@ -232,6 +232,7 @@ def test_the_spec_of_another_model_is_not_mixed_up_with_the_scores():
     spec = msgspec.structs.replace(fake_provenance(2, 2).model, d_model=99)
     assert to_graph(CIRCUIT, spec, edge_scores())["cfg"]["d_model"] == 99
 
+
 @pytest.mark.parametrize(
     "change",
     [{"n_layers": 2.5}, {"n_layers": 10**6, "n_heads": 10**9}, {"n_layers": True}, {"n_layers": "2"}, {"n_heads": 0}],

@@ -97,6 +97,7 @@ def test_impossible_universe(shape):
     with pytest.raises(BadParameterError, match="impossible"):
         Universe(*shape)
 
+
 @pytest.mark.parametrize("text", ["a1.h" + "9" * 5000, "9" * 5000 + ".1", "a1.h\u0661", "m" + "1" * 40000])
 def test_numbers_that_no_model_has_are_no_node_names(text) -> None:
     with pytest.raises(BadParameterError):

@@ -14,8 +14,8 @@ from circuitlab.execute.direct_logits import head_logits
 from circuitlab.experiments.multiple_choice import MultipleChoice
 from circuitlab.experiments.multiple_choice.forms import AS_CHOSEN, LABELS
 from circuitlab.experiments.multiple_choice.heads import letter_scores
-from circuitlab.experiments.multiple_choice.measure import measured
 from circuitlab.experiments.multiple_choice.questions import Choices
+from circuitlab.experiments.multiple_choice.steps import measured
 from circuitlab.experiments.types import ExperimentContext
 from circuitlab.methods import LogitAttribution
 from circuitlab.metrics import LogitDiff

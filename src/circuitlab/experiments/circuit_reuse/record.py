@@ -213,9 +213,7 @@ def _paths(context: ExperimentContext, settings: ReuseSettings, work: Mapping[st
     for number, (task, workload) in enumerate(work.items()):
         metric, ports = get_metric(workload.paths.metric), settings.ports
         with context.share(number / len(work), (number + 1) / len(work)):
-            discoveries[task] = discover_paths(
-                context.model, workload.paths, metric, top=settings.top, stages=ports, sweep=Sweep(run=run)
-            )
+            discoveries[task] = discover_paths(context.model, workload.paths, metric, top=settings.top, stages=ports, sweep=Sweep(run=run))
     data = {
         task: discovery_data(discovery) | {"ready": work[task].ready, "reason": work[task].reason}
         for task, discovery in discoveries.items()

@@ -128,8 +128,8 @@ class MultipleChoice(Experiment, frozen=True, forbid_unknown_fields=True):
 
     def measure(self, context: ExperimentContext) -> dict[str, Any]:
         """Choose heads and subspaces on one half of the questions, and measure them on the other."""
-        from circuitlab.experiments.multiple_choice.measure import measured  # noqa: PLC0415 - torch
         from circuitlab.experiments.multiple_choice.questions import choices  # noqa: PLC0415
+        from circuitlab.experiments.multiple_choice.steps import measured  # noqa: PLC0415 - torch
 
         form = self._ability(context)["form"]
         tuning = choices(context.model, form, LABELS[AS_CHOSEN], self.questions, context.rng("questions", 0))

@@ -26,7 +26,7 @@ class Explorer(Analysis, frozen=True, forbid_unknown_fields=True):
     tasks, methods : tuple of str
         Tasks and methods whose runs are read; all of the study by default.
     measure : tuple of str
-        What is measured: names of `circuitlab.explorer.measure.MEASURES`.
+        What is measured: names of `circuitlab.explorer.measurements.MEASURES`.
     shown : int
         Pairs of each task whose attention is stored.
     cards : int
@@ -50,7 +50,7 @@ class Explorer(Analysis, frozen=True, forbid_unknown_fields=True):
 
     def cells(self, study: StudySpec) -> list[AnalysisCell]:
         """One cell for the whole page; what it measures is kept head by head and task by task."""
-        from circuitlab.explorer.measure import measured_parts  # noqa: PLC0415
+        from circuitlab.explorer.measurements import measured_parts  # noqa: PLC0415
 
         measured_parts(self.measure)
         cells = select_cells(study, self.tasks, self.methods)
@@ -58,7 +58,7 @@ class Explorer(Analysis, frozen=True, forbid_unknown_fields=True):
 
     def run(self, context: AnalysisContext) -> dict[str, Any]:
         """Measure and store, and return the names of what a page reads."""
-        from circuitlab.explorer.measure import Measure  # noqa: PLC0415
+        from circuitlab.explorer.measurements import Measure  # noqa: PLC0415
         from circuitlab.explorer.stored import page_records  # noqa: PLC0415
 
         scores = [run.scores for run in context.runs]

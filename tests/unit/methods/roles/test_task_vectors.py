@@ -89,7 +89,7 @@ def test_every_table_has_pairs_enough_and_no_question_twice() -> None:
 
 
 def test_prompts_hold_demonstrations_and_their_answers_dealt_anew() -> None:
-    from tests.unit.methods.roles.words import word_model
+    from tests.unit.methods.roles.word_model import word_model
 
     words = ["Q", "A", ":"] + [word for pair in task_pairs("plurals") for word in pair]
     model = word_model(words)

@@ -19,7 +19,7 @@ interface AnyModel {
 }
 
 /** Where a host keeps the state of the view. */
-interface Keeper {
+interface StateStorage {
   read(): Partial<State>;
   write(state: State, start: State): void;
   /** Calls back when the state is changed from outside; returns a function that stops it. */
@@ -50,7 +50,7 @@ function render({ model, el }: { model: AnyModel; el: HTMLElement }): () => void
 export default { render };
 
 /** The address after `#`. */
-function address(): Keeper {
+function address(): StateStorage {
   let written = location.hash.slice(1);
   return {
     read: () => fromHash(location.hash),
@@ -74,7 +74,7 @@ function address(): Keeper {
 }
 
 /** A trait of the widget, which Python reads and sets. */
-function trait(model: AnyModel): Keeper {
+function trait(model: AnyModel): StateStorage {
   let written = "";
   let timer: ReturnType<typeof setTimeout> | undefined;
   return {
@@ -102,11 +102,11 @@ function trait(model: AnyModel): Keeper {
 }
 
 /** A frame without an address of its own. */
-function forgetful(): Keeper {
+function forgetful(): StateStorage {
   return { read: () => ({}), write: () => undefined, watch: () => () => undefined, link: null };
 }
 
-function show(el: HTMLElement, data: unknown, keeper: Keeper): () => void {
+function show(el: HTMLElement, data: unknown, storage: StateStorage): () => void {
   const root = document.createElement("div");
   root.className = "cl-explorer";
   const style = document.createElement("style");
@@ -114,7 +114,7 @@ function show(el: HTMLElement, data: unknown, keeper: Keeper): () => void {
   el.replaceChildren(style, root);
   const stop = watchSize(root);
   try {
-    draw(<Root payload={open(data)} root={root} keeper={keeper} />, root);
+    draw(<Root payload={open(data)} root={root} storage={storage} />, root);
   } catch (error) {
     if (!(error instanceof UnreadableData)) throw error;
     refuse(root, error.message);
@@ -171,24 +171,24 @@ function useTheme(store: Store): ThemeName {
   return choice === "auto" ? around : choice;
 }
 
-function Root({ payload, root, keeper }: { payload: Payload; root: HTMLElement; keeper: Keeper }) {
-  const store = useMemo(() => createStore(payload, keeper.read()), [payload]);
+function Root({ payload, root, storage }: { payload: Payload; root: HTMLElement; storage: StateStorage }) {
+  const store = useMemo(() => createStore(payload, storage.read()), [payload]);
   const theme = useTheme(store);
   useLayoutEffect(() => {
     root.dataset.theme = theme;
     root.style.colorScheme = theme;
-    if (keeper.link) document.documentElement.style.background = palette(theme).ground;
+    if (storage.link) document.documentElement.style.background = palette(theme).ground;
   }, [theme]);
   useEffect(() => {
-    const quiet = keeper.watch(() => store.load({ ...(keeper.link ? {} : store.get()), ...keeper.read() }));
-    const stop = store.subscribe(() => keeper.write(store.get(), store.start));
+    const quiet = storage.watch(() => store.load({ ...(storage.link ? {} : store.get()), ...storage.read() }));
+    const stop = store.subscribe(() => storage.write(store.get(), store.start));
     return () => {
       quiet();
       stop();
     };
   }, [store]);
   const shared = useMemo(() => ({ store, colours: palette(theme), root: () => root }), [store, theme]);
-  const link = keeper.link ? (): string => keeper.link!(store.get(), store.start) : null;
+  const link = storage.link ? (): string => storage.link!(store.get(), store.start) : null;
   return (
     <Context.Provider value={shared}>
       <App link={link} />

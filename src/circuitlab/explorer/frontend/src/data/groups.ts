@@ -2,7 +2,7 @@
 import type { Cut } from "./circuits.ts";
 import { baseOf, kvOf, layerOf, readHead } from "./nodes.ts";
 import type { Edge, Model } from "./schema.ts";
-import type { Group } from "../state/state.ts";
+import type { NodeGroup } from "../state/state.ts";
 
 /** A group that is drawn as one box. */
 export interface Box {
@@ -33,7 +33,7 @@ export interface Gathered {
 export const boxName = (index: number): string => `group:${index}`;
 
 /** Puts the members of closed groups into boxes, and with them key/value heads that no other drawn head shares. */
-export function gathered(shown: Cut, groups: Group[], model: Model): Gathered {
+export function gathered(shown: Cut, groups: NodeGroup[], model: Model): Gathered {
   const home = homes(shown.nodes, groups, model);
   const boxes = new Map<string, Box>();
   groups.forEach((group, index) => {
@@ -73,7 +73,7 @@ function joined(known: Joined, edge: Edge): Joined {
   return { from: known.from, to: known.to, port: known.port, weight: known.weight + edge.weight, of: (known.of ?? 1) + 1 };
 }
 
-function homes(nodes: string[], groups: Group[], model: Model): Map<string, string> {
+function homes(nodes: string[], groups: NodeGroup[], model: Model): Map<string, string> {
   const home = new Map<string, string>();
   groups.forEach((group, index) => {
     if (!group.open) for (const name of group.nodes) if (nodes.includes(name)) home.set(name, boxName(index));

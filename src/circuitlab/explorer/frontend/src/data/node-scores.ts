@@ -16,14 +16,14 @@ export interface NodeScore {
   of: number;
 }
 
-interface Place {
+interface ScoreEntry {
   part: Part;
   index: number;
   node: string;
 }
 
 /** Where a node stands in a score: its own entry, or that of the key/value head that it shares. */
-function place(model: Model, score: Score, node: string): Place | null {
+function entryOf(model: Model, score: Score, node: string): ScoreEntry | null {
   const head = readHead(node);
   if (head && score.parts.heads) return { part: score.parts.heads, index: head.layer * model.n_heads + head.head, node };
   if (head && score.parts.kv_heads) {
@@ -40,7 +40,7 @@ export function scoresOf(payload: Payload, model: Model, node: string): NodeScor
   return payload.scores
     .filter((score) => score.model === model.id)
     .flatMap((score) => {
-      const where = place(model, score, node);
+      const where = entryOf(model, score, node);
       if (!where) return [];
       const { part, index } = where,
         mean = at(part.mean, index);
@@ -71,7 +71,7 @@ export function scoresOf(payload: Payload, model: Model, node: string): NodeScor
 
 /** The score on every pair; null where the page has none. */
 export function perPair(model: Model, score: Score, node: string): Float32Array | null {
-  const where = place(model, score, node);
+  const where = entryOf(model, score, node);
   if (!where?.part.pairs) return null;
   const [n, ...rest] = where.part.pairs.shape;
   const stride = rest.reduce((product, size) => product * size, 1);

@@ -1,5 +1,5 @@
 /** State as the text after `#`, and as a file. Only what differs from the start is written. */
-import { STATE_VERSION, type Group, type State } from "./state.ts";
+import { STATE_VERSION, type NodeGroup, type State } from "./state.ts";
 
 const TEXT = [
   "view",
@@ -75,14 +75,14 @@ export function checked(given: Record<string, unknown>): Partial<State> {
   if (Array.isArray(given.brush) && [0, 4].includes(given.brush.length) && given.brush.every((value) => Number.isFinite(value)))
     state.brush = given.brush;
   if (Array.isArray(given.groups) && given.groups.every(isGroup))
-    state.groups = given.groups.map(({ name, nodes, open }: Group) => ({ name, nodes, ...(open === true ? { open } : {}) }));
+    state.groups = given.groups.map(({ name, nodes, open }: NodeGroup) => ({ name, nodes, ...(open === true ? { open } : {}) }));
   if (given.labels && typeof given.labels === "object" && isTexts(Object.values(given.labels))) state.labels = { ...given.labels };
   return state as Partial<State>;
 }
 
 const isTexts = (value: unknown): value is string[] => Array.isArray(value) && value.every((one) => typeof one === "string");
-const isGroup = (value: unknown): value is Group =>
-  typeof value === "object" && value !== null && typeof (value as Group).name === "string" && isTexts((value as Group).nodes);
+const isGroup = (value: unknown): value is NodeGroup =>
+  typeof value === "object" && value !== null && typeof (value as NodeGroup).name === "string" && isTexts((value as NodeGroup).nodes);
 
 export function toFile(state: State, page: string): string {
   return `${JSON.stringify({ schema: STATE_VERSION, page, state }, null, 1)}\n`;

@@ -9,7 +9,7 @@ export type View = "heads" | "circuit" | "compare" | "about";
 export type MapKind = "grid" | "scatter" | "list";
 export type Side = "clean" | "corrupt" | "difference";
 export type ThemeChoice = "auto" | "light" | "dark";
-export interface Group {
+export interface NodeGroup {
   name: string;
   nodes: string[];
   /** Whether its nodes are drawn one by one; otherwise the group is one box. */
@@ -43,7 +43,7 @@ export interface State {
   port: string;
   /** How many of the strongest edges are drawn. */
   edges: number;
-  groups: Group[];
+  groups: NodeGroup[];
   labels: Record<string, string>;
   a: string;
   b: string;

@@ -51,15 +51,15 @@ function withHead(payload: Payload, state: State): State {
   return strongest ? { ...state, node: strongest.name } : state;
 }
 
-export interface Shared {
+export interface ExplorerContext {
   store: Store;
   colours: Palette;
   root: () => HTMLElement;
 }
 
-export const Context = createContext<Shared | null>(null);
+export const Context = createContext<ExplorerContext | null>(null);
 
-export interface Explorer extends Shared {
+export interface Explorer extends ExplorerContext {
   payload: Payload;
   state: State;
   model: Model;

@@ -51,7 +51,7 @@ export function CardPanel() {
     <Panel
       name="card"
       title={node}
-      note={<Place node={node} />}
+      note={<Whereabouts node={node} />}
       scene={scene}
       rows={() => cardRows(scores, roles, pairs)}
       python={() => headPython(model, node)}
@@ -138,7 +138,7 @@ export function CardPanel() {
   );
 }
 
-function Place({ node }: { node: string }) {
+function Whereabouts({ node }: { node: string }) {
   const { model, payload, state, set } = useExplorer();
   const head = readHead(node),
     layer = head?.layer ?? readMlp(node);

@@ -3,7 +3,7 @@ import type { Box, Joined } from "../data/groups.ts";
 import { baseOf } from "../data/nodes.ts";
 import type { Edge } from "../data/schema.ts";
 import type { Scene, Shape } from "../scene/scene.ts";
-import type { Group } from "../state/state.ts";
+import type { NodeGroup } from "../state/state.ts";
 import { type Palette, divergingScale, inkOn } from "../ui/theme.ts";
 import { count } from "../ui/format.ts";
 import { edgePath, type Layout, type Placed, portX } from "./circuit-layout.ts";
@@ -15,7 +15,7 @@ export interface NodeLook {
   weights: Map<string, number>;
   limit: number;
   labels: Record<string, string>;
-  groups: Group[];
+  groups: NodeGroup[];
   boxes: Map<string, Box>;
   chosen: string[];
   selected: string;
