@@ -323,11 +323,16 @@ def _disjoint_overlaps(values: np.ndarray, size: int, top: tuple[int, Ranking], 
         raise BadParameterError(what, "Score more pairs.")
     generator = np.random.default_rng(seed)
     order = generator.random((n, pairs)).argsort(axis=1)
-    draws = np.empty(n)
-    for i, row in enumerate(order):
-        first, second = (top_mask(values[part].mean(axis=0), *top) for part in (row[:size], row[size : 2 * size]))
-        draws[i] = set_overlaps(first, second)["jaccard"]
+    draws, at_once = np.empty(n), max(1, _AT_ONCE // (size * values.shape[1]))
+    for start in range(0, n, at_once):
+        rows = order[start : start + at_once]
+        first, second = (top_mask(values[part].mean(axis=1), *top) for part in (rows[:, :size], rows[:, size : 2 * size]))
+        draws[start : start + at_once] = set_overlaps(first, second)["jaccard"]
     return draws
+
+
+_AT_ONCE = 2**20
+"""Numbers of one half that are taken together: many splits of few heads, one split of many edges."""
 
 
 def _inclusion(masks: np.ndarray, elements: ScoreMap) -> dict[str, float]:
