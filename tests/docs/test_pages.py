@@ -86,7 +86,7 @@ def loaded_once(request, monkeypatch) -> None:
         return request.getfixturevalue("smollm2") if model == "smollm2-135m" and not settings else load(model, **settings)
 
     monkeypatch.setattr(cl, "load_model", load_model)
-    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 4)
 
 
 @pytest.mark.real_model

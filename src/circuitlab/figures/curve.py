@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from circuitlab.core.errors import BadParameterError, UnknownNameError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
-from circuitlab.figures.theme import NEUTRAL, Theme, faint, template
+from circuitlab.figures.theme import NEUTRAL, Theme, faint, shared_template
 
 __all__ = ["SizeCurve", "faithfulness_curve"]
 
@@ -118,7 +118,7 @@ def faithfulness_curve(
     figure = go.Figure()
     if random is not None:
         _add(figure, "random circuits of the same size", random, (NEUTRAL, "dot", unit))
-    colours = template(theme).layout.colorway
+    colours = shared_template(theme).layout.colorway
     for i, (name, curve) in enumerate(curves.items()):
         _add(figure, name, curve, (colours[i % len(colours)], "solid", unit))
     _references(figure)

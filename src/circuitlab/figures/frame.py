@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuitlab.core.provenance import FitnessFlag, Provenance
-from circuitlab.figures.theme import Theme, template
+from circuitlab.figures.theme import Theme, shared_template
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.scores.intervals import NO_INTERVAL
 
@@ -70,7 +70,7 @@ def finish(figure: go.Figure, frame: Frame, theme: Theme) -> go.Figure:
     meta = {"title": frame.title, "subtitle": frame.subtitle, "title_px": title_px + subtitle_px}
     meta["min_width"] = int(total * frame.shrinks)
     figure.update_layout(
-        template=template(theme),
+        template=shared_template(theme),
         width=total,
         height=top + frame.height + frame.margin_bottom,
         margin={"l": frame.margin_left, "r": frame.margin_right, "t": top, "b": frame.margin_bottom},

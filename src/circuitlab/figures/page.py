@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from functools import cache
 from typing import Any
 
 import plotly
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from circuitlab.figures.theme import template
+from circuitlab.figures.theme import shared_template
 
 __all__ = ["PLOTLY_VERSION", "figure_json", "figure_page", "inline_json", "inline_script", "plot_block", "plot_script", "plotly_js"]
 
@@ -123,9 +124,10 @@ def plot_block(figure: go.Figure, name: str, *, titled: bool) -> str:
     )
 
 
+@cache
 def plot_script() -> str:
     """The templates and the script that draws every plot of a page; they go after plotly.js and after the plots."""
-    templates: dict[str, Any] = {theme: template(theme).to_plotly_json() for theme in ("light", "dark")}
+    templates: dict[str, Any] = {theme: shared_template(theme).to_plotly_json() for theme in ("light", "dark")}
     return f'<script type="application/json" id="cl-templates">{inline_json(templates)}</script>\n<script>{_DRAW}</script>'
 
 

@@ -12,7 +12,7 @@ from circuitlab.circuits.roc import RocCurve
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.curve import SizeCurve
 from circuitlab.figures.frame import Frame, finish, plain, rounded
-from circuitlab.figures.theme import NEUTRAL, Theme, template
+from circuitlab.figures.theme import NEUTRAL, Theme, shared_template
 
 __all__ = ["auroc_by_examples", "roc_curves"]
 
@@ -55,7 +55,7 @@ def roc_curves(tasks: Mapping[str, Mapping[str, RocCurve]], *, title: str = "", 
     width = len(tasks) * _SIDE + (len(tasks) - 1) * _GAP
     figure = make_subplots(rows=1, cols=len(tasks), subplot_titles=headings, horizontal_spacing=_GAP / width if len(tasks) > 1 else 0.0)
     figure.update_annotations(font_size=12)
-    colours = template(theme).layout.colorway
+    colours = shared_template(theme).layout.colorway
     for column, curves in enumerate(tasks.values(), start=1):
         chance = {"x": [0, 1], "y": [0, 1], "mode": "lines", "line": {"color": NEUTRAL, "dash": "dot", "width": 1.5}}
         chance |= {"name": "blind guess", "legendgroup": "blind guess", "hoverinfo": "skip", "meta": "chance"}
@@ -133,7 +133,7 @@ def auroc_by_examples(
         what = f"{len(curves)} curves with areas {areas[:6]} cannot be drawn."
         raise BadParameterError(what, "Give at least one curve of areas between 0 and 1.")
     figure = go.Figure()
-    colours = template(theme).layout.colorway
+    colours = shared_template(theme).layout.colorway
     for i, (name, curve) in enumerate(curves.items()):
         spread = np.nan_to_num([np.subtract(curve.high, curve.mean), np.subtract(curve.mean, curve.low)])
         figure.add_scatter(

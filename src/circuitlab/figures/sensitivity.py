@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from circuitlab.comparison.sensitivity import SensitivityCard, SensitivityRow
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
-from circuitlab.figures.theme import NEUTRAL, Theme, template
+from circuitlab.figures.theme import NEUTRAL, Theme, shared_template
 
 __all__ = ["sensitivity_dots"]
 
@@ -70,7 +70,7 @@ def sensitivity_dots(
     if not card.verdicts:
         raise BadParameterError("The card has no task to draw.", "Give circuits of at least one task.")
     tasks, names = list(card.verdicts), dict(titles or {})
-    colours = template(theme).layout.colorway
+    colours = shared_template(theme).layout.colorway
     figure = go.Figure()
     for index, ablation in enumerate(card.ablations):
         offset = _SPREAD * (index / max(1, len(card.ablations) - 1) - 0.5) if len(card.ablations) > 1 else 0.0

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded
 from circuitlab.figures.references import dashed_line, room_for
-from circuitlab.figures.theme import NEUTRAL, Theme, faint, template
+from circuitlab.figures.theme import NEUTRAL, Theme, faint, shared_template
 from circuitlab.figures.wording import Wording
 
 __all__ = ["Series", "line_series"]
@@ -85,7 +85,7 @@ def line_series(
     """
     if not series:
         raise BadParameterError("There is no line to draw.", "Give at least one, by name.")
-    figure, colours = go.Figure(), list(template(theme).layout.colorway)
+    figure, colours = go.Figure(), list(shared_template(theme).layout.colorway)
     free = iter(colours * (1 + len(series) // len(colours)))
     for name, line in series.items():
         if len(line.x) != len(line.mean):

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from circuitlab.comparison.stability import StabilityCurve
 from circuitlab.core.errors import BadParameterError
 from circuitlab.figures.frame import Frame, finish, plain, rounded, wrapped
-from circuitlab.figures.theme import HELPS, Theme, template
+from circuitlab.figures.theme import HELPS, Theme, shared_template
 
 __all__ = ["stability_curves"]
 
@@ -53,7 +53,7 @@ def stability_curves(
         raise BadParameterError("There is no curve to draw.", "Give at least one, by name.")
     columns = min(_COLUMNS, len(curves)) if len(curves) > _TOGETHER else 1
     rows = -(-len(curves) // columns) if columns > 1 else 1
-    figure = _panels(curves, rows, columns) if columns > 1 else _together(curves, template(theme).layout.colorway)
+    figure = _panels(curves, rows, columns) if columns > 1 else _together(curves, shared_template(theme).layout.colorway)
     sizes = np.unique(np.concatenate([curve.sizes for curve in curves.values()]))
     figure.update_yaxes(range=[-0.03, 1.03], zeroline=False)
     figure.update_xaxes(zeroline=False, tickvals=rounded(sizes))

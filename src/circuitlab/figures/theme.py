@@ -7,13 +7,14 @@ heatmap whose range spans zero uses the template's diverging scale, so that a pa
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal, TypeAlias
 
 import plotly.graph_objects as go
 
 from circuitlab.core.errors import UnknownNameError
 
-__all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "faint", "template", "themed"]
+__all__ = ["HELPS", "HINDERS", "NEUTRAL", "Theme", "faint", "shared_template", "template", "themed"]
 
 Theme: TypeAlias = Literal["light", "dark"]
 
@@ -52,8 +53,18 @@ def template(theme: Theme = "light") -> go.layout.Template:
     >>> template("dark").layout.colorway[0] == template().layout.colorway[0]
     True
     """
+    return go.layout.Template(shared_template(theme))
+
+
+def shared_template(theme: Theme) -> go.layout.Template:
+    """The same template every time, for figures, which copy it, and for reading; raises as `template` does."""
     if theme not in _INK:
         raise UnknownNameError("theme", theme, _INK)
+    return _built(theme)
+
+
+@cache
+def _built(theme: Theme) -> go.layout.Template:
     ink = _INK[theme]
     axis = {"gridcolor": ink["grid"], "linecolor": ink["line"], "zerolinecolor": ink["line"], "zerolinewidth": 1}
     axis |= {"ticks": "", "automargin": True, "title": {"standoff": 8, "font": {"size": 13, "color": ink["soft"]}}}
@@ -91,7 +102,7 @@ def themed(figure: go.Figure, theme: Theme) -> go.Figure:
     >>> themed(figure, "dark").layout.template == template("dark"), figure.layout.template == template("light")
     (True, True)
     """
-    return go.Figure(figure).update_layout(template=template(theme))
+    return go.Figure(figure).update_layout(template=shared_template(theme))
 
 
 def _steps(colours: list[str]) -> list[list[float | str]]:

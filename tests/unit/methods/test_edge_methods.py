@@ -81,7 +81,7 @@ def test_outgoing_edges_sum_to_the_node(model, direction) -> None:
         np.testing.assert_allclose(scores.values(part), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 def test_input_gradients_integrate_to_the_gap(model) -> None:
     batch = tiny_batch(model, 3, unequal=True)
     errors = {}
@@ -93,7 +93,7 @@ def test_input_gradients_integrate_to_the_gap(model) -> None:
     assert errors["left"] < 0.1
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 def test_activation_gradients_integrate_to_the_joint_patch(model) -> None:
     """All edges that leave a group sum to the exact effect of patching the group from the corrupt run into the clean run."""
     batch = tiny_batch(model, 2)

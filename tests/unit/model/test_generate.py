@@ -375,7 +375,7 @@ def test_modes_and_hooks_are_as_before_also_when_interrupted(monkeypatch) -> Non
 @pytest.mark.real_model
 def test_twenty_prompts_of_unequal_length_are_hugging_faces(smollm2) -> None:
     names = ["Mary", "John", "Anna", "Tom", "Paul"]
-    openings = ["When {0} went to the store,", "{0} said: 1, 2, 3,", "The capital of France is {0}", "def add(a, b):  # {0} is"]
+    openings = ["When {0} went to the store", "{0} said: 1, 2, 3,", "The capital of France is {0}", "def add(a, b):  # {0} is"]
     texts = [opening.format(name) for opening in openings for name in names]
     found = smollm2.generate(texts, 30)
     root, tokenizer = smollm2.root, smollm2.tokenizer

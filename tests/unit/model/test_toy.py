@@ -100,7 +100,7 @@ def test_two_heads_back_each_other_up(form) -> None:
     assert planted.reason.endswith(".")
 
 
-@pytest.mark.some(7)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", VISIBLE)
 def test_the_true_edges_carry_the_difference_and_no_others(name) -> None:
     """Every typed edge of the model is patched alone, with the MLPs beside it frozen."""

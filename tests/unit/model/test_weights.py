@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,8 +99,9 @@ def _build(folder: str, log: str) -> None:
             build_entry(path, fill)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads: the children use none
 def test_two_processes_build_an_entry_once(tmp_path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
     arguments = (str(tmp_path / "cache" / "entry"), str(tmp_path / "log"))
     workers = [context.Process(target=_build, args=arguments) for _ in range(2)]
     for worker in workers:

@@ -79,7 +79,7 @@ def test_knock_out_curves_are_the_same(family, ablation) -> None:
 def test_circuits_that_do_not_fit_in_memory_together_are_run_in_several_readings() -> None:
     model, streamed = both("llama")
     batch, metric, reading = tiny_batch(model, 4), get_metric("logit_diff"), streamed.source.reading
-    masks = np.random.default_rng(0).random((300, len(NodeCircuitRunner(model, batch, metric).elements))) < 0.5
+    masks = np.random.default_rng(0).random((60, len(NodeCircuitRunner(model, batch, metric).elements))) < 0.5
     expected = NodeCircuitRunner(model, batch, metric).run(masks)
     readings = {}
     for gib in (4.0, 1e-9):

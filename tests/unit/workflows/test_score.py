@@ -69,7 +69,7 @@ def test_checks_report_the_residual(planted) -> None:
 
 @pytest.mark.real_model
 def test_score_on_the_real_model(smollm2, monkeypatch) -> None:
-    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 16)
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 8)
     scores = score(smollm2, "ioi", "logit_attribution", n=8)
     assert run_checks(scores)["residual"]["value"] < 1e-3
     flag = scores.provenance.fitness

@@ -76,7 +76,7 @@ def lacking(model, one: Intervention) -> list[str]:
     return reasons
 
 
-@pytest.mark.by_turns(8)
+@pytest.mark.by_turns(16)
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_every_law_holds_or_the_model_says_what_it_lacks(family: str, share) -> None:
     model = shared_tiny_model(family)
