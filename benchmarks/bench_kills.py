@@ -26,6 +26,8 @@ import numpy as np
 
 from circuitlab.core.files import remove_leftovers
 from circuitlab.model import load_model
+from circuitlab.model.weights.folder import load_tokenizer
+from circuitlab.model.weights.resolve import fetch
 from circuitlab.store import HEAD_SCORES, Cache
 from circuitlab.studies.results import finished
 from circuitlab.studies.run import run_study
@@ -91,7 +93,7 @@ def tiny_model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)  # forked children must not inherit a pool of threads
-    tokenizer = load_model("smollm2-135m").tokenizer
+    tokenizer = load_tokenizer(fetch("smollm2-135m"), trust_remote_code=False)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
     return load_model(LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)), tokenizer=tokenizer, name="tiny")

@@ -16,7 +16,7 @@ from circuitlab.model.toy import planted_model
 from circuitlab.testing.laws import LawResult, distance, law_on_family, raise_on_failure, scores_apart, unit
 from circuitlab.testing.repeat_laws import RELABELLED, after_and_beside_others, determinism, in_every_mode, relabelling, round_trip
 from circuitlab.testing.surgery import kill_head, scale_readout
-from circuitlab.testing.tiny import FAMILIES, tiny_batch, tiny_hf
+from circuitlab.testing.tiny import FAMILIES, kept_model, tiny_batch, tiny_hf
 from circuitlab.testing.weights_laws import weights_laws
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Ite
         yield from weights_laws(method, families)
         return
     for family in families:
-        model = load_model(tiny_hf(family))
+        model = kept_model((family,), lambda family=family: load_model(tiny_hf(family)))  # type: ignore[misc]
         batch = tiny_batch(model)
         scores = method(model, batch, _METRIC)
         for law in (_shape, _null, _pair_order, _batch_size, _purity, determinism, after_and_beside_others, round_trip, _completeness):
@@ -168,14 +168,14 @@ def _completeness(method: Method, _model: Model, _b: ContrastBatch, scores: Head
 
 def _dead_head(method: Method, family: str) -> LawResult:
     layer, head = 1, 2
-    model = load_model(kill_head(tiny_hf(family), layer, head))
+    model = kept_model((family, "dead head"), lambda: load_model(kill_head(tiny_hf(family), layer, head)))
     scores = method(model, tiny_batch(model), _METRIC)
     value = float(np.abs(scores.values("heads")[:, layer, head]).max())
     return law_on_family("dead head: W_O = 0 scores 0", family, value, 1e-5 * unit(scores))
 
 
 def _scale(method: Method, family: str, scores: HeadScores) -> LawResult:
-    doubled = load_model(scale_readout(tiny_hf(family), 2.0))
+    doubled = kept_model((family, "doubled logits"), lambda: load_model(scale_readout(tiny_hf(family), 2.0)))
     doubled_scores = method(doubled, tiny_batch(doubled), _METRIC)
     if not getattr(method, "in_metric_units", True):
         value = distance(doubled_scores.values("heads"), scores.values("heads"))

@@ -16,7 +16,7 @@ from circuitlab.model import load_model
 from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawResult, distance, law_on_family, scores_apart, unit
 from circuitlab.testing.surgery import relabel_heads
-from circuitlab.testing.tiny import joined, tiny_batch, tiny_hf
+from circuitlab.testing.tiny import joined, kept_model, tiny_batch, tiny_hf
 
 if TYPE_CHECKING:
     from circuitlab.execute.contract import Method
@@ -59,7 +59,7 @@ def round_trip(_m: Method, _model: Model, _b: ContrastBatch, scores: HeadScores,
 
 def relabelling(method: Method, family: str, scores: HeadScores) -> LawResult:
     """Heads keep their scores, those of the tiny batch, where their key/value groups change places."""
-    turned = load_model(relabel_heads(tiny_hf(family), [1, 0]))
+    turned = kept_model((family, "relabelled"), lambda: load_model(relabel_heads(tiny_hf(family), [1, 0])))
     heads, other = scores.values("heads"), method(turned, tiny_batch(turned), _METRIC)
     size = turned.spec.n_heads // turned.spec.n_kv_heads
     moved = np.concatenate([heads[..., size:], heads[..., :size]], axis=-1)

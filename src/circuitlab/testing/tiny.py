@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from circuitlab.model import load_model
 from circuitlab.model.batch import ContrastBatch
+from circuitlab.model.identity import Fingerprint
 from circuitlab.model.protocol import Model
 from circuitlab.testing.families import ALL_FAMILIES, configuration
 
-__all__ = ["ALL_FAMILIES", "FAMILIES", "SHARED", "joined", "shared_tiny_model", "tiny_batch", "tiny_hf", "tiny_model"]
+__all__ = ["ALL_FAMILIES", "FAMILIES", "SHARED", "joined", "kept_model", "shared_tiny_model", "tiny_batch", "tiny_hf", "tiny_model"]
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3")
 """The families on which every law of methods runs."""
@@ -61,6 +62,20 @@ def shared_tiny_model(family: str) -> Model:
     if family not in SHARED:
         SHARED[family] = tiny_model(family)
     return SHARED[family]
+
+
+_KEPT: dict[tuple[str, ...], tuple[Any, Fingerprint]] = {}
+
+
+def kept_model(key: tuple[str, ...], build: Callable[[], Any]) -> Any:
+    """What ``build`` gives, a model of circuitlab, under a name of its own: built once in a process, and again where it was changed since.
+
+    Laws check many methods on the same few models, and a method that changes one of them must not spoil it for the next.
+    """
+    if key not in _KEPT or Fingerprint.of(_KEPT[key][0].root, deep=True) != _KEPT[key][1]:
+        model = build()
+        _KEPT[key] = (model, Fingerprint.of(model.root, deep=True))
+    return _KEPT[key][0]
 
 
 def tiny_batch(model: Model, n: int = 4, *, seed: int = 0, unequal: bool = False, lengths: Sequence[int] = ()) -> ContrastBatch:

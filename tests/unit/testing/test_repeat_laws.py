@@ -19,7 +19,7 @@ from circuitlab.scores.head_scores import HeadScores
 from circuitlab.testing.laws import LawError
 from circuitlab.testing.method_laws import check_method
 from circuitlab.testing.repeat_laws import after_and_beside_others, in_every_mode
-from circuitlab.testing.tiny import shared_tiny_model, tiny_batch
+from circuitlab.testing.tiny import kept_model, shared_tiny_model, tiny_batch, tiny_model
 
 METRIC = LogitDiff()
 AFTER = "longer prompts before change nothing"
@@ -177,3 +177,16 @@ def test_they_are_among_the_laws_of_methods() -> None:
         check_method(Faulty(fault=longest_beside), families=("llama",))
     with pytest.raises(LawError, match=r"gradients on: the model is left as it was \[llama\]"):
         check_method(Faulty(fault=trains), families=("llama",))
+
+
+def test_a_model_that_a_method_has_changed_is_built_again_for_the_next() -> None:
+    def build():
+        return tiny_model("gpt2")
+
+    first = kept_model(("changed by a test",), build)
+    assert kept_model(("changed by a test",), build) is first
+    with torch.no_grad():
+        next(first.root.parameters()).data[0] += 1
+    second = kept_model(("changed by a test",), build)
+    assert second is not first
+    assert kept_model(("changed by a test",), build) is second
