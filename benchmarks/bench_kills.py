@@ -59,6 +59,7 @@ def trials(n: int, seed: int, folder: Path, study: StudySpec) -> dict[str, int]:
     """Counts of kills, completed studies, torn files, lost or changed cells, and files left behind."""
     warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads; the child uses none of them
     model, choose = tiny_model(), random.Random(seed)
+    whole_run(model, study, folder / "imports")  # which count for the first run only
     began = time.perf_counter()
     whole_run(model, study, folder / "reference")
     reference = values(study, folder / "reference")

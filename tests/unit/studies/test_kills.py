@@ -10,8 +10,10 @@ import pytest
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_kills_tear_no_file_lose_no_cell_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_kills_tear_no_file_lose_no_cell_and_leave_nothing_behind(tmp_path: Path, monkeypatch) -> None:
     import bench_kills
+
+    monkeypatch.setattr("circuitlab.workflows.prompts.FITNESS_PAIRS", 4)
 
     study = bench_kills.study_of(["successor"], ["logit_attribution", "attribution_patching"], 2)
     counts = bench_kills.trials(3, 0, tmp_path, study)
