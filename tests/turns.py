@@ -40,8 +40,8 @@ LONG = (
 )
 """Files that take longest come first: two processes that share the files are then done at nearly the same time."""
 
-ALWAYS = ("gpt2", "llama", "gemma3", "llama_dynamic")
-"""Learned positions; grouped queries; norms after parts and of queries, windows; rotary angles that depend on the length."""
+ALWAYS = ("gpt2", "gemma3", "llama_dynamic")
+"""Learned positions; norms after parts and of queries, windows; grouped queries, rotary angles that depend on the length."""
 
 
 def kept(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -88,7 +88,7 @@ def _ends(mark: str, _cases: list) -> list:
 
 
 def _laws(mark: str, cases: list) -> list:
-    """``laws``: four families always, and one of the others by turns: another one for every test and every other parameter."""
+    """``laws``: three families always, and one of the others by turns: another one for every test and every other parameter."""
     cases = _marked(mark, cases)
     others = sorted({family_of(case) for case in cases} - set(ALWAYS))
 
@@ -100,7 +100,7 @@ def _laws(mark: str, cases: list) -> list:
 
 
 def _by_turns(mark: str, cases: list) -> list:
-    """``by_turns(of)``: four families always, and every ``of``-th of the others: beginning elsewhere in every test."""
+    """``by_turns(of)``: three families always, and every ``of``-th of the others: beginning elsewhere in every test."""
     from circuitlab.testing.families import ALL_FAMILIES
 
     def has_its_turn(case) -> bool:

@@ -221,7 +221,7 @@ def loaded(family: str):
     return Reference(family), model, diagnose(model, laws=False)
 
 
-@pytest.mark.by_turns(8)
+@pytest.mark.by_turns(16)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_equals_plain_hooks(family: str, share) -> None:
     reference, model, verdict = loaded(family)

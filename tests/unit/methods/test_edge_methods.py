@@ -81,23 +81,23 @@ def test_outgoing_edges_sum_to_the_node(model, direction) -> None:
         np.testing.assert_allclose(scores.values(part), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(3)
 def test_input_gradients_integrate_to_the_gap(model) -> None:
     batch = tiny_batch(model, 3, unequal=True)
     errors = {}
     for points in ("midpoint", "left"):
-        scores = EdgeAttributionPatchingIG(steps=60, points=points)(model, batch, METRIC)
+        scores = EdgeAttributionPatchingIG(steps=30, points=points)(model, batch, METRIC)
         errors[points] = np.abs(scores.values("embed") - scores.dataset["total"].values).max()
     assert np.abs(scores.dataset["total"].values).max() > 0.3
     assert errors["midpoint"] < 1e-3 < 5e-2 * errors["left"] + 1e-3, "the midpoint rule converges much faster than the left one"
     assert errors["left"] < 0.1
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(3)
 def test_activation_gradients_integrate_to_the_joint_patch(model) -> None:
     """All edges that leave a group sum to the exact effect of patching the group from the corrupt run into the clean run."""
     batch = tiny_batch(model, 2)
-    scores = EdgeAttributionPatchingIG(steps=40, variant="activations")(model, batch, METRIC)
+    scores = EdgeAttributionPatchingIG(steps=20, variant="activations")(model, batch, METRIC)
     source = model.capture(batch.corrupt, [Site.Z, Site.MLP_OUT])
     clean = METRIC(model.logits(batch.clean, batch.end), batch)
     for layer in range(model.spec.n_layers):
