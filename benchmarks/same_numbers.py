@@ -73,12 +73,15 @@ def compared(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[tup
 
 
 def apart(old: np.ndarray | None, new: np.ndarray | None) -> float | str:
-    """The largest difference of two arrays; a word where one is missing, or the shapes differ."""
+    """The largest difference of two arrays, infinite where one alone is NaN; a word where one is missing, or the shapes differ."""
     if old is None or new is None:
         return NEW if old is None else GONE
     if old.shape != new.shape:
         return OTHER_SHAPE
-    return float(np.max(np.abs(old.astype(np.float64) - new.astype(np.float64)), initial=0.0))
+    old, new = old.astype(np.float64), new.astype(np.float64)
+    missing = np.isnan(old), np.isnan(new)  # scores from weights alone have no interval
+    differences = np.where(missing[0] & missing[1], 0.0, np.where(missing[0] | missing[1], np.inf, np.abs(old - new)))
+    return float(np.max(differences, initial=0.0))
 
 
 if __name__ == "__main__":
