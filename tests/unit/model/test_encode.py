@@ -231,6 +231,6 @@ def test_the_default_model_can_do_six_of_the_seven(smollm2, task) -> None:
 
 @pytest.mark.real_model
 def test_colored_objects_is_flagged_as_near_chance(smollm2) -> None:
-    report = check_task(smollm2, "colored_objects", 16)
+    report = check_task(smollm2, "colored_objects", 8)
     assert not report.ready
     assert "chance" in report.reason

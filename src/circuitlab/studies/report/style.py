@@ -77,6 +77,10 @@ summary { cursor: pointer; color: var(--link); font-size: .92rem; }
   .columns { display: grid; grid-template-columns: 210px minmax(0, 1fr); gap: 3rem; }
   nav { position: sticky; top: 1.5rem; align-self: start; max-height: calc(100vh - 3rem); overflow-y: auto; }
   main > section:first-child h2 { margin-top: 0; }
+  #findings { columns: 2; column-gap: 3rem; margin-bottom: 3.5rem; }
+  #findings h2 + p { margin-top: 0; }
+  #findings h2 { column-span: all; margin-top: 1rem; }
+  #findings li { break-inside: avoid; }
 }
 @media print { nav { display: none; } figure { break-inside: avoid; } }
 """
