@@ -159,7 +159,8 @@ class Fingerprint:
         Name in its module, address, version and size of every parameter and buffer; changes with every assignment and in-place
         operation, except writes through ``.data``.
     sums : tuple of int
-        Sums over the bits of every parameter by row, and by column of some rows; they also change with writes through ``.data``.
+        Of every parameter and buffer, sums over its bits by row, and by column of some rows, or a hash of its bytes if they are few; they
+        also change with writes through ``.data``.
     settings : int
         Hash of the configuration, the attributes of modules, foreign hooks, and the state of adapters.
     """
@@ -191,10 +192,9 @@ def _tensors(root: Any) -> list[tuple[str, Tensor]]:
         if module is None or id(module) in seen:
             continue
         seen.add(id(module))
-        inside = vars(module)
-        found += inside["_parameters"].items()
-        found += [(key, value) for key, value in inside["_buffers"].items() if not _is_table(module, key)]
-        todo += inside["_modules"].values()
+        found += module._parameters.items()  # noqa: SLF001 - read only
+        found += [(key, value) for key, value in module._buffers.items() if not _is_table(module, key)]  # noqa: SLF001
+        todo += module._modules.values()  # noqa: SLF001
     return [(name, value) for name, value in found if value is not None]
 
 

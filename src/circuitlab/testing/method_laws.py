@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from circuitlab.model.toy import planted_model
 from circuitlab.testing.laws import LawResult, distance, law_on_family, raise_on_failure, scores_apart, unit
 from circuitlab.testing.repeat_laws import RELABELLED, after_and_beside_others, determinism, in_every_mode, relabelling, round_trip
 from circuitlab.testing.surgery import kill_head, scale_readout
-from circuitlab.testing.tiny import FAMILIES, kept_model, tiny_batch, tiny_hf
+from circuitlab.testing.tiny import FAMILIES, kept_model, tiny_batch, tiny_hf, tiny_model
 from circuitlab.testing.weights_laws import weights_laws
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def method_laws(method: Method, families: tuple[str, ...] = LAW_FAMILIES) -> Ite
         yield from weights_laws(method, families)
         return
     for family in families:
-        model = kept_model((family,), lambda family=family: load_model(tiny_hf(family)))  # type: ignore[misc]
+        model = kept_model((family,), partial(tiny_model, family))
         batch = tiny_batch(model)
         scores = method(model, batch, _METRIC)
         for law in (_shape, _null, _pair_order, _batch_size, _purity, determinism, after_and_beside_others, round_trip, _completeness):

@@ -110,7 +110,7 @@ def test_a_pair_that_is_not_finite_is_named_and_the_others_are_kept(tmp_path, mo
 @pytest.mark.real_model
 def test_released_weights_on_a_shipped_task(smollm2) -> None:
     """Without m0, pair 6 of `docstring` leaves the range of its norms: its relevance overflowed, and all eight pairs were lost."""
-    batch = prepare_batch(smollm2, "docstring", 8).select([3, 4, 5, 6])
+    batch = prepare_batch(smollm2, "docstring", 8).select([3, 4, 5, 6])  # pair 6 comes last
     found = relevance_to_metric(smollm2, batch, METRIC, [Source((Mlp(0),))], Options(RULES["ablation"]))
     assert np.isfinite(found.values).all()
     assert found.bounded[0].tolist() == [False, False, False, True]
